@@ -1,0 +1,45 @@
+"""From a corpus on disk or on the Hub to padded batches.
+
+The map of the pipeline, one module a stage:
+
+    corpora    a layout on disk           → Utterances (metadata only)
+    scan       Utterances                 → their lengths, and what is broken
+    screen     Utterances                 → kept ones, and Drops with a reason each
+    manifest   kept ones                  → manifest.jsonl, frozen for the run's life
+    buckets    (seed, epoch, manifest)    → updates → forward passes of one process
+    audio      one Utterance              → 16 kHz mono float32         } in the
+    labels     its text                   → token ids                   } DataLoader's
+    collate    a pass                     → log-mel, padded: one Batch  } workers
+    loader     all of the above, chained
+
+Sampling looks at metadata only; audio is decoded after sampling, as a stream, and nothing is
+precomputed to disk. This package knows nothing of models, devices or processes.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+
+def _import_torchaudio() -> None:
+    """Import torchaudio, without its compiled extension where that does not fit this torch.
+
+    torchaudio 2.11 links against one CUDA build of torch. Beside another build its import raises,
+    and then so does transformers', which imports it. All that is used of it here is pure Python.
+    """
+    try:
+        importlib.import_module("torchaudio")
+        return
+    except (OSError, RuntimeError, ImportError):
+        for name in [m for m in sys.modules if m.split(".")[0] == "torchaudio"]:
+            del sys.modules[name]
+    extension: Any = ModuleType("torchaudio._extension")
+    extension._IS_TORCHAUDIO_EXT_AVAILABLE = False
+    extension._IS_ALIGN_AVAILABLE = False
+    extension.fail_if_no_align = lambda function: function
+    sys.modules["torchaudio._extension"] = extension
+    importlib.import_module("torchaudio")
+
+
+_import_torchaudio()

@@ -1,0 +1,205 @@
+"""The plan of an epoch, and one process's forward passes of it.
+
+The plan is a list of updates, each a list of indices into the manifest: a pure function of
+(seed, epoch, manifest, budget). It does not know how many processes or workers there are, nor how
+much memory one has, so any of these may change between two starts of a run.
+"""
+
+import random
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import NamedTuple
+
+from torch.utils.data import Sampler
+
+from data.config import DataConfig
+from data.features import CHUNK_SECONDS, FRAMES_PER_SECOND, N_FRAMES, frames_of
+from data.utterance import Position, Utterance
+
+EDGE_FRAMES = 16  # edges are multiples of this: 8 encoder positions, as tensor cores like it
+
+
+class Draw(NamedTuple):
+    """One clip of a pass."""
+
+    clip: int | None  # an index into the manifest; None: silence without weight
+    epoch: int
+    after: Position  # where training goes on after this clip's update
+    last: bool  # whether this pass is its update's last
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Draws the updates of any epoch."""
+
+    seconds: Sequence[float]  # of each utterance
+    tokens: Sequence[int]
+    edges: Sequence[int]  # bucket edges in frames
+    update_seconds: float
+    update_tokens: int
+    update_clips: int | None
+    seed: int
+
+    @classmethod
+    def of(cls, utterances: Sequence[Utterance], config: DataConfig, seed: int) -> "Plan":
+        """Make the plan of a manifest."""
+        seconds = [u.seconds for u in utterances]
+        if config.update_clips is not None:
+            updates = len(seconds) / config.update_clips
+        else:
+            updates = sum(seconds) / config.update_seconds
+        return cls(
+            seconds=seconds,
+            tokens=[u.tokens for u in utterances],
+            edges=bucket_edges(seconds, max(1, min(config.buckets, int(updates / 2)))),
+            update_seconds=config.update_seconds,
+            update_tokens=config.update_tokens,
+            update_clips=config.update_clips,
+            seed=seed,
+        )
+
+    def updates(self, epoch: int) -> list[list[int]]:
+        """Return an epoch's updates: every utterance once, clips of similar length together.
+
+        What is left over in each bucket is cut, still in order of length, into updates of its own.
+        """
+        rng = random.Random(f"{self.seed} {epoch}")
+        updates: list[list[int]] = []
+        rest: list[int] = []
+        for bucket in self._buckets():
+            rng.shuffle(bucket)
+            cut = self._cut(bucket)
+            updates += cut[:-1]
+            rest += cut[-1]
+        updates += self._cut(rest)
+        rng.shuffle(updates)
+        return updates
+
+    def length(self, epochs: int) -> int:
+        """Return the number of updates in some epochs, counted from the first."""
+        return sum(len(self.updates(epoch)) for epoch in range(epochs))
+
+    def _buckets(self) -> list[list[int]]:
+        buckets: list[list[int]] = [[] for _ in self.edges]
+        for index, seconds in enumerate(self.seconds):
+            buckets[bisect_left(self.edges, frames_of(seconds))].append(index)
+        return [bucket for bucket in buckets if bucket]
+
+    def _cut(self, indices: Sequence[int]) -> list[list[int]]:
+        """Cut into groups within the budget; a clip over it on its own is a group."""
+        groups: list[list[int]] = [[]]
+        seconds, tokens = 0.0, 0
+        for index in indices:
+            seconds += self.seconds[index]
+            tokens += self.tokens[index]
+            if groups[-1] and self._exceeds(len(groups[-1]) + 1, seconds, tokens):
+                groups.append([])
+                seconds, tokens = self.seconds[index], self.tokens[index]
+            groups[-1].append(index)
+        return groups
+
+    def _exceeds(self, clips: int, seconds: float, tokens: int) -> bool:
+        if self.update_clips is not None:
+            return clips > self.update_clips
+        return seconds > self.update_seconds or tokens > self.update_tokens
+
+
+def bucket_edges(seconds: Sequence[float], buckets: int) -> list[int]:
+    """Return edges, in frames, between which equal amounts of audio lie.
+
+    A clip of n frames belongs to the first bucket whose edge is n or more; the last edge holds the
+    longest clip.
+    """
+    ordered = sorted(seconds)
+    share = sum(ordered) / buckets
+    edges: list[int] = []
+    total = 0.0
+    for clip in ordered:
+        total += clip
+        if total >= share * (len(edges) + 1) * (1 - 1e-9):
+            edges.append(_round_up(clip))
+    return sorted({*edges, _round_up(ordered[-1])})
+
+
+def _round_up(seconds: float) -> int:
+    return min(-(-frames_of(seconds) // EDGE_FRAMES) * EDGE_FRAMES, N_FRAMES)
+
+
+class BucketedBatchSampler(Sampler[list[Draw]]):
+    """Yields the forward passes of one process, from any position on, epoch after epoch.
+
+    Clip i of an update belongs to process i modulo their number. All processes make as many passes
+    an update as the one that needs most; the others make up with silence of no weight, since a
+    process that skipped a pass would leave the rest waiting in the gradient's all-reduce.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        config: DataConfig,
+        *,
+        updates: int,
+        start: Position = Position(),  # noqa: B008 - immutable
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """Take the plan and this process's place in it.
+
+        Args:
+            plan: draws the updates.
+            config: `pass_seconds` and `pad` cut an update into passes.
+            updates: how many to draw.
+            start: the first of them. Getting there costs one epoch's plan, and no decoding.
+            rank: of this process, from 0.
+            world: number of processes.
+        """
+        self.plan = plan
+        self.config = config
+        self.limit = updates
+        self.start = start
+        self.rank = rank
+        self.world = world
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        """Yield passes, each a list of draws."""
+        for update, epoch, after in islice(self._updates(), self.limit):
+            yield from self._draws(update, epoch, after)
+
+    def _updates(self) -> Iterator[tuple[list[int], int, Position]]:
+        """Yield updates from the start on, for ever, each with its epoch and what comes next."""
+        first = self.start.update
+        for epoch in count(self.start.epoch):
+            updates = self.plan.updates(epoch)
+            for number in range(first, len(updates)):
+                ends = number + 1 == len(updates)
+                yield updates[number], epoch, Position(epoch + ends, 0 if ends else number + 1)
+            first = 0
+
+    def _draws(self, update: list[int], epoch: int, after: Position) -> Iterator[list[Draw]]:
+        shares = [self._passes(update[rank :: self.world]) for rank in range(self.world)]
+        most = max(len(share) for share in shares)
+        mine = shares[self.rank]
+        for number in range(most):
+            last = number == most - 1
+            clips: Sequence[int | None] = mine[number] if number < len(mine) else [None]
+            yield [Draw(index, epoch, after, last) for index in clips]
+
+    def _passes(self, share: Sequence[int]) -> list[list[int]]:
+        """Cut one process's share of an update into passes that fit its memory."""
+        passes: list[list[int]] = []
+        widest = 0.0
+        for index in share:
+            widest = max(widest, self._padded_seconds(index))
+            if not passes or (len(passes[-1]) + 1) * widest > self.config.pass_seconds:
+                passes.append([])
+                widest = self._padded_seconds(index)
+            passes[-1].append(index)
+        return passes
+
+    def _padded_seconds(self, index: int) -> float:
+        if self.config.pad == "30s":
+            return CHUNK_SECONDS
+        frames = frames_of(self.plan.seconds[index])
+        return self.plan.edges[bisect_left(self.plan.edges, frames)] / FRAMES_PER_SECOND

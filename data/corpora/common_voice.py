@@ -1,0 +1,69 @@
+"""Mozilla Common Voice's folder: clips/*.mp3 and one .tsv a split, in any release."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.errors import InputError
+from data.paths import inside
+from data.utterance import Utterance
+
+
+def read(folder: Path, split: str) -> Iterator[Utterance]:
+    """Yield the rows of FOLDER/SPLIT.tsv, with lengths from clip_durations.tsv (since 16.1).
+
+    Raises:
+        InputError: the folder or the split is missing, or has other columns.
+    """
+    table = folder / f"{split}.tsv"
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: no such folder; set data.corpus to a Common Voice language folder"
+        )
+    if not table.is_file():
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.tsv"))) or "none"
+        raise InputError(f"{table}: no such file; splits of {folder}: {known}")
+    seconds = _durations(folder / "clip_durations.tsv")
+    clips = folder / "clips"
+    for row in _rows(table, ("path", "sentence")):
+        name = (
+            row["path"] if row["path"].endswith(".mp3") else f"{row['path']}.mp3"
+        )  # releases 1 to 3
+        yield Utterance(
+            id=f"{folder.name}/{name}",
+            audio=inside(clips, name, table),
+            text=row["sentence"].strip(),
+            seconds=seconds.get(name, 0.0),
+            language=_language(row.get("locale") or folder.name),
+            speaker=row.get("client_id") or None,
+        )
+
+
+def _rows(table: Path, needed: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    """Yield rows as dicts; quotes inside sentences are text, as Common Voice writes them."""
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
+            missing = [column for column in needed if column not in (rows.fieldnames or ())]
+            if missing:
+                raise InputError(f"{table}: no column {missing[0]!r}; it has {rows.fieldnames}")
+            yield from rows
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{table}: not a table in UTF-8 ({error}); unpack the corpus again"
+        ) from error
+
+
+def _durations(table: Path) -> dict[str, float]:
+    """Return seconds by clip name, or nothing for releases that do not have the file."""
+    if not table.is_file():
+        return {}
+    return {
+        row["clip"]: int(row["duration[ms]"]) / 1000
+        for row in _rows(table, ("clip", "duration[ms]"))
+    }
+
+
+def _language(locale: str) -> str:
+    """Turn Common Voice's locale into Whisper's code: zh-TW → zh."""
+    return locale.split("-")[0].lower()

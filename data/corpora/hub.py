@@ -1,0 +1,112 @@
+"""Hugging Face datasets, from the Hub or a local folder, as map-style sources.
+
+Audio columns are never decoded by `datasets`, whose decoder needs FFmpeg's shared libraries: they
+give bytes, or a path, and soundfile reads those.
+"""
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from data.config import DataConfig
+from data.errors import InputError
+from data.utterance import Utterance
+
+TEXT_COLUMNS = ("sentence", "text", "transcription", "transcript", "raw_transcription")
+LANGUAGE_COLUMNS = ("locale", "language", "lang_id")
+SPEAKER_COLUMNS = ("client_id", "speaker_id", "speaker")
+
+
+def is_local(folder: Path) -> bool:
+    """Tell whether a folder holds what `datasets` wrote or can load."""
+    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
+    return saved or any(folder.rglob("*.parquet")) or any(folder.rglob("*.arrow"))
+
+
+def read(config: DataConfig, name: str, split: str) -> Iterator[Utterance]:
+    """Yield the rows of a split, with texts; the audio is fetched row by row later.
+
+    Raises:
+        InputError: the dataset, the split or a column is missing.
+    """
+    locator = {
+        "name": name,
+        "subset": config.subset,
+        "split": split,
+        "revision": config.revision,
+        "column": config.audio_column,
+    }
+    rows = _open(json.dumps(locator))
+    text = _text_column(config, name, rows.column_names)
+    language = _first(LANGUAGE_COLUMNS, rows)
+    speaker = _first(SPEAKER_COLUMNS, rows)
+    wanted = [column for column in (text, language, speaker) if column]
+    for row, values in enumerate(rows.select_columns(wanted)):
+        yield Utterance(
+            id=f"{Path(name).name}/{split}/{row}",
+            audio="hub:" + json.dumps({**locator, "row": row}),
+            text=(values[text] or "").strip(),
+            language=str(values[language]).split("-")[0].lower() if language else None,
+            speaker=str(values[speaker]) if speaker else None,
+        )
+
+
+def fetch(locator: dict[str, Any]) -> bytes:
+    """Return the encoded audio of one row.
+
+    Raises:
+        OSError: the row has neither bytes nor a file that can be read.
+    """
+    split = {key: value for key, value in locator.items() if key != "row"}
+    audio = _open(json.dumps(split))[locator["row"]][locator["column"]]
+    if audio["bytes"] is not None:
+        return bytes(audio["bytes"])
+    return Path(audio["path"]).read_bytes()
+
+
+@lru_cache(maxsize=8)
+def _open(locator: str) -> Any:
+    """Open a split once a process; its table is memory-mapped."""
+    import datasets
+
+    at = json.loads(locator)
+    folder = Path(at["name"])
+    try:
+        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+            loaded = datasets.load_from_disk(str(folder))
+            rows = loaded[at["split"]] if isinstance(loaded, datasets.DatasetDict) else loaded
+        else:
+            rows = datasets.load_dataset(
+                at["name"], at["subset"], split=at["split"], revision=at["revision"]
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"{at['name']}: split {at['split']!r} cannot be loaded: {reason}"
+        ) from error
+    if at["column"] not in rows.column_names:
+        raise InputError(
+            f"{at['name']}: no column {at['column']!r}; "
+            f"set data.audio_column to one of {rows.column_names}"
+        )
+    return rows.cast_column(at["column"], datasets.Audio(decode=False))
+
+
+def _text_column(config: DataConfig, name: str, columns: list[str]) -> str:
+    candidates = TEXT_COLUMNS if config.text_column == "auto" else (config.text_column,)
+    for column in candidates:
+        if column in columns:
+            return column
+    raise InputError(
+        f"{name}: no column {' or '.join(candidates)}; set data.text_column to one of {columns}"
+    )
+
+
+def _first(candidates: tuple[str, ...], rows: Any) -> str | None:
+    """Return the first column that is there and holds text, not a class number."""
+    for column in candidates:
+        if column in rows.column_names and rows.features[column].dtype == "string":
+            return column
+    return None

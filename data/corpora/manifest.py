@@ -1,0 +1,99 @@
+"""JSON Lines or CSV with a row an utterance: path and text, and optionally more.
+
+Columns: path, text; optionally id, seconds, start, end, language, speaker, split. A folder holds
+SPLIT.jsonl or SPLIT.csv; a single file has a column `split`, or is named after its only one.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+from data.paths import inside
+from data.utterance import Utterance
+
+KNOWN = {"id", "path", "text", "seconds", "start", "end", "language", "speaker", "split"}
+
+
+def read(corpus: Path, split: str) -> Iterator[Utterance]:
+    """Yield the utterances of a split. Paths are relative to the manifest's folder.
+
+    Raises:
+        InputError: a file, a column or a value is missing or wrong.
+    """
+    source = _file_of(corpus, split)
+    named_after = source.stem == split
+    for line, row in _rows(source):
+        if "split" in row and row["split"] != split:
+            continue
+        if "split" not in row and not named_after:
+            raise InputError(
+                f"{source}: has no column 'split' and is not named {split}: "
+                f"add the column, or make a folder with {split}.jsonl"
+            )
+        yield _utterance(source, line, row)
+
+
+def _file_of(corpus: Path, split: str) -> Path:
+    if corpus.is_file():
+        return corpus
+    for suffix in (".jsonl", ".csv"):
+        if (corpus / f"{split}{suffix}").is_file():
+            return corpus / f"{split}{suffix}"
+    found = (
+        ", ".join(sorted(p.name for p in corpus.glob("*.*")))
+        if corpus.is_dir()
+        else "no such folder"
+    )
+    raise InputError(f"{corpus / split}.jsonl: no such file, nor .csv; found: {found}")
+
+
+def _rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line numbers and rows; empty cells of a CSV count as absent."""
+    with source.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            if source.suffix == ".csv":
+                table = csv.DictReader(file)
+                for row in table:
+                    yield table.line_num, {k: v for k, v in row.items() if v not in ("", None)}
+            else:
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        yield number, json.loads(line)
+        except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+            raise InputError(f"{source}: cannot be read as {source.suffix[1:]}: {error}") from error
+
+
+def _utterance(source: Path, line: int, row: dict[str, Any]) -> Utterance:
+    where = f"{source}, line {line}"
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: expected an object with path and text, got {row!r}")
+    unknown = sorted(set(row) - KNOWN, key=str)
+    if unknown:
+        raise InputError(
+            f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(KNOWN))}"
+        )
+    if "path" not in row:
+        raise InputError(f"{where}: no 'path'; each row needs path and text")
+    start, end = _number(row, "start", where) or 0.0, _number(row, "end", where)
+    if end is not None and end <= start:
+        raise InputError(f"{where}: end is {end} and start {start}: end must be later, in seconds")
+    return Utterance(
+        id=str(row.get("id", f"{row['path']}@{start:g}" if end is not None else row["path"])),
+        audio=inside(source.parent, str(row["path"]), source),
+        text=str(row.get("text", "")).strip(),
+        seconds=end - start if end is not None else _number(row, "seconds", where) or 0.0,
+        language=row.get("language"),
+        speaker=row.get("speaker"),
+        start=start,
+        end=end,
+    )
+
+
+def _number(row: dict[str, Any], key: str, where: str) -> float | None:
+    try:
+        return None if row.get(key) is None else float(row[key])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {key} must be a number of seconds, got {row[key]!r}") from error

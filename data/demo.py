@@ -1,0 +1,200 @@
+"""A corpus of spoken numbers in English and Mandarin, synthesised on the spot by espeak-ng.
+
+`make_corpus` writes it in Mozilla Common Voice's folder layout, so that whatever reads Common
+Voice reads it too. It needs the optional extra `whisper-loop[demo]`, and no network.
+"""
+
+import ctypes
+import hashlib
+import os
+import random
+import shutil
+import tempfile
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from data.errors import InputError
+
+# Common Voice 17 and later.
+COLUMNS = "client_id\tpath\tsentence_id\tsentence\tsentence_domain\tup_votes\tdown_votes\tage"
+COLUMNS += "\tgender\taccents\tvariant\tlocale\tsegment"
+# A locale has espeak-ng's voice, its numbers, and what joins them in a sentence.
+ENGLISH = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+LANGUAGES = {"en": ("en", ENGLISH, " "), "zh-TW": ("cmn", tuple("零一二三四五六七八九"), "")}
+MAX_NUMBERS = 5
+
+# espeak-ng's variants, less those that are
+# - meant to be odd: whispers, croak, Demonic, robots, echoes, a speed test, an own accent;
+# - hard to understand: a classifier that had not heard the voice missed 6 % or more;
+# - almost another variant's audio (Gene2, Henrique, klatt4, steph3 ...);
+# - of type "klatt 6": their noise comes from C's rand(), which the whole process shares.
+# A voice of dev or test has no near relative in the other splits.
+VOICES = {
+    "train": "Alex,Andrea,Andy,Denis,Diogo,Gene,Hugo,Jacky,Mario,Michael,Mr serious,Nguyen,Tweaky,"
+    "anika,antonio,aunty,belinda,edward,f1,f2,f4,f5,grandpa,gustave,iven,iven2,iven3,iven4,klatt,"
+    "klatt3,klatt5,m1,m5,m6,m7,m8,max,michel,paul,pedro,quincy,rob,robert,steph,steph2,travis",
+    "dev": "john,linda,m3",
+    "test": "Annie,Mike,ed,f3,grandma,m2,m4,pablo,victor",
+}
+GENDERS = {"male": "male_masculine", "female": "female_feminine"}
+
+# A clip draws each of espeak-ng's parameters between two ends. The keys are speak_lib.h's.
+PARAMETERS = {
+    1: (90, 130),  # espeakRATE, words per minute
+    3: (35, 65),  # espeakPITCH, percent
+    4: (30, 70),  # espeakRANGE, percent
+    7: (5, 5),  # espeakWORDGAP, 10 ms
+}
+SYNCHRONOUS, DONT_EXIT, CHARS_UTF8 = 2, 0x8000, 1  # also speak_lib.h's
+SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+MAX_DATA_PATH_BYTES = 140  # of 160, to which espeak-ng may add "/espeak-ng-data"
+# VARIABLE, because only then does the header tell a decoder which samples are padding.
+MP3 = {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.5}
+MAX_QUEUED_CLIPS = 64  # 6 MB: espeak-ng is several times as fast as the MP3 encoder
+
+
+class _Clip(NamedTuple):
+    locale: str
+    split: str
+    name: str
+    variant: str
+    numbers: list[str]
+    settings: dict[int, int]
+
+
+class _Speaker:
+    """One initialised copy of espeak-ng's library; not for two threads at once."""
+
+    def __init__(self, loader: Any, scratch: Path, seed: int) -> None:
+        # Flutter and gain keep their state while the library is loaded, so that a text never sounds
+        # the same twice. A copy under a new name is loaded anew.
+        self._library = ctypes.CDLL(str(shutil.copy(loader.get_library_path(), scratch)))
+        self._data = Path(loader.get_data_path())
+        if len(os.fsencode(self._data)) > MAX_DATA_PATH_BYTES:
+            (scratch / "data").symlink_to(self._data, target_is_directory=True)
+            self._data = scratch / "data"
+        data = os.fsencode(self._data)
+        self.rate_hz: int = self._library.espeak_Initialize(SYNCHRONOUS, 0, data, DONT_EXIT)
+        if self.rate_hz <= 0:
+            raise InputError(f"espeak-ng refuses its data in {self._data}: set a shorter TMPDIR")
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
+        self._pieces: list[bytes] = []
+        self._callback = SYNTH_CALLBACK(self._take)
+        self._library.espeak_SetSynthCallback(self._callback)
+
+    def _take(self, samples: int, count: int, _events: int) -> int:
+        if count > 0:
+            self._pieces.append(ctypes.string_at(samples, 2 * count))
+        return 0
+
+    def say(self, clip: _Clip) -> NDArray[np.int16]:
+        """Return the clip's audio, mono."""
+        self._pieces.clear()
+        voice = f"{LANGUAGES[clip.locale][0]}+{clip.variant}"
+        text = " ".join(clip.numbers).encode()
+        where = (ctypes.c_size_t(len(text) + 1), 0, 0, 0)  # all of it, with its final zero
+        status = self._library.espeak_SetVoiceByName(voice.encode())
+        for parameter, value in clip.settings.items():
+            status = status or self._library.espeak_SetParameter(parameter, value, 0)
+        status = status or self._library.espeak_Synth(text, *where, CHARS_UTF8, None, None)
+        if status or not self._pieces:
+            raise RuntimeError(f"espeak-ng's voice {voice} said nothing (status {status})")
+        return np.frombuffer(b"".join(self._pieces), dtype=np.int16)
+
+    def gender(self, variant: str) -> str:
+        """Return what the variant's file says, in Common Voice's words, or nothing."""
+        # A missing file fails here; espeak-ng takes an unknown variant for the plain voice.
+        lines = (self._data / "voices" / "!v" / variant).read_text("latin-1").splitlines()
+        said = [line.split()[1].lower() for line in lines if line.startswith("gender ")]
+        return GENDERS[said[0]] if said else ""
+
+
+def make_corpus(
+    folder: Path,
+    *,
+    clips: int = 3000,
+    dev_clips: int = 60,
+    test_clips: int = 200,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[Path]:
+    """Write FOLDER/en and FOLDER/zh-TW, both or neither; the same seed gives the same bytes.
+
+    Raises:
+        InputError: FOLDER exists, a count is below 2 (each is for both languages), or no espeak-ng.
+    """
+    counts = {"train": clips, "dev": dev_clips, "test": test_clips}
+    if min(counts.values()) < len(LANGUAGES):
+        raise InputError(f"{counts} clips are too few: each split needs 2, one for each language")
+    if folder.exists():
+        raise InputError(f"{folder} exists already: remove it, or name another folder")
+    try:
+        import espeakng_loader  # here: it is optional
+    except ImportError as error:
+        needed = "espeakng-loader: pip install 'whisper-loop[demo]'"
+        raise InputError(f"the demo corpus needs {needed} (it is GPL)") from error
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
+    ):
+        speaker = _Speaker(espeakng_loader, Path(scratch), seed)
+        plan = [clip for locale in LANGUAGES for clip in _plan(locale, counts, seed)]
+        shown = track(plan, "espeak-ng", console=Console(stderr=True), disable=not progress)
+        _write(Path(beside) / "corpus", shown, speaker)
+        (Path(beside) / "corpus").rename(folder)
+    return [folder / locale for locale in LANGUAGES]
+
+
+def _plan(locale: str, counts: dict[str, int], seed: int) -> Iterator[_Clip]:
+    """Draw texts and settings; a split's voices take turns, so that each is heard as often."""
+    for split, count in counts.items():
+        draw = random.Random(f"{seed}/{locale}/{split}")
+        variants = VOICES[split].split(",")
+        for index in range(count // len(LANGUAGES)):
+            numbers = draw.choices(LANGUAGES[locale][1], k=draw.randint(1, MAX_NUMBERS))
+            settings = {key: draw.randint(*ends) for key, ends in PARAMETERS.items()}
+            name = f"espeak_{locale}_{split}_{index:06d}.mp3"
+            yield _Clip(locale, split, name, variants[index % len(variants)], numbers, settings)
+
+
+def _write(root: Path, clips: Iterable[_Clip], speaker: _Speaker) -> None:
+    for locale in LANGUAGES:
+        (root / locale / "clips").mkdir(parents=True)
+    tables: defaultdict[Path, list[str]] = defaultdict(lambda: [COLUMNS])
+    tables |= {root / locale / "clip_durations.tsv": ["clip\tduration[ms]"] for locale in LANGUAGES}
+    queue: deque[Future[None]] = deque()
+    # Threads suffice: soundfile lets go of Python's lock while it encodes.
+    with ThreadPoolExecutor(os.cpu_count()) as encoders:
+        for clip in clips:
+            folder = root / clip.locale
+            path = folder / "clips" / clip.name
+            audio = speaker.say(clip)
+            queue.append(encoders.submit(soundfile.write, path, audio, speaker.rate_hz, **MP3))
+            if len(queue) > MAX_QUEUED_CLIPS:
+                queue.popleft().result()
+            for table in (clip.split, "validated"):
+                tables[folder / f"{table}.tsv"].append(_row(clip, speaker.gender(clip.variant)))
+            milliseconds = round(1000 * len(audio) / speaker.rate_hz)
+            tables[folder / "clip_durations.tsv"].append(f"{clip.name}\t{milliseconds}")
+        while queue:
+            queue.popleft().result()
+    for path, rows in tables.items():
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def _row(clip: _Clip, gender: str) -> str:
+    voice = "espeak-" + clip.variant.replace(" ", "-")
+    sentence = LANGUAGES[clip.locale][2].join(clip.numbers)
+    digest = hashlib.sha256(sentence.encode()).hexdigest()
+    fields = [voice, clip.name, digest, sentence, "", "2", "0", "", gender, "", "", clip.locale, ""]
+    return "\t".join(fields)

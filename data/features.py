@@ -1,0 +1,65 @@
+"""Log-mel spectrograms in torch, equal to transformers' WhisperFeatureExtractor to 1e-4."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+from torchaudio.functional import melscale_fbanks
+
+
+def exact_div(a: int, b: int) -> int:
+    """Divide where nothing may be left over."""
+    assert a % b == 0, (a, b)
+    return a // b
+
+
+SAMPLE_RATE = 16_000  # Hz
+N_FFT = 400  # samples: 25 ms
+HOP_LENGTH = 160  # samples: 10 ms
+CHUNK_SECONDS = 30
+N_SAMPLES = CHUNK_SECONDS * SAMPLE_RATE  # 480,000 in a window
+N_FRAMES = exact_div(N_SAMPLES, HOP_LENGTH)  # 3000 in a window
+FRAMES_PER_SECOND = exact_div(SAMPLE_RATE, HOP_LENGTH)  # 100
+FRAMES_PER_POSITION = 2  # the encoder's second convolution has stride 2
+
+
+def frames_of(seconds: float) -> int:
+    """Return the frames that cover some seconds, rounded up."""
+    return -int(-seconds * FRAMES_PER_SECOND // 1)
+
+
+class LogMel(nn.Module):
+    """Waveforms, padded with silence to whole frames, to Whisper's log-mel features."""
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, n_mels: int) -> None:
+        """Build the window and the Slaney filters (n_mels: 80, or 128 for large-v3) once."""
+        super().__init__()
+        filters = melscale_fbanks(
+            N_FFT // 2 + 1,
+            0.0,
+            SAMPLE_RATE / 2,
+            n_mels,
+            SAMPLE_RATE,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        self.register_buffer("filters", filters.T.contiguous(), persistent=False)  # (n_mels, 201)
+        self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Compute features. Shapes: (batch, frames * 160) → (batch, n_mels, frames).
+
+        Pad the waveform, never the features: Whisper's value of silence depends on the loudest
+        frame of the clip. Trailing silence cannot raise that maximum, so what stands before it
+        equals the first frames of the same clip padded to 30 s.
+        """
+        frames = exact_div(audio.shape[-1], HOP_LENGTH)
+        if frames < N_FRAMES:  # else as the original: the last half window is mirrored
+            audio = F.pad(audio, (0, N_FFT // 2))
+        spectrum = torch.stft(audio, N_FFT, HOP_LENGTH, window=self.window, return_complex=True)
+        power = spectrum[..., :frames].abs().square()  # (batch, 201, frames)
+        mel = torch.matmul(self.filters, power).clamp(min=1e-10).log10()
+        mel = torch.maximum(mel, mel.amax(dim=(-2, -1), keepdim=True) - 8.0)
+        return (mel + 4.0) / 4.0

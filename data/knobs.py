@@ -1,0 +1,146 @@
+"""Dataclasses as knobs: from a recipe or a command line, with one set of errors.
+
+A recipe is YAML whose nested keys are the knobs. Its values are read as text, as on the command
+line, and turned into arguments that come before the command line's: the later one wins.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import tyro
+import yaml
+
+from data.errors import InputError
+
+T = TypeVar("T")
+WORDS = {"true": "True", "false": "False", "null": "None", "none": "None", "~": "None"}
+
+
+def parse_dataclass(cls: type[T], arguments: Sequence[str]) -> T:
+    """Parse arguments into a dataclass; true, false and null are accepted as YAML writes them."""
+    return tyro.cli(
+        cls,
+        args=[_as_tyro(argument, dict(knobs(cls))) for argument in arguments],
+        use_underscores=True,
+        config=(tyro.conf.FlagConversionOff,),
+    )
+
+
+def recipe_arguments(path: Path, cls: type) -> list[str]:
+    """Return a recipe's keys as command-line arguments.
+
+    Raises:
+        InputError: it is not YAML, or has an unknown key or a value of the wrong type.
+    """
+    try:
+        recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        told = " ".join(str(error).split())
+        raise InputError(f"{path}: not YAML: {told}") from error
+    if not isinstance(recipe, dict):
+        raise InputError(f"{path}: expected keys and values, got {recipe!r}")
+    known = dict(knobs(cls))
+    return [
+        argument
+        for key, value in _flatten(recipe, known)
+        for argument in _argument(path, key, value, known)
+    ]
+
+
+def knobs(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the type of every knob."""
+    hints = get_type_hints(cls)
+    for each in fields(cls):
+        kind = hints[each.name]
+        if is_dataclass(kind):
+            yield from knobs(kind, f"{prefix}{each.name}.")  # type: ignore[arg-type]  # it is a class
+        else:
+            yield f"{prefix}{each.name}", kind
+
+
+def _flatten(recipe: dict[str, Any], known: dict[str, Any], prefix: str = "") -> Iterator[Any]:
+    for key, value in recipe.items():
+        name = f"{prefix}{key}"
+        section = any(knob.startswith(f"{name}.") for knob in known)
+        if isinstance(value, dict) and section:
+            yield from _flatten(value, known, f"{name}.")
+        elif not (section and value == ""):  # a section with nothing but comments in it
+            yield name, value
+
+
+def _argument(path: Path, key: str, value: Any, known: dict[str, Any]) -> list[str]:
+    if key not in known:
+        near = get_close_matches(key, known, n=1)
+        section = [k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0]]
+        hint = (
+            f"perhaps you meant {near[0]}" if near else f"known keys: {', '.join(section or known)}"
+        )
+        raise InputError(f"{path}: unknown key {key}; {hint}")
+    values = value if isinstance(value, list) else [value]
+    if isinstance(value, dict) or (isinstance(value, list) and not _is_tuple(known[key])):
+        raise InputError(f"{path}: {key} takes one value, got {value!r}")
+    for each in values:
+        if not _fits(each, known[key]):
+            raise InputError(f"{path}: {key} must be {_describe(known[key])}, got {each!r}")
+    if _is_tuple(known[key]):
+        return [f"--{key}", *values]
+    return [f"--{key}={_word(value, known[key])}"]
+
+
+def _fits(text: str, kind: Any) -> bool:
+    """Tell whether a text can be read as a type."""
+    if _is_tuple(kind):
+        return isinstance(text, str)
+    options = _options(kind)
+    if text.lower() in ("null", "none", "~", "") and type(None) in options:
+        return True
+    return any(_reads(text, option) for option in options)
+
+
+def _reads(text: str, option: Any) -> bool:
+    if option is bool:
+        return text.lower() in ("true", "false")
+    if option in (int, float):
+        try:
+            option(text)
+        except ValueError:
+            return False
+        return True
+    return option is str or text == option
+
+
+def _options(kind: Any) -> tuple[Any, ...]:
+    """Return what a union or a Literal admits; a plain type admits itself."""
+    return get_args(kind) or (kind,)
+
+
+def _is_tuple(kind: Any) -> bool:
+    return getattr(kind, "__origin__", None) is tuple
+
+
+def _describe(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return " or ".join(names.get(o, "null" if o is type(None) else str(o)) for o in _options(kind))
+
+
+def _word(text: str, kind: Any) -> str:
+    """Turn YAML's true, false and null into Python's, where the type has them."""
+    options = _options(kind)
+    word = WORDS.get(text.lower(), text) if text else "None"
+    if word in ("True", "False") and bool in options:
+        return word
+    return word if word == "None" and type(None) in options else text
+
+
+def _as_tyro(argument: str, known: dict[str, Any]) -> str:
+    """Rewrite one argument: --profile → --profile=True, --profile=true → --profile=True."""
+    key, separator, value = argument.partition("=")
+    kind = known.get(key.removeprefix("--").replace("-", "_"))
+    if not argument.startswith("--") or kind is None:
+        return argument
+    if separator:
+        return f"{key}={_word(value, kind)}"
+    return f"{argument}=True" if kind is bool else argument

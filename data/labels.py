@@ -1,0 +1,76 @@
+"""Text to token ids: one start token, the prefix, the text, the end token."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from data.errors import InputError
+
+START = "<|startoftranscript|>"
+NO_TIMESTAMPS = "<|notimestamps|>"
+
+
+class LabelEncoder:
+    """Whisper's targets: <|startoftranscript|><|zh|><|transcribe|><|notimestamps|>…<|endoftext|>.
+
+    The start token is Whisper's decoder_start_token, not its bos_token, which is <|endoftext|>: the
+    widely copied collator compares with bos, never cuts, and trains on two start tokens
+    (huggingface/audio-transformers-course#85).
+    """
+
+    def __init__(
+        self, tokenizer: Any, *, task: str = "transcribe", max_tokens: int, multilingual: bool
+    ) -> None:
+        """Wrap a Whisper tokenizer.
+
+        Args:
+            tokenizer: a transformers WhisperTokenizer.
+            task: transcribe or translate.
+            max_tokens: positions that the decoder has, 448 in every published model.
+            multilingual: whether the model was trained with language tokens; the English-only
+                ones have them in their vocabulary all the same.
+        """
+        self.tokenizer = tokenizer
+        self.task = task
+        self.max_tokens = max_tokens
+        self.multilingual = multilingual
+        self.vocabulary: dict[str, int] = tokenizer.get_vocab()
+
+    def prefix(self, language: str) -> list[int]:
+        """Return the tokens before the text.
+
+        Raises:
+            InputError: the model does not know the language.
+        """
+        if not self.multilingual:
+            if language != "en":
+                raise InputError(
+                    f"data.language is {language!r}, but the model is English-only: "
+                    "take a multilingual model, or set data.language=en"
+                )
+            return [self._id(START), self._id(NO_TIMESTAMPS)]
+        if f"<|{language}|>" not in self.vocabulary:
+            raise InputError(
+                f"language {language!r} is unknown to the model: "
+                "set data.language to one of Whisper's codes, such as en, zh, yue or ko"
+            )
+        return [self._id(t) for t in (START, f"<|{language}|>", f"<|{self.task}|>", NO_TIMESTAMPS)]
+
+    def encode(self, text: str, language: str) -> list[int]:
+        """Return the whole sequence, start and end token included.
+
+        Raises:
+            InputError: the model does not know the language.
+        """
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = [*self.prefix(language), *ids, self._id("<|endoftext|>")]
+        assert ids.count(self._id(START)) == 1, text
+        return ids
+
+    def count(self, texts: Iterable[str], languages: Iterable[str]) -> list[int]:
+        """Return the length of each whole sequence, in tokens: encode() for many."""
+        extra = {language: len(self.prefix(language)) + 1 for language in set(languages)}
+        ids = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return [len(row) + extra[language] for row, language in zip(ids, languages, strict=True)]
+
+    def _id(self, token: str) -> int:
+        return self.vocabulary[token]

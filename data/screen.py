@@ -1,0 +1,131 @@
+"""Why an utterance is dropped: every drop has a reason, and is counted."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from data.audio import AudioError, check_length
+from data.config import DataConfig
+from data.errors import InputError
+from data.scan import Measurements
+from data.utterance import Drop, Utterance
+
+SPECIAL = re.compile(r"<\|[^|>]*\|>")  # would be read as one of Whisper's own tokens
+
+Screened = tuple[list[Utterance], list[Drop]]  # what is kept, what is not
+
+
+def screen_audio(utterances: Iterable[Utterance], split: str, found: Measurements) -> Screened:
+    """Fill in lengths; drop what is missing, cannot be read, or is shorter than it says."""
+    kept, drops = [], []
+    for utterance in utterances:
+        measured = found.get(utterance.audio)
+        if measured is None:  # its length was known, and nobody looked
+            kept.append(utterance)
+        elif problem := _audio_problem(
+            utterance, measured.seconds, measured.reason, measured.detail
+        ):
+            drops.append(drop(utterance, split, *problem))
+        else:
+            end = measured.seconds if utterance.end is None else utterance.end
+            kept.append(replace(utterance, seconds=round(end - utterance.start, 6)))
+    return kept, drops
+
+
+def screen_training(
+    utterances: Iterable[Utterance], split: str, config: DataConfig, max_tokens: int
+) -> Screened:
+    """Drop what a Whisper window or its decoder cannot hold; nothing is ever cut to fit."""
+    kept, drops = [], []
+    for utterance in utterances:
+        problem = _training_problem(utterance, config, max_tokens)
+        if problem:
+            drops.append(drop(utterance, split, *problem))
+        else:
+            kept.append(utterance)
+    return kept, drops
+
+
+def screen_leaks(
+    utterances: Iterable[Utterance], split: str, held_out: Sequence[Utterance]
+) -> Screened:
+    """Drop clips, sentences and speakers that dev or test hold: validated.tsv contains them."""
+    clips = {u.id for u in held_out}
+    texts = {u.text for u in held_out}
+    speakers = {u.speaker for u in held_out if u.speaker}
+    kept, drops = [], []
+    for u in utterances:
+        held = (u.id in clips, u.text in texts, u.speaker in speakers)
+        what = ("clip", "sentence", "speaker")
+        if any(held):
+            drops.append(drop(u, split, f"{what[held.index(True)]} of dev or test"))
+        else:
+            kept.append(u)
+    return kept, drops
+
+
+def screen_repeats(utterances: Iterable[Utterance], split: str) -> Screened:
+    """Drop rows whose id came before: joined splits overlap."""
+    kept: dict[str, Utterance] = {}
+    drops = []
+    for u in utterances:
+        if u.id in kept:
+            drops.append(drop(u, split, "listed twice"))
+        else:
+            kept[u.id] = u
+    return list(kept.values()), drops
+
+
+def refuse_missing(drops: Sequence[Drop], config: DataConfig) -> None:
+    """Stop where rows name audio that is not there, unless the user said to go on.
+
+    Raises:
+        InputError: clips are missing and data.missing is error.
+    """
+    missing = [drop for drop in drops if drop.reason == "missing"]
+    if missing and config.missing == "error":
+        raise InputError(
+            f"{missing[0].audio}: no such file, though {missing[0].split} lists it "
+            f"({len(missing)} such rows in all): unpack the corpus again, or go on without them "
+            "with data.missing=drop"
+        )
+
+
+def drop(utterance: Utterance, split: str, reason: str, detail: str = "") -> Drop:
+    """Make the record of a drop."""
+    return Drop(split=split, id=utterance.id, audio=utterance.audio, reason=reason, detail=detail)
+
+
+def count_reasons(drops: Iterable[Drop]) -> dict[str, dict[str, int]]:
+    """Return how many were dropped: by split, by reason."""
+    counts: dict[str, Counter[str]] = {}
+    for each in drops:
+        counts.setdefault(each.split, Counter())[each.reason] += 1
+    return {split: dict(counter.most_common()) for split, counter in counts.items()}
+
+
+def _audio_problem(
+    utterance: Utterance, seconds: float, reason: str, detail: str
+) -> tuple[str, str] | None:
+    if reason:
+        return reason, detail
+    try:
+        check_length(seconds, utterance.end if utterance.end is not None else utterance.seconds)
+    except AudioError as error:
+        return error.reason, error.detail
+    return None
+
+
+def _training_problem(u: Utterance, config: DataConfig, max_tokens: int) -> tuple[str, str] | None:
+    if not u.text:
+        return "empty text", ""
+    if SPECIAL.search(u.text):
+        return "special token in text", u.text[:80]
+    if u.seconds < config.min_seconds:
+        return "too short", f"{u.seconds:.2f} s; data.min_seconds is {config.min_seconds:g}"
+    if u.seconds >= config.max_seconds:
+        return "too long", f"{u.seconds:.2f} s; data.max_seconds is {config.max_seconds:g}"
+    if u.tokens > max_tokens:
+        return "label too long", f"{u.tokens} tokens; the decoder holds {max_tokens}"
+    return None

@@ -1,0 +1,77 @@
+"""The words that everyone shares: what flows from a corpus to the model."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+IGNORE = -100  # label of a position that carries no loss
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Utterance:
+    """One spoken sentence: where its audio lies and what is said in it."""
+
+    id: str  # unique within a split
+    audio: str  # an absolute path, or a row of a dataset: hub:{"name": …, "row": …}
+    text: str
+    seconds: float = 0.0  # 0 until the scan knows
+    language: str | None = None  # Whisper's code: en, zh, …
+    speaker: str | None = None
+    start: float = 0.0  # seconds into the file
+    end: float | None = None  # seconds into the file; None: to its end
+    tokens: int = 0  # label length, special tokens included
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that are set."""
+        return {key: value for key, value in asdict(self).items() if value not in (None, 0.0, 0)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drop:
+    """An utterance that is not trained on or scored, and why."""
+
+    split: str
+    id: str
+    audio: str
+    reason: str  # one of a few words: counted
+    detail: str = ""  # this case's figures or message
+
+
+class Position(NamedTuple):
+    """The next update to make: a place in the plan."""
+
+    epoch: int = 0
+    update: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
+class Batch:
+    """One forward pass of one process."""
+
+    ids: list[str]
+    languages: list[str]
+    features: Tensor  # (batch, n_mels, frames) float32
+    decoder_input_ids: Tensor  # (batch, tokens) int64
+    labels: Tensor  # (batch, tokens) int64, IGNORE where padded or weightless
+    seconds: list[float]  # real audio, 0 for a clip without weight
+    tokens: list[int]  # target tokens, 0 for a clip without weight
+    after: Position  # where training goes on after this batch's update
+    last: bool  # the last pass of its update
+    drops: list[Drop] = field(default_factory=list)  # clips that failed here
+    work: dict[str, float] = field(default_factory=dict)  # seconds a worker spent, by stage
+
+    def to(self, device: torch.device) -> "Batch":
+        """Move the tensors to a device, without waiting where the memory is pinned."""
+        self.features = self.features.to(device, non_blocking=True)
+        self.decoder_input_ids = self.decoder_input_ids.to(device, non_blocking=True)
+        self.labels = self.labels.to(device, non_blocking=True)
+        return self
+
+    def pin_memory(self) -> "Batch":
+        """Pin the tensors for fast copies; called by the DataLoader."""
+        self.features = self.features.pin_memory()
+        self.decoder_input_ids = self.decoder_input_ids.pin_memory()
+        self.labels = self.labels.pin_memory()
+        return self

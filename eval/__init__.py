@@ -1,0 +1,13 @@
+"""From a model and batches to scores a person can trust.
+
+    whisper     a name or folder   → a Whisper that takes short audio, and its tokenizer
+    decode      a Batch            → texts
+    normalize   texts              → what is compared, under a name that stands beside every figure
+    errors      text pairs         → ErrorCounts, which add up
+    evaluate    utterances         → Scores, the same on every process
+
+Edits and lengths are summed over clips and processes, and divided once. This package knows nothing
+of training.
+"""
+
+import data as _data  # noqa: F401 - makes torchaudio importable before transformers asks for it

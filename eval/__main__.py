@@ -1,0 +1,82 @@
+"""Score a Whisper on a corpus: `python -m eval MODEL CORPUS --split test --language zh`."""
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from accelerate import Accelerator
+from rich.console import Console
+from rich.table import Table
+
+from data.config import DataConfig
+from data.errors import plain_errors
+from data.knobs import parse_dataclass
+from data.manifest import read_held_out, scan_cache
+from data.screen import count_reasons
+from eval.config import EvalConfig
+from eval.evaluate import Evaluator, save
+from eval.scores import Scores
+from eval.whisper import load_whisper
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """Score a Whisper on a corpus."""
+
+    model: tyro.conf.Positional[str]  # a folder, or a name on the Hub
+    corpus: tyro.conf.Positional[tuple[str, ...]]  # folders, manifests or Hub names
+    split: str = "test"  # of the corpus
+    language: str | None = None  # Whisper's code; None: as the corpus says
+    out: str = "runs/eval"  # gets a folder with scores.json and utterances.jsonl
+    precision: Literal["no", "fp16", "bf16"] = "no"  # autocast
+    data: DataConfig = field(default_factory=DataConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+def main() -> None:
+    """Read, transcribe, score, and show."""
+    with plain_errors():
+        command = parse_dataclass(Command, sys.argv[1:])
+        accelerator = Accelerator(mixed_precision=command.precision)
+        data = replace(command.data, corpus=command.corpus)
+        data = replace(data, language=command.language or data.language)
+        whisper = load_whisper(command.model)
+        out = Path(command.out)
+        cache = scan_cache(out.parent, data)
+        show = accelerator.is_main_process
+        utterances, drops = read_held_out(
+            data, whisper.labels(data.task), cache, split=command.split, show=show
+        )
+        evaluator = Evaluator(
+            accelerator=accelerator, whisper=whisper, data=data, config=command.eval
+        )
+        scores, hypotheses = evaluator.evaluate(utterances, command.split)
+        if accelerator.is_main_process:
+            left_out = count_reasons(drops).get(command.split, {})
+            folder = out / f"{Path(command.model).name}-{Path(data.corpus[0]).name}-{command.split}"
+            save(folder, scores, hypotheses, model=command.model, left_out=left_out)
+            console = Console(highlight=False)
+            console.print(score_table(scores, f"{command.model} on {command.split}"))
+            console.print(f"left out: {left_out or 'nothing'}\nscores and texts: {folder}")
+
+
+def score_table(scores: Scores, title: str) -> Table:
+    """Return the figures of an evaluation as a table."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for column in ("language", "clips", "WER", "CER", "WER orthographic", "CER orthographic"):
+        table.add_column(column, justify="left" if column == "language" else "right")
+    groups = [(g, "") for g in scores.groups] + [(g, " over 30 s") for g in scores.long]
+    for group, length in groups:
+        rates = (group.wer, group.cer, group.wer_ortho, group.cer_ortho)
+        cells = [f"{rate.rate:.2%}" for rate in rates]
+        table.add_row(group.language + length, str(group.clips), *cells)
+    names = sorted({group.normalizer for group, _ in groups})
+    empty = sum(group.empty for group, _ in groups)
+    table.caption = f"normaliser: {'; '.join(names)}. Empty references left out: {empty}."
+    return table
+
+
+if __name__ == "__main__":
+    main()

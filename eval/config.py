@@ -1,0 +1,28 @@
+"""The knobs of evaluation."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from data.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig:
+    """How texts are decoded and compared."""
+
+    batch_clips: int = 16  # clips decoded together, on each process
+    max_length: int = 225  # tokens a clip's text may have, as in the guide
+    num_beams: int = 1  # 1: greedy
+    normalizer: Literal["basic", "none"] = "basic"  # basic: no punctuation, no case (Whisper's own)
+
+    def __post_init__(self) -> None:
+        """Refuse values that could not work.
+
+        Raises:
+            InputError: a number is out of its range.
+        """
+        for key in ("batch_clips", "max_length", "num_beams"):
+            if getattr(self, key) < 1:
+                raise InputError(f"eval.{key} must be at least 1, got {getattr(self, key)}")
+        if self.max_length > 448:
+            raise InputError(f"eval.max_length must be at most 448, got {self.max_length}")

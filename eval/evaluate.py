@@ -1,0 +1,90 @@
+"""Score a model on utterances, sharded over processes; each utterance counts once."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from rich.progress import track
+
+from data.config import DataConfig
+from data.errors import InputError
+from data.features import CHUNK_SECONDS
+from data.files import write_json, write_jsonl
+from data.loader import eval_batches
+from data.utterance import Utterance
+from eval.config import EvalConfig
+from eval.decode import transcribe
+from eval.scores import Hypothesis, Scores, score
+from eval.whisper import Whisper
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluator:
+    """Decodes and scores splits with one set of knobs."""
+
+    accelerator: Accelerator
+    whisper: Whisper
+    data: DataConfig
+    config: EvalConfig
+
+    def evaluate(
+        self, utterances: Sequence[Utterance], label: str
+    ) -> tuple[Scores, list[Hypothesis]]:
+        """Transcribe and score; the result is the same on every process.
+
+        Clips up to 30 s give the main figures. Longer ones are transcribed whole and scored apart.
+
+        Args:
+            utterances: what to transcribe, with references.
+            label: shown beside the progress bar.
+        """
+        started = time.perf_counter()
+        training = self.whisper.model.training
+        self.whisper.model.eval()
+        texts = self._transcribe(utterances, label)
+        self.whisper.model.train(training)
+        seconds = time.perf_counter() - started
+        hypotheses = [
+            Hypothesis(utterance=u, text=texts[u.id]) for u in utterances if u.id in texts
+        ]
+        return score(hypotheses, self.config.normalizer, seconds), hypotheses
+
+    def _transcribe(self, utterances: Sequence[Utterance], label: str) -> dict[str, str]:
+        """Return the text of each utterance by id, gathered from all processes."""
+        mine = self._share(utterances)
+        loader = eval_batches(
+            utterances, self.data, self.whisper.labels(self.data.task), self.whisper.n_mels, mine
+        )
+        quiet = not self.accelerator.is_main_process
+        texts: list[tuple[str, str]] = []
+        with self.accelerator.autocast(), torch.inference_mode():
+            for batch in track(loader, label, total=len(mine), disable=quiet, transient=True):
+                if batch.drops:
+                    first = batch.drops[0]
+                    raise InputError(
+                        f"{first.audio}: {first.reason} ({first.detail}): it was sound when the "
+                        "run began; put it back, or start a new run without it"
+                    )
+                found = transcribe(self.whisper, batch, self.config, self.data.task)
+                texts += zip(batch.ids, found, strict=True)
+        return dict(gather_object(texts))
+
+    def _share(self, utterances: Sequence[Utterance]) -> list[list[int]]:
+        """Return this process's batches: of similar length, the longest first, long audio alone."""
+        order = sorted(range(len(utterances)), key=lambda i: -utterances[i].seconds)
+        long = [i for i in order if utterances[i].seconds > CHUNK_SECONDS]
+        short = order[len(long) :]
+        size = self.config.batch_clips
+        batches = [[i] for i in long] + [short[i : i + size] for i in range(0, len(short), size)]
+        return batches[self.accelerator.process_index :: self.accelerator.num_processes]
+
+
+def save(folder: Path, scores: Scores, hypotheses: Sequence[Hypothesis], **facts: Any) -> None:
+    """Write scores.json and utterances.jsonl."""
+    write_jsonl(folder / "utterances.jsonl", (h.to_json() for h in hypotheses))
+    write_json(folder / "scores.json", {**facts, **scores.to_json()})

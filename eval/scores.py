@@ -1,0 +1,170 @@
+"""What an evaluation found: counts by language, short and long audio apart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from data.features import CHUNK_SECONDS
+from data.utterance import Utterance
+from eval.errors import ErrorCounts, character_errors, word_errors
+from eval.normalize import normalizer_for, unit_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hypothesis:
+    """What a model heard in an utterance."""
+
+    utterance: Utterance
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a row of utterances.jsonl: edits are of the raw texts, in the language's unit."""
+        u = self.utterance
+        count = word_errors if unit_of(u.language or "") == "word" else character_errors
+        edits = count([u.text], [self.text]).edits if u.text else None
+        return {
+            "id": u.id,
+            "language": u.language,
+            "seconds": u.seconds,
+            "reference": u.text,
+            "hypothesis": self.text,
+            "edits": edits,
+            "audio": u.audio,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """The figures of one language."""
+
+    language: str
+    normalizer: str
+    clips: int
+    empty: int  # clips left out because their reference is empty, normalised
+    wer: ErrorCounts
+    cer: ErrorCounts
+    wer_ortho: ErrorCounts
+    cer_ortho: ErrorCounts
+
+    @property
+    def unit(self) -> str:
+        """Return word or character."""
+        return unit_of(self.language)
+
+    @property
+    def metric(self) -> str:
+        """Return the name of the main figure."""
+        return "WER" if self.unit == "word" else "CER"
+
+    @property
+    def error(self) -> ErrorCounts:
+        """Return the main figure: normalised, in the language's unit."""
+        return self.wer if self.unit == "word" else self.cer
+
+    @property
+    def error_ortho(self) -> ErrorCounts:
+        """Return the same of the raw texts."""
+        return self.wer_ortho if self.unit == "word" else self.cer_ortho
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all counts and rates."""
+        return {
+            "clips": self.clips,
+            "empty_references": self.empty,
+            "metric": self.metric,
+            "normalizer": self.normalizer,
+            "wer": self.wer.to_json(),
+            "cer": self.cer.to_json(),
+            "wer_ortho": self.wer_ortho.to_json(),
+            "cer_ortho": self.cer_ortho.to_json(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """The figures of one evaluation."""
+
+    groups: list[Group]  # clips up to 30 s, by language
+    long: list[Group]  # longer ones
+    seconds: float  # wall time
+    audio_seconds: float
+
+    @property
+    def error(self) -> float:
+        """Return the figure that models are chosen by: all edits over all units, short clips."""
+        return sum((group.error for group in self.groups), ErrorCounts()).rate
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what scores.json holds."""
+        return {
+            "error": self.error,
+            "languages": {group.language: group.to_json() for group in self.groups},
+            "long": {group.language: group.to_json() for group in self.long},
+            "seconds": round(self.seconds, 3),
+            "audio_seconds": round(self.audio_seconds, 3),
+            "clips_per_second": sum(g.clips + g.empty for g in self.groups + self.long)
+            / max(self.seconds, 1e-9),
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """Return the main figures under slash names, for the recorder. Rates are fractions."""
+        found = {"error": self.error}
+        for group in self.groups:
+            name = group.language
+            found |= {
+                f"{name}/wer": group.wer.rate,
+                f"{name}/cer": group.cer.rate,
+                f"{name}/wer_ortho": group.wer_ortho.rate,
+                f"{name}/cer_ortho": group.cer_ortho.rate,
+            }
+        for group in self.long:
+            found[f"{group.language}/long_{group.metric.lower()}"] = group.error.rate
+        return found
+
+
+def score(hypotheses: Sequence[Hypothesis], normalizer: str, seconds: float) -> Scores:
+    """Count errors by language; audio over 30 s is a group of its own.
+
+    Args:
+        hypotheses: each utterance once.
+        normalizer: kind, see normalizer_for().
+        seconds: wall time that decoding took.
+    """
+    ids = [h.utterance.id for h in hypotheses]
+    assert len(ids) == len(set(ids)), "an utterance would count twice"
+    short = [h for h in hypotheses if h.utterance.seconds <= CHUNK_SECONDS]
+    long = [h for h in hypotheses if h.utterance.seconds > CHUNK_SECONDS]
+    return Scores(
+        groups=_groups(short, normalizer),
+        long=_groups(long, normalizer),
+        seconds=seconds,
+        audio_seconds=sum(h.utterance.seconds for h in hypotheses),
+    )
+
+
+def _groups(hypotheses: Sequence[Hypothesis], normalizer: str) -> list[Group]:
+    languages = sorted({h.utterance.language or "" for h in hypotheses})
+    return [
+        _group(language, [h for h in hypotheses if h.utterance.language == language], normalizer)
+        for language in languages
+    ]
+
+
+def _group(language: str, hypotheses: Sequence[Hypothesis], kind: str) -> Group:
+    normalizer = normalizer_for(kind, language)
+    raw = [(h.utterance.text, h.text) for h in hypotheses]
+    # a reference that normalises to nothing would make any text an endless error: left out, counted
+    pairs = [
+        (r, h, normalizer.apply(r), normalizer.apply(h)) for r, h in raw if normalizer.apply(r)
+    ]
+    ortho_r, ortho_h, norm_r, norm_h = ([pair[i] for pair in pairs] for i in range(4))
+    return Group(
+        language=language,
+        normalizer=normalizer.name,
+        clips=len(pairs),
+        empty=len(raw) - len(pairs),
+        wer=word_errors(norm_r, norm_h),
+        cer=character_errors(norm_r, norm_h),
+        wer_ortho=word_errors(ortho_r, ortho_h),
+        cer_ortho=character_errors(ortho_r, ortho_h),
+    )

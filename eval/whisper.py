@@ -1,0 +1,118 @@
+"""Load a Whisper, and let its encoder take audio of any length up to 30 s."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.utils import logging as transformers_logging
+
+from data.errors import InputError
+from data.features import FRAMES_PER_POSITION, N_FRAMES
+from data.labels import START, LabelEncoder
+
+
+class TrueLengthEncoder(WhisperEncoder):
+    """Whisper's encoder for any length: it adds the first positions only.
+
+    The parameters are those of WhisperEncoder, so checkpoints stay stock. The idea is icefall's
+    (its Whisper recipes); a model has to be trained so before it can be used so.
+    """
+
+    def forward(self, input_features: Tensor, attention_mask: Any = None, **kwargs: Any) -> Any:
+        """Encode. Shapes: (batch, n_mels, frames) → (batch, frames / 2, d_model)."""
+        if input_features.shape[-1] == self.max_source_positions * FRAMES_PER_POSITION:
+            return super().forward(input_features, attention_mask, **kwargs)
+        hidden = nn.functional.gelu(self.conv1(input_features))
+        hidden = nn.functional.gelu(self.conv2(hidden)).permute(0, 2, 1)  # (batch, positions, d)
+        hidden = hidden + self.embed_positions.weight[: hidden.shape[1]]
+        hidden = nn.functional.dropout(hidden, p=self.dropout, training=self.training)
+        for layer in self.layers:
+            hidden = layer(hidden, None)
+        return BaseModelOutput(last_hidden_state=self.layer_norm(hidden))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Whisper:
+    """A model and what belongs to it."""
+
+    model: Any  # transformers' WhisperForConditionalGeneration
+    processor: Any  # transformers' WhisperProcessor
+    name: str  # the name or folder it was loaded from
+
+    @property
+    def multilingual(self) -> bool:
+        """Tell whether the model was trained with language tokens."""
+        told = getattr(self.model.generation_config, "is_multilingual", None)
+        return bool(self.model.config.vocab_size >= 51865 if told is None else told)
+
+    @property
+    def n_mels(self) -> int:
+        """Return the number of mel bins, 80 or 128."""
+        return int(self.model.config.num_mel_bins)
+
+    def labels(self, task: str) -> LabelEncoder:
+        """Return the encoder of target texts."""
+        return LabelEncoder(
+            self.processor.tokenizer,
+            task=task,
+            max_tokens=self.model.config.max_target_positions,
+            multilingual=self.multilingual,
+        )
+
+
+def load_whisper(name: str, revision: str | None = None) -> Whisper:
+    """Load a model and its processor from a folder or the Hub, in float32.
+
+    Raises:
+        InputError: it is not there, or not a whole Whisper.
+    """
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)  # it warns of tied weights at each save
+    transformers_logging.disable_progress_bar()
+    _refuse_incomplete(name)
+    try:
+        processor = WhisperProcessor.from_pretrained(name, revision=revision)
+        model = WhisperForConditionalGeneration.from_pretrained(
+            name, revision=revision, dtype=torch.float32, attn_implementation="sdpa"
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"model {name!r} cannot be loaded: {reason}") from error
+    start = processor.tokenizer.get_vocab().get(START)
+    if start != model.config.decoder_start_token_id:
+        raise InputError(
+            f"model {name!r}: its tokenizer has {START} as {start}, its config as "
+            f"{model.config.decoder_start_token_id}: take both from the same checkpoint"
+        )
+    assert model.config.max_source_positions * FRAMES_PER_POSITION == N_FRAMES
+    model.model.encoder.__class__ = TrueLengthEncoder
+    return Whisper(model=model, processor=processor, name=name)
+
+
+def _refuse_incomplete(name: str) -> None:
+    """Name the missing part of a folder: transformers would look for the folder on the Hub."""
+    folder = Path(name)
+    if not folder.is_dir():
+        if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+            raise InputError(
+                f"model {name!r}: no such folder; set model.name to one, or to a Hub name"
+            )
+        return
+    needed = {
+        "config.json": ("config.json",),
+        "tokenizer": ("tokenizer.json", "vocab.json"),
+        "preprocessor": ("preprocessor_config.json", "processor_config.json"),
+        "weights": ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
+    }
+    for part, files in needed.items():
+        if not any((folder / file).is_file() for file in files):
+            raise InputError(
+                f"model {name!r}: the folder has no {part} ({' or '.join(files)}); "
+                "save model and processor into it with save_pretrained()"
+            )

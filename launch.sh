@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# ./launch.sh                          set up, then the demo
+# ./launch.sh test [PYTEST ARGUMENTS]  set up, then the checks and the tests
+# ./launch.sh RECIPE.yaml --key=value  set up, then: accelerate launch trainer/main.py RECIPE.yaml --key=value
+# ACCELERATE_ARGS holds further flags of `accelerate launch`, such as "--num_processes 4 --multi_gpu".
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+  python=${PYTHON:-python3}
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "error: $("$python" -V 2>&1) is too old: install Python 3.11 or newer, or name one with PYTHON=" >&2
+    exit 2
+  }
+  [ -x "$here/.venv/bin/python" ] || "$python" -m venv "$here/.venv"
+  # shellcheck disable=SC1091
+  source "$here/.venv/bin/activate"
+fi
+
+stamp="$(python -c 'import sys; print(sys.prefix)')/.whisper-loop-installed"
+if ! cmp -s "$here/pyproject.toml" "$stamp"; then
+  echo "installing into ${stamp%/*} …"
+  (cd "$here" && python -m pip install --quiet --disable-pip-version-check --editable ".[demo,test]")
+  cp "$here/pyproject.toml" "$stamp"
+fi
+
+gpus() { # those that this process may see; 0 on a machine without
+  if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+    tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .
+  else
+    { nvidia-smi -L 2>/dev/null || true; } | grep -c '^GPU' || true
+  fi
+}
+
+train() {
+  local count flags
+  count=$(gpus)
+  flags="--num_processes $((count > 1 ? count : 1)) --num_machines 1 --mixed_precision no --dynamo_backend no"
+  [ "$count" -le 1 ] || flags="--multi_gpu $flags"
+  # precision is a knob of ours; --quiet: our own sentence instead of the launcher's traceback
+  # shellcheck disable=SC2086
+  exec accelerate launch --quiet ${ACCELERATE_ARGS:-$flags} "$here/trainer/main.py" "$@"
+}
+
+case "${1:-}" in
+  "" | demo)
+    cd "$here"
+    [ -d runs/demo-corpus ] || python -m data demo runs/demo-corpus
+    [ -d runs/demo-model ] ||
+      python -m trainer blank --corpus runs/demo-corpus/en runs/demo-corpus/zh-TW --out runs/demo-model
+    shift || true
+    train demo.yaml "$@"
+    ;;
+  test)
+    shift
+    cd "$here"
+    export HF_HUB_OFFLINE=1
+    ruff check .
+    ruff format --check .
+    mypy
+    exec python -m pytest "$@"
+    ;;
+  *)
+    train "$@"
+    ;;
+esac

@@ -1,0 +1,15 @@
+"""From a config to a trained model.
+
+config      a recipe and arguments → Config
+main        builds everything in order, and trains
+loop        update, record, evaluate, save: when each is due
+step        one update
+model       what training adds to Whisper: selected positions, summed loss
+optim       AdamW's groups; the learning rate as a function of the update
+state       all progress there is
+checkpoint  a folder that is complete or absent
+telemetry   throughput, metrics.jsonl, the display
+report      report.html, plots, the table at the end
+"""
+
+import data as _data  # noqa: F401 - makes torchaudio importable before transformers asks for it

@@ -1,0 +1,15 @@
+"""`python -m trainer RECIPE.yaml …` trains; `python -m trainer blank …` makes a new model."""
+
+import sys
+
+from data.errors import plain_errors
+from trainer.main import main
+
+if sys.argv[1:2] == ["blank"]:
+    from data.knobs import parse_dataclass
+    from trainer.blank import BlankConfig, make_blank
+
+    with plain_errors():
+        make_blank(parse_dataclass(BlankConfig, sys.argv[2:]))
+else:
+    main()

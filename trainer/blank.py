@@ -1,0 +1,131 @@
+"""A very small Whisper with random weights, and a tokenizer trained on a corpus's texts.
+
+For the demo and for tests: all else then runs through the code that any Whisper runs through.
+"""
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GenerationConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
+)
+from transformers.utils import logging as transformers_logging
+
+from data.config import DataConfig
+from data.corpora import read
+from data.errors import InputError
+from data.features import FRAMES_PER_POSITION, N_FRAMES, exact_div
+from data.labels import NO_TIMESTAMPS, START
+
+END = "<|endoftext|>"
+TASKS = ("<|translate|>", "<|transcribe|>")
+OTHERS = ("<|startoflm|>", "<|startofprev|>", "<|nospeech|>", NO_TIMESTAMPS)
+POSITIONS = exact_div(N_FRAMES, FRAMES_PER_POSITION)  # 1500, of the encoder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlankConfig:
+    """Make a very small Whisper that knows nothing, for a corpus."""
+
+    out: str  # the folder to write; it must not exist
+    corpus: tuple[str, ...]  # folders whose texts and languages the tokenizer is made for
+    split: str = "train"  # of the corpus
+    vocabulary: int = 320  # pieces of text: 256 bytes and what is frequent
+    d_model: int = 128  # width
+    encoder_layers: int = 4  # depth
+    decoder_layers: int = 2  # depth
+    heads: int = 4  # of attention
+    n_mels: int = 80  # mel bins
+    seed: int = 0  # of the weights
+
+
+def make_blank(config: BlankConfig) -> None:
+    """Write a model, its tokenizer, its preprocessor and its generation config.
+
+    Raises:
+        InputError: the folder exists, or the corpus cannot be read.
+    """
+    out = Path(config.out)
+    if out.exists():
+        raise InputError(f"{out}: exists already; name another folder with --out=, or remove it")
+    rows = list(read(DataConfig(corpus=config.corpus), config.split))
+    languages = sorted({row.language for row in rows if row.language})
+    tokenizer = train_tokenizer((row.text for row in rows), languages, config.vocabulary)
+    torch.manual_seed(config.seed)
+    model = WhisperForConditionalGeneration(_shape(config, tokenizer))
+    model.generation_config = _generation(tokenizer, languages)
+    extractor = WhisperFeatureExtractor(feature_size=config.n_mels)
+    processor = WhisperProcessor(feature_extractor=extractor, tokenizer=tokenizer)
+    transformers_logging.disable_progress_bar()
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+
+
+def train_tokenizer(texts: Iterable[str], languages: Sequence[str], vocabulary: int) -> Any:
+    """Return a WhisperTokenizer of byte-level pieces, with the special tokens in their order."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
+    bpe.add_special_tokens([END, START, *(f"<|{code}|>" for code in languages), *TASKS, *OTHERS])
+    with tempfile.TemporaryDirectory() as folder:
+        bpe.save(str(Path(folder) / "tokenizer.json"))
+        return WhisperTokenizer.from_pretrained(
+            folder, bos_token=END, eos_token=END, unk_token=END, pad_token=END
+        )
+
+
+def _shape(config: BlankConfig, tokenizer: Any) -> WhisperConfig:
+    """Return a config with explicit ids: its defaults are the English-only model's."""
+    ids = tokenizer.get_vocab()
+    return WhisperConfig(
+        vocab_size=len(ids),
+        num_mel_bins=config.n_mels,
+        d_model=config.d_model,
+        encoder_layers=config.encoder_layers,
+        decoder_layers=config.decoder_layers,
+        encoder_attention_heads=config.heads,
+        decoder_attention_heads=config.heads,
+        encoder_ffn_dim=4 * config.d_model,
+        decoder_ffn_dim=4 * config.d_model,
+        max_source_positions=POSITIONS,
+        max_target_positions=448,
+        bos_token_id=ids[END],
+        eos_token_id=ids[END],
+        pad_token_id=ids[END],
+        decoder_start_token_id=ids[START],
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
+
+
+def _generation(tokenizer: Any, languages: Sequence[str]) -> GenerationConfig:
+    ids = tokenizer.get_vocab()
+    return GenerationConfig(
+        bos_token_id=ids[END],
+        eos_token_id=ids[END],
+        pad_token_id=ids[END],
+        decoder_start_token_id=ids[START],
+        no_timestamps_token_id=ids[NO_TIMESTAMPS],
+        prev_sot_token_id=ids["<|startofprev|>"],
+        is_multilingual=True,
+        lang_to_id={f"<|{code}|>": ids[f"<|{code}|>"] for code in languages},
+        task_to_id={"translate": ids[TASKS[0]], "transcribe": ids[TASKS[1]]},
+        max_length=448,
+        max_initial_timestamp_index=50,
+        return_timestamps=False,
+    )

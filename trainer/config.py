@@ -1,0 +1,93 @@
+"""All knobs of a run: a recipe, then the command line."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from data.config import DataConfig
+from data.errors import InputError
+from data.knobs import parse_dataclass, recipe_arguments
+from eval.config import EvalConfig
+from trainer.checkpoint import CheckpointConfig
+from trainer.loop import LoopConfig
+from trainer.model import ModelConfig
+from trainer.optim import OptimConfig
+from trainer.telemetry import LogConfig
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Fine-tune Whisper. Give a recipe (a YAML file with these keys), arguments, or both."""
+
+    run: str = "runs/whisper"  # the run's folder: everything written goes here
+    resume: str | None = None  # auto: from the newest checkpoint, if any; or a checkpoint's folder
+    seed: int = 0  # of the plan of updates and of dropout
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # auto: what the GPU can; CPU: fp32
+    deterministic: bool = False  # on a GPU: same bits, a little slower; a CPU always is
+    profile: bool = False  # trace some updates and print where their time goes
+    print_config: bool = False  # print the resolved config as a recipe, and stop
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def to_yaml(self) -> str:
+        """Return a recipe with every knob."""
+        settings = {k: v for k, v in asdict(self).items() if k not in ("print_config", "resume")}
+        return yaml.safe_dump(_plain(settings), sort_keys=False, allow_unicode=True)
+
+
+def parse(arguments: Sequence[str]) -> Config:
+    """Parse `[RECIPE.yaml] --key.sub=value …`.
+
+    Raises:
+        InputError: a recipe is missing, or has an unknown key or a wrong value.
+        SystemExit: the command line has one (status 2), or asks for help (0).
+    """
+    arguments = list(arguments)
+    recipe: list[str] = []
+    if arguments and not arguments[0].startswith("-"):
+        recipe = recipe_arguments(find_recipe(arguments.pop(0)), Config)
+    return parse_dataclass(Config, recipe + arguments)
+
+
+def find_recipe(name: str) -> Path:
+    """Return a recipe's path: as given, or by its name among those that come with the project.
+
+    Raises:
+        InputError: there is none.
+    """
+    for path in (Path(name), RECIPES / name, RECIPES / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.name for path in RECIPES.glob("*.yaml")))
+    raise InputError(f"{name}: no such recipe; give a YAML file, or one of {known}")
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples into lists, which YAML can write."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def command_line() -> Config:
+    """Parse this process's arguments; print the config and stop where they ask for it.
+
+    Raises:
+        InputError: as parse().
+    """
+    config = parse(sys.argv[1:])
+    if config.print_config:
+        print(config.to_yaml(), end="")
+        sys.exit(0)
+    return config

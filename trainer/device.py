@@ -1,0 +1,58 @@
+"""What to compute on, and how precisely."""
+
+import os
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+
+from data.errors import InputError
+
+
+def build_accelerator(
+    folder: Path, *, precision: str, deterministic: bool, trackers: tuple[str, ...]
+) -> Accelerator:
+    """Make the Accelerator.
+
+    Args:
+        folder: the run's; trackers write below it.
+        precision: auto, fp32, fp16 or bf16.
+        deterministic: ask a GPU for the same bits every time. A CPU always gives them, at no price:
+            without it the backward of the decoder's positions differs from run to run.
+        trackers: names that Accelerate knows.
+
+    Raises:
+        InputError: fp16 on a CPU, or accumulation set in the environment.
+    """
+    cpu = (
+        not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    )
+    if cpu and precision == "fp16":
+        raise InputError(
+            "precision=fp16 needs a GPU: this machine would compute in fp32 and not say so; "
+            "set precision to auto, fp32 or bf16"
+        )
+    if os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1") != "1":
+        raise InputError(
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS is set: it would scale the loss a second time; "
+            "unset it, and set data.pass_seconds to cut updates into passes"
+        )
+    if cpu or deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        torch.use_deterministic_algorithms(True)
+    return Accelerator(
+        mixed_precision=_mixed(precision, cpu),
+        cpu=cpu,
+        log_with=list(trackers) or None,
+        project_dir=str(folder),
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+
+
+def _mixed(precision: str, cpu: bool) -> str:
+    """Return Accelerate's word for a precision."""
+    if precision == "auto":
+        if cpu:
+            return "no"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "no" if precision == "fp32" else precision

@@ -1,0 +1,106 @@
+"""Whisper's arithmetic, from the shapes in its config; 2 FLOPs a multiply-add.
+
+Matrix products only, as in the appendix of PaLM (arXiv 2204.02311) that MFU comes from. Per layer
+of width d: 24 d² for an encoder position's projections and MLP, 28 d² for a decoder position's (it
+has a cross-attention too), 4 d² for each encoder position's cross-attention keys and values, and
+4 d a pair of positions that attend. Then the two convolutions and the LM head.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from data.features import FRAMES_PER_POSITION, FRAMES_PER_SECOND, exact_div
+
+POSITIONS_PER_SECOND = exact_div(FRAMES_PER_SECOND, FRAMES_PER_POSITION)  # 50, of the encoder
+
+# dense fp16/bf16 peaks in FLOP/s, from the makers' data sheets; matched in order
+PEAKS = (
+    ("H100 PCIe", 756e12),
+    ("H100 NVL", 835e12),
+    ("H100", 989e12),
+    ("H200", 989e12),
+    ("A100", 312e12),
+    ("L40S", 362e12),
+    ("RTX 4090", 165e12),
+    ("RTX 3090", 71e12),
+    ("V100", 125e12),
+    ("T4", 65e12),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WhisperFlops:
+    """The shapes that FLOPs depend on."""
+
+    d_model: int
+    encoder_layers: int
+    decoder_layers: int
+    n_mels: int
+    vocabulary: int
+    frozen_encoder: bool = False
+
+    @classmethod
+    def of(cls, config: Any, *, frozen_encoder: bool = False) -> "WhisperFlops":
+        """Take the shapes from a transformers WhisperConfig."""
+        return cls(
+            d_model=config.d_model,
+            encoder_layers=config.encoder_layers,
+            decoder_layers=config.decoder_layers,
+            n_mels=config.num_mel_bins,
+            vocabulary=config.vocab_size,
+            frozen_encoder=frozen_encoder,
+        )
+
+    def encoder(self, positions: float) -> float:
+        """Return the FLOPs of encoding one clip of so many positions."""
+        d, s = self.d_model, positions
+        layer = 24 * d * d * s + 4 * d * s * s
+        convolutions = 12 * self.n_mels * d * s + 6 * d * d * s
+        return self.encoder_layers * layer + convolutions
+
+    def decoder(self, positions: float, tokens: int) -> float:
+        """Return the FLOPs of decoding so many tokens of one clip, teacher-forced."""
+        d, s, u = self.d_model, positions, tokens
+        layer = 28 * d * d * u + 4 * d * d * s + 4 * d * u * s + 4 * d * u * u
+        return self.decoder_layers * layer + 2 * d * self.vocabulary * u
+
+    def train(self, clips: Iterable[tuple[float, int]]) -> float:
+        """Return the useful FLOPs of training on clips of (seconds, tokens): no padding counted.
+
+        Forward once and backward twice; a frozen encoder goes forward only. What gradient
+        checkpointing computes again is not counted.
+        """
+        encoder = 1 if self.frozen_encoder else 3
+        return sum(
+            encoder * self.encoder(seconds * POSITIONS_PER_SECOND)
+            + 3 * self.decoder(seconds * POSITIONS_PER_SECOND, tokens)
+            for seconds, tokens in clips
+        )
+
+
+def peak_flops(device: torch.device) -> tuple[float, str]:
+    """Return a device's peak in FLOP/s, and where the figure comes from: data sheet or measured."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for known, peak in PEAKS:
+            if known in name:
+                return peak, "data sheet"
+    return _measured_peak(device), "measured"
+
+
+def _measured_peak(device: torch.device) -> float:
+    """Return the best of a few large matrix products, in FLOP/s. Takes about half a second."""
+    size = 4096 if device.type == "cuda" else 1024
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(8):
+        started = time.perf_counter()
+        b = a @ a
+        b[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best

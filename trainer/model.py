@@ -1,0 +1,70 @@
+"""What training adds to Whisper: selected positions and a summed loss."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.utterance import IGNORE
+from eval.whisper import Whisper
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Which Whisper, and what of it is trained."""
+
+    name: str = "openai/whisper-small"  # a name on the Hub, or a folder
+    revision: str | None = None  # commit on the Hub; None: the newest
+    gradient_checkpointing: bool = False  # a third more time for much less memory
+    freeze_encoder: bool = False  # trains the decoder only
+    dropout: float | None = None  # None: as the checkpoint says, which is 0 for Whisper
+
+
+class TrainingModule(nn.Module):
+    """The thing that Accelerate wraps. The stock Whisper inside it is what is saved."""
+
+    def __init__(self, whisper: Any, *, freeze_encoder: bool) -> None:
+        """Wrap a transformers WhisperForConditionalGeneration."""
+        super().__init__()
+        self.whisper = whisper
+        self.freeze_encoder = freeze_encoder
+
+    def forward(self, features: Tensor, decoder_input_ids: Tensor, labels: Tensor) -> Tensor:
+        """Return the negative log likelihood, summed over target tokens. Shape: ().
+
+        Positions without a target are left out before the LM head: over 51,865 classes they cost
+        more than their share. The sum is divided once, in the step, by the tokens of all processes.
+
+        Args:
+            features: (batch, n_mels, frames).
+            decoder_input_ids: (batch, tokens), starting with one start token.
+            labels: (batch, tokens), one token ahead, IGNORE where there is no target.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
+            heard = self.whisper.model.encoder(features).last_hidden_state  # (batch, positions, d)
+        hidden = self.whisper.model.decoder(
+            input_ids=decoder_input_ids, encoder_hidden_states=heard, use_cache=False
+        ).last_hidden_state  # (batch, tokens, d)
+        chosen = labels != IGNORE
+        logits = self.whisper.proj_out(hidden[chosen])  # (targets, vocabulary)
+        return nn.functional.cross_entropy(logits.float(), labels[chosen], reduction="sum")
+
+
+def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:
+    """Set dropout, gradient checkpointing and freezing, and wrap the model."""
+    model = whisper.model
+    if config.dropout is not None:
+        _set_dropout(model, config.dropout)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if config.freeze_encoder:
+        model.model.encoder.requires_grad_(False)
+    return TrainingModule(model, freeze_encoder=config.freeze_encoder)
+
+
+def _set_dropout(model: nn.Module, rate: float) -> None:
+    """Set the rate in the modules alone: config.json stays as it was published."""
+    for module in model.modules():
+        if isinstance(getattr(module, "dropout", None), float):
+            module.dropout = rate  # type: ignore[assignment]  # modules declare it as a Tensor or Module

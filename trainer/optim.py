@@ -1,0 +1,67 @@
+"""AdamW's parameter groups, and the learning rate as a pure function of the update."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from data.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """How weights move."""
+
+    lr: float = 1e-5  # peak; a tenth or less of pretraining's
+    warmup: int = 50  # updates from 0 to the peak
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up
+    weight_decay: float = 0.0  # of matrices; never of biases and norms
+    beta1: float = 0.9  # AdamW
+    beta2: float = 0.999  # AdamW
+    eps: float = 1e-8  # AdamW
+    max_norm: float = 1.0  # the gradient is clipped to this norm
+
+    def __post_init__(self) -> None:
+        """Refuse values that could not work.
+
+        Raises:
+            InputError: a number is out of its range.
+        """
+        if self.lr <= 0:
+            raise InputError(f"optim.lr must be greater than 0, got {self.lr}")
+        if self.warmup < 0:
+            raise InputError(f"optim.warmup must be 0 or more, got {self.warmup}")
+        if self.max_norm <= 0:
+            raise InputError(f"optim.max_norm must be greater than 0, got {self.max_norm}")
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """Make AdamW over what is trained, with weight decay on matrices only."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
+    )
+
+
+def lr_at(update: int, updates: int, config: OptimConfig) -> float:
+    """Return the learning rate of an update, counted from 1: the first one already moves weights.
+
+    Args:
+        update: which one.
+        updates: how many there will be; only the linear and the cosine schedule ask.
+        config: peak, warm-up and schedule.
+    """
+    if update < config.warmup:
+        return config.lr * update / config.warmup
+    share = min(1.0, (update - config.warmup) / max(1, updates - config.warmup))
+    if config.schedule == "linear":
+        return config.lr * (1 - share)
+    if config.schedule == "cosine":
+        return config.lr * (1 + math.cos(math.pi * share)) / 2
+    return config.lr

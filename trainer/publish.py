@@ -1,0 +1,89 @@
+"""The model leaves the run: a folder that from_pretrained takes, whole or absent."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_model
+
+from data.files import write_json, write_text
+from eval.whisper import Whisper
+
+FACTS = "whisper_loop.json"  # which update the weights are from
+
+
+def settle_generation(whisper: Whisper, languages: set[str], task: str) -> None:
+    """Set what generate() does when nobody tells it, as the guide does: language and task.
+
+    Several languages leave the choice to the model. forced_decoder_ids, the old way to say it,
+    would make newer versions of transformers refuse.
+    """
+    generation = whisper.model.generation_config
+    generation.forced_decoder_ids = None
+    whisper.model.config.forced_decoder_ids = None
+    if whisper.multilingual:
+        generation.task = task
+        generation.language = next(iter(languages)) if len(languages) == 1 else None
+
+
+def export(whisper: Whisper, folder: Path, facts: dict[str, Any]) -> None:
+    """Write model, processor and card into a new folder, and put it in the old one's place."""
+    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        whisper.model.save_pretrained(fresh)
+        whisper.processor.save_pretrained(fresh)
+        write_text(fresh / "README.md", card(facts))
+        write_json(fresh / FACTS, facts)
+    except OSError:  # a full disk: the older model stays as it is
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore(whisper: Whisper, folder: Path) -> None:
+    """Load exported weights into the model in hand."""
+    load_model(whisper.model, folder / "model.safetensors")
+
+
+def exported_step(folder: Path) -> int | None:
+    """Return the update that an exported model is from, or None where there is none."""
+    facts = folder / FACTS
+    return int(json.loads(facts.read_text(encoding="utf-8"))["step"]) if facts.is_file() else None
+
+
+def card(facts: dict[str, Any]) -> str:
+    """Return the model card: where the weights come from, and how to use them."""
+    languages = "".join(f"\n- {language}" for language in facts["languages"])
+    return f"""---
+library_name: transformers
+pipeline_tag: automatic-speech-recognition
+base_model: {facts["base_model"]}
+language:{languages}
+tags:
+- whisper
+- whisper-loop
+---
+
+# {Path(facts["base_model"]).name}, fine-tuned
+
+Fine-tuned by whisper-loop from `{facts["base_model"]}` on {facts["clips"]:,} clips
+({facts["hours"]:.2f} hours), {facts["step"]:,} updates. Error on the development set:
+{_percent(facts["error"])}.
+
+```python
+from transformers import pipeline
+
+transcribe = pipeline("automatic-speech-recognition", model="THIS_FOLDER")
+print(transcribe("speech.wav")["text"])
+```
+"""
+
+
+def _percent(rate: float | None) -> str:
+    return "not measured" if rate is None else f"{rate:.2%}"

@@ -1,0 +1,113 @@
+"""Where metrics go: metrics.jsonl, Accelerate's trackers, and a person's screen."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from data.files import append_jsonl, read_jsonl, write_jsonl
+
+METRICS = "metrics.jsonl"
+
+# slash name → what the console line says; it fits in 100 columns
+LINE = (
+    ("train/loss", "loss {:.4f}"),
+    ("train/lr", "lr {:.2e}"),
+    ("speed/audio_seconds_per_second", "{:.1f} audio-s/s"),
+    ("speed/data_wait", "wait {:.1%}"),
+    ("speed/encoder_padding", "pad {:.0%}"),
+    ("speed/mfu", "mfu {:.1%}"),
+    ("memory/peak_gb", "{:.1f} GB"),
+)
+
+
+class Recorder:
+    """Writes on the main process."""
+
+    def __init__(self, folder: Path, accelerator: Accelerator) -> None:
+        """Take the run's folder."""
+        self.path = folder / METRICS
+        self.accelerator = accelerator
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.progress = Progress(
+            TextColumn("update {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[line]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task("train", total=None, line="")
+
+    def begin(self, trackers: Sequence[str], *, step: int, steps: int) -> None:
+        """Continue a run's metrics after `step`: later ones are of a future that was given up."""
+        rows = read_jsonl(self.path) if step and self.path.exists() else iter(())
+        write_jsonl(self.path, [row for row in rows if row["step"] <= step])
+        self.progress.update(self.task, total=steps, completed=step)
+        if trackers:
+            self.accelerator.init_trackers(
+                "tensorboard",  # the folder's name in the run's folder
+                init_kwargs={
+                    "tensorboard": {"purge_step": step + 1}
+                },  # TensorBoard forgets as well
+            )
+
+    def __enter__(self) -> Self:
+        """Start the display; where the output is not a terminal there are plain lines instead."""
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the display and flush the trackers."""
+        self.progress.stop()
+
+    def advance(self, step: int) -> None:
+        """Move the display on."""
+        self.progress.update(self.task, completed=step)
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write one line everywhere."""
+        append_jsonl(self.path, [{"step": step, **metrics}])
+        self.accelerator.log(dict(metrics), step=step)
+        parts = [form.format(metrics[name]) for name, form in LINE if name in metrics]
+        if parts:
+            self.progress.update(self.task, line="  ".join(parts[:3]))
+            self.say(f"update {step:>6}  " + "  ".join(parts))
+
+    def say(self, text: object = "") -> None:
+        """Print something above the progress bar."""
+        self.console.print(text)
+
+
+class Silence:
+    """Stands in for the Recorder on the other processes."""
+
+    def __enter__(self) -> Self:
+        """Do nothing."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
+
+    def begin(self, trackers: Sequence[str], *, step: int, steps: int) -> None:
+        """Do nothing."""
+
+    def advance(self, step: int) -> None:
+        """Do nothing."""
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def say(self, text: object = "") -> None:
+        """Do nothing."""

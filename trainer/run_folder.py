@@ -1,0 +1,180 @@
+"""A run's folder: opened once, with what was asked, with what, and how it ended."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from data.buckets import Plan
+from data.config import DataConfig
+from data.errors import InputError
+from data.files import write_json, write_jsonl, write_text
+from data.labels import LabelEncoder
+from data.manifest import Manifest, build_manifest, scan_cache
+from data.screen import count_reasons
+from trainer.state import TrainState
+
+PACKAGES = (
+    "whisper-loop",
+    "torch",
+    "torchaudio",
+    "accelerate",
+    "transformers",
+    "datasets",
+    "jiwer",
+    "safetensors",
+    "soundfile",
+)
+
+
+def open_run(name: str, resume: str | None) -> Path:
+    """Return the run's folder; whether it may be written to is settled first.
+
+    Raises:
+        InputError: it holds a run, and nobody said to go on with it.
+    """
+    folder = Path(name)
+    if (folder / "config.yaml").exists() and resume is None:
+        raise InputError(
+            f"{folder}: holds a run already: go on with --resume=auto, or name another with --run="
+        )
+    return folder
+
+
+def freeze_corpus(
+    folder: Path,
+    config: DataConfig,
+    encoder: LabelEncoder,
+    accelerator: Accelerator,
+    *,
+    resumed: bool,
+) -> Manifest:
+    """Return the run's manifest: frozen at the first start, read back on every process.
+
+    Raises:
+        InputError: the corpus cannot be used.
+    """
+    path = folder / "manifest.jsonl"
+    if accelerator.is_main_process and not (resumed and path.exists()):
+        cache = scan_cache(folder.parent, config)
+        manifest, drops = build_manifest(config, encoder, cache, show=True)
+        write_jsonl(folder / "drops.jsonl", map(asdict, drops))
+        manifest.write(path)
+        for split, reasons in count_reasons(drops).items():
+            told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+            print(f"left out of {split}: {told} (named in {folder / 'drops.jsonl'})")
+    accelerator.wait_for_everyone()
+    return Manifest.read(path)
+
+
+def write_settings(
+    folder: Path, config: str, accelerator: Accelerator, *, data: str, peak: tuple[float, str]
+) -> None:
+    """Write config.yaml and environment.json.
+
+    Args:
+        folder: the run's.
+        config: the resolved config as YAML.
+        accelerator: knows the device, the processes and the precision.
+        data: the fingerprint of what is trained on.
+        peak: FLOP/s that MFU is a share of, and where that figure comes from.
+    """
+    if not accelerator.is_main_process:
+        return
+    device = accelerator.device
+    write_text(folder / "config.yaml", config)
+    write_json(
+        folder / "environment.json",
+        {
+            "command": sys.argv,
+            "commit": _commit(),
+            "data": data,
+            "device": torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else platform.machine(),
+            "peak_flops": {"per_second": peak[0], "source": peak[1]},
+            "precision": accelerator.mixed_precision,
+            "processes": accelerator.num_processes,
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            "packages": {name: _version(name) for name in PACKAGES},
+        },
+    )
+
+
+def overview(manifest: Manifest, plan: Plan, model: Any, state: TrainState, steps: int) -> str:
+    """Return a line on what the run is about to do."""
+    hours = sum(u.seconds for u in manifest.train) / 3600
+    weights = sum(p.numel() for p in model.parameters()) / 1e6
+    begin = f"going on after update {state.step}: " if state.step else ""
+    return (
+        f"{begin}{weights:.1f} M parameters, {len(manifest.train):,} clips ({hours:.2f} h) in "
+        f"{len(plan.edges)} buckets, {len(plan.updates(0)):,} updates an epoch, {steps:,} in all; "
+        f"dev {len(manifest.dev):,} clips, test {len(manifest.test):,}"
+    )
+
+
+def farewell(folder: Path) -> str:
+    """Return where to look, and what to do next."""
+    return (
+        f"\n  model    {folder / 'model'}\n"
+        f"  report   {folder / 'report.html'}\n"
+        f"  scores   {folder / 'eval'}\n"
+        f"  curves   tensorboard --logdir {folder}\n"
+        f"next:      python -m eval {folder / 'model'} CORPUS --split test"
+    )
+
+
+@contextmanager
+def status(folder: Path, accelerator: Accelerator) -> Iterator[dict[str, Any]]:
+    """Keep status.json: running while the body runs, then how it ended."""
+    facts: dict[str, Any] = {"status": "running", "pid": os.getpid(), "started": time.time()}
+    _write_status(folder, accelerator, facts)
+    try:
+        yield facts
+    except BaseException as error:
+        facts |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        raise
+    else:
+        facts["status"] = "finished"
+    finally:
+        facts["ended"] = time.time()
+        _write_status(folder, accelerator, facts)
+
+
+def _write_status(folder: Path, accelerator: Accelerator, facts: dict[str, Any]) -> None:
+    if accelerator.is_main_process:
+        write_json(folder / "status.json", facts)
+
+
+def _commit() -> str | None:
+    """Return the commit of this code, marked where it has been changed since."""
+    here = Path(__file__).parent
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return told.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except ImportError:
+        return None

@@ -1,0 +1,122 @@
+"""When a run looks at itself: before training, when due, and at the end with its best model."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from data.manifest import Manifest
+from data.utterance import Utterance
+from eval.evaluate import Evaluator, save
+from eval.scores import Scores
+from trainer.publish import export, restore
+from trainer.recorder import Recorder, Silence
+from trainer.report import write_report
+from trainer.state import TrainState
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scoring:
+    """Scores dev to choose and test to report; keeps the best model in the run's folder."""
+
+    evaluator: Evaluator
+    manifest: Manifest
+    folder: Path
+    recorder: Recorder | Silence
+
+    @property
+    def model_folder(self) -> Path:
+        """Return where the best model goes."""
+        return self.folder / "model"
+
+    def before(self) -> None:
+        """Score the model as it came, on both splits."""
+        for split, utterances in (("dev", self.manifest.dev), ("test", self.manifest.test)):
+            if utterances:
+                self._score(split, utterances, 0)
+
+    def judge(self, state: TrainState) -> bool:
+        """Score dev; return whether this is the best so far. Without a dev split nothing is."""
+        if not self.manifest.dev:
+            return False
+        return state.judge(self._score("dev", self.manifest.dev, state.step).error)
+
+    def keep_best(self, state: TrainState) -> None:
+        """Write the model in hand as the run's model."""
+        if self.evaluator.accelerator.is_main_process:
+            export(self.evaluator.whisper, self.model_folder, self._facts(state))
+        self.evaluator.accelerator.wait_for_everyone()
+
+    def after(self, state: TrainState) -> None:
+        """Take the best model back in hand and score it on test."""
+        if state.best_error is None:  # nothing was chosen: the last is the model
+            self.keep_best(state)
+        else:
+            restore(self.evaluator.whisper, self.model_folder)
+        if self.manifest.test:
+            self._score("test", self.manifest.test, state.best_step or state.step)
+        self.recorder.say(comparison(self.folder))
+
+    def _score(self, split: str, utterances: Sequence[Utterance], step: int) -> Scores:
+        scores, hypotheses = self.evaluator.evaluate(utterances, f"{split}, update {step}")
+        metrics = {f"{split}/{name}": value for name, value in scores.metrics().items()}
+        self.recorder.record(step, metrics)
+        for group in [*scores.groups, *scores.long]:
+            length = "" if group in scores.groups else " (over 30 s)"
+            self.recorder.say(
+                f"update {step:>6}  {split} {group.language}{length}: {group.metric} "
+                f"{group.error.rate:.2%} normalised, {group.error_ortho.rate:.2%} orthographic"
+                f"  [{group.clips} clips, {group.normalizer}]"
+            )
+        if self.evaluator.accelerator.is_main_process:
+            config = self.evaluator.config
+            at = self.folder / "eval" / f"step-{step:08d}" / split
+            save(
+                at,
+                scores,
+                hypotheses,
+                step=step,
+                max_length=config.max_length,
+                beams=config.num_beams,
+            )
+            write_report(self.folder)
+        return scores
+
+    def _facts(self, state: TrainState) -> dict[str, Any]:
+        train = self.manifest.train
+        return {
+            "step": state.best_step or state.step,
+            "base_model": self.evaluator.whisper.name,
+            "languages": sorted({u.language or "" for u in train}),
+            "clips": len(train),
+            "hours": sum(u.seconds for u in train) / 3600,
+            "error": state.best_error,
+        }
+
+
+def comparison(folder: Path) -> Table:
+    """Return the table of a run's test scores before and after, from its files."""
+    steps = sorted((folder / "eval").glob("step-*/test/scores.json"))
+    table = Table(title="test: before → after", title_justify="left")
+    for column in ("language", "clips", "metric", "before", "after", "orthographic", "normaliser"):
+        table.add_column(column)
+    if not steps:
+        return table
+    first, last = (json.loads(path.read_text(encoding="utf-8")) for path in (steps[0], steps[-1]))
+    for kind, name in (("languages", ""), ("long", " over 30 s")):
+        for language, now in last[kind].items():
+            was = first[kind][language]
+            key = now["metric"].lower()
+            table.add_row(
+                language + name,
+                str(now["clips"]),
+                now["metric"],
+                f"{was[key]['rate']:.2%}",
+                f"[bold]{now[key]['rate']:.2%}[/]",
+                f"{was[key + '_ortho']['rate']:.2%} → {now[key + '_ortho']['rate']:.2%}",
+                now["normalizer"],
+            )
+    return table

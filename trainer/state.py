@@ -1,0 +1,62 @@
+"""All progress there is: the same on every process, saved as JSON."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from data.errors import InputError
+from data.utterance import Position
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainState:
+    """Where training stands. Randomness and learning rate are functions of this."""
+
+    step: int = 0  # updates made
+    epoch: int = 0  # the next update is this one in the plan …
+    update: int = 0  # … of this epoch
+    tokens: int = 0  # target tokens trained on
+    audio_seconds: float = 0.0  # of real audio trained on
+    best_error: float | None = None  # on dev; a fraction
+    best_step: int = 0
+    stale: int = 0  # evaluations since the best
+
+    @property
+    def position(self) -> Position:
+        """Return the next update's place in the plan."""
+        return Position(self.epoch, self.update)
+
+    def advance(self, after: Position, tokens: int, audio_seconds: float) -> None:
+        """Count an update."""
+        self.step += 1
+        self.epoch, self.update = after
+        self.tokens += tokens
+        self.audio_seconds += audio_seconds
+
+    def judge(self, error: float) -> bool:
+        """Take note of an evaluation; return whether it is the best so far."""
+        better = self.best_error is None or error < self.best_error
+        if better:
+            self.best_error, self.best_step, self.stale = error, self.step, 0
+        else:
+            self.stale += 1
+        return better
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return asdict(self)
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take over saved progress.
+
+        Raises:
+            InputError: a key is missing or unknown: another version wrote it.
+        """
+        known = {field.name for field in fields(self)}
+        if set(saved) != known:
+            odd = sorted(known ^ set(saved))
+            raise InputError(
+                f"state.json does not fit this version: keys {', '.join(odd)} differ; "
+                "resume with the version that wrote it (environment.json names it)"
+            )
+        for key, value in saved.items():
+            setattr(self, key, value)

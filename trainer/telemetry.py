@@ -1,0 +1,125 @@
+"""What a person wants to know while it trains: how fast, how well, how full."""
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from data.errors import InputError
+from data.features import FRAMES_PER_POSITION
+from data.utterance import Batch
+from trainer.flops import POSITIONS_PER_SECOND, WhisperFlops
+from trainer.step import StepResult
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogConfig:
+    """What is written down, and how often."""
+
+    log_every: int = 25  # updates
+    trackers: tuple[str, ...] = ("tensorboard",)  # Accelerate's: tensorboard, wandb, mlflow, …
+
+    def __post_init__(self) -> None:
+        """Refuse values that could not work.
+
+        Raises:
+            InputError: a number is out of its range.
+        """
+        if self.log_every < 1:
+            raise InputError(f"log.log_every must be at least 1, got {self.log_every}")
+
+
+class Meter:
+    """Sums up what happens between two log lines; rates are divided when a line is due."""
+
+    _loss: Tensor  # summed over this process's target tokens; read when a line is due
+    _grad_norm: Tensor  # of the last update
+
+    def __init__(self, accelerator: Accelerator, flops: WhisperFlops, peak: float) -> None:
+        """Take the model's arithmetic and the device's peak in FLOP/s."""
+        self._accelerator = accelerator
+        self._flops = flops
+        self._peak = peak
+        self.start()
+
+    def add(self, batches: Sequence[Batch], result: StepResult) -> None:
+        """Count an update of this process."""
+        self._updates += 1
+        self._loss = self._loss + result.loss
+        self._grad_norm = result.grad_norm
+        for batch in batches:
+            clips = [(s, u) for s, u in zip(batch.seconds, batch.tokens, strict=True) if u]
+            self._clips += len(clips)
+            self._seconds += sum(batch.seconds)
+            self._tokens += sum(batch.tokens)
+            self._useful += self._flops.train(clips)
+            self._positions += (
+                batch.features.shape[0] * batch.features.shape[2] / FRAMES_PER_POSITION
+            )
+            self._slots += batch.labels.numel()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Measure the time in which training waits for data."""
+        started = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - started
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave time out: evaluation and saving are not training."""
+        started = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - started
+
+    def read(self) -> dict[str, float]:
+        """Return the metrics since the last call, over all processes, and begin anew."""
+        mine = [
+            self._clips,
+            self._seconds,
+            self._tokens,
+            self._useful,
+            self._positions,
+            self._slots,
+        ]
+        total = torch.tensor([*mine, float(self._loss)], dtype=torch.float64)
+        total = self._accelerator.reduce(total.to(self._accelerator.device), reduction="sum").cpu()
+        clips, seconds, tokens, useful, positions, slots, loss = total.tolist()
+        wall = time.perf_counter() - self._started
+        metrics = {
+            "train/loss": loss / max(1.0, tokens),
+            "train/grad_norm": float(self._grad_norm),
+            "speed/updates_per_second": self._updates / wall,
+            "speed/clips_per_second": clips / wall,
+            "speed/audio_seconds_per_second": seconds / wall,
+            "speed/tokens_per_second": tokens / wall,
+            "speed/data_wait": self._waited / wall,
+            "speed/encoder_padding": 1 - seconds * POSITIONS_PER_SECOND / max(1.0, positions),
+            "speed/decoder_padding": 1 - tokens / max(1.0, slots),
+            "speed/mfu": useful / (wall * self._peak * self._accelerator.num_processes),
+            "memory/peak_gb": peak_memory(self._accelerator.device) / 1e9,
+        }
+        self.start()
+        return metrics
+
+    def start(self) -> None:
+        """Begin anew, from now."""
+        self._updates = self._clips = self._tokens = self._slots = 0
+        self._seconds = self._useful = self._positions = self._waited = 0.0
+        self._loss = torch.zeros((), device=self._accelerator.device)
+        self._grad_norm = torch.zeros(())
+        self._started = time.perf_counter()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the peak in bytes: of the GPU's allocator, or of the process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
