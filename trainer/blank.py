@@ -45,6 +45,7 @@ class BlankConfig:
     encoder_layers: int = 4  # depth
     decoder_layers: int = 2  # depth
     heads: int = 4  # of attention
+    init_std: float = 0.09  # of weights; at this width Whisper's 0.02 drowns audio in positions
     n_mels: int = 80  # mel bins
     seed: int = 0  # of the weights
 
@@ -102,6 +103,7 @@ def _shape(config: BlankConfig, tokenizer: Any) -> WhisperConfig:
         decoder_attention_heads=config.heads,
         encoder_ffn_dim=4 * config.d_model,
         decoder_ffn_dim=4 * config.d_model,
+        init_std=config.init_std,
         max_source_positions=POSITIONS,
         max_target_positions=448,
         bos_token_id=ids[END],

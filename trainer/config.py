@@ -25,7 +25,7 @@ RECIPES = Path(__file__).parent / "recipes"
 class Config:
     """Fine-tune Whisper. Give a recipe (a YAML file with these keys), arguments, or both."""
 
-    run: str = "runs/whisper"  # the run's folder: everything written goes here
+    run_dir: str = "runs/whisper"  # everything written goes here
     resume: str | None = None  # auto: from the newest checkpoint, if any; or a checkpoint's folder
     seed: int = 0  # of the plan of updates and of dropout
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # auto: what the GPU can; CPU: fp32

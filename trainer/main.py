@@ -1,6 +1,6 @@
 """Fine-tune Whisper.
 
-accelerate launch trainer/main.py RECIPE.yaml --run=runs/mine --data.corpus /path/to/cv-corpus/zh-TW
+accelerate launch trainer/main.py RECIPE.yaml --run_dir=runs/mine --data.corpus /path/to/cv-corpus/zh-TW
 """
 
 import sys
@@ -37,7 +37,7 @@ def main() -> None:
     """Parse the arguments and train."""
     with plain_errors():
         config = command_line()
-        folder = open_run(config.run, config.resume)
+        folder = open_run(config.run_dir, config.resume)
         accelerator = build_accelerator(
             folder,
             precision=config.precision,

@@ -48,7 +48,10 @@ class TrainingModule(nn.Module):
         ).last_hidden_state  # (batch, tokens, d)
         chosen = labels != IGNORE
         logits = self.whisper.proj_out(hidden[chosen])  # (targets, vocabulary)
-        return nn.functional.cross_entropy(logits.float(), labels[chosen], reduction="sum")
+        logits = logits.to(
+            torch.promote_types(logits.dtype, torch.float32)
+        )  # half sums too coarsely
+        return nn.functional.cross_entropy(logits, labels[chosen], reduction="sum")
 
 
 def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:
@@ -57,7 +60,11 @@ def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:
     if config.dropout is not None:
         _set_dropout(model, config.dropout)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # transformers 5.20 renamed it, and warns of the old name
+        enable = getattr(
+            model, "activation_checkpointing_enable", model.gradient_checkpointing_enable
+        )
+        enable({"use_reentrant": False})
     if config.freeze_encoder:
         model.model.encoder.requires_grad_(False)
     return TrainingModule(model, freeze_encoder=config.freeze_encoder)

@@ -46,7 +46,7 @@ def open_run(name: str, resume: str | None) -> Path:
     folder = Path(name)
     if (folder / "config.yaml").exists() and resume is None:
         raise InputError(
-            f"{folder}: holds a run already: go on with --resume=auto, or name another with --run="
+            f"{folder}: holds a run already: go on with --resume=auto, or name another: --run_dir="
         )
     return folder
 

@@ -1,0 +1,242 @@
+"""What the tests share: small real files, a small real model, and the environment they run in."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# before anything of Hugging Face is imported: a missing hub costs minutes of retries
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from trainer.blank import BlankConfig, make_blank
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+HEADER = (
+    "client_id\tpath\tsentence_id\tsentence\tsentence_domain\tup_votes\tdown_votes\tage\tgender\t"
+    "accents\tvariant\tlocale\tsegment"
+)
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+SPLITS = {"train": 24, "dev": 6, "test": 6}
+
+WriteClip = Callable[..., Path]
+
+
+def _write_clip(
+    path: Path,
+    seconds: float,
+    rate: int = 16_000,
+    channels: int = 1,
+    frequency: float = 440.0,
+) -> Path:
+    """Write a tone; the suffix says the format."""
+    time = np.arange(round(seconds * rate)) / rate
+    tone = 0.3 * np.sin(2 * np.pi * frequency * time)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.repeat(tone[:, None], channels, axis=1), rate)
+    return path
+
+
+@pytest.fixture
+def write_clip() -> WriteClip:
+    """Return a function that writes a tone."""
+    return _write_clip
+
+
+def make_tone_corpus(folder: Path, *, locale: str = "en", splits: dict[str, int] = SPLITS) -> Path:
+    """Write a Common Voice folder of tones of 0.6 to 4 seconds: a number has a pitch of its own."""
+    rng = np.random.default_rng(0)
+    durations = ["clip\tduration[ms]"]
+    tables: dict[str, list[str]] = {}
+    for split, count in splits.items():
+        for number in range(count):
+            digits = rng.integers(0, 10, size=rng.integers(1, 5))
+            name = f"common_voice_{locale}_{split}_{number:03d}.mp3"
+            seconds = round(0.4 + 0.8 * len(digits) + 0.1 * float(rng.random()), 2)
+            _write_clip(
+                folder / "clips" / name, seconds, 48_000, frequency=200 + 60 * int(digits[0])
+            )
+            durations.append(f"{name}\t{round(seconds * 1000)}")
+            text = " ".join(WORDS[d] for d in digits)
+            row = [
+                f"{split}-{number % 3}",
+                name,
+                "",
+                text,
+                "",
+                "2",
+                "0",
+                "",
+                "",
+                "",
+                "",
+                locale,
+                "",
+            ]
+            tables.setdefault(split, []).append("\t".join(row))
+    tables["validated"] = [row for rows in tables.values() for row in rows]
+    for split, rows in tables.items():
+        (folder / f"{split}.tsv").write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
+    (folder / "clip_durations.tsv").write_text("\n".join(durations) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tone_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a Common Voice folder of tones: 24 clips to train on, 6 in dev, 6 in test."""
+    return make_tone_corpus(tmp_path_factory.mktemp("corpus") / "en")
+
+
+@pytest.fixture(scope="session")
+def blank_model(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> Path:
+    """Return a Whisper of 0.1 M parameters with random weights, which knows en and zh."""
+    folder = tmp_path_factory.mktemp("model")
+    other = make_tone_corpus(folder / "zh-TW", locale="zh-TW", splits={"train": 1})
+    out = folder / "blank"
+    config = BlankConfig(
+        out=str(out),
+        corpus=(str(tone_corpus), str(other)),
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        heads=2,
+    )
+    make_blank(config)
+    return out
+
+
+@pytest.fixture(scope="session")
+def wide_model(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> Path:
+    """Return one of width 128: at this width the stock backward is not deterministic by itself."""
+    out = tmp_path_factory.mktemp("wide") / "blank"
+    config = BlankConfig(
+        out=str(out), corpus=(str(tone_corpus),), encoder_layers=2, decoder_layers=2
+    )
+    make_blank(config)
+    return out
+
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["trainer.main"])  # imports take seconds: paid once, not in every run
+
+
+def _become(out: Path, cwd: Path, environment: dict[str, str], arguments: list[str]) -> None:
+    """Be `python trainer/main.py ARGUMENTS`, in a process that has imported everything."""
+    from trainer.main import main
+
+    log = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.chdir(cwd)
+    os.environ.update(environment)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    sys.argv = ["trainer/main.py", *arguments]
+    main()
+
+
+@dataclass
+class Done:
+    """How a run ended."""
+
+    returncode: int
+    output: str
+
+
+class Trainer:
+    """Runs the trainer as a person does: other processes, real files."""
+
+    def __init__(self, corpus: Path, model: Path) -> None:
+        """Take the corpus and the model that runs start from."""
+        self.corpus = corpus
+        self.model = model
+
+    def arguments(self, run: Path, *extra: str) -> list[str]:
+        """Return short-run arguments, and more."""
+        return [
+            f"--run_dir={run}",
+            f"--model.name={self.model}",
+            "--data.corpus",
+            str(self.corpus),
+            "--data.update_clips=8",
+            "--data.workers=0",
+            "--loop.max_steps=6",
+            "--loop.eval_every=100",
+            "--data.dev_split=None",
+            "--data.test_split=None",
+            "--checkpoint.save_every=3",
+            "--log.log_every=1",
+            "--optim.lr=1e-3",
+            "--optim.warmup=2",
+            *extra,
+        ]
+
+    def start(self, run: Path, *extra: str, processes: int = 1) -> list[Any]:
+        """Start a run, and return its processes."""
+        started = []
+        port = str(_free_port())
+        for rank in range(processes):
+            environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "2"}
+            if processes > 1:  # what torchrun tells its children
+                environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": port}
+                environment |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
+            out = run.parent / f"{run.name}.{rank}.log"
+            arguments = (out, run.parent, environment, self.arguments(run, *extra))
+            process = FORKS.Process(target=_become, args=arguments)
+            process.start()
+            started.append(process)
+        return started
+
+    def __call__(self, run: Path, *extra: str, processes: int = 1, check: bool = True) -> Done:
+        """Train, on one process or several, and wait for the end."""
+        started = self.start(run, *extra, processes=processes)
+        for process in started:
+            process.join(timeout=300)
+        logs = [run.parent / f"{run.name}.{rank}.log" for rank in range(processes)]
+        output = "".join(log.read_text(encoding="utf-8") for log in logs)
+        codes = [process.exitcode for process in started]
+        assert not check or codes == [0] * processes, output
+        return Done(
+            returncode=max(1 if code is None else abs(code) for code in codes), output=output
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture
+def trainer(tone_corpus: Path, wide_model: Path) -> Trainer:
+    """Return what runs the trainer on the tone corpus."""
+    return Trainer(tone_corpus, wide_model)
+
+
+def read_losses(run: Path) -> dict[int, str]:
+    """Return the exact loss of each update, as hexadecimal."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return {row["step"]: row["train/loss"].hex() for row in rows if "train/loss" in row}
+
+
+@pytest.fixture
+def losses() -> Callable[[Path], dict[int, str]]:
+    """Return a function that reads a run's exact losses."""
+    return read_losses
+
+
+@pytest.fixture
+def copied(tone_corpus: Path, tmp_path: Path) -> Path:
+    """Return a copy of the tone corpus, to be broken."""
+    return Path(shutil.copytree(tone_corpus, tmp_path / "copied" / "en"))

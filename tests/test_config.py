@@ -1,0 +1,90 @@
+"""A recipe and the command line make one Config."""
+
+from pathlib import Path
+
+import pytest
+
+from data.errors import InputError
+from trainer.config import RECIPES, find_recipe, parse
+
+
+def recipe(folder: Path, text: str) -> str:
+    """Write a recipe and return its path."""
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_the_command_line_comes_after_the_recipe(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "seed: 3\noptim:\n  lr: 1e-4\n  warmup: 7\n")
+    config = parse([path, "--optim.lr=2e-4"])
+    assert (config.seed, config.optim.lr, config.optim.warmup) == (3, 2e-4, 7)
+
+
+def test_the_resolved_config_is_a_recipe_of_itself(tmp_path: Path) -> None:
+    config = parse(["demo.yaml", "--data.update_clips=5", "--model.dropout=0.1"])
+    assert parse([recipe(tmp_path, config.to_yaml())]) == config
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_recipe_that_comes_along_is_valid(path: Path) -> None:
+    assert parse([str(path)]).run_dir.startswith("runs/")
+
+
+def test_the_guides_recipe_has_the_guides_values() -> None:
+    config = parse(["whisper-small-zh-TW"])
+    assert config.model.name == "openai/whisper-small"
+    assert config.model.gradient_checkpointing
+    assert (config.data.update_clips, config.data.pad, config.data.language) == (16, "30s", "zh")
+    assert (config.optim.lr, config.optim.schedule, config.optim.warmup) == (1e-5, "constant", 50)
+    assert (config.loop.max_steps, config.loop.eval_every) == (500, 500)
+    assert (config.checkpoint.save_every, config.log.log_every) == (500, 25)
+    assert (config.eval.max_length, config.eval.batch_clips) == (225, 16)
+    assert config.precision == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("optim:\n  learning_rate: 1\n", "mine.yaml: unknown key optim.learning_rate"),
+        ("optim:\n  lr: fast\n", "mine.yaml: optim.lr must be a number, got 'fast'"),
+        ("sede: 1\n", "perhaps you meant seed"),
+        ("data:\n  pad: 20s\n", "data.pad must be bucket or 30s"),
+        ("- a\n", "expected keys and values"),
+        ("a: [\n", "not YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_told_with_its_file(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(InputError, match=told.replace("[", r"\[")):
+        parse([recipe(tmp_path, text)])
+
+
+def test_a_recipe_that_is_not_there_is_told_with_those_that_are() -> None:
+    with pytest.raises(InputError, match=r"nothing\.yaml: no such recipe.*demo\.yaml"):
+        find_recipe("nothing.yaml")
+
+
+def test_flags_need_no_value_and_yaml_words_are_taken() -> None:
+    config = parse(["--profile", "--deterministic=true", "--data.dev_split=null"])
+    assert config.profile
+    assert config.deterministic
+    assert config.data.dev_split is None
+
+
+def test_help_names_every_knob_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        parse(["--help"])
+    assert leaving.value.code == 0
+    told = capsys.readouterr().out
+    for part in ("--optim.lr", "--data.pass_seconds", "--loop.patience", "memory limit"):
+        assert part in told
+
+
+@pytest.mark.parametrize("argument", ["--optim.lrr=1", "--optim.lr=fast", "--data.pad=20s"])
+def test_a_wrong_argument_leaves_with_a_status(
+    argument: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        parse([argument])
+    assert leaving.value.code == 2
+    assert argument.split("=")[0] in capsys.readouterr().err

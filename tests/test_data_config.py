@@ -1,0 +1,41 @@
+"""Knobs of the data refuse what could not work."""
+
+import re
+from typing import Any
+
+import pytest
+
+from data.config import DataConfig
+from data.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("knobs", "sentence"),
+    [
+        ({"update_seconds": 0.0}, "data.update_seconds must be greater than 0, got 0.0"),
+        ({"update_tokens": -1}, "data.update_tokens must be greater than 0, got -1"),
+        ({"pass_seconds": 0.0}, "data.pass_seconds must be greater than 0"),
+        ({"buckets": 0}, "data.buckets must be greater than 0"),
+        ({"prefetch": 0}, "data.prefetch must be greater than 0"),
+        ({"update_clips": 0}, "data.update_clips must be at least 1 or None, got 0"),
+        ({"max_seconds": 30.5}, "data.max_seconds must lie between 0 and 30, got 30.5"),
+        ({"max_seconds": 0.0}, "data.max_seconds must lie between 0 and 30"),
+        ({"workers": -1}, "data.workers must be 0 or more, got -1"),
+    ],
+)
+def test_a_number_out_of_range_is_one_sentence_with_key_and_value(
+    knobs: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        DataConfig(**knobs)
+
+
+def test_the_edges_of_the_ranges_are_allowed() -> None:
+    DataConfig(max_seconds=30.0, workers=0, update_clips=1, buckets=1, prefetch=1)
+
+
+@pytest.mark.parametrize("knob", ["update_seconds", "pass_seconds"])
+def test_a_budget_that_is_not_a_number_is_refused(knob: str) -> None:
+    nan: dict[str, Any] = {knob: float("nan")}
+    with pytest.raises(InputError, match=f"data.{knob} must be"):
+        DataConfig(**nan)  # every comparison with it is False: an update would have no end

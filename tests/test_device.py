@@ -1,0 +1,39 @@
+"""A CPU does not pretend to compute in fp16, and nobody scales the loss twice."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.errors import InputError
+from trainer.device import build_accelerator
+
+
+def build(folder: Path, precision: str) -> str:
+    """Return the precision that was chosen."""
+    accelerator = build_accelerator(folder, precision=precision, deterministic=False, trackers=())
+    return str(accelerator.mixed_precision)
+
+
+@pytest.fixture(autouse=True)
+def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide a GPU, where there is one."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+
+
+def test_fp16_on_a_cpu_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="precision=fp16 needs a GPU"):
+        build(tmp_path, "fp16")
+
+
+def test_accumulation_in_the_environment_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    with pytest.raises(InputError, match="ACCELERATE_GRADIENT_ACCUMULATION_STEPS"):
+        build(tmp_path, "auto")
+
+
+def test_auto_is_fp32_on_a_cpu_and_deterministic(tmp_path: Path) -> None:
+    assert build(tmp_path, "auto") == "no"
+    assert torch.are_deterministic_algorithms_enabled()

@@ -1,0 +1,130 @@
+"""The report and the recorder: plain files, whole, with every text escaped."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate import Accelerator
+
+from data.files import read_jsonl, write_json, write_jsonl
+from trainer.recorder import Recorder, Silence
+from trainer.report import write_report
+from trainer.scoring import comparison
+
+FIGURES = {"rate": 0.5, "substitutions": 1, "deletions": 0, "insertions": 0, "units": 2}
+
+
+def fill(folder: Path) -> None:
+    """Write what a short run leaves."""
+    rows: list[dict[str, Any]] = [{"step": 0, "dev/error": 1.0}]
+    rows += [
+        {
+            "step": step,
+            "train/loss": 3.0 / step,
+            "speed/audio_seconds_per_second": 100.0,
+            "speed/data_wait": 0.01,
+            "speed/encoder_padding": 0.05,
+            "memory/peak_gb": 1.0,
+        }
+        for step in (1, 2, 3)
+    ]
+    write_jsonl(folder / "metrics.jsonl", rows)
+    for step, rate in ((0, 1.0), (3, 0.25)):
+        names = ("wer", "cer", "wer_ortho", "cer_ortho")
+        group: dict[str, Any] = {name: FIGURES | {"rate": rate} for name in names}
+        group |= {"clips": 2, "metric": "WER", "normalizer": "none", "empty_references": 0}
+        at = folder / "eval" / f"step-{step:08d}" / "test"
+        write_json(at / "scores.json", {"step": step, "languages": {"en": group}, "long": {}})
+        row = {"id": "a", "reference": "<b>one</b>", "hypothesis": f"heard {step}", "edits": 1}
+        write_jsonl(at / "utterances.jsonl", [row])
+
+
+def test_the_report_shows_curves_scores_and_texts_and_escapes_them(tmp_path: Path) -> None:
+    fill(tmp_path)
+    write_jsonl(tmp_path / "drops.jsonl", [{"split": "train", "reason": "too long"}] * 3)
+    write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 4
+    assert "&lt;b&gt;one" in page
+    assert "<b>one" not in page
+    assert "heard 0" in page
+    assert "heard 3" in page
+    assert "25.00 %" in page
+    assert "too long" in page
+    assert "http" not in page.replace("http://www.w3.org", "").replace(
+        "http://purl.org", ""
+    ).replace("http://creativecommons.org", "").replace("https://matplotlib.org", "")
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == {
+        "loss.png",
+        "error.png",
+        "speed.png",
+        "share.png",
+    }
+
+
+def test_a_run_without_evaluations_has_a_report_too(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "metrics.jsonl", [])
+    write_report(tmp_path)
+    assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert comparison(tmp_path).row_count == 0
+
+
+def test_the_table_at_the_end_compares_the_first_with_the_last(tmp_path: Path) -> None:
+    fill(tmp_path)
+    table = comparison(tmp_path)
+    cells = [next(iter(column.cells)) for column in table.columns]
+    assert cells[:3] == ["en", "2", "WER"]
+    assert cells[3] == "100.00%"
+    assert "25.00%" in str(cells[4])
+
+
+def test_lines_after_the_checkpoint_are_cut_off_at_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(
+        tmp_path / "metrics.jsonl", [{"step": step, "train/loss": 1.0} for step in range(6)]
+    )
+    recorder = Recorder(tmp_path, Accelerator(cpu=True))
+    recorder.begin((), step=3, steps=10)
+    with recorder:
+        recorder.record(4, {"train/loss": 0.5, "train/lr": 1e-5})
+    rows = list(read_jsonl(tmp_path / "metrics.jsonl"))
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert rows[-1]["train/loss"] == 0.5
+    assert "loss 0.5000  lr 1.00e-05" in capsys.readouterr().out
+
+
+def test_a_fresh_start_begins_with_an_empty_file(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "metrics.jsonl", [{"step": 0, "dev/error": 1.0}])
+    Recorder(tmp_path, Accelerator(cpu=True)).begin((), step=0, steps=10)
+    assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8") == ""
+
+
+def test_tensorboard_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, updates in ((0, (1, 2, 3, 4)), (2, (3,))):
+        accelerator = Accelerator(cpu=True, log_with=["tensorboard"], project_dir=str(tmp_path))
+        recorder = Recorder(tmp_path, accelerator)
+        recorder.begin(("tensorboard",), step=start, steps=10)
+        for update in updates:
+            recorder.record(update, {"train/loss": float(10 * start + update)})
+        accelerator.end_training()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 23.0),
+    ]
+
+
+def test_the_other_processes_say_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Silence() as silence:
+        silence.begin((), step=0, steps=1)
+        silence.advance(1)
+        silence.record(1, {"train/loss": 1.0})
+        silence.say("nothing")
+    assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == []

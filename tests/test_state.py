@@ -1,0 +1,39 @@
+"""TrainState goes through JSON and back, and knows the best evaluation."""
+
+import json
+
+import pytest
+
+from data.errors import InputError
+from data.utterance import Position
+from trainer.state import TrainState
+
+
+def test_state_survives_json() -> None:
+    state = TrainState()
+    state.advance(Position(2, 7), tokens=10, audio_seconds=1.5)
+    state.judge(0.25)
+    restored = TrainState()
+    restored.load_state_dict(json.loads(json.dumps(state.state_dict())))
+    assert restored == state
+    assert restored.position == Position(2, 7)
+
+
+def test_the_best_is_the_lowest_error_and_ties_keep_the_older() -> None:
+    state = TrainState(step=1)
+    assert state.judge(0.5)
+    state.step = 2
+    assert not state.judge(0.5)
+    assert (state.best_step, state.stale) == (1, 1)
+    state.step = 3
+    assert state.judge(0.4)
+    assert (state.best_step, state.stale) == (3, 0)
+
+
+@pytest.mark.parametrize("change", [{"more": 1}, {"step": None}])
+def test_another_versions_state_is_refused(change: dict[str, object]) -> None:
+    saved = TrainState().state_dict() | change
+    if change.get("step", 0) is None:
+        del saved["step"]
+    with pytest.raises(InputError, match=r"state\.json"):
+        TrainState().load_state_dict(saved)

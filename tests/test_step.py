@@ -1,0 +1,136 @@
+"""The gradient does not depend on how an update is cut into passes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from data.buckets import Draw
+from data.collate import Clip, PaddingCollator
+from data.features import LogMel
+from data.utterance import IGNORE, Batch, Position, Utterance
+from eval.whisper import load_whisper
+from trainer.model import ModelConfig, TrainingModule, prepare_training
+from trainer.step import reseed, train_step
+
+TEXTS = ("one", "two three four five", "six", "seven eight nine zero one two", "three", "four")
+
+
+class Setup:
+    """A small model, and clips with labels of ragged length."""
+
+    def __init__(self, folder: Path) -> None:
+        self.whisper = load_whisper(str(folder))
+        self.accelerator = Accelerator(cpu=True)
+        self.collator = PaddingCollator(self.whisper.labels("transcribe"), LogMel(80), (400,))
+
+    def module(self) -> TrainingModule:
+        """Return the training module, in double precision: sums then hardly round."""
+        return prepare_training(self.whisper, ModelConfig()).double()
+
+    def batches(self, clips_per_pass: int) -> list[Batch]:
+        """Return the same clips, cut into passes."""
+        torch.manual_seed(0)
+        clips = [
+            Clip(
+                utterance=Utterance(id=str(i), audio="", text=text, language="en", seconds=3.0),
+                waveform=torch.randn(48_000) * 0.1,
+                draw=Draw(i, 0, Position(0, 1), False),
+            )
+            for i, text in enumerate(TEXTS)
+        ]
+        passes = [
+            self.collator(clips[i : i + clips_per_pass])
+            for i in range(0, len(clips), clips_per_pass)
+        ]
+        passes[-1].last = True
+        for batch in passes:
+            batch.features = batch.features.double()
+        return passes
+
+
+@pytest.fixture
+def setup(blank_model: Path) -> Setup:
+    """Return a fresh model and clips."""
+    return Setup(blank_model)
+
+
+def gradients(setup: Setup, clips_per_pass: int) -> dict[str, Tensor]:
+    """Return the gradient of an update cut so."""
+    module = setup.module()
+    found: dict[str, Tensor] = {}
+
+    class Recorder(torch.optim.SGD):
+        def step(self, closure: object = None) -> None:  # type: ignore[override]
+            for name, parameter in module.named_parameters():
+                if parameter.grad is not None:
+                    found[name] = parameter.grad.clone()
+
+    optimizer = Recorder(module.parameters(), lr=1.0)
+    train_step(
+        setup.accelerator, module, optimizer, setup.batches(clips_per_pass), lr=1.0, max_norm=1e9
+    )
+    return found
+
+
+@pytest.mark.parametrize("clips_per_pass", [1, 2, 4])
+def test_gradient_does_not_depend_on_how_an_update_is_cut(
+    setup: Setup, clips_per_pass: int
+) -> None:
+    whole, cut = gradients(setup, 6), gradients(setup, clips_per_pass)
+    assert whole.keys() == cut.keys()
+    for name, gradient in whole.items():
+        assert torch.allclose(gradient, cut[name], rtol=0, atol=1e-10), name
+
+
+def test_loss_is_the_mean_over_tokens_that_the_stock_model_computes(setup: Setup) -> None:
+    module = setup.module()
+    (batch,) = setup.batches(6)
+    tokens = sum(batch.tokens)
+    with torch.no_grad():
+        ours = module(batch.features, batch.decoder_input_ids, batch.labels) / tokens
+        padded = torch.zeros(6, 80, 3000, dtype=torch.float64)
+        padded[..., :400] = batch.features
+        stock = setup.whisper.model(
+            input_features=padded, decoder_input_ids=batch.decoder_input_ids, labels=batch.labels
+        ).loss
+        short = module(padded, batch.decoder_input_ids, batch.labels) / tokens
+    assert short.item() == pytest.approx(stock.item(), rel=1e-9)
+    assert ours.item() == pytest.approx(stock.item(), rel=0.2)  # other positions are heard
+
+
+def test_a_pass_without_weight_changes_nothing(setup: Setup) -> None:
+    batches = setup.batches(6)
+    plain = gradients(setup, 6)
+    empty = setup.batches(6)[0]
+    empty.labels = torch.full_like(empty.labels, IGNORE)
+    empty.tokens, empty.seconds, empty.last = [0] * 6, [0.0] * 6, False
+    setup.batches = lambda _: [empty, *batches]  # type: ignore[method-assign]
+    for name, gradient in gradients(setup, 6).items():
+        assert torch.equal(gradient, plain[name]), name
+
+
+def test_the_step_reports_what_it_trained_on(setup: Setup) -> None:
+    module = setup.module()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=9.0)
+    before = {name: p.clone() for name, p in module.named_parameters()}
+    batches = setup.batches(3)
+    result = train_step(setup.accelerator, module, optimizer, batches, lr=1e-4, max_norm=1.0)
+    assert result.tokens == sum(sum(b.tokens) for b in batches)
+    assert result.audio_seconds == pytest.approx(18.0)
+    assert optimizer.param_groups[0]["lr"] == 1e-4
+    assert result.grad_norm > 0
+    moved = [n for n, p in module.named_parameters() if not torch.equal(p, before[n])]
+    assert "whisper.model.encoder.layers.0.fc1.weight" in moved
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_randomness_is_a_function_of_seed_update_and_process() -> None:
+    def drawn(seed: int, step: int, rank: int) -> float:
+        reseed(seed, step, rank)
+        return torch.rand(()).item()
+
+    assert drawn(1, 2, 3) == drawn(1, 2, 3)
+    assert len({drawn(1, 2, 3), drawn(0, 2, 3), drawn(1, 0, 3), drawn(1, 2, 0)}) == 4
