@@ -80,8 +80,8 @@ def test_a_slice_is_that_part_of_the_whole(
     whole, _ = decode(str(path))
     part, rate = decode(str(path), 1.0, 2.25)
     assert part.shape[1] == 1.25 * rate
-    tolerance = 1e-6 if suffix == "wav" else 0.02  # mp3 frames overlap
-    torch.testing.assert_close(part, whole[:, 16_000:36_000], atol=tolerance, rtol=0)
+    # an mp3's frame borrows bits from those before it: up to 0.25 s after a seek are not the audio
+    torch.testing.assert_close(part, whole[:, 16_000:36_000], atol=1e-4, rtol=0)
     assert decode(str(path), 2.0)[0].shape[1] == 16_000
 
 
@@ -160,9 +160,7 @@ def broken_files(folder: Path) -> dict[str, bytes]:
     return files
 
 
-def test_what_is_no_audio_is_unreadable(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_no_audio_is_unreadable(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name in [*broken_files(tmp_path), "missing.wav", "."]:
         for attempt in (decode, declared_seconds):
             with pytest.raises(AudioError) as told:

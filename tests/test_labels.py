@@ -41,9 +41,7 @@ def test_the_prefix_says_language_and_task(encoder: LabelEncoder) -> None:
         "<|transcribe|>",
         "<|notimestamps|>",
     ]
-    translate = LabelEncoder(
-        encoder.tokenizer, task="translate", max_tokens=448, multilingual=True
-    )
+    translate = LabelEncoder(encoder.tokenizer, task="translate", max_tokens=448, multilingual=True)
     assert names(translate.prefix("en"))[1:3] == ["<|en|>", "<|translate|>"]
 
 

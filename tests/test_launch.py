@@ -1,0 +1,123 @@
+"""Every way in, as the README says it, in real processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+MAIN = str(REPOSITORY / "trainer" / "main.py")
+
+
+def call(command: list[str], cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command from a folder that is not the repository."""
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} | more
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_accelerate_launch_trains_from_any_folder_and_leaves_what_the_design_says(
+    trainer: Any, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = trainer.arguments(
+        run,
+        "--loop.max_steps=2",
+        "--data.dev_split=dev",
+        "--data.test_split=test",
+        "--eval.max_length=6",
+    )
+    done = call([str(BIN / "accelerate"), "launch", "--quiet", "--cpu", MAIN, *arguments], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in run.iterdir()} == {
+        "config.yaml",
+        "environment.json",
+        "manifest.jsonl",
+        "drops.jsonl",
+        "status.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "model",
+        "eval",
+        "report.html",
+        "plots",
+        "tensorboard",
+    }
+    assert json.loads((run / "status.json").read_text(encoding="utf-8"))["status"] == "finished"
+    facts = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    assert facts["packages"]["torch"]
+    assert len(facts["data"]) == 16
+    assert {"dev", "test"} == {path.name for path in (run / "eval").glob("step-*/*")}
+    assert "before" in done.stdout
+    assert str(run / "report.html") in done.stdout
+
+
+def test_torchrun_trains_on_two_processes(trainer: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = trainer.arguments(run, "--loop.max_steps=2", "--data.workers=1")
+    done = call([sys.executable, *launcher, MAIN, *arguments], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    facts = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    assert facts["processes"] == 2
+    assert done.stdout.count("in all; dev") == 1  # only one of them speaks
+
+
+def test_print_config_prints_a_recipe_and_touches_nothing(tmp_path: Path) -> None:
+    done = call([sys.executable, "-m", "trainer", "demo.yaml", "--print_config"], REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    assert "update_seconds" in done.stdout
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(done.stdout, encoding="utf-8")
+    again = call([sys.executable, MAIN, str(recipe), "--print_config"], tmp_path)
+    assert again.stdout == done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_the_profile_says_where_an_update_spends_its_time(trainer: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = trainer(run, "--profile", "--loop.max_steps=10")
+    for phase in ("data wait", "to device", "forward", "backward", "optimizer"):
+        assert phase in done.output
+    trace = json.loads((run / "profile" / "trace.json").read_text(encoding="utf-8"))
+    assert any(event.get("name") == "backward" for event in trace["traceEvents"])
+
+
+def test_the_display_draws_on_a_terminal(trainer: Any, tmp_path: Path) -> None:
+    import pty
+
+    run = tmp_path / "run"
+    reader, writer = pty.openpty()
+    arguments = trainer.arguments(run, "--loop.max_steps=2")
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(
+        [sys.executable, MAIN, *arguments], stdout=writer, stderr=writer, env=environment
+    ) as process:
+        os.close(writer)
+        screen = b""
+        while True:
+            try:
+                chunk = os.read(reader, 4096)
+            except OSError:  # the other end is closed
+                break
+            screen += chunk
+        assert process.wait(timeout=60) == 0, screen
+    assert b"update 2/2" in screen
+    assert b"loss" in screen
+
+
+@pytest.mark.slow
+def test_launch_sh_runs_the_demo_to_its_end(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = call([str(REPOSITORY / "launch.sh"), "demo", f"--run_dir={run}"], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for path in (run / "eval").glob("step-*/test/scores.json"):
+        scores = json.loads(path.read_text(encoding="utf-8"))
+        if scores["step"]:
+            assert scores["error"] <= 0.08
