@@ -49,6 +49,8 @@ case "${1:-}" in
     [ -d runs/demo-model ] ||
       python -m trainer blank --corpus runs/demo-corpus/en runs/demo-corpus/zh-TW --out runs/demo-model
     shift || true
+    # this model is too small to gain from two threads; the other core decodes
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
     train demo.yaml "$@"
     ;;
   test)

@@ -28,6 +28,7 @@ class Draw(NamedTuple):
     epoch: int
     after: Position  # where training goes on after this clip's update
     last: bool  # whether this pass is its update's last
+    full: bool = False  # whether its pass is padded to 30 s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,45 +162,56 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
         self.start = start
         self.rank = rank
         self.world = world
+        # the share is of the compute: an update at 30 s costs as much more as a clip is shorter
+        share, mean = config.padded_share, sum(plan.seconds) / len(plan.seconds)
+        self._chance = share / (share + (1 - share) * CHUNK_SECONDS / mean)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         """Yield passes, each a list of draws."""
-        for update, epoch, after in islice(self._updates(), self.limit):
-            yield from self._draws(update, epoch, after)
+        for update, at, after in islice(self._updates(), self.limit):
+            yield from self._draws(update, at, after)
 
-    def _updates(self) -> Iterator[tuple[list[int], int, Position]]:
-        """Yield updates from the start on, for ever, each with its epoch and what comes next."""
+    def _updates(self) -> Iterator[tuple[list[int], Position, Position]]:
+        """Yield updates from the start on, for ever, each with its position and the next one's."""
         first = self.start.update
         for epoch in count(self.start.epoch):
             updates = self.plan.updates(epoch)
             for number in range(first, len(updates)):
                 ends = number + 1 == len(updates)
-                yield updates[number], epoch, Position(epoch + ends, 0 if ends else number + 1)
+                after = Position(epoch + 1, 0) if ends else Position(epoch, number + 1)
+                yield updates[number], Position(epoch, number), after
             first = 0
 
-    def _draws(self, update: list[int], epoch: int, after: Position) -> Iterator[list[Draw]]:
-        shares = [self._passes(update[rank :: self.world]) for rank in range(self.world)]
+    def _draws(self, update: list[int], at: Position, after: Position) -> Iterator[list[Draw]]:
+        full = self._full(at)
+        shares = [self._passes(update[rank :: self.world], full) for rank in range(self.world)]
         most = max(len(share) for share in shares)
         mine = shares[self.rank]
         for number in range(most):
             last = number == most - 1
             clips: Sequence[int | None] = mine[number] if number < len(mine) else [None]
-            yield [Draw(index, epoch, after, last) for index in clips]
+            yield [Draw(index, at.epoch, after, last, full) for index in clips]
 
-    def _passes(self, share: Sequence[int]) -> list[list[int]]:
+    def _full(self, at: Position) -> bool:
+        """Tell whether an update is padded to 30 s, as stock pipelines decode."""
+        if self.config.pad != "mixed":
+            return self.config.pad == "30s"
+        return random.Random(f"{self.plan.seed} {at} full").random() < self._chance
+
+    def _passes(self, share: Sequence[int], full: bool) -> list[list[int]]:
         """Cut one process's share of an update into passes that fit its memory."""
         passes: list[list[int]] = []
         widest = 0.0
         for index in share:
-            widest = max(widest, self._padded_seconds(index))
+            widest = max(widest, self._padded_seconds(index, full))
             if not passes or (len(passes[-1]) + 1) * widest > self.config.pass_seconds:
                 passes.append([])
-                widest = self._padded_seconds(index)
+                widest = self._padded_seconds(index, full)
             passes[-1].append(index)
         return passes
 
-    def _padded_seconds(self, index: int) -> float:
-        if self.config.pad == "30s":
+    def _padded_seconds(self, index: int, full: bool) -> float:
+        if full:
             return CHUNK_SECONDS
         frames = frames_of(self.plan.seconds[index])
         return self.plan.edges[bisect_left(self.plan.edges, frames)] / FRAMES_PER_SECOND

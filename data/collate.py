@@ -13,6 +13,8 @@ from data.features import HOP_LENGTH, N_FRAMES, SAMPLE_RATE, LogMel
 from data.labels import LabelEncoder
 from data.utterance import IGNORE, Batch, Drop, Position, Utterance
 
+FULL_WINDOW = (N_FRAMES,)  # the edge that pads to 30 s
+
 
 @dataclass(kw_only=True, slots=True)
 class Clip:
@@ -39,7 +41,7 @@ class PaddingCollator:
         Args:
             encoder: text to token ids.
             mel: waveforms to features.
-            edges: lengths to pad to, in frames, ascending. Just 3000: pad all to 30 s. Audio
+            edges: lengths to pad to, in frames, ascending; 3000 where the draw says so. Audio
                 longer than the last is padded to whole frames.
         """
         self.encoder = encoder
@@ -49,7 +51,8 @@ class PaddingCollator:
     def __call__(self, clips: list[Clip]) -> Batch:
         """Pad, compute features, and lay out the decoder's inputs and targets."""
         started = time.perf_counter()
-        features = self.mel(self._pad([clip.waveform for clip in clips]))
+        edges = FULL_WINDOW if clips[0].draw.full else self.edges
+        features = self.mel(pad([clip.waveform for clip in clips], edges))
         mel_seconds = time.perf_counter() - started
         inputs, labels = self._targets(clips)
         draw = clips[0].draw
@@ -64,18 +67,8 @@ class PaddingCollator:
             after=Position(*draw.after),
             last=draw.last,
             drops=[clip.drop for clip in clips if clip.drop is not None],
-            work={"decode": sum(clip.work for clip in clips), "mel": mel_seconds},
+            work={"decode and resample": sum(clip.work for clip in clips), "mel": mel_seconds},
         )
-
-    def _pad(self, waveforms: Sequence[Tensor]) -> Tensor:
-        """Stack waveforms, padded with silence. Shape: (batch, frames * 160)."""
-        frames = -(-max(len(w) for w in waveforms) // HOP_LENGTH)
-        edge = bisect_left(self.edges, frames)
-        samples = (self.edges[edge] if edge < len(self.edges) else frames) * HOP_LENGTH
-        audio = torch.zeros(len(waveforms), samples)
-        for row, waveform in zip(audio, waveforms, strict=True):
-            row[: len(waveform)] = waveform
-        return audio
 
     def _targets(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
         """Return decoder inputs and labels, both (batch, tokens): labels are one token ahead."""
@@ -91,4 +84,20 @@ class PaddingCollator:
         return inputs, labels
 
 
-FULL_WINDOW = (N_FRAMES,)  # edges that pad every clip to 30 s
+def pad(waveforms: Sequence[Tensor], edges: Sequence[int]) -> Tensor:
+    """Stack waveforms, padded with silence to the first edge that holds them all.
+
+    Args:
+        waveforms: each (samples,).
+        edges: in frames, ascending.
+
+    Returns:
+        Shape (batch, frames * 160).
+    """
+    frames = -(-max(len(waveform) for waveform in waveforms) // HOP_LENGTH)
+    edge = bisect_left(edges, frames)
+    samples = (edges[edge] if edge < len(edges) else frames) * HOP_LENGTH
+    audio = torch.zeros(len(waveforms), samples)
+    for row, waveform in zip(audio, waveforms, strict=True):
+        row[: len(waveform)] = waveform
+    return audio

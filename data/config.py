@@ -22,16 +22,13 @@ class DataConfig:
     subset: str | None = None  # configuration of a dataset from the Hub
     revision: str | None = None  # commit of a dataset from the Hub; None: the newest
 
-    check: Literal["header", "decode"] = (
-        "decode"  # before training; decode costs 1/3,000 of the audio
-    )
+    check: Literal["header", "decode"] = "decode"  # what the scan does; decode finds broken audio
     missing: Literal["error", "drop"] = "error"  # what to do with a row whose audio is not there
     min_seconds: float = 0.1  # shorter clips are dropped
     max_seconds: float = 30.0  # clips of this length and longer are dropped: one Whisper window
 
-    pad: Literal["bucket", "30s"] = (
-        "bucket"  # bucket: pay for real audio; 30s: as the original does
-    )
+    pad: Literal["mixed", "bucket", "30s"] = "mixed"  # bucket: pays for real audio; 30s: as stock
+    padded_share: float = 0.15  # of the compute of mixed, spent on updates padded to 30 s
     update_seconds: float = 120.0  # audio an update holds at most, over all processes
     update_tokens: int = 4096  # label tokens an update holds at most, over all processes
     update_clips: int | None = None  # clips an update; replaces update_seconds and update_tokens
@@ -60,5 +57,7 @@ class DataConfig:
                 f"data.max_seconds must lie between 0 and 30, got {self.max_seconds}: "
                 "Whisper hears 30 seconds at a time"
             )
+        if not 0 < self.padded_share < 1:
+            raise InputError(f"data.padded_share must lie between 0 and 1, got {self.padded_share}")
         if self.workers < 0:
             raise InputError(f"data.workers must be 0 or more, got {self.workers}")

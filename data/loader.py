@@ -51,11 +51,10 @@ def train_batches(
     sampler: BucketedBatchSampler,
 ) -> DataLoader[Batch]:
     """Chain sampler → clips → padding collator: the passes that the sampler draws, as batches."""
-    edges = sampler.plan.edges if config.pad == "bucket" else FULL_WINDOW
     return _loader(
         Clips(utterances, config.train_split),
         sampler,
-        PaddingCollator(encoder, LogMel(n_mels), edges),
+        PaddingCollator(encoder, LogMel(n_mels), sampler.plan.edges),
         config,
     )
 
@@ -68,7 +67,7 @@ def eval_batches(
     batches: Sequence[Sequence[int]],
 ) -> DataLoader[Batch]:
     """Yield given groups of utterances, padded to 30 s as stock pipelines decode."""
-    draws = [[Draw(i, 0, Position(), True) for i in batch] for batch in batches]
+    draws = [[Draw(i, 0, Position(), last=True, full=True) for i in batch] for batch in batches]
     return _loader(
         Clips(utterances, "evaluation"),
         draws,

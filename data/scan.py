@@ -1,6 +1,7 @@
 """How long each clip is, and which cannot be used: measured once, before training, and cached."""
 
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -49,7 +50,11 @@ def scan(
         found = pool.map(lambda audio: measure(audio, config.check), fresh)
         label = f"checking {len(fresh):,} clips"
         progress = track(
-            found, label, total=len(fresh), disable=not (show and fresh), transient=True
+            found,
+            label,
+            total=len(fresh),
+            disable=not (show and fresh and sys.stdout.isatty()),
+            transient=True,
         )
         known.update(zip(fresh, progress, strict=True))
     if fresh:

@@ -1,5 +1,6 @@
 """Score a model on utterances, sharded over processes; each utterance counts once."""
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class Evaluator:
         loader = eval_batches(
             utterances, self.data, self.whisper.labels(self.data.task), self.whisper.n_mels, mine
         )
-        quiet = not self.accelerator.is_main_process
+        quiet = not (self.accelerator.is_main_process and sys.stdout.isatty())
         texts: list[tuple[str, str]] = []
         with self.accelerator.autocast(), torch.inference_mode():
             for batch in track(loader, label, total=len(mine), disable=quiet, transient=True):

@@ -20,6 +20,8 @@ from data.errors import InputError
         ({"update_clips": 0}, "data.update_clips must be at least 1 or None, got 0"),
         ({"max_seconds": 30.5}, "data.max_seconds must lie between 0 and 30, got 30.5"),
         ({"max_seconds": 0.0}, "data.max_seconds must lie between 0 and 30"),
+        ({"padded_share": 0.0}, "data.padded_share must lie between 0 and 1, got 0.0"),
+        ({"padded_share": 1.0}, "data.padded_share must lie between 0 and 1, got 1.0"),
         ({"workers": -1}, "data.workers must be 0 or more, got -1"),
     ],
 )

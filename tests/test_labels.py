@@ -80,7 +80,9 @@ def test_counting_nothing_is_nothing(encoder: LabelEncoder) -> None:
 
 def test_an_unknown_language_is_a_sentence(encoder: LabelEncoder) -> None:
     for language in ("xx", "", "Chinese", "zh-TW"):
-        with pytest.raises(InputError, match="set data.language to one of Whisper's codes") as told:
+        with pytest.raises(
+            InputError, match=r"set data.language to one of Whisper's codes"
+        ) as told:
             encoder.encode("one", language)
         assert repr(language) in str(told.value)
 

@@ -56,9 +56,8 @@ def test_a_full_disk_without_a_name_tells_the_folder(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_really_full_device_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left, plain_errors(), open("/dev/full", "w") as full:
-        full.write("x")
-        full.flush()
+    with pytest.raises(SystemExit) as left, plain_errors():
+        Path("/dev/full").write_text("x")
     assert left.value.code == 2
     assert "no space left" in capsys.readouterr().err
 

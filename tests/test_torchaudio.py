@@ -48,6 +48,7 @@ def test_data_imports_neither_models_nor_datasets_nor_processes() -> None:
     code = """
 import sys
 import data.loader, data.manifest, data.knobs
-print([n for n in ("accelerate", "transformers", "datasets", "eval", "trainer") if n in sys.modules])
+names = ("accelerate", "transformers", "datasets", "eval", "trainer")
+print([name for name in names if name in sys.modules])
 """
     assert run(code) == "[]"

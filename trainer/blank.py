@@ -42,8 +42,8 @@ class BlankConfig:
     split: str = "train"  # of the corpus
     vocabulary: int = 320  # pieces of text: 256 bytes and what is frequent
     d_model: int = 128  # width
-    encoder_layers: int = 4  # depth
-    decoder_layers: int = 2  # depth
+    encoder_layers: int = 3  # depth
+    decoder_layers: int = 1  # depth
     heads: int = 4  # of attention
     init_std: float = 0.09  # of weights; at this width Whisper's 0.02 drowns audio in positions
     n_mels: int = 80  # mel bins

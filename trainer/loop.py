@@ -14,7 +14,7 @@ from data.files import append_jsonl
 from data.utterance import Batch
 from trainer.checkpoint import Checkpoints
 from trainer.optim import OptimConfig, lr_at
-from trainer.profiling import NoProfile
+from trainer.profiling import NoProfile, Profile
 from trainer.recorder import Recorder, Silence
 from trainer.scoring import Scoring
 from trainer.state import TrainState
@@ -29,9 +29,7 @@ class LoopConfig:
     max_steps: int | None = None  # updates; None: as many as `epochs` hold
     epochs: int = 3  # passes over the corpus, where max_steps is None
     eval_every: int = 500  # updates; the last one is evaluated as well
-    patience: int | None = (
-        None  # evaluations without a better one before training stops; None: never
-    )
+    patience: int | None = None  # evaluations without a better one until it stops; None: never
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.
@@ -58,7 +56,7 @@ class Run:
     recorder: Recorder | Silence
     scoring: Scoring
     checkpoints: Checkpoints
-    profiler: Any = NoProfile()  # noqa: RUF009 - it has no state
+    profiler: Profile | NoProfile
     drops: Path  # drops.jsonl
     plan: dict[str, Any]  # the knobs that the plan depends on
     steps: int  # updates to make in all
@@ -81,7 +79,7 @@ def train(run: Run) -> None:
         state.advance(batches[-1].after, result.tokens, result.audio_seconds)
         run.meter.add(batches, result)
         run.recorder.advance(state.step)
-        run.profiler.step()
+        run.profiler.step(batches)
 
         last = state.step == run.steps
         if due(state.step, run.log_every, last):

@@ -1,6 +1,6 @@
 """Fine-tune Whisper.
 
-accelerate launch trainer/main.py RECIPE.yaml --run_dir=runs/mine --data.corpus /path/to/cv-corpus/zh-TW
+accelerate launch trainer/main.py RECIPE.yaml --run_dir=runs/mine --data.corpus /path/to/zh-TW
 """
 
 import sys
@@ -23,7 +23,7 @@ from trainer.flops import WhisperFlops, peak_flops
 from trainer.loop import Run, left, train
 from trainer.model import prepare_training
 from trainer.optim import build_optimizer
-from trainer.profiling import NoProfile, start_profile
+from trainer.profiling import NoProfile, Profile
 from trainer.publish import settle_generation
 from trainer.recorder import Recorder, Silence
 from trainer.resume import resume, shaping
@@ -47,8 +47,7 @@ def main() -> None:
         with status(folder, accelerator):
             run = build(config, folder, accelerator)
             with run.recorder:
-                if run.state.step == 0:
-                    run.scoring.before()
+                run.scoring.before(run.state)
                 train(run)
                 run.scoring.after(run.state)
                 accelerator.end_training()
@@ -101,7 +100,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator) -> Run:
         recorder=recorder,
         scoring=scoring,
         checkpoints=checkpoints,
-        profiler=start_profile(folder, recorder.say) if config.profile else NoProfile(),
+        profiler=Profile(folder, recorder.say) if config.profile else NoProfile(),
         drops=folder / "drops.jsonl",
         plan=shape,
         steps=steps,

@@ -8,6 +8,7 @@ from typing import Self
 from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from data.files import append_jsonl, read_jsonl, write_jsonl
 
@@ -85,9 +86,9 @@ class Recorder:
             self.progress.update(self.task, line="  ".join(parts[:3]))
             self.say(f"update {step:>6}  " + "  ".join(parts))
 
-    def say(self, text: object = "") -> None:
-        """Print something above the progress bar."""
-        self.console.print(text)
+    def say(self, text: object) -> None:
+        """Print a sentence, or a table, above the progress bar."""
+        self.console.print(Text(text) if isinstance(text, str) else text)
 
 
 class Silence:
@@ -109,5 +110,5 @@ class Silence:
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Do nothing."""
 
-    def say(self, text: object = "") -> None:
+    def say(self, text: object) -> None:
         """Do nothing."""

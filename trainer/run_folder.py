@@ -117,10 +117,14 @@ def overview(manifest: Manifest, plan: Plan, model: Any, state: TrainState, step
     hours = sum(u.seconds for u in manifest.train) / 3600
     weights = sum(p.numel() for p in model.parameters()) / 1e6
     begin = f"going on after update {state.step}: " if state.step else ""
+    same = manifest.dev and manifest.dev == manifest.test
+    warning = (
+        "\nwarning: dev and test are the same: the reported error is of the best of several looks"
+    )
     return (
         f"{begin}{weights:.1f} M parameters, {len(manifest.train):,} clips ({hours:.2f} h) in "
         f"{len(plan.edges)} buckets, {len(plan.updates(0)):,} updates an epoch, {steps:,} in all; "
-        f"dev {len(manifest.dev):,} clips, test {len(manifest.test):,}"
+        f"dev {len(manifest.dev):,} clips, test {len(manifest.test):,}{warning if same else ''}"
     )
 
 

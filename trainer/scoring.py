@@ -32,10 +32,10 @@ class Scoring:
         """Return where the best model goes."""
         return self.folder / "model"
 
-    def before(self) -> None:
-        """Score the model as it came, on both splits."""
+    def before(self, state: TrainState) -> None:
+        """Score the model as it came, on both splits; a run that goes on has done so."""
         for split, utterances in (("dev", self.manifest.dev), ("test", self.manifest.test)):
-            if utterances:
+            if utterances and state.step == 0:
                 self._score(split, utterances, 0)
 
     def judge(self, state: TrainState) -> bool:

@@ -8,7 +8,7 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from data.errors import InputError
 from data.paths import inside
@@ -51,19 +51,25 @@ def _file_of(corpus: Path, split: str) -> Path:
 
 
 def _rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield line numbers and rows; empty cells of a CSV count as absent."""
+    """Yield line numbers and rows."""
     with source.open(encoding="utf-8-sig", newline="") as file:
         try:
-            if source.suffix == ".csv":
-                table = csv.DictReader(file)
-                for row in table:
-                    yield table.line_num, {k: v for k, v in row.items() if v not in ("", None)}
-            else:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield number, json.loads(line)
+            yield from _csv_rows(file) if source.suffix == ".csv" else _json_rows(file)
         except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
             raise InputError(f"{source}: cannot be read as {source.suffix[1:]}: {error}") from error
+
+
+def _csv_rows(file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Empty cells count as absent."""
+    table = csv.DictReader(file)
+    for row in table:
+        yield table.line_num, {key: value for key, value in row.items() if value not in ("", None)}
+
+
+def _json_rows(file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield number, json.loads(line)
 
 
 def _utterance(source: Path, line: int, row: dict[str, Any]) -> Utterance:

@@ -1,0 +1,74 @@
+"""`python -m data` tells mistakes in one sentence; the synthesiser's failures are told."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from data import demo
+from data.__main__ import main
+from data.errors import InputError
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """Run `python -m data` in this process."""
+    monkeypatch.setattr(sys, "argv", ["data", *arguments])
+    main()
+
+
+def test_an_existing_folder_is_one_sentence_and_status_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        run(monkeypatch, "demo", str(tmp_path))
+    assert left.value.code == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "exists already" in err
+
+
+def test_no_command_names_those_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        run(monkeypatch)
+    assert left.value.code == 2
+    assert "COMMAND" in capsys.readouterr().err
+
+
+def test_the_demo_prints_the_folders_it_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def made(folder: Path, *, clips: int, seed: int) -> list[Path]:
+        assert (clips, seed) == (8, 3)
+        return [folder / "en", folder / "zh-TW"]
+
+    monkeypatch.setattr("data.__main__.make_corpus", made)
+    run(monkeypatch, "demo", str(tmp_path / "new"), "--clips=8", "--seed=3")
+    assert capsys.readouterr().out == f"{tmp_path / 'new' / 'en'}\n{tmp_path / 'new' / 'zh-TW'}\n"
+
+
+def test_a_synthesiser_without_its_data_is_a_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    loader: Any = pytest.importorskip("espeakng_loader")
+    (tmp_path / "empty").mkdir()
+    broken = SimpleNamespace(
+        get_library_path=loader.get_library_path, get_data_path=lambda: str(tmp_path / "empty")
+    )
+    with pytest.raises(InputError, match=r"espeak-ng refuses its data in .*empty"):
+        demo._Speaker(broken, tmp_path, seed=0)
+    capfd.readouterr()  # what the library itself says
+
+
+def test_a_voice_that_says_nothing_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader: Any = pytest.importorskip("espeakng_loader")
+    speaker = demo._Speaker(loader, tmp_path, seed=0)
+    monkeypatch.setitem(demo.LANGUAGES, "xx", ("no-such-voice", ("one",), " "))
+    silent = demo._Clip("xx", "train", "a.mp3", "f1", ["one"], {})
+    with pytest.raises(RuntimeError, match=r"espeak-ng's voice no-such-voice\+f1 said nothing"):
+        speaker.say(silent)

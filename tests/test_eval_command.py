@@ -1,0 +1,160 @@
+"""`python -m eval MODEL CORPUS` writes scores and texts, and tells mistakes in one sentence."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+import eval.__main__ as command
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+QUICK = ("--eval.max_length=12", "--data.workers=0")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute on one thread, with an Accelerator that no other test shares."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Return a function that runs the command in this process."""
+
+    def run(*arguments: str | Path) -> Path:
+        out = tmp_path / "runs" / "eval"
+        monkeypatch.setattr(sys, "argv", ["eval", *map(str, arguments), f"--out={out}", *QUICK])
+        command.main()
+        return out
+
+    return run
+
+
+def as_a_person_does(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "eval", *map(str, arguments)],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_the_command_writes_scores_and_texts(
+    blank_model: Path, tone_corpus: Path, tmp_path: Path
+) -> None:
+    done = as_a_person_does(blank_model, tone_corpus, f"--out={tmp_path / 'eval'}", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert "WER" in done.stdout
+    assert "whisper-basic" in done.stdout
+    folder = tmp_path / "eval" / "blank-en-test"
+    told = json.loads((folder / "scores.json").read_text())
+    assert told["languages"]["en"]["clips"] == 6
+    assert told["model"] == str(blank_model)
+    assert told["left_out"] == {}
+    lines = (folder / "utterances.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["id"] for line in lines} == {
+        f"en/common_voice_en_test_{n:03d}.mp3" for n in range(6)
+    }
+
+
+def test_a_wrong_path_is_one_sentence_and_status_2(blank_model: Path, tmp_path: Path) -> None:
+    done = as_a_person_does(blank_model, tmp_path / "no", f"--out={tmp_path / 'eval'}")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path / 'no'}: no such folder or file; set data.cor")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert not (tmp_path / "eval").exists()
+
+
+def test_a_wrong_model_is_one_sentence(
+    evaluate: Callable[..., Path], tone_corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        evaluate("./no-such-model", tone_corpus)
+    assert left.value.code == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_split_and_language_are_the_users(
+    evaluate: Callable[..., Path], blank_model: Path, tone_corpus: Path
+) -> None:
+    out = evaluate(blank_model, tone_corpus, "--split=dev", "--language=zh")
+    told = json.loads((out / "blank-en-dev" / "scores.json").read_text())
+    assert told["languages"].keys() == {"zh"}
+    assert told["languages"]["zh"]["metric"] == "CER"
+
+
+def test_what_was_left_out_is_told(
+    evaluate: Callable[..., Path],
+    blank_model: Path,
+    copied: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (copied / "clips" / "common_voice_en_test_000.mp3").write_bytes(b"")
+    out = evaluate(blank_model, copied)
+    told = json.loads((out / "blank-en-test" / "scores.json").read_text())
+    assert told["left_out"] == {"unreadable": 1}
+    assert told["languages"]["en"]["clips"] == 5
+    assert "left out: {'unreadable': 1}" in capsys.readouterr().out
+
+
+def test_two_models_of_one_name_do_not_overwrite_each_other(
+    evaluate: Callable[..., Path], blank_model: Path, tone_corpus: Path, tmp_path: Path
+) -> None:
+    # a run's model lies in runs/NAME/model: all have one name
+    for run in ("first", "second"):
+        shutil.copytree(blank_model, tmp_path / run / "model")
+        out = evaluate(tmp_path / run / "model", tone_corpus)
+    models = {json.loads(path.read_text())["model"] for path in out.rglob("scores.json")}
+    assert models == {str(tmp_path / run / "model") for run in ("first", "second")}
+
+
+def test_the_model_is_moved_to_where_the_accelerator_computes(
+    evaluate: Callable[..., Path],
+    blank_model: Path,
+    tone_corpus: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # "meta" stands for a GPU, which the machine of the tests need not have
+    gpu = SimpleNamespace(device=torch.device("meta"), is_main_process=True)
+    seen: list[str] = []
+
+    def stop(**parts: Any) -> None:
+        seen.append(parts["whisper"].model.device.type)
+        sys.exit(0)
+
+    monkeypatch.setattr(command, "Accelerator", lambda **_: gpu)
+    monkeypatch.setattr(command, "Evaluator", stop)
+    with pytest.raises(SystemExit):
+        evaluate(blank_model, tone_corpus)
+    assert seen == ["meta"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can compute in fp16")
+def test_fp16_on_a_cpu_is_refused(
+    evaluate: Callable[..., Path],
+    blank_model: Path,
+    tone_corpus: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        evaluate(blank_model, tone_corpus, "--precision=fp16")
+    assert left.value.code == 2
+    assert "fp16 needs a GPU" in capsys.readouterr().err

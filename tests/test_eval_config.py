@@ -1,0 +1,29 @@
+"""Knobs of evaluation refuse what could not work."""
+
+import re
+from typing import Any
+
+import pytest
+
+from data.errors import InputError
+from eval.config import EvalConfig
+
+
+@pytest.mark.parametrize(
+    ("knobs", "sentence"),
+    [
+        ({"batch_clips": 0}, "eval.batch_clips must be at least 1, got 0"),
+        ({"max_length": 0}, "eval.max_length must be at least 1, got 0"),
+        ({"num_beams": -1}, "eval.num_beams must be at least 1, got -1"),
+        ({"max_length": 449}, "eval.max_length must be at most 448, got 449"),
+    ],
+)
+def test_a_number_out_of_range_is_one_sentence_with_key_and_value(
+    knobs: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        EvalConfig(**knobs)
+
+
+def test_the_edges_of_the_ranges_are_allowed() -> None:
+    EvalConfig(batch_clips=1, max_length=448, num_beams=1)

@@ -1,0 +1,242 @@
+"""Every utterance is transcribed once, as transformers itself would, on any number of processes."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from data.audio import load
+from data.config import DataConfig
+from data.corpora import read
+from data.errors import InputError
+from data.loader import eval_batches
+from data.utterance import Utterance
+from eval.config import EvalConfig
+from eval.decode import transcribe
+from eval.evaluate import Evaluator, save
+from eval.whisper import Whisper, load_whisper
+from trainer.blank import BlankConfig, make_blank
+
+WriteClip = Callable[..., Path]
+SHORT = EvalConfig(batch_clips=4, max_length=20)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: on a busy machine two wait for each other longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    """Return an Accelerator on the CPU that no other test shares."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> Path:
+    """Return a model with weights so large that each clip gets a text of its own."""
+    out = tmp_path_factory.mktemp("model") / "talkative"
+    config = BlankConfig(
+        out=str(out),
+        corpus=(str(tone_corpus),),
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        heads=2,
+        init_std=0.3,
+    )
+    make_blank(config)
+    return out
+
+
+@pytest.fixture
+def whisper(talkative: Path) -> Whisper:
+    """Return that model, ready to use."""
+    return load_whisper(str(talkative))
+
+
+@pytest.fixture
+def config(tone_corpus: Path) -> DataConfig:
+    """Return knobs for the tone corpus, in this process."""
+    return DataConfig(corpus=(str(tone_corpus),), workers=0)
+
+
+@pytest.fixture
+def evaluator(accelerator: Accelerator, whisper: Whisper, config: DataConfig) -> Evaluator:
+    """Return what scores the tone corpus."""
+    return Evaluator(accelerator=accelerator, whisper=whisper, data=config, config=SHORT)
+
+
+@pytest.fixture
+def rows(config: DataConfig) -> list[Utterance]:
+    """Return the test split."""
+    return list(read(config, "test"))
+
+
+def original(whisper: Whisper, u: Utterance, **options: Any) -> str:
+    """Return what transformers' own extractor and generate make of a clip."""
+    extractor, model = whisper.processor.feature_extractor, whisper.model.eval()
+    found = extractor(load(u).numpy(), sampling_rate=16_000, return_tensors="pt")
+    options = {"language": "en", "task": "transcribe", "num_beams": 1, **options}
+    tokens = model.generate(found.input_features, do_sample=False, max_length=20, **options)
+    return str(whisper.processor.batch_decode(tokens, skip_special_tokens=True)[0]).strip()
+
+
+def test_texts_equal_those_of_transformers_one_clip_at_a_time(
+    evaluator: Evaluator, rows: list[Utterance]
+) -> None:
+    _, hypotheses = evaluator.evaluate(rows, "test")
+    texts = [h.text for h in hypotheses]
+    assert texts == [original(evaluator.whisper, u) for u in rows]
+    assert len(set(texts)) >= 4  # else the comparison would say little
+
+
+def test_every_utterance_is_heard_once_in_its_order(
+    evaluator: Evaluator, rows: list[Utterance]
+) -> None:
+    scores, hypotheses = evaluator.evaluate(rows, "test")
+    assert [h.utterance for h in hypotheses] == rows
+    assert sum(group.clips + group.empty for group in scores.groups) == len(rows)
+    assert scores.audio_seconds == pytest.approx(sum(u.seconds for u in rows))
+    assert scores.seconds > 0
+
+
+@pytest.mark.parametrize("knobs", [{"batch_clips": 1}, {"batch_clips": 100}])
+def test_the_size_of_batches_changes_no_text(
+    knobs: dict[str, Any], evaluator: Evaluator, rows: list[Utterance]
+) -> None:
+    other = replace(evaluator, config=replace(SHORT, **knobs))
+    first, second = (each.evaluate(rows, "")[1] for each in (evaluator, other))
+    assert [h.text for h in first] == [h.text for h in second]
+
+
+def shares(utterances: Sequence[Utterance], world: int, **knobs: Any) -> list[list[list[int]]]:
+    """Return the batches of each process."""
+    whisper: Any = None
+    found = []
+    for rank in range(world):
+        process: Any = SimpleNamespace(process_index=rank, num_processes=world)
+        evaluator = Evaluator(
+            accelerator=process, whisper=whisper, data=DataConfig(), config=EvalConfig(**knobs)
+        )
+        found.append(evaluator._share(utterances))
+    return found
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_processes_together_hear_every_utterance_once(world: int) -> None:
+    lengths = [1.0, 31.0, 30.0, 4.0, 4.0, 100.0, 2.0, 8.0, 30.1, 0.5]
+    utterances = [Utterance(id=str(n), audio="", text="", seconds=s) for n, s in enumerate(lengths)]
+    found = shares(utterances, world, batch_clips=3)
+    batches = [batch for share in found for batch in share]
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert max(map(len, batches)) == 3
+    long = [batch for batch in batches if any(lengths[i] > 30 for i in batch)]
+    assert sorted(long) == [[1], [5], [8]]  # whole windows each, so alone
+    for batch in batches:
+        assert [lengths[i] for i in batch] == sorted((lengths[i] for i in batch), reverse=True)
+
+
+def test_a_clip_over_30_s_is_heard_whole_and_scored_apart(
+    evaluator: Evaluator, rows: list[Utterance], tmp_path: Path, write_clip: WriteClip
+) -> None:
+    path = write_clip(tmp_path / "long.wav", 31.0)
+    long = replace(rows[0], id="long", audio=str(path), seconds=31.0)
+    scores, hypotheses = evaluator.evaluate([*rows, long], "test")
+    assert [group.clips for group in scores.groups] == [6]
+    assert [group.clips for group in scores.long] == [1]
+    alone, _ = evaluator.evaluate(rows, "test")
+    assert alone.groups == scores.groups
+    assert hypotheses[-1].utterance.id == "long"
+
+
+def test_a_clip_that_vanished_is_a_sentence_and_no_score(
+    evaluator: Evaluator, rows: list[Utterance], tmp_path: Path
+) -> None:
+    rows[2] = replace(rows[2], audio=str(tmp_path / "gone.mp3"))
+    with pytest.raises(InputError, match=r"gone\.mp3: unreadable .* it was sound when the run"):
+        evaluator.evaluate(rows, "test")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_goes_on_as_it_was(
+    training: bool, evaluator: Evaluator, rows: list[Utterance]
+) -> None:
+    evaluator.whisper.model.train(training)
+    evaluator.evaluate(rows[:1], "test")
+    assert evaluator.whisper.model.training is training
+
+
+def test_nothing_to_hear_is_no_error(evaluator: Evaluator) -> None:
+    scores, hypotheses = evaluator.evaluate([], "test")
+    assert (scores.groups, scores.long, scores.error, hypotheses) == ([], [], 0.0, [])
+
+
+def test_scores_and_texts_are_written(
+    evaluator: Evaluator, rows: list[Utterance], tmp_path: Path
+) -> None:
+    scores, hypotheses = evaluator.evaluate(rows, "test")
+    save(tmp_path / "out", scores, hypotheses, model="mine", left_out={"unreadable": 1})
+    told = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert (told["model"], told["left_out"]) == ("mine", {"unreadable": 1})
+    assert told["error"] == scores.error
+    lines = (tmp_path / "out" / "utterances.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [u.id for u in rows]
+
+
+# decode
+
+
+def heard(
+    whisper: Whisper, rows: Sequence[Utterance], config: DataConfig, knobs: EvalConfig = SHORT
+) -> list[str]:
+    """Transcribe one batch."""
+    labels = whisper.labels("transcribe")
+    (batch,) = eval_batches(rows, config, labels, whisper.n_mels, [list(range(len(rows)))])
+    return transcribe(whisper, batch, knobs, "transcribe")
+
+
+def test_beams_are_the_users(whisper: Whisper, rows: list[Utterance], config: DataConfig) -> None:
+    whisper.model.eval()
+    texts = heard(whisper, rows[:3], config, replace(SHORT, num_beams=3))
+    assert texts == [original(whisper, u, num_beams=3) for u in rows[:3]]
+
+
+def test_a_text_is_no_longer_than_asked_for(
+    whisper: Whisper, rows: list[Utterance], config: DataConfig
+) -> None:
+    short, long = (
+        heard(whisper, rows[:1], config, replace(SHORT, max_length=n))[0] for n in (8, 20)
+    )
+    assert long.startswith(short.rstrip("\ufffd"))
+    assert len(short) < len(long)
+
+
+def test_decoding_leaves_the_models_own_settings_alone(
+    whisper: Whisper, rows: list[Utterance], config: DataConfig
+) -> None:
+    before = whisper.model.generation_config.to_dict()
+    heard(whisper, rows[:2], config)
+    assert whisper.model.generation_config.to_dict() == before
+
+
+def test_an_english_only_model_is_not_told_a_language(
+    whisper: Whisper, rows: list[Utterance], config: DataConfig
+) -> None:
+    whisper.model.generation_config.is_multilingual = False
+    assert not whisper.multilingual
+    texts = heard(whisper, rows[:2], config)
+    assert texts == [original(whisper, u, language=None, task=None) for u in rows[:2]]

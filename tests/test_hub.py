@@ -1,0 +1,202 @@
+"""Hugging Face datasets in local folders: rows, columns, and the bytes of their audio."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from data.audio import AudioError, declared_seconds, decode
+from data.config import DataConfig
+from data.corpora import hub, read
+from data.errors import InputError
+from data.utterance import Utterance
+
+WriteClip = Callable[..., Path]
+AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+@pytest.fixture(autouse=True)
+def quiet_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what `datasets` converts out of the home folder, and its progress off the screen."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    datasets.disable_progress_bars()
+
+
+@pytest.fixture
+def clip(tmp_path: Path, write_clip: WriteClip) -> Path:
+    """Return an mp3."""
+    return write_clip(tmp_path / "clip.mp3", 1.0, 48_000)
+
+
+def parquet(folder: Path, columns: dict[str, Any], name: str = "train.parquet") -> Path:
+    """Write a parquet file; paths in `audio` become their bytes."""
+    folder.mkdir(exist_ok=True)
+    audio = [
+        {"bytes": path.read_bytes(), "path": path.name} if isinstance(path, Path) else path
+        for path in columns["audio"]
+    ]
+    pq.write_table(pa.table({**columns, "audio": pa.array(audio, AUDIO)}), folder / name)
+    return folder
+
+
+def saved(clip: Path, split: str | None = None) -> datasets.Dataset:
+    """Return a dataset of three rows whose audio is a file."""
+    audio = [{"bytes": clip.read_bytes(), "path": clip.name}] * 3
+    rows = {"audio": audio, "sentence": ["one", " two ", None], "locale": ["zh-TW"] * 3}
+    dataset = datasets.Dataset.from_dict(rows, split=split and datasets.NamedSplit(split))
+    return dataset.cast_column("audio", datasets.Audio(decode=False))
+
+
+def rows(folder: Path, split: str = "train", **knobs: Any) -> list[Utterance]:
+    """Return a split."""
+    return list(read(DataConfig(corpus=(str(folder),), **knobs), split))
+
+
+def same_audio(u: Utterance, clip: Path) -> bool:
+    """Tell whether an utterance decodes to what the file does."""
+    assert declared_seconds(u.audio) == declared_seconds(str(clip))
+    (ours, rate), (theirs, expected) = decode(u.audio), decode(str(clip))
+    return rate == expected and torch.equal(ours, theirs)
+
+
+def test_a_dataset_of_parquet_files_gives_rows_and_audio(tmp_path: Path, clip: Path) -> None:
+    columns = {"audio": [clip, clip], "text": [" one ", ""], "speaker_id": ["7", "8"]}
+    folder = parquet(tmp_path / "mine", {**columns, "language": ["en", "zh-TW"]})
+    first, second = rows(folder)
+    assert (first.id, first.text, first.language, first.speaker) == (
+        "mine/train/0",
+        "one",
+        "en",
+        "7",
+    )
+    assert (second.text, second.language, second.seconds) == ("", "zh", 0.0)
+    assert first.audio != second.audio
+    assert same_audio(first, clip)
+    part, rate = decode(second.audio, 0.25, 0.5)
+    assert part.shape[1] == 0.25 * rate
+
+
+def test_a_dataset_dict_on_disk_has_its_splits(tmp_path: Path, clip: Path) -> None:
+    whole = saved(clip)
+    datasets.DatasetDict(train=whole, test=whole.select([0])).save_to_disk(tmp_path / "dict")
+    train, test = rows(tmp_path / "dict"), rows(tmp_path / "dict", "test")
+    assert ([u.text for u in train], len(test)) == (["one", "two", ""], 1)
+    assert {u.language for u in train} == {"zh"}
+    assert same_audio(test[0], clip)
+    assert len(rows(tmp_path / "dict", "train+test")) == 4
+
+
+def test_a_single_dataset_on_disk_is_read(tmp_path: Path, clip: Path) -> None:
+    saved(clip).save_to_disk(tmp_path / "single")
+    assert len(rows(tmp_path / "single")) == 3
+    assert same_audio(rows(tmp_path / "single")[2], clip)
+
+
+@pytest.mark.parametrize("name", ["train", None])
+def test_a_single_dataset_is_not_every_split(name: str | None, tmp_path: Path, clip: Path) -> None:
+    saved(clip, name).save_to_disk(tmp_path / "single")
+    with pytest.raises(InputError, match="'test'"):
+        rows(tmp_path / "single", "test")  # else a model is scored on what it was trained on
+
+
+def test_audio_in_files_beside_the_table_is_read(tmp_path: Path, clip: Path) -> None:
+    folder = parquet(
+        tmp_path / "mine", {"audio": [{"bytes": None, "path": str(clip)}], "text": ["one"]}
+    )
+    assert same_audio(rows(folder)[0], clip)
+
+
+@pytest.mark.parametrize("column", hub.TEXT_COLUMNS)
+def test_the_text_column_is_found(column: str, tmp_path: Path, clip: Path) -> None:
+    assert rows(parquet(tmp_path / "mine", {"audio": [clip], column: ["one"]}))[0].text == "one"
+
+
+def test_the_users_columns_come_first(tmp_path: Path, clip: Path) -> None:
+    columns = {"audio": [clip], "text": ["one"], "normalized": ["uno"]}
+    folder = parquet(tmp_path / "mine", columns)
+    assert rows(folder, text_column="normalized")[0].text == "uno"
+    renamed = datasets.load_dataset(str(folder), split="train").rename_column("audio", "sound")
+    datasets.DatasetDict(train=renamed).save_to_disk(tmp_path / "renamed")
+    (u,) = rows(tmp_path / "renamed", audio_column="sound")
+    assert same_audio(u, clip)
+
+
+def test_strings_as_pandas_writes_them_are_strings(tmp_path: Path, clip: Path) -> None:
+    large = pa.array(["en"], pa.large_string())
+    columns = {"audio": [clip], "text": large, "language": large, "speaker": large}
+    (u,) = rows(parquet(tmp_path / "mine", columns))
+    assert (u.text, u.language, u.speaker) == ("en", "en", "en")
+
+
+def test_a_column_of_class_numbers_is_no_language(tmp_path: Path, clip: Path) -> None:
+    columns = {"audio": [clip], "text": ["one"], "lang_id": [19], "speaker_id": [7]}
+    (u,) = rows(parquet(tmp_path / "mine", columns))
+    assert (u.language, u.speaker) == (None, None)
+
+
+def test_a_column_of_lists_is_no_speaker(tmp_path: Path, clip: Path) -> None:
+    columns = {"audio": [clip], "text": ["one"], "speaker": [["ann", "bob"]]}
+    assert rows(parquet(tmp_path / "mine", columns))[0].speaker is None
+
+
+def test_a_text_column_of_numbers_is_a_sentence(tmp_path: Path, clip: Path) -> None:
+    with pytest.raises(InputError, match=r"data.text_column"):
+        rows(parquet(tmp_path / "mine", {"audio": [clip], "text": [5]}))
+
+
+def test_an_audio_column_without_audio_is_a_sentence(tmp_path: Path, clip: Path) -> None:
+    folder = parquet(tmp_path / "mine", {"audio": [clip], "text": ["one"], "n": [5]})
+    with pytest.raises(InputError, match=r"data.audio_column"):
+        rows(folder, audio_column="n")
+
+
+def test_a_missing_column_names_those_there_are(tmp_path: Path, clip: Path) -> None:
+    folder = parquet(tmp_path / "mine", {"audio": [clip], "words": ["one"]})
+    with pytest.raises(InputError, match=r"set data.text_column to one of \['audio', 'words'\]"):
+        rows(folder)
+    with pytest.raises(InputError, match=r"mine: no column nothing.*; set data.text_column"):
+        rows(folder, text_column="nothing")
+    with pytest.raises(InputError, match=r"no column 'sound'; set data.audio_column to one of"):
+        rows(folder, audio_column="sound")
+
+
+def test_a_missing_split_names_those_there_are(tmp_path: Path, clip: Path) -> None:
+    folder = parquet(tmp_path / "mine", {"audio": [clip], "text": ["one"]})
+    datasets.DatasetDict(train=saved(clip)).save_to_disk(tmp_path / "dict")
+    for each in (folder, tmp_path / "dict"):
+        with pytest.raises(InputError, match=r"split 'dev' cannot be loaded: .*train"):
+            rows(each, "dev")
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_a_broken_table_is_a_sentence(kept: float, tmp_path: Path, clip: Path) -> None:
+    folder = parquet(tmp_path / "mine", {"audio": [clip] * 50, "text": ["one"] * 50})
+    table = folder / "train.parquet"
+    content = bytearray(table.read_bytes())
+    if kept == 0.5:
+        content = content[: len(content) // 2]
+    else:  # the footer is sound, the rows are not
+        content[4 : len(content) // 2] = bytes(len(content) // 2 - 4)
+    table.write_bytes(content)
+    with pytest.raises(InputError, match="mine: split 'train' cannot be loaded"):
+        rows(folder)
+
+
+def test_a_row_without_audio_is_unreadable(tmp_path: Path) -> None:
+    nothing = [None, {"bytes": None, "path": None}, {"bytes": None, "path": "no.mp3"}]
+    folder = parquet(tmp_path / "mine", {"audio": nothing, "text": ["one"] * 3})
+    for u in rows(folder):
+        with pytest.raises(AudioError, match="unreadable"):
+            decode(u.audio)
+
+
+def test_a_folder_is_known_by_what_datasets_writes(tmp_path: Path) -> None:
+    assert not hub.is_local(tmp_path)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "0.parquet").write_bytes(b"")
+    assert hub.is_local(tmp_path)

@@ -1,0 +1,89 @@
+"""Real recordings, where WHISPER_LOOP_REALDATA names the folder that holds them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import WhisperFeatureExtractor
+
+from data.audio import AudioError, decode, load
+from data.buckets import BucketedBatchSampler, Plan
+from data.config import DataConfig
+from data.corpora import read
+from data.features import HOP_LENGTH, LogMel, frames_of
+from data.manifest import build_manifest
+from data.screen import count_reasons
+from eval.whisper import load_whisper
+
+FOLDER = Path(os.environ.get("WHISPER_LOOP_REALDATA", "/nowhere"))
+
+pytestmark = [
+    pytest.mark.realdata,
+    pytest.mark.skipif(not FOLDER.is_dir(), reason="WHISPER_LOOP_REALDATA names no folder"),
+]
+
+
+def config(name: str, **knobs: Any) -> DataConfig:
+    """Return knobs for a corpus."""
+    return DataConfig(corpus=(str(FOLDER / name),), **knobs)
+
+
+def test_a_corpus_of_real_speech_is_read_whole(blank_model: Path, tmp_path: Path) -> None:
+    encoder = load_whisper(str(blank_model)).labels("transcribe")
+    cache = tmp_path / "cache.jsonl"
+    manifest, drops = build_manifest(config("joined/en"), encoder, cache, show=False)
+    reasons = count_reasons(drops)
+    assert reasons.keys() <= {"train"}
+    assert reasons["train"].keys() <= {"too long", "label too long"}
+    assert len(manifest.train) + sum(reasons["train"].values()) == 307
+    assert reasons["train"]["too long"] == 6
+    assert (len(manifest.dev), len(manifest.test)) == (23, 44)
+    tables = {u.id: u.seconds for u in read(config("joined/en"), "train+dev+test")}
+    for u in manifest.train + manifest.dev + manifest.test:
+        assert u.seconds == pytest.approx(tables[u.id], abs=0.06)
+    assert {u.language for u in manifest.train} == {"en"}
+
+
+def test_real_mandarin_is_read_as_zh() -> None:
+    rows = list(read(config("prompts/zh-TW"), "train+dev+test"))
+    assert len(rows) == 740
+    assert {u.language for u in rows} == {"zh"}
+    assert all(u.text and u.seconds for u in rows)
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_features_of_real_mp3_equal_the_originals(n_mels: int) -> None:
+    extractor, mel = WhisperFeatureExtractor(feature_size=n_mels), LogMel(n_mels)
+    rows = [u for u in read(config("joined/en"), "test") if u.seconds < 30]
+    for u in rows[:8]:
+        wave = load(u)
+        found = extractor(wave.numpy(), sampling_rate=16_000, return_tensors="pt").input_features
+        frames = frames_of(len(wave) / 16_000)
+        short = torch.zeros(1, frames * HOP_LENGTH)
+        short[0, : len(wave)] = wave
+        torch.testing.assert_close(mel(short), found[..., :frames], atol=1e-4, rtol=0)
+
+
+def test_half_a_real_mp3_is_truncated(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for u in list(read(config("prompts/en"), "test"))[:5]:
+        content = Path(u.audio).read_bytes()
+        (tmp_path / "half.mp3").write_bytes(content[: len(content) // 2])
+        if u.seconds > 1:
+            with pytest.raises(AudioError, match="truncated"):
+                decode(str(tmp_path / "half.mp3"))
+    assert capfd.readouterr().err == ""
+
+
+def test_little_of_a_real_epoch_is_padding() -> None:
+    rows = [u for u in read(config("joined/en"), "train") if u.seconds < 30]
+    knobs = config("joined/en")
+    plan = Plan.of(rows, knobs, seed=0)
+    held = 0
+    for each in BucketedBatchSampler(plan, knobs, updates=plan.length(1)):
+        longest = max(frames_of(rows[d.clip].seconds) for d in each if d.clip is not None)
+        held += len(each) * min(edge for edge in plan.edges if edge >= longest)
+    padding = 1 - sum(u.seconds for u in rows) * 100 / held
+    print(f"padding: {padding:.1%} of what is computed")
+    assert padding < 0.25  # 23 updates of 120 s: too few for narrow buckets

@@ -1,0 +1,123 @@
+"""Scores: counted once, by language, with what was left out."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from data.utterance import Utterance
+from eval.errors import ErrorCounts
+from eval.scores import Hypothesis, Scores, score
+
+
+def heard(name: str, reference: str, text: str, **settings: Any) -> Hypothesis:
+    """Return what was heard in an utterance of 2 s."""
+    known = {"audio": f"/{name}.mp3", "seconds": 2.0, "language": "en"}
+    return Hypothesis(
+        utterance=Utterance(id=name, text=reference, **{**known, **settings}), text=text
+    )
+
+
+@pytest.fixture
+def scores() -> Scores:
+    """Return the scores of a few clips in two languages."""
+    found = [
+        heard("a", "One two.", "one two"),
+        heard("b", "three four", "three five six"),
+        heard("c", "...", "anything at all"),
+        heard("d", "零一二。", "零一 三", language="zh"),
+        heard("e", "seven", "eight", seconds=30.5),
+    ]
+    return score(found, "basic", 4.0)
+
+
+def test_clips_are_counted_by_language(scores: Scores) -> None:
+    english, mandarin = scores.groups
+    assert (english.language, english.clips, english.metric) == ("en", 2, "WER")
+    assert (mandarin.language, mandarin.clips, mandarin.metric) == ("zh", 1, "CER")
+    assert english.error == english.wer == ErrorCounts(1, 0, 1, 4)
+    assert mandarin.error == mandarin.cer == ErrorCounts(1, 0, 0, 3)
+
+
+def test_figures_before_normalising_stand_beside(scores: Scores) -> None:
+    english, mandarin = scores.groups
+    assert english.error_ortho == english.wer_ortho == ErrorCounts(3, 0, 1, 4)
+    assert mandarin.error_ortho == mandarin.cer_ortho
+    assert mandarin.cer_ortho.edits == 2
+    assert mandarin.cer_ortho.units == 4
+
+
+def test_empty_references_are_left_out_and_counted(scores: Scores) -> None:
+    assert [group.empty for group in scores.groups] == [1, 0]
+    alone = score([heard("a", "!", "one"), heard("b", "", "")], "basic", 1.0)
+    assert (alone.groups[0].clips, alone.groups[0].empty, alone.error) == (0, 2, 0.0)
+
+
+def test_clips_over_30_s_are_scored_apart(scores: Scores) -> None:
+    (long,) = scores.long
+    assert (long.clips, long.error) == (1, ErrorCounts(1, 0, 0, 1))
+    edge = score([heard("a", "one", "one", seconds=30.0)], "basic", 1.0)
+    assert (len(edge.groups), len(edge.long)) == (1, 0)
+
+
+def test_the_error_pools_all_edits_over_all_units_of_short_clips(scores: Scores) -> None:
+    assert scores.error == 3 / 7
+    assert score([], "basic", 0.0).error == 0.0
+
+
+def test_a_language_that_nobody_said_still_counts() -> None:
+    scores = score([heard("a", "one", "two", language=None)], "basic", 1.0)
+    assert sum(group.clips for group in scores.groups) == 1
+
+
+def test_an_utterance_that_would_count_twice_is_refused() -> None:
+    with pytest.raises(AssertionError, match="count twice"):
+        score([heard("a", "one", "one"), heard("a", "one", "one")], "basic", 1.0)
+
+
+def test_without_a_normaliser_both_figures_are_one() -> None:
+    (group,) = score([heard("a", "One two.", "one two")], "none", 1.0).groups
+    assert group.normalizer == "none"
+    assert group.wer == group.wer_ortho == ErrorCounts(2, 0, 0, 2)
+
+
+def test_what_is_written_can_be_recounted(scores: Scores) -> None:
+    told = json.loads(json.dumps(scores.to_json()))
+    assert told["error"] == scores.error
+    assert told["languages"]["en"]["wer"] == {
+        "rate": 0.5,
+        "substitutions": 1,
+        "deletions": 0,
+        "insertions": 1,
+        "units": 4,
+    }
+    assert told["languages"]["en"]["empty_references"] == 1
+    assert "whisper-basic" in told["languages"]["zh"]["normalizer"]
+    assert told["long"]["en"]["clips"] == 1
+    assert (told["seconds"], told["audio_seconds"], told["clips_per_second"]) == (4.0, 38.5, 1.25)
+
+
+def test_metrics_have_slash_names_and_are_fractions(scores: Scores) -> None:
+    metrics = scores.metrics()
+    assert metrics["error"] == scores.error
+    assert metrics["en/wer"] == 0.5
+    assert metrics["zh/cer"] == pytest.approx(1 / 3)
+    assert metrics["en/long_wer"] == 1.0
+    assert all(isinstance(value, float) for value in metrics.values())
+
+
+def test_a_row_tells_edits_of_the_raw_texts_in_the_languages_unit() -> None:
+    english = heard("a", "One two.", "one two")
+    assert english.to_json() == {
+        "id": "a",
+        "language": "en",
+        "seconds": 2.0,
+        "reference": "One two.",
+        "hypothesis": "one two",
+        "edits": 2,
+        "audio": "/a.mp3",
+    }
+    assert heard("b", "零一", "零", language="zh").to_json()["edits"] == 1
+    silent = replace(english, utterance=replace(english.utterance, text=""))
+    assert silent.to_json()["edits"] is None

@@ -1,0 +1,160 @@
+"""Every drop has a reason and is counted; what is sound is kept as it is."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from data.config import DataConfig
+from data.errors import InputError
+from data.scan import Measured
+from data.screen import (
+    count_reasons,
+    refuse_missing,
+    screen_audio,
+    screen_leaks,
+    screen_repeats,
+    screen_training,
+)
+from data.utterance import Drop, Utterance
+
+
+def utterance(name: str = "a", **settings: Any) -> Utterance:
+    """Return an utterance."""
+    known = {"audio": f"/{name}.mp3", "text": "one", "seconds": 2.0, "tokens": 6}
+    return Utterance(id=name, **{**known, **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"text": ""}, "empty text"),
+        ({"text": "one <|en|> two"}, "special token in text"),
+        ({"text": "<|startoftranscript|>"}, "special token in text"),
+        ({"text": "<|0.00|> one"}, "special token in text"),
+        ({"seconds": 0.05}, "too short"),
+        ({"seconds": 30.0}, "too long"),
+        ({"seconds": 31.0}, "too long"),
+        ({"tokens": 449}, "label too long"),
+    ],
+)
+def test_what_training_cannot_use_is_dropped_with_its_reason(
+    settings: dict[str, Any], reason: str
+) -> None:
+    bad = utterance("bad", **settings)
+    kept, drops = screen_training([utterance(), bad], "train", DataConfig(), 448)
+    assert kept == [utterance()]
+    assert count_reasons(drops) == {"train": {reason: 1}}
+    assert (drops[0].id, drops[0].audio) == (bad.id, bad.audio)
+
+
+def test_what_just_fits_is_kept_as_it_is() -> None:
+    edge = [
+        utterance("a", seconds=0.1),
+        utterance("b", seconds=29.999),
+        utterance("c", tokens=448),
+        utterance("d", text="a < b | c > d <> <||"),
+    ]
+    assert screen_training(edge, "train", DataConfig(), 448) == (edge, [])
+
+
+def test_limits_are_the_users() -> None:
+    config = DataConfig(min_seconds=1.0, max_seconds=20.0)
+    bad = [utterance("a", seconds=0.9), utterance("b", seconds=20.0)]
+    _, drops = screen_training(bad, "train", config, 448)
+    assert [(d.reason, d.detail) for d in drops] == [
+        ("too short", "0.90 s; data.min_seconds is 1"),
+        ("too long", "20.00 s; data.max_seconds is 20"),
+    ]
+
+
+def test_measured_lengths_replace_what_tables_say() -> None:
+    found = {"/a.mp3": Measured(seconds=2.0312345678)}
+    kept, drops = screen_audio([utterance(), utterance("b", seconds=7.0)], "train", found)
+    assert [u.seconds for u in kept] == [2.031235, 7.0]  # nobody looked at the second
+    assert drops == []
+
+
+def test_what_cannot_be_heard_is_dropped_with_its_reason() -> None:
+    found = {
+        "/missing.mp3": Measured(reason="missing", detail="no such file"),
+        "/bad.mp3": Measured(reason="unreadable", detail="no header"),
+        "/half.mp3": Measured(seconds=1.0),
+        "/nothing.mp3": Measured(seconds=0.0),
+    }
+    rows = [utterance(name[1:-4], audio=name) for name in found]
+    kept, drops = screen_audio(rows, "train", found)
+    assert kept == []
+    assert [d.reason for d in drops] == ["missing", "unreadable", "truncated", "truncated"]
+    assert drops[2].detail == "1.00 s decoded of 2.00 s declared"
+
+
+def test_slices_have_their_own_length() -> None:
+    found = {"/a.mp3": Measured(seconds=10.0)}
+    rows = [
+        utterance("1", audio="/a.mp3", start=1.0, end=3.5, seconds=2.5),
+        utterance("2", audio="/a.mp3", start=8.0, seconds=0.0),
+    ]
+    kept, _ = screen_audio(rows, "train", found)
+    assert [u.seconds for u in kept] == [2.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "length"), [(12.0, None, 10.0), (3550.0, 3560.0, 3530.0), (9.0, 12.0, 10.0)]
+)
+def test_a_slice_behind_the_end_of_its_file_is_dropped(
+    start: float, end: float | None, length: float
+) -> None:
+    u = utterance(start=start, end=end, seconds=0.0 if end is None else end - start)
+    kept, drops = screen_audio([u], "test", {u.audio: Measured(seconds=length)})
+    assert kept == []
+    assert [d.reason for d in drops] == ["truncated"]
+
+
+def test_clips_sentences_and_speakers_of_dev_and_test_are_left_out_in_that_order() -> None:
+    held = [utterance("dev", text="held", speaker="ann"), utterance("test", text="too")]
+    rows = [
+        utterance("dev", text="held", speaker="ann"),
+        utterance("b", text="held", speaker="ann"),
+        utterance("c", text="other", speaker="ann"),
+        utterance("d", text="other", speaker="bob"),
+        utterance("e", text="other", speaker=None),
+        utterance("f", text="too", speaker=None),
+    ]
+    kept, drops = screen_leaks(rows, "validated", held)
+    assert [u.id for u in kept] == ["d", "e"]  # nobody's clips are not all one speaker's
+    assert [(d.id, d.reason) for d in drops] == [
+        ("dev", "clip of dev or test"),
+        ("b", "sentence of dev or test"),
+        ("c", "speaker of dev or test"),
+        ("f", "sentence of dev or test"),
+    ]
+
+
+def test_rows_listed_twice_are_kept_once() -> None:
+    rows = [utterance("a"), utterance("b"), utterance("a", text="again")]
+    kept, drops = screen_repeats(rows, "train+dev")
+    assert kept == rows[:2]
+    assert count_reasons(drops) == {"train+dev": {"listed twice": 1}}
+
+
+def test_missing_audio_stops_unless_the_user_said_to_go_on() -> None:
+    drops = [
+        Drop(split="train", id=name, audio=f"/{name}.mp3", reason=reason)
+        for name, reason in (("a", "truncated"), ("b", "missing"), ("c", "missing"))
+    ]
+    with pytest.raises(InputError, match=r"data.missing=drop") as told:
+        refuse_missing(drops, DataConfig())
+    assert "/b.mp3: no such file, though train lists it (2 such rows in all)" in str(told.value)
+    refuse_missing(drops, DataConfig(missing="drop"))
+    refuse_missing(drops[:1], DataConfig())
+
+
+def test_reasons_are_counted_by_split_the_most_frequent_first() -> None:
+    drop = Drop(split="train", id="a", audio="/a", reason="too long")
+    drops = [drop, replace(drop, reason="unreadable"), replace(drop, reason="unreadable")]
+    drops.append(replace(drop, split="dev"))
+    counts = count_reasons(drops)
+    assert counts == {"train": {"unreadable": 2, "too long": 1}, "dev": {"too long": 1}}
+    assert list(counts["train"]) == ["unreadable", "too long"]
+    assert count_reasons([]) == {}
