@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 from torchaudio.transforms import Resample
 
-from data.features import SAMPLE_RATE
+from data.features import HOP_LENGTH, SAMPLE_RATE, frames_of
 from data.utterance import Utterance
 
 TOLERANCE = 0.02  # of the declared length; mp3 encoders pad by up to 0.1 s
 PADDING_SECONDS = 0.12  # what an mp3 encoder may add or hide
+LEAD_SECONDS = 0.5  # decoded before a slice: an mp3's frames borrow bits from earlier ones
+# soundfile raises a TypeError for a file without a header, such as .raw
+BROKEN = (soundfile.SoundFileError, OSError, ValueError, TypeError)
 
 
 class AudioError(Exception):
@@ -37,9 +40,15 @@ def load(utterance: Utterance) -> Tensor:
         AudioError: it cannot be read, is shorter than declared, or holds what is not a number.
     """
     waveform, rate = decode(utterance.audio, utterance.start, utterance.end)
-    check_length(waveform.shape[1] / rate, utterance.seconds)
+    decoded, planned = waveform.shape[1] / rate, utterance.seconds
+    check_length(decoded, planned)
+    if planned and decoded > planned * (1 + TOLERANCE) + PADDING_SECONDS:
+        # its bucket and the memory of its pass were planned for less
+        raise AudioError("too much", f"{decoded:.2f} s decoded of {planned:.2f} s declared")
     mono = waveform.mean(dim=0)  # (samples,)
-    return mono if rate == SAMPLE_RATE else _resampler(rate)(mono)
+    mono = mono if rate == SAMPLE_RATE else _resampler(rate)(mono)
+    # what an mp3 encoder added must not reach beyond the planned frames
+    return mono[: frames_of(planned) * HOP_LENGTH] if planned else mono
 
 
 def decode(audio: str, start: float = 0.0, end: float | None = None) -> tuple[Tensor, int]:
@@ -54,12 +63,13 @@ def decode(audio: str, start: float = 0.0, end: float | None = None) -> tuple[Te
     try:
         with quiet_stderr, soundfile.SoundFile(open_source(audio)) as file:
             rate: int = file.samplerate
-            if start:
-                file.seek(round(start * rate))
-            frames = -1 if end is None else round((end - start) * rate)
-            samples = file.read(frames, dtype="float32", always_2d=True)
+            first = round(start * rate)
+            lead = max(0, min(first, round(LEAD_SECONDS * rate)))
+            file.seek(first - lead)
+            frames = -1 if end is None else round((end - start) * rate) + lead
+            samples = file.read(frames, dtype="float32", always_2d=True)[lead:]
             declared = file.frames / rate if end is None else end
-    except (soundfile.SoundFileError, OSError, ValueError) as error:
+    except BROKEN as error:
         raise AudioError("unreadable", str(error)) from error
     check_length(len(samples) / rate, declared - start)
     if not np.isfinite(samples).all():
@@ -76,7 +86,7 @@ def declared_seconds(audio: str) -> float:
     try:
         with quiet_stderr, soundfile.SoundFile(open_source(audio)) as file:
             return float(file.frames / file.samplerate)
-    except (soundfile.SoundFileError, OSError, ValueError) as error:
+    except BROKEN as error:
         raise AudioError("unreadable", str(error)) from error
 
 

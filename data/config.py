@@ -46,7 +46,7 @@ class DataConfig:
         """
         positive = ("update_seconds", "update_tokens", "pass_seconds", "buckets", "prefetch")
         for key in positive:
-            if getattr(self, key) <= 0:
+            if not getattr(self, key) > 0:  # so written, NaN is refused too
                 raise InputError(f"data.{key} must be greater than 0, got {getattr(self, key)}")
         if self.update_clips is not None and self.update_clips <= 0:
             raise InputError(

@@ -16,6 +16,7 @@ import yaml
 from data.errors import InputError
 
 T = TypeVar("T")
+NOTHING = ("", "null", "~")
 WORDS = {"true": "True", "false": "False", "null": "None", "none": "None", "~": "None"}
 
 
@@ -23,7 +24,7 @@ def parse_dataclass(cls: type[T], arguments: Sequence[str]) -> T:
     """Parse arguments into a dataclass; true, false and null are accepted as YAML writes them."""
     return tyro.cli(
         cls,
-        args=[_as_tyro(argument, dict(knobs(cls))) for argument in arguments],
+        args=_as_tyro(_joined(arguments, dict(knobs(cls))), dict(knobs(cls))),
         use_underscores=True,
         config=(tyro.conf.FlagConversionOff,),
     )
@@ -86,7 +87,7 @@ def _argument(path: Path, key: str, value: Any, known: dict[str, Any]) -> list[s
         if not _fits(each, known[key]):
             raise InputError(f"{path}: {key} must be {_describe(known[key])}, got {each!r}")
     if _is_tuple(known[key]):
-        return [f"--{key}", *values]
+        return [f"--{key}", *([] if value in NOTHING else values)]
     return [f"--{key}={_word(value, known[key])}"]
 
 
@@ -123,7 +124,8 @@ def _is_tuple(kind: Any) -> bool:
 
 def _describe(kind: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return " or ".join(names.get(o, "null" if o is type(None) else str(o)) for o in _options(kind))
+    options = [o for o in _options(kind) if o is not ...]
+    return " or ".join(names.get(o, "null" if o is type(None) else str(o)) for o in options)
 
 
 def _word(text: str, kind: Any) -> str:
@@ -135,12 +137,35 @@ def _word(text: str, kind: Any) -> str:
     return word if word == "None" and type(None) in options else text
 
 
-def _as_tyro(argument: str, known: dict[str, Any]) -> str:
-    """Rewrite one argument: --profile → --profile=True, --profile=true → --profile=True."""
-    key, separator, value = argument.partition("=")
-    kind = known.get(key.removeprefix("--").replace("-", "_"))
-    if not argument.startswith("--") or kind is None:
-        return argument
-    if separator:
-        return f"{key}={_word(value, kind)}"
-    return f"{argument}=True" if kind is bool else argument
+def _kind(argument: str, known: dict[str, Any]) -> Any:
+    """Return the type of the knob that an argument names, or None."""
+    if not argument.startswith("--"):
+        return None
+    return known.get(argument.removeprefix("--").replace("-", "_"))
+
+
+def _joined(arguments: Sequence[str], known: dict[str, Any]) -> list[str]:
+    """Join a knob and its value: --profile true → --profile=true; alone, --profile=True."""
+    joined: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        kind = _kind(argument, known)
+        follows = bool(rest) and not rest[0].startswith("--")
+        if kind is bool and not (follows and _fits(rest[0], bool)):
+            argument += "=True"
+        elif kind is not None and follows and not _is_tuple(kind):
+            argument += f"={rest.pop(0)}"
+        joined.append(argument)
+    return joined
+
+
+def _as_tyro(arguments: Sequence[str], known: dict[str, Any]) -> list[str]:
+    """Rewrite --profile=true → --profile=True, --language=null → --language=None."""
+    rewritten = []
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        kind = _kind(key, known)
+        known_value = separator and kind is not None
+        rewritten.append(f"{key}={_word(value, kind)}" if known_value else argument)
+    return rewritten

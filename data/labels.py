@@ -69,7 +69,10 @@ class LabelEncoder:
     def count(self, texts: Iterable[str], languages: Iterable[str]) -> list[int]:
         """Return the length of each whole sequence, in tokens: encode() for many."""
         extra = {language: len(self.prefix(language)) + 1 for language in set(languages)}
-        ids = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        texts = list(texts)
+        if not texts:  # the tokenizer cannot take none
+            return []
+        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return [len(row) + extra[language] for row, language in zip(ids, languages, strict=True)]
 
     def _id(self, token: str) -> int:

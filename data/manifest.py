@@ -75,9 +75,8 @@ def build_manifest(
             drops += gone
     split = config.train_split
     train, repeats = screen_repeats(_read(config, encoder, split), split)
-    leaks: list[Drop] = []
-    if "validated" in split.split("+"):
-        train, leaks = screen_leaks(train, split, held_out["dev"] + held_out["test"])
+    strict = "validated" in split.split("+")  # the others share no speakers by design
+    train, leaks = screen_leaks(train, split, held_out["dev"] + held_out["test"], strict=strict)
     train, broken = screen_audio(train, split, scan(train, config, cache, show=show))
     refuse_missing(broken, config)
     train, unfit = screen_training(_with_tokens(train, encoder), split, config, encoder.max_tokens)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.progress import track
 
@@ -24,6 +25,7 @@ class Measured:
     detail: str = ""
 
 
+MISSING = Measured(reason="missing", detail="no such file")
 Measurements = dict[str, Measured]  # by Utterance.audio
 
 
@@ -44,7 +46,13 @@ def scan(
         if config.check == "decode" or (u.seconds == 0 and u.end is None)
     )
     stamps = {audio: _stamp(audio) for audio in wanted}
-    known = _read(cache, config.check, stamps)
+    cached = _read(cache)
+    known = {
+        audio: Measured(**cached[audio]["found"])
+        for audio in wanted
+        if audio in cached
+        and (cached[audio]["check"], cached[audio]["stamp"]) == (config.check, stamps[audio])
+    }
     fresh = [audio for audio in wanted if audio not in known]
     with ThreadPoolExecutor(max(1, config.workers)) as pool:  # soundfile lets go of the GIL
         found = pool.map(lambda audio: measure(audio, config.check), fresh)
@@ -58,19 +66,18 @@ def scan(
         )
         known.update(zip(fresh, progress, strict=True))
     if fresh:
-        rows = (
-            {"audio": audio, "stamp": stamps[audio], "check": config.check, **asdict(measured)}
-            for audio, measured in known.items()
-            if stamps[audio]
-        )
-        write_jsonl(cache, rows)
-    return known
+        for audio in fresh:
+            row = {"check": config.check, "stamp": stamps[audio], "found": asdict(known[audio])}
+            cached[audio] = {"audio": audio, **row}
+        write_jsonl(cache, (row for row in cached.values() if row["stamp"]))
+    missing = {u.audio for u in utterances if u.audio not in wanted and _missing(u.audio)}
+    return known | dict.fromkeys(missing, MISSING)
 
 
 def measure(audio: str, check: str) -> Measured:
     """Measure one clip, by its header or by decoding it."""
-    if not audio.startswith("hub:") and not os.path.exists(audio):
-        return Measured(reason="missing", detail="no such file")
+    if _missing(audio):
+        return MISSING
     try:
         if check == "header":
             return Measured(seconds=declared_seconds(audio))
@@ -89,12 +96,13 @@ def _stamp(audio: str) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def _read(cache: Path, check: str, stamps: dict[str, str]) -> Measurements:
-    """Return the cached measurements that still hold."""
-    if not cache.is_file():
+def _missing(audio: str) -> bool:
+    return not audio.startswith("hub:") and not os.path.exists(audio)
+
+
+def _read(cache: Path) -> dict[str, dict[str, Any]]:
+    """Return the cached rows by audio; a cache that cannot be read costs a scan, and no more."""
+    try:
+        return {row["audio"]: row for row in read_jsonl(cache)} if cache.is_file() else {}
+    except (ValueError, KeyError, TypeError):
         return {}
-    return {
-        row["audio"]: Measured(seconds=row["seconds"], reason=row["reason"], detail=row["detail"])
-        for row in read_jsonl(cache)
-        if row["check"] == check and row["stamp"] == stamps.get(row["audio"])
-    }

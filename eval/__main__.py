@@ -5,13 +5,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 import tyro
 from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
 from data.config import DataConfig
-from data.errors import plain_errors
+from data.errors import InputError, plain_errors
 from data.knobs import parse_dataclass
 from data.manifest import read_held_out, scan_cache
 from data.screen import count_reasons
@@ -39,10 +40,13 @@ def main() -> None:
     """Read, transcribe, score, and show."""
     with plain_errors():
         command = parse_dataclass(Command, sys.argv[1:])
+        if command.precision == "fp16" and not torch.cuda.is_available():
+            raise InputError("precision=fp16 needs a GPU; set precision to no or bf16")
         accelerator = Accelerator(mixed_precision=command.precision)
         data = replace(command.data, corpus=command.corpus)
         data = replace(data, language=command.language or data.language)
         whisper = load_whisper(command.model)
+        whisper.model.to(accelerator.device)
         out = Path(command.out)
         cache = scan_cache(out.parent, data)
         show = accelerator.is_main_process
@@ -55,11 +59,18 @@ def main() -> None:
         scores, hypotheses = evaluator.evaluate(utterances, command.split)
         if accelerator.is_main_process:
             left_out = count_reasons(drops).get(command.split, {})
-            folder = out / f"{Path(command.model).name}-{Path(data.corpus[0]).name}-{command.split}"
+            name = f"{_short(command.model)}-{Path(data.corpus[0]).name}-{command.split}"
+            folder = out / name
             save(folder, scores, hypotheses, model=command.model, left_out=left_out)
             console = Console(highlight=False)
             console.print(score_table(scores, f"{command.model} on {command.split}"))
             console.print(f"left out: {left_out or 'nothing'}\nscores and texts: {folder}")
+
+
+def _short(model: str) -> str:
+    """Return a name for a folder: a run's model is runs/NAME/model, so NAME tells it apart."""
+    path = Path(model)
+    return path.parent.name if path.name == "model" else path.name
 
 
 def score_table(scores: Scores, title: str) -> Table:

@@ -143,11 +143,10 @@ def score(hypotheses: Sequence[Hypothesis], normalizer: str, seconds: float) -> 
 
 
 def _groups(hypotheses: Sequence[Hypothesis], normalizer: str) -> list[Group]:
-    languages = sorted({h.utterance.language or "" for h in hypotheses})
-    return [
-        _group(language, [h for h in hypotheses if h.utterance.language == language], normalizer)
-        for language in languages
-    ]
+    by_language: dict[str, list[Hypothesis]] = {}
+    for each in hypotheses:
+        by_language.setdefault(each.utterance.language or "", []).append(each)
+    return [_group(name, part, normalizer) for name, part in sorted(by_language.items())]
 
 
 def _group(language: str, hypotheses: Sequence[Hypothesis], kind: str) -> Group:

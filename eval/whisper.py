@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import logging as transformers_logging
@@ -78,10 +79,19 @@ def load_whisper(name: str, revision: str | None = None) -> Whisper:
     _refuse_incomplete(name)
     try:
         processor = WhisperProcessor.from_pretrained(name, revision=revision)
-        model = WhisperForConditionalGeneration.from_pretrained(
-            name, revision=revision, dtype=torch.float32, attn_implementation="sdpa"
+        kind = AutoConfig.from_pretrained(name, revision=revision).model_type
+        if kind != "whisper":
+            raise ValueError(f"it is a {kind}, not a Whisper")
+        model, told = WhisperForConditionalGeneration.from_pretrained(
+            name,
+            revision=revision,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+        if told["missing_keys"]:  # transformers would draw them at random
+            raise ValueError(f"its weights lack {sorted(told['missing_keys'])[0]} and maybe more")
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"model {name!r} cannot be loaded: {reason}") from error
     start = processor.tokenizer.get_vocab().get(START)

@@ -39,10 +39,12 @@ def _guess(corpus: str) -> str:
     """Tell the layout by what lies there."""
     path = Path(corpus)
     if path.is_dir():
-        if (path / "clips").is_dir() or any(path.glob("*.tsv")):
+        if any(path.glob("*.tsv")):
             return "common_voice"
         if any(path.glob("*.jsonl")) or any(path.glob("*.csv")):
             return "manifest"
+        if (path / "clips").is_dir():
+            return "common_voice"
         if hub.is_local(path):
             return "hub"
         raise InputError(

@@ -42,7 +42,7 @@ def read(folder: Path, split: str) -> Iterator[Utterance]:
 def _rows(table: Path, needed: tuple[str, ...]) -> Iterator[dict[str, str]]:
     """Yield rows as dicts; quotes inside sentences are text, as Common Voice writes them."""
     try:
-        with table.open(encoding="utf-8", newline="") as file:
+        with table.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
             missing = [column for column in needed if column not in (rows.fieldnames or ())]
             if missing:
@@ -58,10 +58,16 @@ def _durations(table: Path) -> dict[str, float]:
     """Return seconds by clip name, or nothing for releases that do not have the file."""
     if not table.is_file():
         return {}
-    return {
-        row["clip"]: int(row["duration[ms]"]) / 1000
-        for row in _rows(table, ("clip", "duration[ms]"))
-    }
+    seconds = {}
+    for row in _rows(table, ("clip", "duration[ms]")):
+        try:
+            seconds[row["clip"]] = int(row["duration[ms]"]) / 1000
+        except ValueError as error:
+            raise InputError(
+                f"{table}: {row['clip']} has a duration of {row['duration[ms]']!r}, "
+                "not of whole milliseconds; remove the file to measure the clips instead"
+            ) from error
+    return seconds
 
 
 def _language(locale: str) -> str:

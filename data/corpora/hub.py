@@ -39,7 +39,7 @@ def read(config: DataConfig, name: str, split: str) -> Iterator[Utterance]:
         "column": config.audio_column,
     }
     rows = _open(json.dumps(locator))
-    text = _text_column(config, name, rows.column_names)
+    text = _text_column(config, name, rows)
     language = _first(LANGUAGE_COLUMNS, rows)
     speaker = _first(SPEAKER_COLUMNS, rows)
     wanted = [column for column in (text, language, speaker) if column]
@@ -61,6 +61,8 @@ def fetch(locator: dict[str, Any]) -> bytes:
     """
     split = {key: value for key, value in locator.items() if key != "row"}
     audio = _open(json.dumps(split))[locator["row"]][locator["column"]]
+    if audio is None or (audio["bytes"] is None and audio["path"] is None):
+        raise OSError("the row holds no audio")
     if audio["bytes"] is not None:
         return bytes(audio["bytes"])
     return Path(audio["path"]).read_bytes()
@@ -76,12 +78,16 @@ def _open(locator: str) -> Any:
     try:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             loaded = datasets.load_from_disk(str(folder))
-            rows = loaded[at["split"]] if isinstance(loaded, datasets.DatasetDict) else loaded
+            if not isinstance(loaded, datasets.DatasetDict):  # one split, train unless it says so
+                loaded = {str(loaded.split or "train"): loaded}
+            if at["split"] not in loaded:
+                raise ValueError(f"it has {', '.join(loaded)}")
+            rows = loaded[at["split"]]
         else:
             rows = datasets.load_dataset(
                 at["name"], at["subset"], split=at["split"], revision=at["revision"]
             )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(
             f"{at['name']}: split {at['split']!r} cannot be loaded: {reason}"
@@ -91,22 +97,30 @@ def _open(locator: str) -> Any:
             f"{at['name']}: no column {at['column']!r}; "
             f"set data.audio_column to one of {rows.column_names}"
         )
-    return rows.cast_column(at["column"], datasets.Audio(decode=False))
+    try:
+        return rows.cast_column(at["column"], datasets.Audio(decode=False))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{at['name']}: column {at['column']!r} holds no audio; "
+            f"set data.audio_column to another of {rows.column_names}"
+        ) from error
 
 
-def _text_column(config: DataConfig, name: str, columns: list[str]) -> str:
+def _text_column(config: DataConfig, name: str, rows: Any) -> str:
     candidates = TEXT_COLUMNS if config.text_column == "auto" else (config.text_column,)
-    for column in candidates:
-        if column in columns:
-            return column
-    raise InputError(
-        f"{name}: no column {' or '.join(candidates)}; set data.text_column to one of {columns}"
-    )
+    column = _first(candidates, rows)
+    if column is None:
+        raise InputError(
+            f"{name}: no column {' or '.join(candidates)} of texts; "
+            f"set data.text_column to one of {rows.column_names}"
+        )
+    return column
 
 
 def _first(candidates: tuple[str, ...], rows: Any) -> str | None:
     """Return the first column that is there and holds text, not a class number."""
     for column in candidates:
-        if column in rows.column_names and rows.features[column].dtype == "string":
+        kind = getattr(rows.features.get(column), "dtype", "")
+        if kind in ("string", "large_string"):  # large: as pandas 3 and polars write them
             return column
     return None

@@ -6,6 +6,7 @@ SPLIT.jsonl or SPLIT.csv; a single file has a column `split`, or is named after 
 
 import csv
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,6 +27,10 @@ def read(corpus: Path, split: str) -> Iterator[Utterance]:
     source = _file_of(corpus, split)
     named_after = source.stem == split
     for line, row in _rows(source):
+        if not isinstance(row, dict):
+            raise InputError(
+                f"{source}, line {line}: expected an object with path and text, got {row!r}"
+            )
         if "split" in row and row["split"] != split:
             continue
         if "split" not in row and not named_after:
@@ -55,7 +60,7 @@ def _rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with source.open(encoding="utf-8-sig", newline="") as file:
         try:
             yield from _csv_rows(file) if source.suffix == ".csv" else _json_rows(file)
-        except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        except (csv.Error, ValueError) as error:
             raise InputError(f"{source}: cannot be read as {source.suffix[1:]}: {error}") from error
 
 
@@ -69,13 +74,19 @@ def _csv_rows(file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
 def _json_rows(file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(file, 1):
         if line.strip():
-            yield number, json.loads(line)
+            try:
+                yield number, _without_nulls(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number}: {error.msg} at column {error.colno}") from error
+
+
+def _without_nulls(row: Any) -> Any:
+    """A null is an absent key; str(None) would be a text."""
+    return {k: v for k, v in row.items() if v is not None} if isinstance(row, dict) else row
 
 
 def _utterance(source: Path, line: int, row: dict[str, Any]) -> Utterance:
     where = f"{source}, line {line}"
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: expected an object with path and text, got {row!r}")
     unknown = sorted(set(row) - KNOWN, key=str)
     if unknown:
         raise InputError(
@@ -84,13 +95,16 @@ def _utterance(source: Path, line: int, row: dict[str, Any]) -> Utterance:
     if "path" not in row:
         raise InputError(f"{where}: no 'path'; each row needs path and text")
     start, end = _number(row, "start", where) or 0.0, _number(row, "end", where)
+    seconds = _number(row, "seconds", where) or 0.0
+    if end is None and "start" in row and seconds:
+        end = start + seconds
     if end is not None and end <= start:
         raise InputError(f"{where}: end is {end} and start {start}: end must be later, in seconds")
     return Utterance(
-        id=str(row.get("id", f"{row['path']}@{start:g}" if end is not None else row["path"])),
+        id=str(row.get("id", f"{source.parent.name}/{row['path']}{_slice(start, end)}")),
         audio=inside(source.parent, str(row["path"]), source),
         text=str(row.get("text", "")).strip(),
-        seconds=end - start if end is not None else _number(row, "seconds", where) or 0.0,
+        seconds=seconds if end is None else end - start,
         language=row.get("language"),
         speaker=row.get("speaker"),
         start=start,
@@ -100,6 +114,14 @@ def _utterance(source: Path, line: int, row: dict[str, Any]) -> Utterance:
 
 def _number(row: dict[str, Any], key: str, where: str) -> float | None:
     try:
-        return None if row.get(key) is None else float(row[key])
+        number = None if row.get(key) is None else float(row[key])
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {key} must be a number of seconds, got {row[key]!r}") from error
+    if number is not None and not 0 <= number < math.inf:
+        raise InputError(f"{where}: {key} must be a number of seconds, 0 or more, got {row[key]!r}")
+    return number
+
+
+def _slice(start: float, end: float | None) -> str:
+    """Return what tells slices of a file apart."""
+    return "" if end is None and not start else f"@{start}-{'' if end is None else end}"
