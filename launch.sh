@@ -33,10 +33,13 @@ gpus() { # those that this process may see; 0 on a machine without
 }
 
 train() {
-  local count flags
+  local count processes flags
   count=$(gpus)
-  flags="--num_processes $((count > 1 ? count : 1)) --num_machines 1 --mixed_precision no --dynamo_backend no"
+  processes=$((count > 1 ? count : 1))
+  flags="--num_processes $processes --num_machines 1 --mixed_precision no --dynamo_backend no"
   [ "$count" -le 1 ] || flags="--multi_gpu $flags"
+  # Accelerate would give each process one thread
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(($(getconf _NPROCESSORS_ONLN) / processes))}
   # precision is a knob of ours; --quiet: our own sentence instead of the launcher's traceback
   # shellcheck disable=SC2086
   exec accelerate launch --quiet ${ACCELERATE_ARGS:-$flags} "$here/trainer/main.py" "$@"

@@ -11,6 +11,10 @@ class InputError(Exception):
     """A mistake of the user: one sentence with the file or key, the value and the remedy."""
 
 
+# what safetensors and torch.save raise is no OSError
+FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Turn a person's mistake, or a full disk, into one line on stderr and exit status 2."""
@@ -18,13 +22,13 @@ def plain_errors() -> Iterator[None]:
         yield
     except InputError as error:
         _leave(str(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and not any(
+            told in str(error) for told in FULL
+        ):
             raise
-        place = error.filename or os.getcwd()
-        _leave(
-            f"no space left on the disk of {place}: free some and start again with --resume=auto"
-        )
+        place = getattr(error, "filename", None) or os.getcwd()
+        _leave(f"no space left ({place}): free some; what was written before is whole")
 
 
 def _leave(sentence: str) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.progress import track
 
@@ -27,6 +26,7 @@ class Measured:
 
 MISSING = Measured(reason="missing", detail="no such file")
 Measurements = dict[str, Measured]  # by Utterance.audio
+Cached = dict[str, tuple[str, Measured]]  # by Utterance.audio, with what changes as the file does
 
 
 def scan(
@@ -45,33 +45,28 @@ def scan(
         for u in utterances
         if config.check == "decode" or (u.seconds == 0 and u.end is None)
     )
-    stamps = {audio: _stamp(audio) for audio in wanted}
+    stamps = {audio: _stamp(audio, config.check) for audio in wanted}
     cached = _read(cache)
     known = {
-        audio: Measured(**cached[audio]["found"])
+        audio: cached[audio][1]
         for audio in wanted
-        if audio in cached
-        and (cached[audio]["check"], cached[audio]["stamp"]) == (config.check, stamps[audio])
+        if audio in cached and cached[audio][0] == stamps[audio]
     }
     fresh = [audio for audio in wanted if audio not in known]
-    with ThreadPoolExecutor(max(1, config.workers)) as pool:  # soundfile lets go of the GIL
-        found = pool.map(lambda audio: measure(audio, config.check), fresh)
-        label = f"checking {len(fresh):,} clips"
-        progress = track(
-            found,
-            label,
-            total=len(fresh),
-            disable=not (show and fresh and sys.stdout.isatty()),
-            transient=True,
-        )
-        known.update(zip(fresh, progress, strict=True))
+    known |= _measure_all(fresh, config, show=show)
     if fresh:
-        for audio in fresh:
-            row = {"check": config.check, "stamp": stamps[audio], "found": asdict(known[audio])}
-            cached[audio] = {"audio": audio, **row}
-        write_jsonl(cache, (row for row in cached.values() if row["stamp"]))
+        _write(cache, cached | {audio: (stamps[audio], known[audio]) for audio in fresh})
     missing = {u.audio for u in utterances if u.audio not in wanted and _missing(u.audio)}
     return known | dict.fromkeys(missing, MISSING)
+
+
+def _measure_all(fresh: Sequence[str], config: DataConfig, *, show: bool) -> Measurements:
+    with ThreadPoolExecutor(max(1, config.workers)) as pool:  # soundfile lets go of the GIL
+        found = pool.map(lambda audio: measure(audio, config.check), fresh)
+        quiet = not (show and fresh and sys.stdout.isatty())
+        label = f"checking {len(fresh):,} clips"
+        progress = track(found, label, total=len(fresh), disable=quiet, transient=True)
+        return dict(zip(fresh, progress, strict=True))
 
 
 def measure(audio: str, check: str) -> Measured:
@@ -87,22 +82,32 @@ def measure(audio: str, check: str) -> Measured:
         return Measured(reason=error.reason, detail=error.detail)
 
 
-def _stamp(audio: str) -> str:
+def _stamp(audio: str, check: str) -> str:
     """Return what changes when a file does; empty for what is not a file, which is never cached."""
     try:
         status = os.stat(audio)
     except OSError:
         return ""
-    return f"{status.st_size}-{status.st_mtime_ns}"
+    return f"{check} {status.st_size} {status.st_mtime_ns}"
 
 
 def _missing(audio: str) -> bool:
     return not audio.startswith("hub:") and not os.path.exists(audio)
 
 
-def _read(cache: Path) -> dict[str, dict[str, Any]]:
-    """Return the cached rows by audio; a cache that cannot be read costs a scan, and no more."""
+def _read(cache: Path) -> Cached:
+    """Return the cache; one that cannot be read costs a scan, and no more."""
     try:
-        return {row["audio"]: row for row in read_jsonl(cache)} if cache.is_file() else {}
+        rows = read_jsonl(cache) if cache.is_file() else ()
+        return {row["audio"]: (row["stamp"], Measured(**row["found"])) for row in rows}
     except (ValueError, KeyError, TypeError):
         return {}
+
+
+def _write(cache: Path, cached: Cached) -> None:
+    rows = (
+        {"audio": audio, "stamp": stamp, "found": asdict(found)}
+        for audio, (stamp, found) in cached.items()
+        if stamp
+    )
+    write_jsonl(cache, rows)

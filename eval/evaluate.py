@@ -50,9 +50,7 @@ class Evaluator:
         texts = self._transcribe(utterances, label)
         self.whisper.model.train(training)
         seconds = time.perf_counter() - started
-        hypotheses = [
-            Hypothesis(utterance=u, text=texts[u.id]) for u in utterances if u.id in texts
-        ]
+        hypotheses = [Hypothesis(utterance=u, text=texts[u.id]) for u in utterances]
         return score(hypotheses, self.config.normalizer, seconds), hypotheses
 
     def _transcribe(self, utterances: Sequence[Utterance], label: str) -> dict[str, str]:

@@ -22,6 +22,8 @@ import torch
 
 from trainer.blank import BlankConfig, make_blank
 
+torch.set_num_threads(1)  # two threads of small products on two shared cores mostly wait
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 HEADER = (
     "client_id\tpath\tsentence_id\tsentence\tsentence_domain\tup_votes\tdown_votes\tage\tgender\t"

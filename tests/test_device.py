@@ -37,3 +37,9 @@ def test_accumulation_in_the_environment_is_refused(
 def test_auto_is_fp32_on_a_cpu_and_deterministic(tmp_path: Path) -> None:
     assert build(tmp_path, "auto") == "no"
     assert torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("name", ["wandb2", "comet_ml"])
+def test_a_tracker_that_is_not_there_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=rf"log\.trackers: '{name}'.*tensorboard"):
+        build_accelerator(tmp_path, precision="auto", deterministic=False, trackers=(name,))

@@ -69,6 +69,12 @@ def test_unknown_key_in_a_recipe(trainer: Any, tmp_path: Path) -> None:
         parse([str(recipe)])
 
 
+def test_choosing_by_what_is_reported_is_warned_about(trainer: Any, tmp_path: Path) -> None:
+    same = ("--data.dev_split=test", "--data.test_split=test", "--eval.max_length=4")
+    done = trainer(tmp_path / "run", *same, "--loop.max_steps=1")
+    assert "warning: dev and test are the same" in done.output
+
+
 def test_a_damaged_checkpoint_is_named(trainer: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     trainer(run, "--loop.max_steps=3")

@@ -62,14 +62,13 @@ class Checkpoints:
         pending = self.folder / f"{PENDING}{target.name}"
         try:
             self._write(pending, {"state": state.state_dict(), "plan": plan})
-        except OSError:  # a full disk: leave it no fuller than it was
-            shutil.rmtree(pending, ignore_errors=True)
-            raise
-        if self.accelerator.is_main_process:
-            if target.exists():  # a resume passed here again
-                shutil.rmtree(target)
-            os.replace(pending, target)
-            self._prune(state)
+            if self.accelerator.is_main_process:
+                shutil.rmtree(target, ignore_errors=True)  # a resume passed here again
+                os.replace(pending, target)
+                self._prune(state)
+        finally:  # a full disk is left no fuller than it was
+            if self.accelerator.is_main_process:
+                shutil.rmtree(pending, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
     def _write(self, pending: Path, progress: dict[str, Any]) -> None:

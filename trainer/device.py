@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.tracking import get_available_trackers
 
 from data.errors import InputError
 
@@ -22,7 +23,7 @@ def build_accelerator(
         trackers: names that Accelerate knows.
 
     Raises:
-        InputError: fp16 on a CPU, or accumulation set in the environment.
+        InputError: fp16 on a CPU, accumulation set in the environment, a tracker that is not there.
     """
     cpu = (
         not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
@@ -37,6 +38,13 @@ def build_accelerator(
             "ACCELERATE_GRADIENT_ACCUMULATION_STEPS is set: it would scale the loss a second time; "
             "unset it, and set data.pass_seconds to cut updates into passes"
         )
+    installed = [kind.value for kind in get_available_trackers()]
+    for name in trackers:
+        if name not in installed:  # Accelerate would leave it out in silence
+            raise InputError(
+                f"log.trackers: {name!r} is not installed, or not known to Accelerate: install its "
+                f"package, or choose from {', '.join(installed)}"
+            )
     if cpu or deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)

@@ -27,7 +27,15 @@ from trainer.profiling import NoProfile, Profile
 from trainer.publish import settle_generation
 from trainer.recorder import Recorder, Silence
 from trainer.resume import resume, shaping
-from trainer.run_folder import farewell, freeze_corpus, open_run, overview, status, write_settings
+from trainer.run_folder import (
+    cautions,
+    farewell,
+    freeze_corpus,
+    open_run,
+    overview,
+    status,
+    write_settings,
+)
 from trainer.scoring import Scoring
 from trainer.state import TrainState
 from trainer.telemetry import Meter
@@ -90,6 +98,8 @@ def build(config: Config, folder: Path, accelerator: Accelerator) -> Run:
     write_settings(folder, config.to_yaml(), accelerator, data=shape["data"], peak=(peak, source))
     recorder.begin(config.log.trackers, step=state.step, steps=steps)
     recorder.say(overview(manifest, plan, whisper.model, state, steps))
+    for warning in cautions(manifest, accelerator):
+        recorder.say(f"warning: {warning}")
     return Run(
         accelerator=accelerator,
         model=model,

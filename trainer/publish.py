@@ -36,13 +36,12 @@ def export(whisper: Whisper, folder: Path, facts: dict[str, Any]) -> None:
         whisper.processor.save_pretrained(fresh)
         write_text(fresh / "README.md", card(facts))
         write_json(fresh / FACTS, facts)
-    except OSError:  # a full disk: the older model stays as it is
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+    finally:  # a full disk is left no fuller than it was, and the older model as it is
         shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 

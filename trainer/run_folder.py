@@ -112,19 +112,29 @@ def write_settings(
     )
 
 
+def cautions(manifest: Manifest, accelerator: Accelerator) -> list[str]:
+    """Return what is allowed, and what a person should know of all the same."""
+    found = []
+    if manifest.dev and manifest.dev == manifest.test:
+        found.append("dev and test are the same: the reported error is the best of several looks")
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    if accelerator.device.type == "cpu" and threads * accelerator.num_processes < cores:
+        found.append(
+            f"computing on {threads * accelerator.num_processes} of {cores} cores, accelerate "
+            f"launch's default: OMP_NUM_THREADS={cores // accelerator.num_processes} uses them all"
+        )
+    return found
+
+
 def overview(manifest: Manifest, plan: Plan, model: Any, state: TrainState, steps: int) -> str:
     """Return a line on what the run is about to do."""
     hours = sum(u.seconds for u in manifest.train) / 3600
     weights = sum(p.numel() for p in model.parameters()) / 1e6
     begin = f"going on after update {state.step}: " if state.step else ""
-    same = manifest.dev and manifest.dev == manifest.test
-    warning = (
-        "\nwarning: dev and test are the same: the reported error is of the best of several looks"
-    )
     return (
         f"{begin}{weights:.1f} M parameters, {len(manifest.train):,} clips ({hours:.2f} h) in "
         f"{len(plan.edges)} buckets, {len(plan.updates(0)):,} updates an epoch, {steps:,} in all; "
-        f"dev {len(manifest.dev):,} clips, test {len(manifest.test):,}{warning if same else ''}"
+        f"dev {len(manifest.dev):,} clips, test {len(manifest.test):,}"
     )
 
 
