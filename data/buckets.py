@@ -28,7 +28,8 @@ class Draw(NamedTuple):
     epoch: int
     after: Position  # where training goes on after this clip's update
     last: bool  # whether this pass is its update's last
-    full: bool = False  # whether its pass is padded to 30 s
+    frames: int  # what its pass is padded to: the same in all passes of an update, since the
+    # encoder hears the silence, and the loss must not depend on how an update is cut
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +82,11 @@ class Plan:
     def length(self, epochs: int) -> int:
         """Return the number of updates in some epochs, counted from the first."""
         return sum(len(self.updates(epoch)) for epoch in range(epochs))
+
+    def edge(self, update: Sequence[int]) -> int:
+        """Return the edge, in frames, of the bucket that holds an update's longest clip."""
+        longest = max(frames_of(self.seconds[index]) for index in update)
+        return self.edges[bisect_left(self.edges, longest)]
 
     def _buckets(self) -> list[list[int]]:
         buckets: list[list[int]] = [[] for _ in self.edges]
@@ -183,35 +189,16 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
             first = 0
 
     def _draws(self, update: list[int], at: Position, after: Position) -> Iterator[list[Draw]]:
-        full = self._full(at)
-        shares = [self._passes(update[rank :: self.world], full) for rank in range(self.world)]
-        most = max(len(share) for share in shares)
-        mine = shares[self.rank]
+        frames = N_FRAMES if self._full(at) else self.plan.edge(update)
+        size = max(1, int(self.config.pass_seconds * FRAMES_PER_SECOND // frames))  # clips a pass
+        most = -(-len(update[:: self.world]) // size)  # passes of the largest share, the first
+        mine: Sequence[int | None] = update[self.rank :: self.world]
         for number in range(most):
-            last = number == most - 1
-            clips: Sequence[int | None] = mine[number] if number < len(mine) else [None]
-            yield [Draw(index, at.epoch, after, last, full) for index in clips]
+            clips = mine[number * size : (number + 1) * size] or [None]
+            yield [Draw(clip, at.epoch, after, number == most - 1, frames) for clip in clips]
 
     def _full(self, at: Position) -> bool:
         """Tell whether an update is padded to 30 s, as stock pipelines decode."""
         if self.config.pad != "mixed":
             return self.config.pad == "30s"
         return random.Random(f"{self.plan.seed} {at} full").random() < self._chance
-
-    def _passes(self, share: Sequence[int], full: bool) -> list[list[int]]:
-        """Cut one process's share of an update into passes that fit its memory."""
-        passes: list[list[int]] = []
-        widest = 0.0
-        for index in share:
-            widest = max(widest, self._padded_seconds(index, full))
-            if not passes or (len(passes[-1]) + 1) * widest > self.config.pass_seconds:
-                passes.append([])
-                widest = self._padded_seconds(index, full)
-            passes[-1].append(index)
-        return passes
-
-    def _padded_seconds(self, index: int, full: bool) -> float:
-        if full:
-            return CHUNK_SECONDS
-        frames = frames_of(self.plan.seconds[index])
-        return self.plan.edges[bisect_left(self.plan.edges, frames)] / FRAMES_PER_SECOND

@@ -1,7 +1,6 @@
 """Clips to one padded batch: audio to the bucket's edge, labels to the longest."""
 
 import time
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,11 +8,9 @@ import torch
 from torch import Tensor
 
 from data.buckets import Draw
-from data.features import HOP_LENGTH, N_FRAMES, SAMPLE_RATE, LogMel
+from data.features import HOP_LENGTH, SAMPLE_RATE, LogMel
 from data.labels import LabelEncoder
 from data.utterance import IGNORE, Batch, Drop, Position, Utterance
-
-FULL_WINDOW = (N_FRAMES,)  # the edge that pads to 30 s
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,24 +32,15 @@ class Clip:
 class PaddingCollator:
     """Makes a Batch of clips. Masks come from lengths: pad, end and bos are one token here."""
 
-    def __init__(self, encoder: LabelEncoder, mel: LogMel, edges: Sequence[int]) -> None:
-        """Take what turns texts and waveforms into tensors.
-
-        Args:
-            encoder: text to token ids.
-            mel: waveforms to features.
-            edges: lengths to pad to, in frames, ascending; 3000 where the draw says so. Audio
-                longer than the last is padded to whole frames.
-        """
+    def __init__(self, encoder: LabelEncoder, mel: LogMel) -> None:
+        """Take what turns texts and waveforms into tensors."""
         self.encoder = encoder
         self.mel = mel
-        self.edges = edges
 
     def __call__(self, clips: list[Clip]) -> Batch:
         """Pad, compute features, and lay out the decoder's inputs and targets."""
         started = time.perf_counter()
-        edges = FULL_WINDOW if clips[0].draw.full else self.edges
-        features = self.mel(pad([clip.waveform for clip in clips], edges))
+        features = self.mel(pad([clip.waveform for clip in clips], clips[0].draw.frames))
         mel_seconds = time.perf_counter() - started
         inputs, labels = self._targets(clips)
         draw = clips[0].draw
@@ -84,20 +72,15 @@ class PaddingCollator:
         return inputs, labels
 
 
-def pad(waveforms: Sequence[Tensor], edges: Sequence[int]) -> Tensor:
-    """Stack waveforms, padded with silence to the first edge that holds them all.
+def pad(waveforms: Sequence[Tensor], frames: int) -> Tensor:
+    """Stack waveforms, padded with silence. Shape: (batch, frames * 160).
 
     Args:
         waveforms: each (samples,).
-        edges: in frames, ascending.
-
-    Returns:
-        Shape (batch, frames * 160).
+        frames: to pad to; where one is longer, to whole frames of the longest.
     """
-    frames = -(-max(len(waveform) for waveform in waveforms) // HOP_LENGTH)
-    edge = bisect_left(edges, frames)
-    samples = (edges[edge] if edge < len(edges) else frames) * HOP_LENGTH
-    audio = torch.zeros(len(waveforms), samples)
+    longest = -(-max(len(waveform) for waveform in waveforms) // HOP_LENGTH)
+    audio = torch.zeros(len(waveforms), max(frames, longest) * HOP_LENGTH)
     for row, waveform in zip(audio, waveforms, strict=True):
         row[: len(waveform)] = waveform
     return audio

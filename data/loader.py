@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.audio import AudioError, load
 from data.buckets import BucketedBatchSampler, Draw
-from data.collate import FULL_WINDOW, Clip, PaddingCollator
+from data.collate import Clip, PaddingCollator
 from data.config import DataConfig
-from data.features import SAMPLE_RATE, LogMel
+from data.features import N_FRAMES, SAMPLE_RATE, LogMel
 from data.labels import LabelEncoder
 from data.screen import drop
 from data.utterance import Batch, Position, Utterance
@@ -54,7 +54,7 @@ def train_batches(
     return _loader(
         Clips(utterances, config.train_split),
         sampler,
-        PaddingCollator(encoder, LogMel(n_mels), sampler.plan.edges),
+        PaddingCollator(encoder, LogMel(n_mels)),
         config,
     )
 
@@ -67,12 +67,14 @@ def eval_batches(
     batches: Sequence[Sequence[int]],
 ) -> DataLoader[Batch]:
     """Yield given groups of utterances, padded to 30 s as stock pipelines decode."""
-    draws = [[Draw(i, 0, Position(), last=True, full=True) for i in batch] for batch in batches]
+    draws = [
+        [Draw(i, 0, Position(), last=True, frames=N_FRAMES) for i in batch] for batch in batches
+    ]
     return _loader(
         # without texts: a reference may be too long, or hold special tokens, and still be scored
         Clips([replace(u, text="") for u in utterances], "evaluation"),
         draws,
-        PaddingCollator(encoder, LogMel(n_mels), FULL_WINDOW),
+        PaddingCollator(encoder, LogMel(n_mels)),
         config,
     )
 

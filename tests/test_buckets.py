@@ -158,7 +158,7 @@ def test_every_process_makes_as_many_passes(seed: int) -> None:
         assert len({d[0][1:] for d in together}) == 1
         assert any(p[0].clip is not None for p in together)  # else the pass is for nothing
         for each in together:
-            assert len({d[1:] for d in each}) == 1  # epoch, after, last, full
+            assert len({d[1:] for d in each}) == 1  # epoch, after, last, frames
             assert [d.clip for d in each] == [None] or None not in [d.clip for d in each]
 
 
@@ -182,18 +182,36 @@ def test_all_processes_together_draw_in_the_order_of_one(world: int) -> None:
 def test_no_pass_is_over_its_memory_unless_one_clip_is(pad: Any, pass_seconds: float) -> None:
     config = DataConfig(pass_seconds=pass_seconds, pad=pad, padded_share=0.9)
     utterances = anything(200, seed=5)
-    plan = Plan.of(utterances, config, seed=0)
     for each in draw(utterances, config, updates=40, world=2):
         clips = [d.clip for d in each if d.clip is not None]
         if len(clips) > 1:
-            held = 30.0 * len(clips) if each[0].full else padded_seconds(plan, clips)
+            held = each[0].frames / FRAMES_PER_SECOND * len(clips)
             assert held <= pass_seconds
 
 
-@pytest.mark.parametrize(("pad", "full"), [("bucket", {False}), ("30s", {True})])
-def test_padding_is_the_users(pad: Any, full: set[bool]) -> None:
-    passes = draw(corpus(50), DataConfig(pad=pad), updates=20)
-    assert {d.full for each in passes for d in each} == full
+def test_an_update_is_padded_to_its_bucket_or_to_30_s() -> None:
+    utterances = corpus(50)
+    plan = Plan.of(utterances, DataConfig(), seed=0)
+    for each in draw(utterances, DataConfig(pad="bucket", pass_seconds=1e9), updates=20):
+        clips = [d.clip for d in each if d.clip is not None]
+        assert len(clips) * each[0].frames == round(padded_seconds(plan, clips) * 100)
+    passes = draw(utterances, DataConfig(pad="30s"), updates=20)
+    assert {d.frames for each in passes for d in each} == {N_FRAMES}
+
+
+def test_what_a_clip_hears_does_not_depend_on_how_an_update_is_cut() -> None:
+    utterances = anything(120, seed=8)
+    config = DataConfig(pad="mixed", padded_share=0.5, update_seconds=60.0)
+
+    def heard(passes: Passes) -> dict[tuple[Position, int], int]:
+        return {(d.after, d.clip): d.frames for p in passes for d in p if d.clip is not None}
+
+    alone = heard(draw(utterances, config, updates=20))
+    cut = replace(config, pass_seconds=40.0)
+    shared: dict[tuple[Position, int], int] = {}
+    for rank in range(3):
+        shared |= heard(draw(utterances, cut, updates=20, rank=rank, world=3))
+    assert shared == alone
 
 
 @pytest.mark.parametrize("share", [0.15, 0.5])
@@ -204,8 +222,7 @@ def test_the_users_share_of_the_compute_goes_into_updates_padded_to_30_s(share: 
     spent = {True: 0.0, False: 0.0}
     for each in draw(utterances, config, updates=3 * plan.length(1)):
         clips = [d.clip for d in each if d.clip is not None]
-        assert len({d.full for d in each}) == 1
-        full = each[0].full
+        full = each[0].frames == N_FRAMES
         spent[full] += 30.0 * len(clips) if full else padded_seconds(plan, clips)
     assert spent[True] / sum(spent.values()) == pytest.approx(share, rel=0.25)
 
@@ -215,7 +232,7 @@ def test_which_updates_are_padded_to_30_s_depends_on_seed_and_position_alone() -
     utterances = corpus(100)
 
     def padded(passes: Passes) -> dict[Position, bool]:
-        return {d.after: d.full for each in passes for d in each}
+        return {d.after: d.frames == N_FRAMES for each in passes for d in each}
 
     alone = padded(draw(utterances, config, updates=40))
     assert set(alone.values()) == {True, False}

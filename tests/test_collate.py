@@ -7,13 +7,11 @@ import pytest
 import torch
 
 from data.buckets import Draw
-from data.collate import FULL_WINDOW, Clip, PaddingCollator
+from data.collate import Clip, PaddingCollator
 from data.features import HOP_LENGTH, LogMel
 from data.labels import LabelEncoder
 from data.utterance import IGNORE, Drop, Position, Utterance
 from eval.whisper import load_whisper
-
-EDGES = (64, 128, 208)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +26,7 @@ def clip(frames: float, text: str = "one two", **settings: Any) -> Clip:
     u = Utterance(
         id=text, audio="/a.mp3", text=text, language=settings.pop("language", "en"), seconds=1.0
     )
-    draw = Draw(0, 0, Position(0, 7), True)
+    draw = Draw(0, 0, Position(0, 7), True, frames=settings.pop("padded", 128))
     return Clip(**{"utterance": u, "waveform": noise, "draw": draw, **settings})
 
 
@@ -39,31 +37,21 @@ def failed(frames: float, text: str = "one two") -> Clip:
 
 
 @pytest.mark.parametrize(
-    ("frames", "edge"), [(1, 64), (63.5, 64), (64, 64), (64.01, 128), (128, 128), (200, 208)]
+    ("longest", "frames", "expected"),
+    [(1, 64, 64), (63.5, 64, 64), (10, 3000, 3000), (64.01, 64, 65), (3000.5, 3000, 3001)],
 )
-def test_audio_is_padded_to_the_buckets_edge(
-    frames: float, edge: int, encoder: LabelEncoder
+def test_audio_is_padded_to_what_the_draw_says_and_never_cut(
+    longest: float, frames: int, expected: int, encoder: LabelEncoder
 ) -> None:
-    batch = PaddingCollator(encoder, LogMel(80), EDGES)([clip(10), clip(frames)])
-    assert batch.features.shape == (2, 80, max(edge, 64))
-
-
-def test_audio_is_padded_to_30_s_where_that_is_asked_for(encoder: LabelEncoder) -> None:
-    full = Draw(0, 0, Position(0, 7), last=True, full=True)
-    collate = PaddingCollator(encoder, LogMel(128), EDGES)
-    assert collate([clip(10, draw=full), clip(200, draw=full)]).features.shape == (2, 128, 3000)
-    assert collate([clip(10), clip(200)]).features.shape == (2, 128, 208)
-
-
-def test_longer_than_all_edges_is_padded_to_whole_frames(encoder: LabelEncoder) -> None:
-    batch = PaddingCollator(encoder, LogMel(80), FULL_WINDOW)([clip(3000.5)])
-    assert batch.features.shape == (1, 80, 3001)
+    clips = [clip(1, padded=frames), clip(longest, padded=frames)]
+    batch = PaddingCollator(encoder, LogMel(128))(clips)
+    assert batch.features.shape == (2, 128, expected)
 
 
 def test_features_are_those_of_the_padded_waveform(encoder: LabelEncoder) -> None:
     mel = LogMel(80)
     one = clip(100.3)
-    batch = PaddingCollator(encoder, mel, EDGES)([one, clip(128)])
+    batch = PaddingCollator(encoder, mel)([one, clip(128)])
     padded = torch.zeros(1, 128 * HOP_LENGTH)
     padded[0, : len(one.waveform)] = one.waveform
     torch.testing.assert_close(batch.features[:1], mel(padded), atol=1e-5, rtol=0)
@@ -72,7 +60,7 @@ def test_features_are_those_of_the_padded_waveform(encoder: LabelEncoder) -> Non
 def test_labels_are_one_token_ahead_of_the_inputs(encoder: LabelEncoder) -> None:
     texts = {"one two three": "en", "": "en", "零一": "zh"}
     clips = [clip(10, text, language=language) for text, language in texts.items()]
-    batch = PaddingCollator(encoder, LogMel(80), EDGES)(clips)
+    batch = PaddingCollator(encoder, LogMel(80))(clips)
     for row, (text, language) in enumerate(texts.items()):
         ids = encoder.encode(text, language)
         length = len(ids) - 1
@@ -86,9 +74,7 @@ def test_labels_are_one_token_ahead_of_the_inputs(encoder: LabelEncoder) -> None
 def test_padding_is_masked_by_length_and_the_end_token_is_learned(encoder: LabelEncoder) -> None:
     end = encoder.tokenizer.eos_token_id
     assert encoder.tokenizer.pad_token_id == end  # a mask by id would hide the end token too
-    batch = PaddingCollator(encoder, LogMel(80), EDGES)(
-        [clip(10, "one two three"), clip(10, "one")]
-    )
+    batch = PaddingCollator(encoder, LogMel(80))([clip(10, "one two three"), clip(10, "one")])
     for row, text in enumerate(("one two three", "one")):
         length = len(encoder.encode(text, "en")) - 1
         assert batch.labels[row, length - 1] == end
@@ -99,7 +85,7 @@ def test_padding_is_masked_by_length_and_the_end_token_is_learned(encoder: Label
 
 
 def test_a_failed_clip_has_no_weight_and_keeps_the_shape(encoder: LabelEncoder) -> None:
-    collate = PaddingCollator(encoder, LogMel(80), EDGES)
+    collate = PaddingCollator(encoder, LogMel(80))
     sound = collate([clip(60), clip(128, "three four five")])
     batch = collate([clip(60), failed(128, "three four five")])
     assert batch.features.shape == sound.features.shape
@@ -114,15 +100,15 @@ def test_a_failed_clip_has_no_weight_and_keeps_the_shape(encoder: LabelEncoder) 
 
 
 def test_a_pass_of_nothing_has_no_weight_and_no_drop(encoder: LabelEncoder) -> None:
-    nobody = clip(100, "", draw=Draw(None, 2, Position(2, 1), False))
-    batch = PaddingCollator(encoder, LogMel(80), EDGES)([nobody])
+    nobody = clip(100, "", draw=Draw(None, 2, Position(2, 1), False, frames=128))
+    batch = PaddingCollator(encoder, LogMel(80))([nobody])
     assert (batch.labels == IGNORE).all()
     assert (batch.seconds, batch.tokens, batch.drops) == ([0.0], [0], [])
     assert (batch.after, batch.last) == (Position(2, 1), False)
 
 
 def test_a_batch_says_where_training_goes_on(encoder: LabelEncoder) -> None:
-    batch = PaddingCollator(encoder, LogMel(80), EDGES)([clip(10, work=0.25), clip(20, work=0.5)])
+    batch = PaddingCollator(encoder, LogMel(80))([clip(10, work=0.25), clip(20, work=0.5)])
     assert (batch.after, batch.last) == (Position(0, 7), True)
     assert 0.75 in batch.work.values()  # of decoding
     assert all(seconds > 0 for seconds in batch.work.values())

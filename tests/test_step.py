@@ -24,7 +24,7 @@ class Setup:
     def __init__(self, folder: Path) -> None:
         self.whisper = load_whisper(str(folder))
         self.accelerator = Accelerator(cpu=True)
-        self.collator = PaddingCollator(self.whisper.labels("transcribe"), LogMel(80), (400,))
+        self.collator = PaddingCollator(self.whisper.labels("transcribe"), LogMel(80))
 
     def module(self) -> TrainingModule:
         """Return the training module, in double precision: sums then hardly round."""
@@ -37,7 +37,7 @@ class Setup:
             Clip(
                 utterance=Utterance(id=str(i), audio="", text=text, language="en", seconds=3.0),
                 waveform=torch.randn(48_000) * 0.1,
-                draw=Draw(i, 0, Position(0, 1), False),
+                draw=Draw(i, 0, Position(0, 1), last=False, frames=400),
             )
             for i, text in enumerate(TEXTS)
         ]

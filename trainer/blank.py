@@ -40,7 +40,7 @@ class BlankConfig:
     out: str  # the folder to write; it must not exist
     corpus: tuple[str, ...]  # folders whose texts and languages the tokenizer is made for
     split: str = "train"  # of the corpus
-    vocabulary: int = 320  # pieces of text: 256 bytes and what is frequent
+    vocabulary: int = 312  # pieces of text: 256 bytes and what is frequent
     d_model: int = 128  # width
     encoder_layers: int = 3  # depth
     decoder_layers: int = 1  # depth
