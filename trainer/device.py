@@ -38,13 +38,7 @@ def build_accelerator(
             "ACCELERATE_GRADIENT_ACCUMULATION_STEPS is set: it would scale the loss a second time; "
             "unset it, and set data.pass_seconds to cut updates into passes"
         )
-    installed = [kind.value for kind in get_available_trackers()]
-    for name in trackers:
-        if name not in installed:  # Accelerate would leave it out in silence
-            raise InputError(
-                f"log.trackers: {name!r} is not installed, or not known to Accelerate: install its "
-                f"package, or choose from {', '.join(installed)}"
-            )
+    _refuse_missing(trackers)
     if cpu or deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)
@@ -55,6 +49,17 @@ def build_accelerator(
         project_dir=str(folder),
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+
+
+def _refuse_missing(trackers: tuple[str, ...]) -> None:
+    """Refuse trackers that Accelerate would leave out in silence."""
+    installed = [kind.value for kind in get_available_trackers()]
+    for name in trackers:
+        if name not in installed:
+            raise InputError(
+                f"log.trackers: {name!r} is not installed, or not known to Accelerate: install its "
+                f"package, or choose from {', '.join(installed)}"
+            )
 
 
 def _mixed(precision: str, cpu: bool) -> str:

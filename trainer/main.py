@@ -98,7 +98,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator) -> Run:
     write_settings(folder, config.to_yaml(), accelerator, data=shape["data"], peak=(peak, source))
     recorder.begin(config.log.trackers, step=state.step, steps=steps)
     recorder.say(overview(manifest, plan, whisper.model, state, steps))
-    for warning in cautions(manifest, accelerator):
+    for warning in cautions(manifest, accelerator, whisper.model):
         recorder.say(f"warning: {warning}")
     return Run(
         accelerator=accelerator,

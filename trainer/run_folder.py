@@ -112,13 +112,15 @@ def write_settings(
     )
 
 
-def cautions(manifest: Manifest, accelerator: Accelerator) -> list[str]:
+def cautions(manifest: Manifest, accelerator: Accelerator, model: Any) -> list[str]:
     """Return what is allowed, and what a person should know of all the same."""
     found = []
     if manifest.dev and manifest.dev == manifest.test:
         found.append("dev and test are the same: the reported error is the best of several looks")
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
-    if accelerator.device.type == "cpu" and threads * accelerator.num_processes < cores:
+    large = sum(p.numel() for p in model.parameters()) > 10_000_000  # small ones gain nothing
+    idle = threads * accelerator.num_processes < cores
+    if accelerator.device.type == "cpu" and large and idle:
         found.append(
             f"computing on {threads * accelerator.num_processes} of {cores} cores, accelerate "
             f"launch's default: OMP_NUM_THREADS={cores // accelerator.num_processes} uses them all"
