@@ -100,16 +100,17 @@ class Scoring:
 def comparison(folder: Path) -> Table:
     """Return the table of a run's test scores before and after, from its files."""
     steps = sorted((folder / "eval").glob("step-*/test/scores.json"))
-    table = Table(title="test: before → after", title_justify="left")
-    for column in ("language", "clips", "metric", "before", "after", "orthographic", "normaliser"):
-        table.add_column(column)
+    table = Table(title="test: before → after", title_justify="left", caption_justify="left")
+    for column in ("language", "clips", "metric", "before", "after", "orthographic"):
+        table.add_column(column, no_wrap=True)
     if not steps:
         return table
     first, last = (json.loads(path.read_text(encoding="utf-8")) for path in (steps[0], steps[-1]))
-    for kind, name in (("languages", ""), ("long", " over 30 s")):
+    normalizers = set()
+    for kind, name in (("languages", ""), ("long", ", over 30 s")):
         for language, now in last[kind].items():
-            was = first[kind][language]
-            key = now["metric"].lower()
+            was, key = first[kind][language], now["metric"].lower()
+            normalizers.add(now["normalizer"])
             table.add_row(
                 language + name,
                 str(now["clips"]),
@@ -117,6 +118,6 @@ def comparison(folder: Path) -> Table:
                 f"{was[key]['rate']:.2%}",
                 f"[bold]{now[key]['rate']:.2%}[/]",
                 f"{was[key + '_ortho']['rate']:.2%} → {now[key + '_ortho']['rate']:.2%}",
-                now["normalizer"],
             )
+    table.caption = f"normaliser: {'; '.join(sorted(normalizers))}"
     return table
