@@ -30,6 +30,7 @@ from data.labels import NO_TIMESTAMPS, START
 END = "<|endoftext|>"
 TASKS = ("<|translate|>", "<|transcribe|>")
 OTHERS = ("<|startoflm|>", "<|startofprev|>", "<|nospeech|>", NO_TIMESTAMPS)
+POSITION_SCALE = 2.0  # of the encoder's sinusoids
 POSITIONS = exact_div(N_FRAMES, FRAMES_PER_POSITION)  # 1500, of the encoder
 
 
@@ -64,6 +65,8 @@ def make_blank(config: BlankConfig) -> None:
     tokenizer = train_tokenizer((row.text for row in rows), languages, config.vocabulary)
     torch.manual_seed(config.seed)
     model = WhisperForConditionalGeneration(_shape(config, tokenizer))
+    with torch.no_grad():  # a model this small learns to follow the audio sooner so
+        model.model.encoder.embed_positions.weight.mul_(POSITION_SCALE)
     model.generation_config = _generation(tokenizer, languages)
     extractor = WhisperFeatureExtractor(feature_size=config.n_mels)
     processor = WhisperProcessor(feature_extractor=extractor, tokenizer=tokenizer)
