@@ -42,7 +42,32 @@ train() {
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(($(getconf _NPROCESSORS_ONLN) / processes))}
   # precision is a knob of ours; --quiet: our own sentence instead of the launcher's traceback
   # shellcheck disable=SC2086
-  exec accelerate launch --quiet ${ACCELERATE_ARGS:-$flags} "$here/trainer/main.py" "$@"
+  supervise accelerate launch --quiet ${ACCELERATE_ARGS:-$flags} "$here/trainer/main.py" "$@"
+}
+
+# Runs a launcher in a process group of its own. SIGTERM kills `accelerate launch` and orphans its child, SIGUSR1
+# does so to torchrun: here the launcher is deaf, the trainer below it hears, and the script exits with its status.
+supervise() {
+  local told launcher status
+  told=$(mktemp)
+  export WHISPER_LOOP_EXIT=$told
+  set -m
+  (
+    trap '' HUP INT TERM USR1
+    exec "$@"
+  ) &
+  launcher=$!
+  set +m
+  # shellcheck disable=SC2064
+  trap "kill -s TERM -- -$launcher 2>/dev/null || true" HUP INT TERM USR1
+  while true; do
+    wait "$launcher" && status=0 || status=$?
+    kill -s 0 "$launcher" 2>/dev/null || break # else only a signal came in
+  done
+  kill -s KILL -- "-$launcher" 2>/dev/null || true
+  [ ! -s "$told" ] || status=$(cat "$told")
+  rm -f "$told"
+  exit "$status"
 }
 
 case "${1:-}" in

@@ -7,9 +7,11 @@ The map of the pipeline, one module a stage:
     screen     Utterances                 → kept ones, and Drops with a reason each
     manifest   kept ones                  → manifest.jsonl, frozen for the run's life
     buckets    (seed, epoch, manifest)    → updates → forward passes of one process
-    audio      one Utterance              → 16 kHz mono float32         } in the
-    labels     its text                   → token ids                   } DataLoader's
-    collate    a pass                     → log-mel, padded: one Batch  } workers
+    source     a path or a dataset's row  → an open file, bounded       } in the
+    audio      one Utterance              → 16 kHz mono float32         } DataLoader's
+    labels     its text                   → token ids                   } workers
+    collate    a pass                     → log-mel, padded: one Batch  }
+    workers    those processes            → the same, should a decoder kill one
     loader     all of the above, chained
 
 Sampling looks at metadata only; audio is decoded after sampling, as a stream, and nothing is

@@ -14,7 +14,7 @@ def main() -> None:
     demo = commands.add_parser("demo", help="make a corpus of spoken numbers, English and Mandarin")
     demo.add_argument("folder", type=Path, help="the folder to write; it must not exist")
     demo.add_argument(
-        "--clips", type=int, default=4500, help="of training, both languages together"
+        "--clips", type=int, default=5500, help="of training, both languages together"
     )
     demo.add_argument("--seed", type=int, default=0, help="of sentences and voices")
     arguments = parser.parse_args()

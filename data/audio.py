@@ -1,80 +1,107 @@
-"""Decode, mix to mono, resample: any file to 16 kHz float32."""
+"""Decode, mix to mono, resample: any file to 16 kHz float32.
 
-import io
-import json
-import os
-import threading
+Nothing that a header announces is believed with memory: channels, rate and length are bounded, and
+audio is read and mixed a block at a time.
+"""
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import soundfile
 import torch
 from torch import Tensor
 from torchaudio.transforms import Resample
 
 from data.features import HOP_LENGTH, SAMPLE_RATE, frames_of
+from data.source import AudioError, opened
 from data.utterance import Utterance
 
 TOLERANCE = 0.02  # of the declared length; mp3 encoders pad by up to 0.1 s
 PADDING_SECONDS = 0.12  # what an mp3 encoder may add or hide
 LEAD_SECONDS = 0.5  # decoded before a slice: an mp3's frames borrow bits from earlier ones
-# soundfile raises a TypeError for a file without a header, such as .raw
-BROKEN = (soundfile.SoundFileError, OSError, ValueError, TypeError)
-
-
-class AudioError(Exception):
-    """Audio that cannot be used. `reason` is one of a few words, `detail` this case's facts."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        """Keep both parts apart, so that reasons can be counted."""
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
+BLOCK = 2**20  # values read at once, of all channels: 4 MB
+MAX_SECONDS = 4 * 3600  # of a clip that is decoded whole, as evaluation does with long audio
+MAX_SAMPLES = MAX_SECONDS * 48_000  # of it, mixed: 2.8 GB, and about twice that while resampling
+FINEST = 1000  # steps of a ratio of rates: its kernel then has at most 1,000,000 coefficients
+SILENT = 2.0**-14  # a range of samples below it is less than 16 bits can tell from a constant
 
 
 def load(utterance: Utterance) -> Tensor:
     """Return an utterance's audio. Shape: (samples,), float32 at 16 kHz.
 
     Raises:
-        AudioError: it cannot be read, is shorter than declared, or holds what is not a number.
+        AudioError: it cannot be read, is not as long as declared, or holds what is not a number.
     """
-    waveform, rate = decode(utterance.audio, utterance.start, utterance.end)
-    decoded, planned = waveform.shape[1] / rate, utterance.seconds
-    check_length(decoded, planned)
-    if planned and decoded > planned * (1 + TOLERANCE) + PADDING_SECONDS:
-        # its bucket and the memory of its pass were planned for less
-        raise AudioError("too much", f"{decoded:.2f} s decoded of {planned:.2f} s declared")
-    mono = waveform.mean(dim=0)  # (samples,)
-    mono = mono if rate == SAMPLE_RATE else _resampler(rate)(mono)
+    planned = utterance.seconds
+    # its bucket and the memory of its pass were planned for no more
+    most = planned * (1 + TOLERANCE) + PADDING_SECONDS if planned else math.inf
+    samples, rate = decode(utterance.audio, utterance.start, utterance.end, most)
+    check_length(len(samples) / rate, planned)
+    resampled = samples if rate == SAMPLE_RATE else _resampler(rate)(samples)
     # what an mp3 encoder added must not reach beyond the planned frames
-    return mono[: frames_of(planned) * HOP_LENGTH] if planned else mono
+    return resampled[: frames_of(planned) * HOP_LENGTH] if planned else resampled
 
 
-def decode(audio: str, start: float = 0.0, end: float | None = None) -> tuple[Tensor, int]:
-    """Decode a file or a row of a dataset, from `start` to `end` seconds.
+def load_audible(utterance: Utterance) -> Tensor:
+    """Return what load() does, unless it is silent: nothing can be learnt from a text to silence.
+
+    Raises:
+        AudioError: as load(), or it is silent.
+    """
+    samples = load(utterance)
+    check_audible(*samples.aminmax())
+    return samples
+
+
+def decode(
+    audio: str, start: float = 0.0, end: float | None = None, most: float = math.inf
+) -> tuple[Tensor, int]:
+    """Decode a file or a row of a dataset, and mix it to mono.
+
+    Args:
+        audio: a path, or a row of a dataset.
+        start: seconds into it.
+        end: seconds into it; None: to its end.
+        most: seconds to hold; what would be longer is refused before it takes any memory.
 
     Returns:
-        The waveform, shape (channels, samples), float32, and its rate in Hz.
+        The samples, shape (samples,), float32, and their rate in Hz.
 
     Raises:
         AudioError: as load().
     """
-    try:
-        with quiet_stderr, soundfile.SoundFile(open_source(audio)) as file:
-            rate: int = file.samplerate
-            first = round(start * rate)
-            lead = max(0, min(first, round(LEAD_SECONDS * rate)))
-            file.seek(first - lead)
-            frames = -1 if end is None else round((end - start) * rate) + lead
-            samples = file.read(frames, dtype="float32", always_2d=True)[lead:]
-            declared = file.frames / rate if end is None else end
-    except BROKEN as error:
-        raise AudioError("unreadable", str(error)) from error
-    check_length(len(samples) / rate, declared - start)
-    if not np.isfinite(samples).all():
-        raise AudioError("not a number", "the samples hold NaN or infinity")
-    return torch.from_numpy(samples.T), rate
+    with opened(audio) as file:
+        rate: int = file.samplerate
+        first = round(start * rate)
+        last = file.frames if end is None else first + round((end - start) * rate)
+        declared, most = (last - first) / rate, min(most, MAX_SAMPLES / rate)  # seconds
+        if declared > most:
+            raise AudioError("too much", f"{declared:.2f} s at {rate} Hz; {most:.2f} s are held")
+        lead = max(0, min(first, round(LEAD_SECONDS * rate)))
+        file.seek(first - lead)
+        samples = torch.cat([torch.empty(0), *_mixed(file, last - first + lead)])[lead:]
+    check_length(len(samples) / rate, declared)
+    return samples, rate
+
+
+def measured_seconds(audio: str) -> float:
+    """Return the length of all that can be decoded, in seconds, holding one block of it at a time.
+
+    Raises:
+        AudioError: as load(), or it is silent.
+    """
+    samples, low, high = 0, math.inf, -math.inf
+    with opened(audio) as file:
+        for block in _mixed(file, file.frames):
+            least, most = map(float, block.aminmax())
+            samples, low, high = samples + len(block), min(low, least), max(high, most)
+        seconds: float = samples / file.samplerate
+        check_length(seconds, file.frames / file.samplerate)
+    check_audible(low, high)
+    return seconds
 
 
 def declared_seconds(audio: str) -> float:
@@ -83,11 +110,8 @@ def declared_seconds(audio: str) -> float:
     Raises:
         AudioError: there is no readable header.
     """
-    try:
-        with quiet_stderr, soundfile.SoundFile(open_source(audio)) as file:
-            return float(file.frames / file.samplerate)
-    except BROKEN as error:
-        raise AudioError("unreadable", str(error)) from error
+    with opened(audio) as file:
+        return float(file.frames / file.samplerate)
 
 
 def check_length(decoded: float, declared: float) -> None:
@@ -104,44 +128,37 @@ def check_length(decoded: float, declared: float) -> None:
         raise AudioError("truncated", f"{decoded:.2f} s decoded of {declared:.2f} s declared")
 
 
-def open_source(audio: str) -> str | io.BytesIO:
-    """Return what soundfile can open: the path, or a dataset row's bytes."""
-    if not audio.startswith("hub:"):
-        return audio
-    from data.corpora.hub import fetch  # here: datasets takes a second to import
+def check_audible(low: float | Tensor, high: float | Tensor) -> None:
+    """Refuse digital silence, and a constant, which sounds no different.
 
-    return io.BytesIO(fetch(json.loads(audio.removeprefix("hub:"))))
-
-
-class _Quiet:
-    """Keeps libmpg123's warnings off file descriptor 2: they would tear a progress display."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._saved = -1
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._users == 0:
-                self._saved = os.dup(2)
-                sink = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(sink, 2)
-                os.close(sink)
-            self._users += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._users -= 1
-            if self._users == 0:
-                os.dup2(self._saved, 2)
-                os.close(self._saved)
+    Raises:
+        AudioError: the lowest and the highest sample hardly differ.
+    """
+    if high - low < SILENT:
+        raise AudioError("silent", f"all samples lie between {low:.5f} and {high:.5f}")
 
 
-quiet_stderr = _Quiet()  # one for all threads: each would restore what another had silenced
+def _mixed(file: soundfile.SoundFile, frames: int) -> Iterator[Tensor]:
+    """Yield so many frames, or those there are, mixed to mono. Shape of a block: (samples,)."""
+    size = BLOCK // file.channels
+    while len(block := file.read(min(size, frames), dtype="float32", always_2d=True)):
+        channels = torch.from_numpy(block)
+        mono = channels.mean(dim=1) if channels.shape[1] > 1 else channels[:, 0]
+        low, high = mono.aminmax()  # seven times as fast as isfinite(), and NaN is in both
+        if not math.isfinite(float(high) - float(low)):
+            raise AudioError("not a number", "the samples hold NaN or infinity")
+        yield mono
+        frames -= len(block)
 
 
 @lru_cache(maxsize=32)
 def _resampler(rate: int) -> Any:
-    """Build the kernel for a source rate once: 44.1 kHz has 76,000 coefficients."""
-    return Resample(rate, SAMPLE_RATE)
+    """Build the kernel for a source rate once: 44.1 kHz has 76,000 coefficients.
+
+    44,101 Hz in full would have 700,000,000. So odd ratios are rounded: by less than 0.06 %, which
+    is a hundredth of a semitone. All usual rates, from 1 to 768 kHz, are exact.
+    """
+    ratio = Fraction(SAMPLE_RATE, rate)
+    near = min(ratio, 1 / ratio).limit_denominator(FINEST)
+    near = near if ratio < 1 else 1 / near
+    return Resample(near.denominator, near.numerator)

@@ -7,8 +7,8 @@ much memory one has, so any of these may change between two starts of a run.
 
 import random
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from itertools import count, islice
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ class Draw(NamedTuple):
     """One clip of a pass."""
 
     clip: int | None  # an index into the manifest; None: silence without weight
-    epoch: int
+    at: Position  # of this clip's update in the plan
     after: Position  # where training goes on after this clip's update
     last: bool  # whether this pass is its update's last
     frames: int  # what its pass is padded to: the same in all passes of an update, since the
@@ -134,6 +134,7 @@ def _round_up(seconds: float) -> int:
     return min(-(-frames_of(seconds) // EDGE_FRAMES) * EDGE_FRAMES, N_FRAMES)
 
 
+@dataclass(eq=False)
 class BucketedBatchSampler(Sampler[list[Draw]]):
     """Yields the forward passes of one process, from any position on, epoch after epoch.
 
@@ -142,39 +143,27 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
     process that skipped a pass would leave the rest waiting in the gradient's all-reduce.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        config: DataConfig,
-        *,
-        updates: int,
-        start: Position = Position(),  # noqa: B008 - immutable
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        """Take the plan and this process's place in it.
+    plan: Plan
+    config: DataConfig  # `pass_seconds` and `pad` cut an update into passes
+    _: KW_ONLY
+    updates: int  # how many to draw
+    start: Position = Position()  # noqa: RUF009 - immutable; reached without decoding
+    rank: int = 0  # of this process
+    world: int = 1  # number of processes
+    # updates that are not drawn and not counted. A position may name one, since `after` is the
+    # plan's next: drawing from there begins with the first update that is not among them
+    passed_over: Collection[Position] = ()
 
-        Args:
-            plan: draws the updates.
-            config: `pass_seconds` and `pad` cut an update into passes.
-            updates: how many to draw.
-            start: the first of them. Getting there costs one epoch's plan, and no decoding.
-            rank: of this process, from 0.
-            world: number of processes.
-        """
-        self.plan = plan
-        self.config = config
-        self.limit = updates
-        self.start = start
-        self.rank = rank
-        self.world = world
+    def __post_init__(self) -> None:
+        """Settle how often an update is padded to 30 s."""
         # the share is of the compute: an update at 30 s costs as much more as a clip is shorter
-        share, mean = config.padded_share, sum(plan.seconds) / len(plan.seconds)
+        share = self.config.padded_share
+        mean = sum(self.plan.seconds) / len(self.plan.seconds)
         self._chance = share / (share + (1 - share) * CHUNK_SECONDS / mean)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         """Yield passes, each a list of draws."""
-        for update, at, after in islice(self._updates(), self.limit):
+        for update, at, after in islice(self._updates(), self.updates):
             yield from self._draws(update, at, after)
 
     def _updates(self) -> Iterator[tuple[list[int], Position, Position]]:
@@ -183,22 +172,31 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
         for epoch in count(self.start.epoch):
             updates = self.plan.updates(epoch)
             for number in range(first, len(updates)):
-                ends = number + 1 == len(updates)
+                at, ends = Position(epoch, number), number + 1 == len(updates)
                 after = Position(epoch + 1, 0) if ends else Position(epoch, number + 1)
-                yield updates[number], Position(epoch, number), after
+                if at not in self.passed_over:
+                    yield updates[number], at, after
             first = 0
 
     def _draws(self, update: list[int], at: Position, after: Position) -> Iterator[list[Draw]]:
-        frames = N_FRAMES if self._full(at) else self.plan.edge(update)
+        frames = self._frames(update, at)
         size = max(1, int(self.config.pass_seconds * FRAMES_PER_SECOND // frames))  # clips a pass
         most = -(-len(update[:: self.world]) // size)  # passes of the largest share, the first
         mine: Sequence[int | None] = update[self.rank :: self.world]
         for number in range(most):
             clips = mine[number * size : (number + 1) * size] or [None]
-            yield [Draw(clip, at.epoch, after, number == most - 1, frames) for clip in clips]
+            yield [Draw(clip, at, after, number == most - 1, frames) for clip in clips]
 
-    def _full(self, at: Position) -> bool:
-        """Tell whether an update is padded to 30 s, as stock pipelines decode."""
-        if self.config.pad != "mixed":
-            return self.config.pad == "30s"
-        return random.Random(f"{self.plan.seed} {at} full").random() < self._chance
+    def _frames(self, update: list[int], at: Position) -> int:
+        """Return what an update is padded to: its bucket's edge, 30 s, or a length between.
+
+        Silence of any length behind short audio teaches an encoder without a mask to ignore it.
+        """
+        edge, draw = self.plan.edge(update), random.Random(f"{self.plan.seed} {at} full")
+        if self.config.pad == "30s" or (
+            self.config.pad == "mixed" and draw.random() < self._chance
+        ):
+            return N_FRAMES
+        if draw.random() < self.config.trailing_silence:  # the lower of two: short ones are cheap
+            return min(draw.randrange(edge, N_FRAMES + 1, EDGE_FRAMES) for _ in range(2))
+        return edge

@@ -10,7 +10,7 @@ from torch import Tensor
 from data.buckets import Draw
 from data.features import HOP_LENGTH, SAMPLE_RATE, LogMel
 from data.labels import LabelEncoder
-from data.utterance import IGNORE, Batch, Drop, Position, Utterance
+from data.utterance import IGNORE, Batch, Drop, Utterance
 
 
 @dataclass(kw_only=True, slots=True)
@@ -52,7 +52,8 @@ class PaddingCollator:
             labels=labels,
             seconds=[len(clip.waveform) / SAMPLE_RATE if clip.weight else 0.0 for clip in clips],
             tokens=[int(row) for row in (labels != IGNORE).sum(dim=1)],
-            after=Position(*draw.after),
+            at=draw.at,
+            after=draw.after,
             last=draw.last,
             drops=[clip.drop for clip in clips if clip.drop is not None],
             work={"decode and resample": sum(clip.work for clip in clips), "mel": mel_seconds},

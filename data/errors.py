@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,12 @@ class InputError(Exception):
     """A mistake of the user: one sentence with the file or key, the value and the remedy."""
 
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 # what safetensors and torch.save raise is no OSError
-FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
+DISK_SAID = re.compile(
+    r"No space left on device|Disk quota exceeded|Input/output error|PytorchStreamWriter failed"
+)
+TOKEN = re.compile(r"hf_[A-Za-z0-9]{10,}")
 
 
 @contextmanager
@@ -23,18 +28,26 @@ def plain_errors() -> Iterator[None]:
     except InputError as error:
         _leave(str(error))
     except Exception as error:
-        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and not any(
-            told in str(error) for told in FULL
-        ):
+        if not disk_failed(error):
             raise
         place = getattr(error, "filename", None) or os.getcwd()
         _leave(f"no space left ({place}): free some; what was written before is whole")
 
 
+def disk_failed(error: Exception) -> bool:
+    """Tell whether an error says that the disk is full or broken, whoever raised it."""
+    return getattr(error, "errno", None) in DISK or bool(DISK_SAID.search(str(error)))
+
+
+def redact(text: str) -> str:
+    """Blot out access tokens of the Hugging Face Hub."""
+    return TOKEN.sub("hf_…", text)
+
+
 def _leave(sentence: str) -> None:
     rank = os.environ.get("RANK", "0")
     print(
-        f"error: {sentence}" if rank == "0" else f"error on process {rank}: {sentence}",
+        redact(f"error: {sentence}" if rank == "0" else f"error on process {rank}: {sentence}"),
         file=sys.stderr,
     )
     sys.exit(2)

@@ -1,10 +1,26 @@
-"""Small files that are either whole or absent."""
+"""Small files that are either whole or absent, also after a power cut."""
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until a folder and all that is in it are on the disk."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -13,9 +29,11 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")
+        sync(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    sync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -29,14 +47,32 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Append one JSON object a line, in one write: lines of several processes do not mix."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
+    """Append one JSON object a line, in one write: lines of several processes do not mix.
+
+    Raises:
+        OSError: the disk is full; nothing is appended then.
+    """
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        if file.write(text) != len(text):
+            file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def mended(lines: Iterable[str]) -> Iterator[str]:
+    """Yield lines with U+FFFD for NUL, which crashes leave in files.
+
+    Only the row that holds one is lost then: its text is dropped as damaged, or its audio is
+    missing.
+    """
+    for line in lines:
+        yield line.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON Lines file."""
+    """Yield the objects of a JSON Lines file; a last line that a crash cut off is none."""
     with path.open(encoding="utf-8") as file:
         for line in file:
-            yield json.loads(line)
+            if line.endswith("\n"):
+                yield json.loads(line)

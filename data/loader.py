@@ -1,15 +1,15 @@
 """The only place where the stages are chained: utterances in, batches out."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.audio import AudioError, load
+from data.audio import AudioError, load, load_audible
 from data.buckets import BucketedBatchSampler, Draw
 from data.collate import Clip, PaddingCollator
 from data.config import DataConfig
@@ -17,30 +17,76 @@ from data.features import N_FRAMES, SAMPLE_RATE, LogMel
 from data.labels import LabelEncoder
 from data.screen import drop
 from data.utterance import Batch, Position, Utterance
+from data.workers import KILLS, Watch, survive
+
+CLIP_SECONDS = 10.0  # of computing that a clip to train on may take to decode: 0.1 is usual
+Batches = Generator[Batch, None, None]
 
 
 class Clips(Dataset[Clip]):
     """Decodes the clip that a draw asks for; what cannot be decoded is silence of no weight."""
 
-    def __init__(self, utterances: Sequence[Utterance], split: str) -> None:
-        """Take the utterances that draws index, and the name of their split."""
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        split: str,
+        hear: Callable[[Utterance], Tensor],
+        watch: Watch,
+    ) -> None:
+        """Take the utterances that draws index, the name of their split, and how to decode one."""
         self.utterances = utterances
         self.split = split
+        self.hear = hear
+        self.watch = watch
 
     def __getitem__(self, draw: Draw) -> Clip:
         """Return the decoded clip."""
         if draw.clip is None:  # this process is short of clips in this pass
-            nobody = replace(self.utterances[0], id="", text="", seconds=1.0)
+            nobody = replace(self.utterances[0], id="", text="", seconds=0.01)
             return Clip(utterance=nobody, waveform=_silence(nobody), draw=draw)
         utterance = self.utterances[draw.clip]
         started = time.perf_counter()
         try:
-            waveform, failed = load(utterance), None
+            with self.watch.decoding(draw.clip):
+                waveform, failed = self.hear(utterance), None
         except AudioError as error:
             waveform = _silence(utterance)
             failed = drop(utterance, self.split, error.reason, error.detail)
         work = time.perf_counter() - started
         return Clip(utterance=utterance, waveform=waveform, draw=draw, drop=failed, work=work)
+
+
+class Passes:
+    """The passes of training on one process: from any position on, and as often as asked."""
+
+    def __init__(
+        self, sampler: BucketedBatchSampler, batches: Callable[[Iterable[list[Draw]]], Batches]
+    ) -> None:
+        """Take what draws passes, and what makes batches of them."""
+        self._sampler = sampler
+        self._batches = batches
+        self._running: Batches | None = None
+
+    def start(
+        self, at: Position, updates: int, passed_over: Collection[Position] = ()
+    ) -> Iterator[Batch]:
+        """Yield the passes of so many updates from a position on; what was started before ends.
+
+        Args:
+            at: where to begin.
+            updates: how many to draw.
+            passed_over: updates that are not drawn, and not counted.
+        """
+        self.close()
+        self._sampler.start, self._sampler.updates = at, updates
+        self._sampler.passed_over = passed_over
+        self._running = self._batches(self._sampler)
+        return self._running
+
+    def close(self) -> None:
+        """Send the workers home."""
+        if self._running is not None:
+            self._running.close()
 
 
 def train_batches(
@@ -49,14 +95,24 @@ def train_batches(
     encoder: LabelEncoder,
     n_mels: int,
     sampler: BucketedBatchSampler,
-) -> DataLoader[Batch]:
-    """Chain sampler → clips → padding collator: the passes that the sampler draws, as batches."""
-    return _loader(
-        Clips(utterances, config.train_split),
-        sampler,
-        PaddingCollator(encoder, LogMel(n_mels)),
-        config,
-    )
+    lethal: Iterable[str] = (),
+) -> Passes:
+    """Chain sampler → clips → padding collator.
+
+    Args:
+        utterances: what the sampler's plan was made of.
+        config: how many workers, and how far ahead they work.
+        encoder: makes labels.
+        n_mels: channels of the model's features.
+        sampler: says which passes this process makes; start() sets its start and its number.
+        lethal: ids of utterances that are never decoded: they killed a decoder before.
+    """
+    watch = Watch([u.audio for u in utterances], config.workers, CLIP_SECONDS)
+    index = {u.id: i for i, u in enumerate(utterances)}
+    watch.blamed = {index[i]: (KILLS, "in an earlier start") for i in lethal if i in index}
+    clips = Clips(utterances, config.train_split, load_audible, watch)
+    collator = PaddingCollator(encoder, LogMel(n_mels))
+    return Passes(sampler, lambda draws: _batches(draws, clips, collator, config))
 
 
 def eval_batches(
@@ -65,31 +121,31 @@ def eval_batches(
     encoder: LabelEncoder,
     n_mels: int,
     batches: Sequence[Sequence[int]],
-) -> DataLoader[Batch]:
+) -> Iterator[Batch]:
     """Yield given groups of utterances, padded to 30 s as stock pipelines decode."""
     draws = [
-        [Draw(i, 0, Position(), last=True, frames=N_FRAMES) for i in batch] for batch in batches
+        [Draw(i, Position(), Position(), last=True, frames=N_FRAMES) for i in batch]
+        for batch in batches
     ]
-    return _loader(
-        # without texts: a reference may be too long, or hold special tokens, and still be scored
-        Clips([replace(u, text="") for u in utterances], "evaluation"),
-        draws,
-        PaddingCollator(encoder, LogMel(n_mels)),
-        config,
-    )
+    # without texts: a reference may be too long, or hold special tokens, and still be scored
+    texts = [replace(u, text="") for u in utterances]
+    watch = Watch([u.audio for u in utterances], config.workers)
+    clips = Clips(texts, "evaluation", load, watch)
+    return _batches(draws, clips, PaddingCollator(encoder, LogMel(n_mels)), config)
 
 
-def _loader(
-    clips: Clips, batches: Iterable[list[Draw]], collator: PaddingCollator, config: DataConfig
-) -> DataLoader[Any]:
-    return DataLoader(
+def _batches(
+    draws: Iterable[list[Draw]], clips: Clips, collator: PaddingCollator, config: DataConfig
+) -> Batches:
+    make = partial(
+        DataLoader,
         clips,
-        batch_sampler=batches,
         collate_fn=collator,
         num_workers=config.workers,
         prefetch_factor=config.prefetch if config.workers else None,
         pin_memory=torch.cuda.is_available(),
     )
+    return survive(draws, make, clips.watch)
 
 
 def _silence(utterance: Utterance) -> Tensor:

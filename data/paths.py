@@ -1,21 +1,48 @@
-"""Paths that a corpus names must stay inside it."""
+"""Paths that a corpus names must stay inside it, links and all."""
 
+import os
+from functools import cache
 from pathlib import Path
 
 from data.errors import InputError
 
 
 def inside(root: Path, name: str, source: Path) -> str:
-    """Return the absolute path of `name` in `root`.
+    """Return the absolute path of `name` in `root`, which may itself be a link.
 
-    The check is on the text alone: asking the file system for two million rows costs minutes.
+    The file system is asked once a folder, not once a row: 2,000,000 rows of a network disk would
+    cost minutes.
 
     Raises:
-        InputError: the name is absolute or climbs out.
+        InputError: the name is absolute or climbs out, or a link on the way leads out.
     """
     path = Path(name)
     if path.is_absolute() or ".." in path.parts:
         raise InputError(
             f"{source}: {name!r} lies outside of {root}: paths in a corpus must stay in it"
         )
-    return str(root.absolute() / path)
+    home = str(root.absolute())
+    place = os.path.join(home, path)
+    folder, file = os.path.split(place)
+    target = _links(folder).get(file) or _real(folder)
+    if target != _real(home) and not target.startswith(os.path.join(_real(home), "")):
+        raise InputError(
+            f"{source}: {name!r} is a link that leads out of {root}, to {target}: "
+            "copy the audio into the corpus, or name a folder that holds both"
+        )
+    return place
+
+
+@cache
+def _links(folder: str) -> dict[str, str]:
+    """Return the links in a folder, and where they lead; what is no folder has none."""
+    try:
+        with os.scandir(folder) as entries:
+            return {e.name: os.path.realpath(e.path) for e in entries if e.is_symlink()}
+    except OSError:
+        return {}
+
+
+@cache
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)

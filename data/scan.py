@@ -3,16 +3,19 @@
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from rich.progress import track
+from torch.utils.data import DataLoader, Dataset
 
-from data.audio import AudioError, declared_seconds, decode
+from data.audio import AudioError, declared_seconds, measured_seconds
 from data.config import DataConfig
 from data.files import read_jsonl, write_jsonl
 from data.utterance import Utterance
+from data.workers import Watch, survive
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +27,7 @@ class Measured:
     detail: str = ""
 
 
+FILES = 64  # that a worker measures in one go: handing over costs as much as reading a header
 MISSING = Measured(reason="missing", detail="no such file")
 Measurements = dict[str, Measured]  # by Utterance.audio
 Cached = dict[str, tuple[str, Measured]]  # by Utterance.audio, with what changes as the file does
@@ -36,7 +40,7 @@ def scan(
 
     Args:
         utterances: whose audio to measure.
-        config: says how far to look, and with how many threads.
+        config: says how far to look, and with how many workers.
         cache: a file with what earlier scans found; extended here.
         show: whether to draw a progress bar.
     """
@@ -60,24 +64,42 @@ def scan(
     return known | dict.fromkeys(missing, MISSING)
 
 
+class _Files(Dataset[Measured]):
+    """Measures the file that is asked for; one that kills its worker is not asked for again."""
+
+    def __init__(self, audios: Sequence[str], check: str, watch: Watch) -> None:
+        self.audios = audios
+        self.check = check
+        self.watch = watch
+
+    def __getitem__(self, index: int) -> Measured:
+        try:
+            with self.watch.decoding(index):
+                return measure(self.audios[index], self.check)
+        except AudioError as error:
+            return Measured(reason=error.reason, detail=error.detail)
+
+
 def _measure_all(fresh: Sequence[str], config: DataConfig, *, show: bool) -> Measurements:
-    with ThreadPoolExecutor(max(1, config.workers)) as pool:  # soundfile lets go of the GIL
-        found = pool.map(lambda audio: measure(audio, config.check), fresh)
-        quiet = not (show and fresh and sys.stdout.isatty())
-        label = f"checking {len(fresh):,} clips"
-        progress = track(found, label, total=len(fresh), disable=quiet, transient=True)
-        return dict(zip(fresh, progress, strict=True))
+    workers = min(config.workers, len(fresh))
+    watch = Watch(fresh, workers)
+    make = partial(
+        DataLoader, _Files(fresh, config.check, watch), collate_fn=list, num_workers=workers
+    )
+    size = min(FILES, 1 + len(fresh) // (8 * max(1, workers)))  # few and long ones are shared too
+    tasks = [range(i, min(i + size, len(fresh))) for i in range(0, len(fresh), size)]
+    quiet = not (show and fresh and sys.stdout.isatty())
+    label = f"checking {len(fresh):,} clips"
+    found = chain.from_iterable(survive(tasks, make, watch))
+    progress = track(found, label, total=len(fresh), disable=quiet, transient=True)
+    return dict(zip(fresh, progress, strict=True))
 
 
 def measure(audio: str, check: str) -> Measured:
     """Measure one clip, by its header or by decoding it."""
-    if _missing(audio):
-        return MISSING
     try:
-        if check == "header":
-            return Measured(seconds=declared_seconds(audio))
-        waveform, rate = decode(audio)
-        return Measured(seconds=waveform.shape[1] / rate)
+        seconds = declared_seconds if check == "header" else measured_seconds
+        return Measured(seconds=seconds(audio))
     except AudioError as error:
         return Measured(reason=error.reason, detail=error.detail)
 
@@ -86,7 +108,7 @@ def _stamp(audio: str, check: str) -> str:
     """Return what changes when a file does; empty for what is not a file, which is never cached."""
     try:
         status = os.stat(audio)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that cannot be one
         return ""
     return f"{check} {status.st_size} {status.st_mtime_ns}"
 

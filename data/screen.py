@@ -1,16 +1,21 @@
 """Why an utterance is dropped: every drop has a reason, and is counted."""
 
+import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from data.audio import AudioError, check_length
+from data.audio import MAX_SECONDS, AudioError, check_length
 from data.config import DataConfig
 from data.errors import InputError
 from data.scan import Measurements
 from data.utterance import Drop, Utterance
+from data.workers import HANGS, KILLS
 
+BROKEN = {KILLS, HANGS, "missing", "unreadable", "truncated", "not a number", "silent", "too much"}
 SPECIAL = re.compile(r"<\|[^|>]*\|>")  # would be read as one of Whisper's own tokens
 
 Screened = tuple[list[Utterance], list[Drop]]  # what is kept, what is not
@@ -103,6 +108,46 @@ def refuse_missing(drops: Sequence[Drop], config: DataConfig) -> None:
         )
 
 
+def is_broken(drop: Drop, config: DataConfig) -> bool:
+    """Tell whether a clip of the training split was dropped for a fault that nobody accepted."""
+    accepted = {"missing"} if config.missing == "drop" else set()
+    return drop.split == config.train_split and drop.reason in BROKEN - accepted
+
+
+def accepted_broken(rows: int, config: DataConfig) -> float:
+    """Return how many of so many clips may be broken."""
+    return max(1.0, config.max_broken * rows) if config.max_broken else 0.0
+
+
+def refuse_broken(drops: Iterable[Drop], rows: int, config: DataConfig, named_in: Path) -> None:
+    """Stop where more clips of the training split are broken than the user accepts.
+
+    One is always accepted, unless data.max_broken is 0: of 50 clips it would be 2 %. What is left
+    out as a matter of policy, such as clips that are too long, is not broken, and neither is what
+    data.missing=drop accepts.
+
+    Args:
+        drops: of all splits, so far; a clip may be in it once an epoch.
+        rows: of the training split, whether dropped or kept.
+        config: says how many are accepted.
+        named_in: the file that names the drops.
+
+    Raises:
+        InputError: there are more.
+    """
+    broken = {each.id: each for each in drops if is_broken(each, config)}
+    if len(broken) <= accepted_broken(rows, config):
+        return
+    ((reason, count),) = Counter(each.reason for each in broken.values()).most_common(1)
+    example = next(each for each in broken.values() if each.reason == reason)
+    share = math.ceil(100 * len(broken) / rows) / 100
+    raise InputError(
+        f"{len(broken):,} of {rows:,} clips of {config.train_split} are broken, most of them "
+        f"({count:,}) {reason}, such as {example.audio}; all are named in {named_in}: mend them, "
+        f"or go on without them with data.max_broken={share:g}"
+    )
+
+
 def drop(utterance: Utterance, split: str, reason: str, detail: str = "") -> Drop:
     """Make the record of a drop."""
     return Drop(split=split, id=utterance.id, audio=utterance.audio, reason=reason, detail=detail)
@@ -121,6 +166,8 @@ def _audio_problem(
 ) -> tuple[str, str] | None:
     if reason:
         return reason, detail
+    if utterance.end is None and seconds - utterance.start > MAX_SECONDS:
+        return "too long", f"{seconds:.0f} s; {MAX_SECONDS} s are held whole: name slices of it"
     declared = utterance.seconds if utterance.end is None else utterance.end - utterance.start
     left = max(0.0, seconds - utterance.start)  # in the file, from the slice's start on
     try:
@@ -135,6 +182,10 @@ def _training_problem(u: Utterance, config: DataConfig, max_tokens: int) -> tupl
         return "empty text", ""
     if SPECIAL.search(u.text):
         return "special token in text", u.text[:80]
+    if "\N{REPLACEMENT CHARACTER}" in u.text or "\0" in u.text:
+        return "damaged text", u.text[:80]
+    if not any(unicodedata.category(character)[0] in "LMN" for character in u.text):
+        return "no words in text", u.text[:80]
     if u.seconds < config.min_seconds:
         return "too short", f"{u.seconds:.2f} s; data.min_seconds is {config.min_seconds:g}"
     if u.seconds >= config.max_seconds:

@@ -57,7 +57,8 @@ class Batch:
     labels: Tensor  # (batch, tokens) int64, IGNORE where padded or weightless
     seconds: list[float]  # real audio, 0 for a clip without weight
     tokens: list[int]  # target tokens, 0 for a clip without weight
-    after: Position  # where training goes on after this batch's update
+    at: Position  # of this batch's update in the plan
+    after: Position  # where training goes on after it
     last: bool  # the last pass of its update
     drops: list[Drop] = field(default_factory=list)  # clips that failed here
     work: dict[str, float] = field(default_factory=dict)  # seconds a worker spent, by stage

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Evaluator:
     whisper: Whisper
     data: DataConfig
     config: EvalConfig
+    beat: Callable[[], None] = lambda: None  # before every batch, as often on every process
 
     def evaluate(
         self, utterances: Sequence[Utterance], label: str
@@ -55,14 +56,19 @@ class Evaluator:
 
     def _transcribe(self, utterances: Sequence[Utterance], label: str) -> dict[str, str]:
         """Return the text of each utterance by id, gathered from all processes."""
-        mine = self._share(utterances)
+        mine, rounds = self._share(utterances)
         loader = eval_batches(
             utterances, self.data, self.whisper.labels(self.data.task), self.whisper.n_mels, mine
         )
         quiet = not (self.accelerator.is_main_process and sys.stdout.isatty())
         texts: list[tuple[str, str]] = []
         with self.accelerator.autocast(), torch.inference_mode():
-            for batch in track(loader, label, total=len(mine), disable=quiet, transient=True):
+            batches = iter(loader)
+            for _ in track(range(rounds), label, disable=quiet, transient=True):
+                self.beat()
+                batch = next(batches, None)
+                if batch is None:  # others have one more
+                    continue
                 if batch.drops:
                     first = batch.drops[0]
                     raise InputError(
@@ -73,14 +79,18 @@ class Evaluator:
                 texts += zip(batch.ids, found, strict=True)
         return dict(gather_object(texts))
 
-    def _share(self, utterances: Sequence[Utterance]) -> list[list[int]]:
-        """Return this process's batches: of similar length, the longest first, long audio alone."""
+    def _share(self, utterances: Sequence[Utterance]) -> tuple[list[list[int]], int]:
+        """Return this process's batches, and how many the process with the most has.
+
+        Clips of similar length are together, the longest first, those over 30 s alone.
+        """
         order = sorted(range(len(utterances)), key=lambda i: -utterances[i].seconds)
         long = [i for i in order if utterances[i].seconds > CHUNK_SECONDS]
         short = order[len(long) :]
         size = self.config.batch_clips
         batches = [[i] for i in long] + [short[i : i + size] for i in range(0, len(short), size)]
-        return batches[self.accelerator.process_index :: self.accelerator.num_processes]
+        processes = self.accelerator.num_processes
+        return batches[self.accelerator.process_index :: processes], -(-len(batches) // processes)
 
 
 def save(folder: Path, scores: Scores, hypotheses: Sequence[Hypothesis], **facts: Any) -> None:

@@ -133,7 +133,16 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["trainer.main"])  # imports take seconds: paid once, not in every run
 
 
-def _become(out: Path, cwd: Path, environment: dict[str, str], arguments: list[str]) -> None:
+Sabotage = Callable[[], None]  # breaks something in a run's process before it begins
+
+
+def _become(
+    out: Path,
+    cwd: Path,
+    environment: dict[str, str],
+    arguments: list[str],
+    sabotage: Sabotage | None,
+) -> None:
     """Be `python trainer/main.py ARGUMENTS`, in a process that has imported everything."""
     from trainer.main import main
 
@@ -144,6 +153,8 @@ def _become(out: Path, cwd: Path, environment: dict[str, str], arguments: list[s
     os.environ.update(environment)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     sys.argv = ["trainer/main.py", *arguments]
+    if sabotage is not None:
+        sabotage()
     main()
 
 
@@ -183,7 +194,9 @@ class Trainer:
             *extra,
         ]
 
-    def start(self, run: Path, *extra: str, processes: int = 1) -> list[Any]:
+    def start(
+        self, run: Path, *extra: str, processes: int = 1, sabotage: Sabotage | None = None
+    ) -> list[Any]:
         """Start a run, and return its processes."""
         started = []
         port = str(_free_port())
@@ -193,15 +206,22 @@ class Trainer:
                 environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": port}
                 environment |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
             out = run.parent / f"{run.name}.{rank}.log"
-            arguments = (out, run.parent, environment, self.arguments(run, *extra))
+            arguments = (out, run.parent, environment, self.arguments(run, *extra), sabotage)
             process = FORKS.Process(target=_become, args=arguments)
             process.start()
             started.append(process)
         return started
 
-    def __call__(self, run: Path, *extra: str, processes: int = 1, check: bool = True) -> Done:
+    def __call__(
+        self,
+        run: Path,
+        *extra: str,
+        processes: int = 1,
+        check: bool = True,
+        sabotage: Sabotage | None = None,
+    ) -> Done:
         """Train, on one process or several, and wait for the end."""
-        started = self.start(run, *extra, processes=processes)
+        started = self.start(run, *extra, processes=processes, sabotage=sabotage)
         for process in started:
             process.join(timeout=300)
         logs = [run.parent / f"{run.name}.{rank}.log" for rank in range(processes)]

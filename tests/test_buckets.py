@@ -278,6 +278,27 @@ def test_a_position_leads_into_the_next_epoch() -> None:
     assert behind == draw(corpus(4), config, updates=2, start=Position(1, 0))
 
 
+@pytest.mark.parametrize("world", [1, 3])
+def test_passed_over_updates_are_neither_drawn_nor_counted(world: int) -> None:
+    utterances, config = corpus(60), DataConfig(update_clips=6, pass_seconds=20.0)
+    size = len(Plan.of(utterances, config, seed=0).updates(0))
+    gone = {Position(0, 0), Position(0, 3), Position(0, 4), Position(0, size - 1), Position(1, 0)}
+    for rank in range(world):
+        plan = Plan.of(utterances, config, seed=0)
+        whole = draw(utterances, config, updates=2 * size, rank=rank, world=world)
+        sampler = BucketedBatchSampler(
+            plan, config, updates=2 * size - len(gone), rank=rank, world=world, passed_over=gone
+        )
+        # what is left is drawn as if nothing had been passed over: `after` too, which may name one
+        assert list(sampler) == [each for each in whole if each[0].at not in gone]
+        assert Position(0, 3) in {each[0].after for each in sampler}
+        for start in (Position(0, 3), Position(0, size - 1), Position(1, 0)):
+            sampler.start, sampler.updates = start, 1
+            first = next(iter(sampler))[0].at
+            assert first not in gone
+            assert first == min(d[0].at for d in whole if d[0].at > start and d[0].at not in gone)
+
+
 def test_the_length_of_some_epochs_is_what_is_drawn() -> None:
     config = DataConfig(update_seconds=40.0)
     plan = Plan.of(anything(50, seed=0), config, seed=0)

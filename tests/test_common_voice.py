@@ -72,6 +72,12 @@ def test_blanks_around_a_sentence_go_and_a_short_row_is_an_empty_text(tmp_path: 
     assert rows(folder)[0].speaker is None
 
 
+def test_a_nul_damages_its_row_alone(tmp_path: Path) -> None:
+    folder = corpus(tmp_path / "en", "path\tsentence\na.mp3\to\0ne\nb\0.mp3\ttwo\nc.mp3\tthree\n")
+    assert [u.text for u in rows(folder)] == ["o\ufffdne", "two", "three"]
+    assert [Path(u.audio).name for u in rows(folder)] == ["a.mp3", "b\ufffd.mp3", "c.mp3"]
+
+
 def test_windows_line_ends_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "en").mkdir()
     (tmp_path / "en" / "train.tsv").write_bytes(b"path\tsentence\r\na.mp3\tone\r\n")

@@ -17,11 +17,14 @@ from data.errors import InputError
         ({"pass_seconds": 0.0}, "data.pass_seconds must be greater than 0"),
         ({"buckets": 0}, "data.buckets must be greater than 0"),
         ({"prefetch": 0}, "data.prefetch must be greater than 0"),
-        ({"update_clips": 0}, "data.update_clips must be at least 1 or None, got 0"),
+        ({"update_clips": 0}, "data.update_clips must be greater than 0, got 0"),
         ({"max_seconds": 30.5}, "data.max_seconds must lie between 0 and 30, got 30.5"),
         ({"max_seconds": 0.0}, "data.max_seconds must lie between 0 and 30"),
         ({"padded_share": 0.0}, "data.padded_share must lie between 0 and 1, got 0.0"),
         ({"padded_share": 1.0}, "data.padded_share must lie between 0 and 1, got 1.0"),
+        ({"max_broken": -0.1}, "data.max_broken must lie between 0 and 1, got -0.1"),
+        ({"max_broken": 1.5}, "data.max_broken must lie between 0 and 1, got 1.5"),
+        ({"max_broken": float("nan")}, "data.max_broken must lie between 0 and 1, got nan"),
         ({"workers": -1}, "data.workers must be 0 or more, got -1"),
     ],
 )
@@ -33,7 +36,7 @@ def test_a_number_out_of_range_is_one_sentence_with_key_and_value(
 
 
 def test_the_edges_of_the_ranges_are_allowed() -> None:
-    DataConfig(max_seconds=30.0, workers=0, update_clips=1, buckets=1, prefetch=1)
+    DataConfig(max_seconds=30.0, workers=0, update_clips=1, buckets=1, prefetch=1, max_broken=0.0)
 
 
 @pytest.mark.parametrize("knob", ["update_seconds", "pass_seconds"])

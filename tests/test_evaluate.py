@@ -132,7 +132,9 @@ def shares(utterances: Sequence[Utterance], world: int, **knobs: Any) -> list[li
         evaluator = Evaluator(
             accelerator=process, whisper=whisper, data=DataConfig(), config=EvalConfig(**knobs)
         )
-        found.append(evaluator._share(utterances))
+        batches, rounds = evaluator._share(utterances)
+        assert len(batches) in (rounds, rounds - 1)  # every process beats as often
+        found.append(batches)
     return found
 
 
@@ -167,7 +169,7 @@ def test_a_clip_that_vanished_is_a_sentence_and_no_score(
     evaluator: Evaluator, rows: list[Utterance], tmp_path: Path
 ) -> None:
     rows[2] = replace(rows[2], audio=str(tmp_path / "gone.mp3"))
-    with pytest.raises(InputError, match=r"gone\.mp3: unreadable .* it was sound when the run"):
+    with pytest.raises(InputError, match=r"gone\.mp3: missing .* it was sound when the run"):
         evaluator.evaluate(rows, "test")
 
 

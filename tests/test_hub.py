@@ -78,7 +78,7 @@ def test_a_dataset_of_parquet_files_gives_rows_and_audio(tmp_path: Path, clip: P
     assert first.audio != second.audio
     assert same_audio(first, clip)
     part, rate = decode(second.audio, 0.25, 0.5)
-    assert part.shape[1] == 0.25 * rate
+    assert len(part) == 0.25 * rate
 
 
 def test_a_dataset_dict_on_disk_has_its_splits(tmp_path: Path, clip: Path) -> None:
@@ -187,11 +187,11 @@ def test_a_broken_table_is_a_sentence(kept: float, tmp_path: Path, clip: Path) -
         rows(folder)
 
 
-def test_a_row_without_audio_is_unreadable(tmp_path: Path) -> None:
+def test_a_row_without_audio_is_unreadable_or_missing(tmp_path: Path) -> None:
     nothing = [None, {"bytes": None, "path": None}, {"bytes": None, "path": "no.mp3"}]
     folder = parquet(tmp_path / "mine", {"audio": nothing, "text": ["one"] * 3})
-    for u in rows(folder):
-        with pytest.raises(AudioError, match="unreadable"):
+    for u, reason in zip(rows(folder), ("unreadable", "unreadable", "missing"), strict=True):
+        with pytest.raises(AudioError, match=reason):
             decode(u.audio)
 
 

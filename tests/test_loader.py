@@ -1,5 +1,6 @@
 """Utterances in, batches out: the same whatever the workers, and none is lost."""
 
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from data.config import DataConfig
 from data.corpora import read
 from data.labels import LabelEncoder
 from data.loader import eval_batches, train_batches
-from data.utterance import IGNORE, Batch, Utterance
+from data.utterance import IGNORE, Batch, Position, Utterance
 from eval.whisper import load_whisper
 
 WriteClip = Callable[..., Path]
@@ -58,8 +59,9 @@ def batches(
 ) -> list[Batch]:
     """Return the passes of an epoch."""
     plan = Plan.of(rows, config, seed=0)
-    sampler = BucketedBatchSampler(plan, config, updates=plan.length(1), rank=rank, world=world)
-    return list(train_batches(rows, config, encoder, 80, sampler))
+    sampler = BucketedBatchSampler(plan, config, updates=1, rank=rank, world=world)
+    passes = train_batches(rows, config, encoder, 80, sampler)
+    return list(passes.start(Position(), plan.length(1)))
 
 
 def test_an_epoch_of_batches_holds_every_utterance_once(
@@ -74,15 +76,42 @@ def test_an_epoch_of_batches_holds_every_utterance_once(
     assert all(min(b.work.values()) > 0 and not b.drops for b in passes)
 
 
-def test_workers_change_no_batch(config: DataConfig, encoder: LabelEncoder) -> None:
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_workers_change_no_bit(workers: int, config: DataConfig, encoder: LabelEncoder) -> None:
     rows = utterances_of(config, encoder)
     alone = batches(rows, config, encoder)
-    together = batches(rows, replace(config, workers=2, prefetch=1), encoder)
+    together = batches(rows, replace(config, workers=workers, prefetch=1), encoder)
     for a, b in zip(alone, together, strict=True):
         assert (a.ids, a.after, a.last, a.seconds) == (b.ids, b.after, b.last, b.seconds)
         assert torch.equal(a.labels, b.labels)
         assert torch.equal(a.decoder_input_ids, b.decoder_input_ids)
-        torch.testing.assert_close(a.features, b.features, atol=1e-5, rtol=0)
+        assert torch.equal(a.features, b.features)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_passes_begin_anywhere_and_as_often_as_asked(
+    workers: int, config: DataConfig, encoder: LabelEncoder
+) -> None:
+    rows, config = utterances_of(config, encoder), replace(config, workers=workers, prefetch=1)
+    plan = Plan.of(rows, config, seed=0)
+    passes = train_batches(rows, config, encoder, 80, BucketedBatchSampler(plan, config, updates=1))
+    before = multiprocessing.active_children()
+    whole = [(b.ids, b.after) for b in passes.start(Position(), plan.length(2))]
+    abandoned = passes.start(Position(), plan.length(2))
+    begun = [next(abandoned) for _ in range(4)]
+    back = next(b.after for b in begun if b.last)
+    again = passes.start(back, plan.length(2) - 1)
+    assert len(multiprocessing.active_children()) == len(before)  # nobody works on for nothing
+    rest = [(b.ids, b.after) for b in again]
+    assert rest == whole[-len(rest) :]
+    assert whole[-len(rest) - 1][1] == back
+    gone = [Position(0, 1), Position(1, 0)]
+    fewer = [b.at for b in passes.start(Position(), plan.length(2) - 2, gone)]
+    assert set(fewer) == {Position(e, n) for e in (0, 1) for n in range(plan.length(1))} - {*gone}
+    next(passes.start(Position(), 1))
+    passes.close()
+    assert len(multiprocessing.active_children()) == len(before)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -99,7 +128,9 @@ def test_a_file_that_vanishes_has_no_weight_and_is_named(
     assert [b.features.shape for b in after] == [b.features.shape for b in before]
     drops = {drop.id: drop for b in after for drop in b.drops}
     assert drops.keys() == {rows[3].id, rows[5].id}
-    assert {(d.reason, d.split) for d in drops.values()} == {("unreadable", "train")}
+    assert drops[rows[3].id].reason == "missing"
+    assert drops[rows[5].id].reason == "unreadable"
+    assert {d.split for d in drops.values()} == {"train"}
     for batch in after:
         for row, name in enumerate(batch.ids):
             assert (batch.seconds[row] == 0.0) == (name in drops)

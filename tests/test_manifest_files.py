@@ -146,7 +146,23 @@ def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, "cannot be read as jsonl: .*utf-8")
     (tmp_path / "train.csv").write_text("path,text\na.wav," + "x" * 200_000)
     (tmp_path / "train.jsonl").unlink()
-    refused(tmp_path, "cannot be read as csv: field larger")
+    refused(tmp_path, "cannot be read as csv: line 1: field larger")
+
+
+@pytest.mark.parametrize("row", ['a.wav,"one', 'a.wav,"one\nb.wav,"two"', 'a.wav,"say "no""'])
+def test_a_stray_quote_is_refused_and_swallows_no_rows(row: str, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(f"path,text\n{row}\nc.wav,three\n")
+    told = refused(tmp_path, r"train\.csv: cannot be read as csv: line [1-4]: ")
+    assert "a quote within a quoted cell is written twice" in told
+
+
+def test_bytes_that_are_no_text_damage_their_row_alone(tmp_path: Path) -> None:
+    damaged = [{**CORRECT, "text": text} for text in ("a\0b", "half \ud83d")]
+    jsonl(tmp_path, *damaged, '{"path": "a\0.wav", "text": "one"}', CORRECT)
+    assert [u.text for u in rows(tmp_path)] == ["a\ufffdb", "half \ufffd", "one", "one"]
+    assert [Path(u.audio).name for u in rows(tmp_path)] == [*["a.wav"] * 2, "a\ufffd.wav", "a.wav"]
+    (tmp_path / "dev.csv").write_text("path,text\na.wav,a\0b\nb.wav,two\n")
+    assert [u.text for u in rows(tmp_path, "dev")] == ["a\ufffdb", "two"]
 
 
 def test_a_cell_too_many_is_refused(tmp_path: Path) -> None:

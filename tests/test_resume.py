@@ -1,13 +1,22 @@
 """Six updates equal three, a stop, and three: bit for bit."""
 
 import json
+import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+
+from data.config import DataConfig
+from trainer.model import ModelConfig
+from trainer.optim import OptimConfig
+from trainer.resume import shaping
 
 # 24 clips, 16 an update: an epoch is two updates, so its end lies on the way more than once
 HARD = ("--data.update_clips=16", "--model.dropout=0.1", "--loop.max_steps=6")
@@ -40,12 +49,63 @@ def test_two_processes_train_as_one_does(trainer: Any, tmp_path: Path, losses: L
         assert float.fromhex(losses(two)[step]) == pytest.approx(float.fromhex(loss), rel=1e-5)
 
 
+def note_ids(notes: Path) -> None:
+    """Write down which clips a process brings to which update."""
+    from trainer.pulse import Pulse
+
+    begin, rank = Pulse.begin, os.environ.get("RANK", "0")
+
+    def noted(self: Pulse, batches: Any, dropped: int) -> Any:
+        row = [list(batches[0].at), [each for batch in batches for each in batch.ids if each]]
+        with (notes / rank).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        return begin(self, batches, dropped)
+
+    Pulse.begin = noted  # type: ignore[method-assign]
+
+
+def order(notes: Path, processes: int) -> list[Any]:
+    """Return the clips of each update of a start, put together as they were dealt out."""
+    ranks = [
+        [json.loads(line) for line in (notes / str(rank)).read_text().splitlines()]
+        for rank in range(processes)
+    ]
+    updates = []
+    for shares in zip(*ranks, strict=True):
+        dealt = zip_longest(*(ids for _, ids in shares))
+        updates.append([shares[0][0], [each for row in dealt for each in row if each]])
+    return updates
+
+
+def test_a_run_changes_its_number_of_processes_on_the_way(
+    trainer: Any, tmp_path: Path, losses: Losses
+) -> None:
+    extra = ("--optim.lr=1e-5", "--data.update_clips=16", "--data.pass_seconds=9", "--resume=auto")
+    one, changing = tmp_path / "one", tmp_path / "changing"
+    found: dict[Path, list[Any]] = {one: [], changing: []}
+    for run, steps, processes in (
+        (one, 12, 1),
+        (changing, 3, 1),
+        (changing, 7, 2),  # in the middle of an epoch, as each of these
+        (changing, 9, 4),
+        (changing, 12, 1),
+    ):
+        notes = tmp_path / f"{run.name}-{steps}"
+        notes.mkdir()
+        more = (*extra, f"--loop.max_steps={steps}")
+        trainer(run, *more, processes=processes, sabotage=partial(note_ids, notes))
+        found[run] += order(notes, processes)
+    assert found[changing] == found[one]
+    for step, loss in losses(one).items():
+        assert float.fromhex(losses(changing)[step]) == pytest.approx(float.fromhex(loss), rel=1e-5)
+
+
 def test_workers_do_not_change_the_bits(trainer: Any, tmp_path: Path, losses: Losses) -> None:
     runs = []
-    for workers in (0, 2):
+    for workers in (0, 1, 2, 4):
         runs.append(tmp_path / f"workers-{workers}")
-        trainer(runs[-1], *HARD, f"--data.workers={workers}")
-    assert losses(runs[0]) == losses(runs[1])
+        trainer(runs[-1], *HARD, f"--data.workers={workers}", "--loop.max_steps=4")
+    assert all(losses(run) == losses(runs[0]) for run in runs)
 
 
 def test_a_killed_run_goes_on_exactly(trainer: Any, tmp_path: Path, losses: Losses) -> None:
@@ -99,9 +159,36 @@ def test_an_older_checkpoint_rewinds_the_run(trainer: Any, tmp_path: Path, losse
     assert facts["step"] == state["state"]["best_step"]
 
 
-def test_another_seed_is_refused_at_resume(trainer: Any, tmp_path: Path) -> None:
+def test_a_knob_that_shapes_training_is_refused_at_resume_unless_accepted(
+    trainer: Any, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     trainer(run, "--loop.max_steps=3")
-    done = trainer(run, "--resume=auto", "--seed=5", check=False)
+    done = trainer(run, "--resume=auto", "--optim.lr=1e-4", check=False)
     assert done.returncode == 2
-    assert "seed=0, now it is 5" in done.output
+    assert "optim.lr=0.001, now it is 0.0001" in done.output
+    accepted = trainer(run, "--resume=auto", "--optim.lr=1e-4", "--accept", "optim.lr")
+    assert "going on after update 3" in accepted.output
+
+
+KNOBS = ModelConfig(), OptimConfig(), DataConfig()
+
+
+@pytest.mark.parametrize(
+    ("free", "changed"),
+    [
+        (True, (replace(KNOBS[0], gradient_checkpointing=True), *KNOBS[1:])),
+        (True, (*KNOBS[:2], replace(KNOBS[2], workers=9, prefetch=1, pass_seconds=1.0))),
+        (False, (replace(KNOBS[0], dropout=0.5), *KNOBS[1:])),
+        (False, (KNOBS[0], replace(KNOBS[1], weight_decay=0.5), KNOBS[2])),
+        (False, (*KNOBS[:2], replace(KNOBS[2], pad="bucket"))),
+    ],
+)
+def test_what_a_resume_compares_is_what_weights_depend_on(free: bool, changed: Any) -> None:
+    assert (shaping(*KNOBS, steps=7) == shaping(*changed, steps=7)) == free
+
+
+def test_more_updates_are_no_change_where_the_learning_rate_does_not_depend_on_them() -> None:
+    assert shaping(*KNOBS, steps=7) == shaping(*KNOBS, steps=8)
+    cosine = (KNOBS[0], replace(KNOBS[1], schedule="cosine"), KNOBS[2])
+    assert shaping(*cosine, steps=7) != shaping(*cosine, steps=8)

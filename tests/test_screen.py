@@ -1,6 +1,7 @@
 """Every drop has a reason and is counted; what is sound is kept as it is."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from data.errors import InputError
 from data.scan import Measured
 from data.screen import (
     count_reasons,
+    refuse_broken,
     refuse_missing,
     screen_audio,
     screen_leaks,
@@ -32,6 +34,11 @@ def utterance(name: str = "a", **settings: Any) -> Utterance:
         ({"text": "one <|en|> two"}, "special token in text"),
         ({"text": "<|startoftranscript|>"}, "special token in text"),
         ({"text": "<|0.00|> one"}, "special token in text"),
+        ({"text": "…?!"}, "no words in text"),
+        ({"text": "。、「」"}, "no words in text"),
+        ({"text": "🎵 + ♪"}, "no words in text"),
+        ({"text": "caf\ufffd"}, "damaged text"),
+        ({"text": "one\0two"}, "damaged text"),
         ({"seconds": 0.05}, "too short"),
         ({"seconds": 30.0}, "too long"),
         ({"seconds": 31.0}, "too long"),
@@ -54,6 +61,7 @@ def test_what_just_fits_is_kept_as_it_is() -> None:
         utterance("b", seconds=29.999),
         utterance("c", tokens=448),
         utterance("d", text="a < b | c > d <> <||"),
+        *(utterance(text, text=text) for text in ("7!", "四", "हाँ", "ابجد", "가", "½", "é?")),
     ]
     assert screen_training(edge, "train", DataConfig(), 448) == (edge, [])
 
@@ -148,6 +156,64 @@ def test_missing_audio_stops_unless_the_user_said_to_go_on() -> None:
     assert "/b.mp3: no such file, though train lists it (2 such rows in all)" in str(told.value)
     refuse_missing(drops, DataConfig(missing="drop"))
     refuse_missing(drops[:1], DataConfig())
+
+
+def test_what_is_too_long_to_be_held_whole_is_named_before_it_is_decoded() -> None:
+    found = {"/a.mp3": Measured(seconds=5 * 3600.0)}
+    kept, drops = screen_audio(
+        [utterance(), utterance("b", audio="/a.mp3", end=2.0)], "test", found
+    )
+    assert [u.id for u in kept] == ["b"]
+    assert [(d.reason, d.detail) for d in drops] == [
+        ("too long", "18000 s; 14400 s are held whole: name slices of it")
+    ]
+
+
+def drops_of(**counts: int) -> list[Drop]:
+    """Return drops of the training split; underscores stand for blanks."""
+    return [
+        Drop(split="train", id=f"{reason}{n}", audio=f"/{n}.mp3", reason=reason.replace("_", " "))
+        for reason, count in counts.items()
+        for n in range(count)
+    ]
+
+
+def test_too_many_broken_clips_are_one_sentence_with_the_figures_and_the_remedy() -> None:
+    drops = drops_of(truncated=7, silent=9, kills_the_decoder=1, too_long=500, listed_twice=90)
+    with pytest.raises(InputError) as told:
+        refuse_broken(drops, 1200, DataConfig(), Path("/runs/a/drops.jsonl"))
+    assert str(told.value) == (
+        "17 of 1,200 clips of train are broken, most of them (9) silent, such as /0.mp3; all are "
+        "named in /runs/a/drops.jsonl: mend them, or go on without them with data.max_broken=0.02"
+    )
+    refuse_broken(drops, 1200, DataConfig(max_broken=0.02), Path("drops.jsonl"))
+    refuse_broken(drops, 1700, DataConfig(), Path("drops.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "drops",
+    [
+        drops_of(too_long=99, too_short=99, label_too_long=99, empty_text=99, damaged_text=99),
+        [replace(drop, split="dev") for drop in drops_of(unreadable=99)],
+        [replace(drop, id="a") for drop in drops_of(unreadable=99)],  # once an epoch
+        drops_of(unreadable=1),  # of very few rows
+        [],
+    ],
+)
+def test_what_is_no_fault_of_the_training_clips_is_not_counted(drops: list[Drop]) -> None:
+    refuse_broken(drops, 100 if len(drops) != 1 else 3, DataConfig(), Path("drops.jsonl"))
+
+
+def test_missing_clips_are_faults_unless_they_were_accepted() -> None:
+    with pytest.raises(InputError, match="most of them \\(5\\) missing"):
+        refuse_broken(drops_of(missing=5), 100, DataConfig(), Path("drops.jsonl"))
+    refuse_broken(drops_of(missing=5), 100, DataConfig(missing="drop"), Path("drops.jsonl"))
+
+
+def test_none_at_all_may_be_asked_for() -> None:
+    with pytest.raises(InputError, match="1 of 1,000,000 clips"):
+        refuse_broken(drops_of(silent=1), 10**6, DataConfig(max_broken=0.0), Path("drops.jsonl"))
+    refuse_broken([], 10**6, DataConfig(max_broken=0.0), Path("drops.jsonl"))
 
 
 def test_reasons_are_counted_by_split_the_most_frequent_first() -> None:

@@ -1,6 +1,7 @@
 """The gradient does not depend on how an update is cut into passes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from data.features import LogMel
 from data.utterance import IGNORE, Batch, Position, Utterance
 from eval.whisper import load_whisper
 from trainer.model import ModelConfig, TrainingModule, prepare_training
-from trainer.step import reseed, train_step
+from trainer.step import StepResult, gather_totals, reseed, set_lr, train_step
 
 TEXTS = ("one", "two three four five", "six", "seven eight nine zero one two", "three", "four")
 
@@ -69,10 +70,18 @@ def gradients(setup: Setup, clips_per_pass: int) -> dict[str, Tensor]:
                     found[name] = parameter.grad.clone()
 
     optimizer = Recorder(module.parameters(), lr=1.0)
-    train_step(
-        setup.accelerator, module, optimizer, setup.batches(clips_per_pass), lr=1.0, max_norm=1e9
-    )
+    update(setup, module, optimizer, setup.batches(clips_per_pass), max_norm=1e9)
     return found
+
+
+def update(
+    setup: Setup, module: TrainingModule, optimizer: Any, batches: list[Batch], *, max_norm: float
+) -> StepResult:
+    """Make an update of one process."""
+    totals = gather_totals(setup.accelerator, batches, dropped=0, stop=False, slow=False)
+    return train_step(
+        setup.accelerator, module, optimizer, batches, tokens=totals.tokens, max_norm=max_norm
+    )
 
 
 @pytest.mark.parametrize("clips_per_pass", [1, 2, 4])
@@ -114,12 +123,16 @@ def test_a_pass_without_weight_changes_nothing(setup: Setup) -> None:
 
 def test_the_step_reports_what_it_trained_on(setup: Setup) -> None:
     module = setup.module()
-    optimizer = torch.optim.AdamW(module.parameters(), lr=9.0)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=9.0, fused=True)
     before = {name: p.clone() for name, p in module.named_parameters()}
     batches = setup.batches(3)
-    result = train_step(setup.accelerator, module, optimizer, batches, lr=1e-4, max_norm=1.0)
-    assert result.tokens == sum(sum(b.tokens) for b in batches)
-    assert result.audio_seconds == pytest.approx(18.0)
+    totals = gather_totals(setup.accelerator, batches, dropped=3, stop=True, slow=False)
+    assert totals.tokens == sum(sum(b.tokens) for b in batches)
+    assert totals.audio_seconds == pytest.approx(18.0)
+    assert (totals.dropped, totals.stop, totals.slow) == (3, True, False)
+    set_lr(optimizer, 1e-4)
+    result = update(setup, module, optimizer, batches, max_norm=1.0)
+    assert result.finite
     assert optimizer.param_groups[0]["lr"] == 1e-4
     assert result.grad_norm > 0
     moved = [n for n, p in module.named_parameters() if not torch.equal(p, before[n])]

@@ -1,182 +1,179 @@
-"""A checkpoint is a folder that is complete or absent.
+"""Checkpoints: written beside training, verified before they are read.
 
-Accelerate's save_state writes the parts (so FSDP and DeepSpeed keep working) into a temporary
-folder; our state goes beside them as JSON, then a manifest of all files with their hashes; the
-rename comes last, and only then may an old checkpoint go.
+One process copies everything to host memory and a thread writes the copy, as the files that
+Accelerate's load_state reads. Under FSDP and DeepSpeed no process holds everything: there
+Accelerate's save_state writes, and training waits.
 """
 
-import hashlib
-import json
-import os
+import errno
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from data.errors import InputError
-from data.files import write_json
+from data.errors import InputError, disk_failed
+from trainer.processes import add_up, decide
+from trainer.sealed import discard
+from trainer.shelf import Shelf, read_progress, verified
+from trainer.snapshot import Snapshot, holds_all, save_scaler
 from trainer.state import TrainState
 
-PREFIX = "step-"
-PENDING = ".pending-"  # a folder being written, or left by a crash
-MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckpointConfig:
-    """What is kept to go on from."""
-
-    save_every: int = 500  # updates; the last and every best one are saved as well
-    keep: int = 2  # newest checkpoints that stay; the best one stays besides
-
-    def __post_init__(self) -> None:
-        """Refuse values that could not work.
-
-        Raises:
-            InputError: a number is out of its range.
-        """
-        if self.save_every < 1 or self.keep < 1:
-            raise InputError("checkpoint.save_every and checkpoint.keep must be at least 1")
+RETRIES = (1.0, 4.0)  # seconds to wait before another try: space may be freed, a mount come back
 
 
 class Checkpoints:
-    """Writes, finds and reads the checkpoints of a run."""
+    """Writes and reads the checkpoints of a run."""
 
-    def __init__(self, folder: Path, accelerator: Accelerator, config: CheckpointConfig) -> None:
-        """Take the folder that holds one folder a checkpoint."""
-        self.folder = folder
+    def __init__(self, shelf: Shelf, accelerator: Accelerator, say: Callable[[str], None]) -> None:
+        """Take where they stand, what is saved, and what tells a person."""
+        self.shelf = shelf
         self.accelerator = accelerator
-        self.config = config
+        self.say = say
+        self.failed = ""  # why the last one could not be written
+        self.seconds = 0.0  # writing the last one took
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        # keys are written without DDP's prefix: a run may change its number of processes
+        accelerator.register_load_state_pre_hook(self._unwrap)
 
-    def save(self, state: TrainState, plan: dict[str, Any]) -> None:
-        """Write a checkpoint of this update; older ones go once it is whole.
+    def save(self, state: TrainState, shape: dict[str, Any]) -> None:
+        """Begin to write a checkpoint of this update.
 
         Args:
             state: all progress.
-            plan: the knobs that the plan of updates depends on, to be compared at resume.
+            shape: the knobs that shape training, to be compared at a resume.
         """
-        target = self.folder / f"{PREFIX}{state.step:08d}"
-        pending = self.folder / f"{PENDING}{target.name}"
-        try:
-            self._write(pending, {"state": state.state_dict(), "plan": plan})
-            if self.accelerator.is_main_process:
-                shutil.rmtree(target, ignore_errors=True)  # a resume passed here again
-                os.replace(pending, target)
-                self._prune(state)
-        finally:  # a full disk is left no fuller than it was
-            if self.accelerator.is_main_process:
-                shutil.rmtree(pending, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
+        self.settle()
+        progress = {"state": state.state_dict(), "shape": shape}
+        if not holds_all(self.accelerator):
+            self._save_parts(progress)
+        elif self.accelerator.is_main_process:
+            snapshot = Snapshot.take(self.accelerator)
+            self._writing = self._thread.submit(self._write, snapshot, progress)
 
-    def _write(self, pending: Path, progress: dict[str, Any]) -> None:
-        if self.accelerator.is_main_process:
-            shutil.rmtree(pending, ignore_errors=True)
-            pending.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(pending), safe_serialization=True)
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            write_json(pending / "state.json", progress)
-            write_json(pending / MANIFEST, _manifest(pending))
+    def settle(self) -> None:
+        """Wait for the checkpoint that is being written; a mistake of its writer is raised here."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
 
-    def load(self, path: Path, state: TrainState, plan: dict[str, Any]) -> None:
-        """Restore weights, optimizer, scaler and progress.
+    def close(self) -> None:
+        """Wait for the last checkpoint.
 
         Raises:
-            InputError: the checkpoint is damaged, or the plan of updates has changed since.
+            InputError: it could not be written.
         """
-        verify(path)
-        saved = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        for key in sorted(plan):
-            if saved["plan"].get(key) != plan[key]:
-                raise InputError(
-                    f"{path}: was trained with {key}={saved['plan'].get(key)}, now it is "
-                    f"{plan[key]}: set it back, or start another run"
-                )
-        self.accelerator.load_state(str(path))
-        state.load_state_dict(saved["state"])
+        self.settle()
+        if self.failed:
+            raise InputError(
+                f"the last checkpoint could not be written ({self.failed}): the one before is "
+                "whole; go on from it with --resume=auto"
+            )
 
     def find(self, resume: str | None) -> Path | None:
-        """Return the checkpoint that `resume` names: auto is the newest, or none yet.
+        """Return the checkpoint that `resume` names, verified: auto is the newest whole one.
 
         Raises:
-            InputError: a path holds no checkpoint.
+            InputError: a path holds no whole checkpoint, or there are some and none is whole.
         """
         if resume is None:
             return None
         if resume == "auto":
-            whole = self.all()
-            return whole[-1] if whole else None
-        if not (Path(resume) / MANIFEST).is_file():
-            raise InputError(
-                f"resume={resume}: no checkpoint there; give a folder such as "
-                f"{self.folder / (PREFIX + '00000500')}, or auto"
-            )
-        return Path(resume)
+            return decide(self.accelerator, lambda: self.shelf.newest(self.say))
+        return decide(self.accelerator, lambda: verified(Path(resume)))
 
     def at(self, step: int) -> Path:
-        """Return the checkpoint of an update.
+        """Return the checkpoint of an update, verified.
 
         Raises:
-            InputError: it is gone.
+            InputError: it is gone or damaged.
         """
-        path = self.folder / f"{PREFIX}{step:08d}"
-        if not (path / MANIFEST).is_file():
-            raise InputError(f"{path}: gone, and it held the best model: start another run")
-        return path
+        return decide(self.accelerator, lambda: self.shelf.at(step))
+
+    def load(self, path: Path, state: TrainState) -> None:
+        """Restore weights, optimizer, scaler and progress.
+
+        Args:
+            path: a verified checkpoint, from find() or at().
+            state: takes over the saved progress.
+
+        Raises:
+            InputError: another version wrote it.
+        """
+        state.load_state_dict(read_progress(path)["state"])
+        self.accelerator.load_state(str(path))
 
     def set_aside(self, newer_than: int) -> None:
         """Rename checkpoints of a future that a resume from an older one gives up."""
         if self.accelerator.is_main_process:
-            for path in self.all():
-                if step_of(path) > newer_than:
-                    path.rename(path.with_name(f"replaced-{int(time.time())}-{path.name}"))
+            self.shelf.set_aside(newer_than)
         self.accelerator.wait_for_everyone()
 
-    def all(self) -> list[Path]:
-        """Return all complete checkpoints, the oldest first."""
-        found = self.folder.glob(f"{PREFIX}*")
-        return sorted(path for path in found if (path / MANIFEST).is_file())
+    def _write(self, snapshot: Snapshot, progress: dict[str, Any]) -> None:
+        """Write a snapshot, in the thread. A disk that is full or broken does not end training."""
+        pending, began = self.shelf.pending(progress["state"]["step"]), time.monotonic()
+        for pause in (*RETRIES, None):
+            try:
+                discard(pending)
+                pending.mkdir(parents=True)
+                _refuse_full(pending, 2 * snapshot.bytes)
+                snapshot.write(pending)
+                self.shelf.publish(pending, progress)
+                self.failed, self.seconds = "", time.monotonic() - began
+                return
+            except InputError as error:
+                discard(pending)
+                self._give_up(progress, str(error))
+                return
+            except Exception as error:
+                discard(pending)
+                if not disk_failed(error):
+                    raise
+                if pause is None:
+                    self._give_up(progress, f"{error}; free some space in {self.shelf.folder}")
+                else:
+                    time.sleep(pause)
 
-    def _prune(self, state: TrainState) -> None:
-        best = f"{PREFIX}{state.best_step:08d}"
-        for old in self.all()[: -self.config.keep]:
-            if old.name != best:
-                shutil.rmtree(old)
+    def _save_parts(self, progress: dict[str, Any]) -> None:
+        """Let every process write its part, and wait for all."""
+        pending, failed = self.shelf.pending(progress["state"]["step"]), ""
+        if self.accelerator.is_main_process:
+            discard(pending)
+            pending.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            self.accelerator.save_state(str(pending), safe_serialization=True)
+        except Exception as error:
+            if not disk_failed(error):
+                raise
+            failed = str(error)
+        (failures,) = add_up(self.accelerator, [float(bool(failed))])
+        if self.accelerator.is_main_process and not failures:
+            save_scaler(self.accelerator, pending)  # every process wrote it, to one path
+            self.shelf.publish(pending, progress)
+            self.failed = ""
+        elif self.accelerator.is_main_process:
+            discard(pending)
+            self._give_up(progress, failed or "another process's disk is full")
+        self.accelerator.wait_for_everyone()
+
+    def _give_up(self, progress: dict[str, Any], reason: str) -> None:
+        self.failed = reason
+        self.say(
+            f"WARNING: NO CHECKPOINT of update {progress['state']['step']}: {reason}. "
+            "Training goes on, and the next one is tried when it is due"
+        )
+
+    def _unwrap(self, models: list[Any], _folder: str) -> None:
+        models[:] = [self.accelerator.unwrap_model(model) for model in models]
 
 
-def step_of(path: Path) -> int:
-    """Return a checkpoint's update."""
-    saved = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    return int(saved["state"]["step"])
-
-
-def verify(path: Path) -> None:
-    """Compare every file of a checkpoint with its manifest.
-
-    Raises:
-        InputError: one is missing or differs.
-    """
-    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    for name, expected in manifest.items():
-        file = path / name
-        if not file.is_file() or _digest(file) != expected:
-            raise InputError(
-                f"{file}: missing or damaged: remove {path} and resume from an older one"
-            )
-
-
-def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): _digest(path) for path in files}
-
-
-def _digest(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {
-            "bytes": path.stat().st_size,
-            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-        }
+def _refuse_full(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        told = f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free"
+        raise OSError(errno.ENOSPC, told, str(folder))

@@ -12,13 +12,14 @@ from data.config import DataConfig
 from data.errors import InputError
 from data.knobs import parse_dataclass, recipe_arguments
 from eval.config import EvalConfig
-from trainer.checkpoint import CheckpointConfig
 from trainer.loop import LoopConfig
 from trainer.model import ModelConfig
 from trainer.optim import OptimConfig
+from trainer.shelf import CheckpointConfig
 from trainer.telemetry import LogConfig
 
 RECIPES = Path(__file__).parent / "recipes"
+STARTS = ("print_config", "resume", "accept")  # say how to start, not what to train
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +28,7 @@ class Config:
 
     run_dir: str = "runs/whisper"  # everything written goes here
     resume: str | None = None  # auto: from the newest checkpoint, if any; or a checkpoint's folder
+    accept: tuple[str, ...] = ()  # knobs that a resume may find changed, by name: optim.lr
     seed: int = 0  # of the plan of updates and of dropout
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # auto: what the GPU can; CPU: fp32
     deterministic: bool = False  # on a GPU: same bits, a little slower; a CPU always is
@@ -42,7 +44,7 @@ class Config:
 
     def to_yaml(self) -> str:
         """Return a recipe with every knob."""
-        settings = {k: v for k, v in asdict(self).items() if k not in ("print_config", "resume")}
+        settings = {k: v for k, v in asdict(self).items() if k not in STARTS}
         return yaml.safe_dump(_plain(settings), sort_keys=False, allow_unicode=True)
 
 

@@ -1,8 +1,8 @@
 """The training loop."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from accelerate import Accelerator
@@ -10,15 +10,19 @@ from torch import nn
 from torch.profiler import record_function as phase
 
 from data.errors import InputError
-from data.files import append_jsonl
+from data.loader import Passes
 from data.utterance import Batch
 from trainer.checkpoint import Checkpoints
+from trainer.drops import DropLog
+from trainer.guard import Guard, pass_over
 from trainer.optim import OptimConfig, lr_at
 from trainer.profiling import NoProfile, Profile
+from trainer.pulse import Pulse
 from trainer.recorder import Recorder, Silence
 from trainer.scoring import Scoring
+from trainer.signals import Stopped
 from trainer.state import TrainState
-from trainer.step import reseed, train_step
+from trainer.step import reseed, set_lr, train_step
 from trainer.telemetry import Meter
 
 
@@ -30,6 +34,8 @@ class LoopConfig:
     epochs: int = 3  # passes over the corpus, where max_steps is None
     eval_every: int = 500  # updates; the last one is evaluated as well
     patience: int | None = None  # evaluations without a better one until it stops; None: never
+    max_failed: int = 8  # updates in a row without a finite gradient, until it rolls back
+    stall_seconds: float = 60.0  # without progress until it ends with its stacks; 0: never
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.
@@ -37,10 +43,12 @@ class LoopConfig:
         Raises:
             InputError: a number is out of its range.
         """
-        for key in ("max_steps", "epochs", "eval_every", "patience"):
+        for key in ("max_steps", "epochs", "eval_every", "patience", "max_failed"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise InputError(f"loop.{key} must be at least 1, got {value}")
+        if not self.stall_seconds >= 0:
+            raise InputError(f"loop.stall_seconds must be 0 or more, got {self.stall_seconds}")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,67 +58,140 @@ class Run:
     accelerator: Accelerator
     model: nn.Module
     optimizer: Any
-    loader: Iterable[Batch]
+    passes: Passes
     state: TrainState
+    pulse: Pulse
+    guard: Guard
     meter: Meter
     recorder: Recorder | Silence
     scoring: Scoring
     checkpoints: Checkpoints
     profiler: Profile | NoProfile
-    drops: Path  # drops.jsonl
-    plan: dict[str, Any]  # the knobs that the plan depends on
+    drops: DropLog
+    shape: dict[str, Any]  # the knobs that shape training
     steps: int  # updates to make in all
-    seed: int
+    save_every: int
     log_every: int
+    seed: int
     config: LoopConfig
     optim: OptimConfig
 
 
 def train(run: Run) -> None:
     """Update the model until the last step; record, evaluate and save when due."""
-    state, config = run.state, run.config
+    state = run.state
     run.model.train()
+    if owed(run) and look(run):
+        return
     for batches in updates(run):
+        totals = run.pulse.begin(batches, run.drops.take())
+        run.drops.count(totals.dropped)
         reseed(run.seed, state.step, run.accelerator.process_index)
         lr = lr_at(state.step + 1, run.steps, run.optim)
+        set_lr(run.optimizer, lr)
+        passes = run.pulse.passes(batches, totals)
+        norm, tokens = run.optim.max_norm, totals.tokens
         result = train_step(
-            run.accelerator, run.model, run.optimizer, batches, lr=lr, max_norm=run.optim.max_norm
+            run.accelerator, run.model, run.optimizer, passes, tokens=tokens, max_norm=norm
         )
-        state.advance(batches[-1].after, result.tokens, result.audio_seconds)
+        run.pulse.end()
+        state.advance(batches[-1].after, totals.tokens, totals.audio_seconds)
         run.meter.add(batches, result)
         run.recorder.advance(state.step)
         run.profiler.step(batches)
 
-        last = state.step == run.steps
-        if due(state.step, run.log_every, last):
+        if run.guard.check(state, batches, result):
+            roll_back(run)
+            continue
+        if due(state.step, run.log_every, state.step == run.steps):
             run.recorder.record(state.step, {"train/lr": lr, **run.meter.read()})
         with run.meter.paused():
-            better = due(state.step, config.eval_every, last) and run.scoring.judge(state)
-            last = left(config, state, run.steps) == 0
-            if better or due(state.step, run.checkpoints.config.save_every, last):
-                run.checkpoints.save(state, run.plan)
-            if better:
-                run.scoring.keep_best(state)
-        if last:
-            break
+            if look(run):
+                break
 
 
 def updates(run: Run) -> Iterator[list[Batch]]:
-    """Yield the passes of one update at a time; clips that failed are named in drops.jsonl."""
-    passes: list[Batch] = []
-    batches = iter(run.loader)
+    """Yield the passes of one update at a time, from where the state stands."""
     run.meter.start()
-    while True:
+    while remaining := left(run.config, run.state, run.steps):
+        batches = run.passes.start(run.state.position, remaining, run.state.gone)
+        while update := fetch(run, batches):
+            yield update
+            if run.state.position != update[-1].after:  # rolled back
+                break
+
+
+def fetch(run: Run, batches: Iterator[Batch]) -> list[Batch]:
+    """Return the passes of the next update; measure the wait, and name clips that failed."""
+    update: list[Batch] = []
+    while not (update and update[-1].last):
         with run.meter.waiting(), phase("data wait"):
             batch = next(batches, None)
         if batch is None:
-            return
-        if batch.drops:
-            append_jsonl(run.drops, map(asdict, batch.drops))
-        passes.append(batch)
-        if batch.last:
-            yield passes
-            passes = []
+            break
+        run.drops.add(batch.drops)
+        update.append(batch)
+    return update
+
+
+def look(run: Run) -> bool:
+    """Evaluate and save, where due; return whether training is over."""
+    state, end = run.state, run.state.step == run.steps
+    better = due(state.step, run.config.eval_every, end) and run.scoring.judge(state)
+    over = left(run.config, state, run.steps) == 0
+    if better or due(state.step, run.save_every, over):
+        save(run)
+    if better:
+        run.scoring.keep_best(state)
+    return over
+
+
+def owed(run: Run) -> bool:
+    """Tell whether the run was stopped before the evaluation of its last update was through."""
+    state = run.state
+    evaluates = run.scoring.manifest.dev and due(
+        state.step, run.config.eval_every, state.step == run.steps
+    )
+    return bool(evaluates and state.judged < state.step)
+
+
+def save(run: Run) -> None:
+    """Begin to write a checkpoint."""
+    run.guard.settle(run.state)
+    run.checkpoints.save(run.state, run.shape)
+    run.pulse.save_seconds = run.checkpoints.seconds
+
+
+def roll_back(run: Run) -> None:
+    """Return to the last whole checkpoint, and pass over the updates that failed."""
+    state, saved = run.state, TrainState()
+    run.checkpoints.settle()
+    found = run.checkpoints.find("auto")
+    if found is None:  # no weight has moved since they failed: it goes on from here
+        saved.load_state_dict(state.state_dict())
+    else:
+        run.checkpoints.load(found, saved)
+        run.guard.forget()
+    pass_over(state, saved)
+    state.load_state_dict(saved.state_dict())
+    run.recorder.rewind(state.step)
+    run.recorder.say(
+        f"warning: {len(state.passed_over)} updates without a finite gradient are passed over "
+        f"(nonfinite.jsonl names their clips); back at update {state.step}"
+    )
+    save(run)
+
+
+@contextmanager
+def saved_when_stopped(run: Run) -> Iterator[None]:
+    """Where somebody asks to stop, save the last finished update first."""
+    try:
+        yield
+    except Stopped:
+        if run.state.step:
+            save(run)
+            run.checkpoints.settle()
+        raise
 
 
 def due(step: int, every: int, last: bool) -> bool:

@@ -19,14 +19,17 @@ from eval.whisper import load_whisper
 from trainer.checkpoint import Checkpoints
 from trainer.config import Config, command_line
 from trainer.device import build_accelerator
+from trainer.drops import DropLog
 from trainer.flops import WhisperFlops, peak_flops
-from trainer.loop import Run, left, train
+from trainer.guard import Guard
+from trainer.loop import Run, saved_when_stopped, train
 from trainer.model import prepare_training
 from trainer.optim import build_optimizer
 from trainer.profiling import NoProfile, Profile
 from trainer.publish import settle_generation
+from trainer.pulse import Pulse
 from trainer.recorder import Recorder, Silence
-from trainer.resume import resume, shaping
+from trainer.resume import refuse_change, resume, shaping
 from trainer.run_folder import (
     cautions,
     farewell,
@@ -37,8 +40,11 @@ from trainer.run_folder import (
     write_settings,
 )
 from trainer.scoring import Scoring
+from trainer.shelf import Shelf
+from trainer.signals import Stop
 from trainer.state import TrainState
 from trainer.telemetry import Meter
+from trainer.watchdog import Watchdog
 
 
 def main() -> None:
@@ -46,56 +52,80 @@ def main() -> None:
     with plain_errors():
         config = command_line()
         folder = open_run(config.run_dir, config.resume)
-        accelerator = build_accelerator(
-            folder,
-            precision=config.precision,
-            deterministic=config.deterministic,
-            trackers=config.log.trackers,
-        )
-        with status(folder, accelerator):
-            run = build(config, folder, accelerator)
-            with run.recorder:
-                run.scoring.before(run.state)
-                train(run)
-                run.scoring.after(run.state)
-                accelerator.end_training()
-                run.recorder.say(farewell(folder))
+        with status(folder):
+            stop = Stop()
+            stop.listen()
+            accelerator = build_accelerator(
+                folder,
+                precision=config.precision,
+                deterministic=config.deterministic,
+                trackers=config.log.trackers,
+            )
+            pulse = Pulse(accelerator, stop, Watchdog(config.loop.stall_seconds))
+            run = build(config, folder, accelerator, pulse)
+            stop.defer()
+            fit(run)
+            run.recorder.say(farewell(folder))
 
 
-def build(config: Config, folder: Path, accelerator: Accelerator) -> Run:
-    """Build everything that training touches, in order."""
-    checkpoints = Checkpoints(folder / "checkpoints", accelerator, config.checkpoint)
-    saved = checkpoints.find(config.resume)
-    recorder = Recorder(folder, accelerator) if accelerator.is_main_process else Silence()
+def fit(run: Run) -> None:
+    """Score, train, and score again."""
+    with run.recorder:
+        run.scoring.before(run.state)
+        with saved_when_stopped(run):
+            train(run)
+        run.scoring.after(run.state)
+        run.checkpoints.close()
+        run.accelerator.end_training()
 
+
+def build_scoring(
+    config: Config, folder: Path, pulse: Pulse, recorder: Recorder | Silence, *, resumed: bool
+) -> Scoring:
+    """Load the model, freeze the corpus, and build what scores the one on the other."""
     whisper = load_whisper(config.model.name, config.model.revision)
     encoder = whisper.labels(config.data.task)
-    manifest = freeze_corpus(folder, config.data, encoder, accelerator, resumed=saved is not None)
+    manifest = freeze_corpus(folder, config.data, encoder, pulse.accelerator, resumed=resumed)
     settle_generation(whisper, {u.language or "" for u in manifest.train}, config.data.task)
     evaluator = Evaluator(
-        accelerator=accelerator, whisper=whisper, data=config.data, config=config.eval
+        accelerator=pulse.accelerator,
+        whisper=whisper,
+        data=config.data,
+        config=config.eval,
+        beat=pulse.beat,
     )
-    scoring = Scoring(evaluator=evaluator, manifest=manifest, folder=folder, recorder=recorder)
+    return Scoring(evaluator=evaluator, manifest=manifest, folder=folder, recorder=recorder)
+
+
+def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) -> Run:
+    """Build everything that training touches, in order."""
+    recorder = Recorder(folder, accelerator) if accelerator.is_main_process else Silence()
+    shelf = Shelf(folder / "checkpoints", config.checkpoint)
+    checkpoints = Checkpoints(shelf, accelerator, recorder.say)
+    saved = checkpoints.find(config.resume)
+
+    scoring = build_scoring(config, folder, pulse, recorder, resumed=saved is not None)
+    whisper, manifest = scoring.evaluator.whisper, scoring.manifest
 
     module = prepare_training(whisper, config.model)
     model, optimizer = accelerator.prepare(module, build_optimizer(module, config.optim))
+    plan = Plan.of(manifest.train, config.data, config.seed)
+    steps = config.loop.max_steps or plan.length(config.loop.epochs)
+    data = manifest.fingerprint()
+    shape = {"seed": config.seed, "precision": config.precision, "data": data}
+    shape |= shaping(config.model, config.optim, config.data, steps)
+    state = TrainState()
+    if saved is not None:
+        refuse_change(saved, shape, config.accept)
+        resume(saved, checkpoints, state, scoring)
+
+    rank, world = accelerator.process_index, accelerator.num_processes
+    sampler = BucketedBatchSampler(plan, config.data, updates=steps, rank=rank, world=world)
+    drops = DropLog(folder / "drops.jsonl", config.data, len(manifest.train))
     flops = WhisperFlops.of(whisper.model.config, frozen_encoder=config.model.freeze_encoder)
     peak, source = peak_flops(accelerator.device)
 
-    state, shape = TrainState(), shaping(config.seed, config.data, manifest)
-    resume(saved, checkpoints, state, shape, scoring)
-    plan = Plan.of(manifest.train, config.data, config.seed)
-    steps = config.loop.max_steps or plan.length(config.loop.epochs)
-    sampler = BucketedBatchSampler(
-        plan,
-        config.data,
-        updates=left(config.loop, state, steps),
-        start=state.position,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-    )
-
-    write_settings(folder, config.to_yaml(), accelerator, data=shape["data"], peak=(peak, source))
+    write_settings(folder, config.to_yaml(), accelerator, data=data, peak=(peak, source))
     recorder.begin(config.log.trackers, step=state.step, steps=steps)
     recorder.say(overview(manifest, plan, whisper.model, state, steps))
     for warning in cautions(manifest, accelerator, whisper.model):
@@ -104,18 +134,28 @@ def build(config: Config, folder: Path, accelerator: Accelerator) -> Run:
         accelerator=accelerator,
         model=model,
         optimizer=optimizer,
-        loader=train_batches(manifest.train, config.data, encoder, whisper.n_mels, sampler),
+        passes=train_batches(
+            manifest.train,
+            config.data,
+            whisper.labels(config.data.task),
+            whisper.n_mels,
+            sampler,
+            lethal=drops.lethal,
+        ),
         state=state,
+        pulse=pulse,
+        guard=Guard(accelerator, folder / "nonfinite.jsonl", config.loop.max_failed),
         meter=Meter(accelerator, flops, peak),
         recorder=recorder,
         scoring=scoring,
         checkpoints=checkpoints,
         profiler=Profile(folder, recorder.say) if config.profile else NoProfile(),
-        drops=folder / "drops.jsonl",
-        plan=shape,
+        drops=drops,
+        shape=shape,
         steps=steps,
-        seed=config.seed,
+        save_every=config.checkpoint.save_every,
         log_every=config.log.log_every,
+        seed=config.seed,
         config=config.loop,
         optim=config.optim,
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors.torch import load_model
 
-from data.files import write_json, write_text
+from data.files import sync, sync_tree, write_json, write_text
 from eval.whisper import Whisper
 
 FACTS = "whisper_loop.json"  # which update the weights are from
@@ -36,10 +36,12 @@ def export(whisper: Whisper, folder: Path, facts: dict[str, Any]) -> None:
         whisper.processor.save_pretrained(fresh)
         write_text(fresh / "README.md", card(facts))
         write_json(fresh / FACTS, facts)
+        sync_tree(fresh)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
         fresh.rename(folder)
+        sync(folder.parent)
     finally:  # a full disk is left no fuller than it was, and the older model as it is
         shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)

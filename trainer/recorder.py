@@ -1,6 +1,7 @@
 """Where metrics go: metrics.jsonl, Accelerate's trackers, and a person's screen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from data.errors import disk_failed
 from data.files import append_jsonl, read_jsonl, write_jsonl
 
 METRICS = "metrics.jsonl"
@@ -32,6 +34,7 @@ class Recorder:
     def __init__(self, folder: Path, accelerator: Accelerator) -> None:
         """Take the run's folder."""
         self.path = folder / METRICS
+        self.unwritten: list[dict[str, float]] = []
         self.accelerator = accelerator
         self.console = Console(highlight=False, soft_wrap=True)
         self.progress = Progress(
@@ -47,10 +50,9 @@ class Recorder:
         self.task = self.progress.add_task("train", total=None, line="")
 
     def begin(self, trackers: Sequence[str], *, step: int, steps: int) -> None:
-        """Continue a run's metrics after `step`: later ones are of a future that was given up."""
-        rows = read_jsonl(self.path) if step and self.path.exists() else iter(())
-        write_jsonl(self.path, [row for row in rows if row["step"] <= step])
-        self.progress.update(self.task, total=steps, completed=step)
+        """Continue a run's metrics after `step`."""
+        self.rewind(step)
+        self.progress.update(self.task, total=steps)
         if trackers:
             self.accelerator.init_trackers(
                 "tensorboard",  # the folder's name in the run's folder
@@ -73,14 +75,33 @@ class Recorder:
         """Stop the display and flush the trackers."""
         self.progress.stop()
 
+    def rewind(self, step: int) -> None:
+        """Forget what was written after an update: of a future that was given up."""
+        rows = read_jsonl(self.path) if step and self.path.exists() else iter(())
+        write_jsonl(self.path, [row for row in rows if row["step"] <= step])
+        self.progress.update(self.task, completed=step)
+
     def advance(self, step: int) -> None:
         """Move the display on."""
         self.progress.update(self.task, completed=step)
 
+    @contextmanager
+    def despite_disk(self, what: str) -> Iterator[None]:
+        """Go on where the disk is full or broken, and say what was not written."""
+        try:
+            yield
+        except Exception as error:
+            if not disk_failed(error):
+                raise
+            self.say(f"WARNING: {what} could not be written ({error}): free some space")
+
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write one line everywhere."""
-        append_jsonl(self.path, [{"step": step, **metrics}])
-        self.accelerator.log(dict(metrics), step=step)
+        """Write one line everywhere; what a full disk refuses is kept for the next time."""
+        self.unwritten.append({"step": step, **metrics})
+        with self.despite_disk("metrics"):
+            append_jsonl(self.path, self.unwritten)
+            self.unwritten.clear()
+            self.accelerator.log(dict(metrics), step=step)
         parts = [form.format(metrics[name]) for name, form in LINE if name in metrics]
         if parts:
             self.progress.update(self.task, line="  ".join(parts[:3]))
@@ -104,8 +125,16 @@ class Silence:
     def begin(self, trackers: Sequence[str], *, step: int, steps: int) -> None:
         """Do nothing."""
 
+    def rewind(self, step: int) -> None:
+        """Do nothing."""
+
     def advance(self, step: int) -> None:
         """Do nothing."""
+
+    @contextmanager
+    def despite_disk(self, what: str) -> Iterator[None]:
+        """Do nothing."""
+        yield
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Do nothing."""

@@ -1,48 +1,75 @@
 """Going on where a run stopped."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from data.config import DataConfig
-from data.manifest import Manifest
+from data.errors import InputError
 from trainer.checkpoint import Checkpoints
+from trainer.model import ModelConfig
+from trainer.optim import OptimConfig
 from trainer.publish import exported_step
 from trainer.scoring import Scoring
+from trainer.shelf import read_progress
 from trainer.state import TrainState
 
+# those of the data's knobs that training depends on: not workers, memory or prefetching, and not
+# the corpus, whose frozen manifest has a fingerprint
+PLAN = (
+    "pad",
+    "padded_share",
+    "trailing_silence",
+    "update_seconds",
+    "update_tokens",
+    "update_clips",
+    "buckets",
+    "task",
+)
 
-def shaping(seed: int, config: DataConfig, manifest: Manifest) -> dict[str, Any]:
-    """Return all that the plan of updates depends on: not processes, workers or memory."""
-    return {
-        "seed": seed,
-        "data": manifest.fingerprint(),
-        "data.update_seconds": config.update_seconds,
-        "data.update_tokens": config.update_tokens,
-        "data.update_clips": config.update_clips,
-        "data.buckets": config.buckets,
-    }
+
+def shaping(model: ModelConfig, optim: OptimConfig, data: DataConfig, steps: int) -> dict[str, Any]:
+    """Return the knobs that a run's weights depend on: what a resume compares.
+
+    Args:
+        model: which Whisper; gradient checkpointing trades memory for time alone.
+        optim: how weights move.
+        data: how the plan is drawn.
+        steps: updates to make in all; they matter only where the learning rate asks.
+    """
+    knobs = {f"model.{k}": v for k, v in asdict(model).items() if k != "gradient_checkpointing"}
+    knobs |= {f"optim.{key}": value for key, value in asdict(optim).items()}
+    knobs |= {f"data.{key}": getattr(data, key) for key in PLAN}
+    return knobs if optim.schedule == "constant" else knobs | {"loop.max_steps": steps}
 
 
-def resume(
-    saved: Path | None,
-    checkpoints: Checkpoints,
-    state: TrainState,
-    plan: dict[str, Any],
-    scoring: Scoring,
-) -> None:
-    """Load a checkpoint, if there is one, and make the run's folder agree with it.
+def refuse_change(path: Path, now: dict[str, Any], accept: tuple[str, ...]) -> None:
+    """Compare the knobs that shape training with a checkpoint's.
+
+    Raises:
+        InputError: one differs, and its change was not accepted.
+    """
+    saved = read_progress(path)["shape"]
+    for key in sorted(saved.keys() | now.keys()):
+        if saved.get(key) != now.get(key) and key not in accept:
+            raise InputError(
+                f"{path}: was trained with {key}={saved.get(key)}, now it is {now.get(key)}: set "
+                f"it back, start another run, or accept the change with --accept {key}"
+            )
+
+
+def resume(saved: Path, checkpoints: Checkpoints, state: TrainState, scoring: Scoring) -> None:
+    """Load a checkpoint, and make the run's folder agree with it.
 
     A crash between saving and exporting, or a resume from an older checkpoint, leaves another model
     than the best in the run's folder: it is written again from the best checkpoint.
 
     Raises:
-        InputError: the checkpoint is damaged, or the plan has changed.
+        InputError: the checkpoint of the best model is gone or damaged.
     """
-    if saved is None:
-        return
-    checkpoints.load(saved, state, plan)
+    checkpoints.load(saved, state)
     checkpoints.set_aside(newer_than=state.step)
     if state.best_step and exported_step(scoring.model_folder) != state.best_step:
-        checkpoints.load(checkpoints.at(state.best_step), TrainState(), plan)
+        checkpoints.load(checkpoints.at(state.best_step), TrainState())
         scoring.keep_best(state)
-        checkpoints.load(saved, state, plan)
+        checkpoints.load(saved, state)

@@ -17,11 +17,13 @@ from accelerate import Accelerator
 
 from data.buckets import Plan
 from data.config import DataConfig
-from data.errors import InputError
+from data.errors import InputError, disk_failed, redact
 from data.files import write_json, write_jsonl, write_text
 from data.labels import LabelEncoder
 from data.manifest import Manifest, build_manifest, scan_cache
-from data.screen import count_reasons
+from data.screen import count_reasons, refuse_broken
+from trainer.processes import decide
+from trainer.signals import STOPPED, Stopped
 from trainer.state import TrainState
 
 PACKAGES = (
@@ -65,16 +67,23 @@ def freeze_corpus(
         InputError: the corpus cannot be used.
     """
     path = folder / "manifest.jsonl"
-    if accelerator.is_main_process and not (resumed and path.exists()):
-        cache = scan_cache(folder.parent, config)
-        manifest, drops = build_manifest(config, encoder, cache, show=True)
-        write_jsonl(folder / "drops.jsonl", map(asdict, drops))
-        manifest.write(path)
-        for split, reasons in count_reasons(drops).items():
-            told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
-            print(f"left out of {split}: {told} (named in {folder / 'drops.jsonl'})")
-    accelerator.wait_for_everyone()
+    if resumed and path.exists():
+        return Manifest.read(path)
+    decide(accelerator, lambda: _freeze(path, config, encoder))
     return Manifest.read(path)
+
+
+def _freeze(path: Path, config: DataConfig, encoder: LabelEncoder) -> None:
+    named_in = path.with_name("drops.jsonl")
+    cache = scan_cache(path.parent.parent, config)
+    manifest, drops = build_manifest(config, encoder, cache, show=True)
+    write_jsonl(named_in, map(asdict, drops))
+    for split, reasons in count_reasons(drops).items():
+        told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+        print(f"left out of {split}: {told} (named in {named_in})")
+    rows = len(manifest.train) + sum(drop.split == config.train_split for drop in drops)
+    refuse_broken(drops, rows, config, named_in)
+    manifest.write(path)
 
 
 def write_settings(
@@ -92,11 +101,11 @@ def write_settings(
     if not accelerator.is_main_process:
         return
     device = accelerator.device
-    write_text(folder / "config.yaml", config)
+    write_text(folder / "config.yaml", redact(config))
     write_json(
         folder / "environment.json",
         {
-            "command": sys.argv,
+            "command": [redact(argument) for argument in sys.argv],
             "commit": _commit(),
             "data": data,
             "device": torch.cuda.get_device_name(device)
@@ -152,25 +161,40 @@ def farewell(folder: Path) -> str:
 
 
 @contextmanager
-def status(folder: Path, accelerator: Accelerator) -> Iterator[dict[str, Any]]:
-    """Keep status.json: running while the body runs, then how it ended."""
+def status(folder: Path) -> Iterator[None]:
+    """Keep status.json: running while the body runs, then how it ended, and with what exit status.
+
+    The launchers turn a child's status into 1; this file has the real one.
+
+    Raises:
+        SystemExit: with STOPPED, where the body was asked to stop.
+    """
     facts: dict[str, Any] = {"status": "running", "pid": os.getpid(), "started": time.time()}
-    _write_status(folder, accelerator, facts)
+    _write_status(folder, facts)
     try:
-        yield facts
+        yield
+    except Stopped:
+        facts |= {"status": "stopped", "exit": STOPPED}
+        raise SystemExit(STOPPED) from None
     except BaseException as error:
-        facts |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        known = isinstance(error, InputError) or (
+            isinstance(error, Exception) and disk_failed(error)
+        )
+        reason = redact(f"{type(error).__name__}: {error}")
+        facts |= {"status": "failed", "exit": 2 if known else 1, "reason": reason}
         raise
     else:
-        facts["status"] = "finished"
+        facts |= {"status": "finished", "exit": 0}
     finally:
-        facts["ended"] = time.time()
-        _write_status(folder, accelerator, facts)
+        _write_status(folder, facts | {"ended": time.time()})
 
 
-def _write_status(folder: Path, accelerator: Accelerator, facts: dict[str, Any]) -> None:
-    if accelerator.is_main_process:
-        write_json(folder / "status.json", facts)
+def _write_status(folder: Path, facts: dict[str, Any]) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return
+    write_json(folder / "status.json", facts)
+    if told := os.environ.get("WHISPER_LOOP_EXIT"):  # launch.sh exits with it
+        Path(told).write_text(str(facts.get("exit", 1)), encoding="utf-8")
 
 
 def _commit() -> str | None:

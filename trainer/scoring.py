@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.table import Table
 
+from data.errors import InputError
 from data.manifest import Manifest
 from data.utterance import Utterance
 from eval.evaluate import Evaluator, save
 from eval.scores import Scores
-from trainer.publish import export, restore
+from trainer.publish import export, exported_step, restore
 from trainer.recorder import Recorder, Silence
 from trainer.report import write_report
 from trainer.state import TrainState
@@ -47,15 +48,24 @@ class Scoring:
     def keep_best(self, state: TrainState) -> None:
         """Write the model in hand as the run's model."""
         if self.evaluator.accelerator.is_main_process:
-            export(self.evaluator.whisper, self.model_folder, self._facts(state))
+            with self.recorder.despite_disk(f"{self.model_folder} of update {state.step}"):
+                export(self.evaluator.whisper, self.model_folder, self._facts(state))
         self.evaluator.accelerator.wait_for_everyone()
 
     def after(self, state: TrainState) -> None:
-        """Take the best model back in hand and score it on test."""
+        """Take the best model back in hand and score it on test.
+
+        Raises:
+            InputError: the disk did not take it when it was found.
+        """
         if state.best_error is None:  # nothing was chosen: the last is the model
             self.keep_best(state)
-        else:
-            restore(self.evaluator.whisper, self.model_folder)
+        if exported_step(self.model_folder) != (state.best_step or state.step):
+            raise InputError(
+                f"{self.model_folder}: the best model could not be written: free some space, and "
+                "go on with --resume=auto, which takes it from its checkpoint"
+            )
+        restore(self.evaluator.whisper, self.model_folder)
         if self.manifest.test:
             self._score("test", self.manifest.test, state.best_step or state.step)
         self.recorder.say(comparison(self.folder))
@@ -74,15 +84,10 @@ class Scoring:
         if self.evaluator.accelerator.is_main_process:
             config = self.evaluator.config
             at = self.folder / "eval" / f"step-{step:08d}" / split
-            save(
-                at,
-                scores,
-                hypotheses,
-                step=step,
-                max_length=config.max_length,
-                beams=config.num_beams,
-            )
-            write_report(self.folder)
+            facts = {"step": step, "max_length": config.max_length, "beams": config.num_beams}
+            with self.recorder.despite_disk(str(at)):
+                save(at, scores, hypotheses, **facts)
+                write_report(self.folder)
         return scores
 
     def _facts(self, state: TrainState) -> dict[str, Any]:

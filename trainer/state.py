@@ -1,6 +1,6 @@
 """All progress there is: the same on every process, saved as JSON."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from data.errors import InputError
@@ -19,11 +19,21 @@ class TrainState:
     best_error: float | None = None  # on dev; a fraction
     best_step: int = 0
     stale: int = 0  # evaluations since the best
+    judged: int = 0  # the last update that was evaluated
+    skipped: int = 0  # updates whose loss or gradient was not finite
+    failed: list[list[int]] = field(default_factory=list)  # positions of the last ones, in a row
+    passed_over: list[list[int]] = field(default_factory=list)  # positions that are not drawn again
+    rollbacks: int = 0  # returns to a checkpoint after too many in a row
 
     @property
     def position(self) -> Position:
         """Return the next update's place in the plan."""
         return Position(self.epoch, self.update)
+
+    @property
+    def gone(self) -> set[Position]:
+        """Return the positions that training passes over."""
+        return {Position(*position) for position in self.passed_over}
 
     def advance(self, after: Position, tokens: int, audio_seconds: float) -> None:
         """Count an update."""
@@ -34,6 +44,7 @@ class TrainState:
 
     def judge(self, error: float) -> bool:
         """Take note of an evaluation; return whether it is the best so far."""
+        self.judged = self.step
         better = self.best_error is None or error < self.best_error
         if better:
             self.best_error, self.best_step, self.stale = error, self.step, 0

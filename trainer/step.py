@@ -1,7 +1,7 @@
 """One update."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,18 @@ from torch import Tensor, nn
 from torch.profiler import record_function as phase
 
 from data.utterance import Batch
+from trainer.processes import add_up
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Totals:
+    """What all processes bring to an update, and whether it is to be made."""
+
+    tokens: int  # target tokens
+    audio_seconds: float  # of real audio
+    dropped: int  # clips that failed, named for the first time
+    stop: bool  # some process was asked to stop
+    slow: bool  # some process takes long for an update: stops are heeded between passes too
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,49 +32,85 @@ class StepResult:
 
     loss: Tensor  # summed over this process's target tokens, shape ()
     grad_norm: Tensor  # before clipping, shape ()
-    tokens: int  # target tokens of all processes
-    audio_seconds: float  # of all processes
+    finite: Tensor  # whether the update was made: no NaN or infinity on any process, shape ()
 
 
 def train_step(
     accelerator: Accelerator,
     model: nn.Module,
     optimizer: Any,
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     *,
-    lr: float,
+    tokens: int,
     max_norm: float,
 ) -> StepResult:
     """Make one update in which every target token of all passes and processes weighs the same.
 
     The gradient therefore does not depend on how the update is cut into passes or over processes.
+    Where it is not finite, no weight moves on any process.
 
     Args:
         accelerator: knows the other processes, autocast and loss scaling.
         model: a prepared TrainingModule.
         optimizer: the prepared optimizer.
         batches: this process's passes; as many as on every other process.
-        lr: learning rate of this update.
+        tokens: target tokens of all passes and processes.
         max_norm: the gradient's norm is clipped to this.
     """
-    tokens, audio_seconds = _totals(accelerator, batches)
     loss = torch.zeros((), device=accelerator.device)
+    share = accelerator.num_processes / max(1, tokens)  # DDP averages over processes: undone here
     for batch in batches:
-        with phase("to device"):
-            batch.to(accelerator.device)
-        with nullcontext() if batch.last else accelerator.no_sync(model):
-            with phase("forward"):
-                nll = model(batch.features, batch.decoder_input_ids, batch.labels)
-            with phase("backward"):  # DDP averages over processes: undone here
-                accelerator.backward(nll * (accelerator.num_processes / max(1, tokens)))
-        loss += nll.detach()
+        loss += _accumulate(accelerator, model, batch, share)
     with phase("optimizer"):
-        for group in optimizer.param_groups:
-            group["lr"] = lr
         grad_norm = accelerator.clip_grad_norm_(model.parameters(), max_norm)
-        optimizer.step()
+        finite = torch.isfinite(grad_norm)
+        if accelerator.scaler is None:  # a loss scaler tells the optimizer by itself
+            _bare(optimizer).found_inf = (~finite).float()  # fused AdamW then does nothing
+        if tokens:  # else all clips failed: momentum alone would move the weights
+            optimizer.step()
         optimizer.zero_grad()
-    return StepResult(loss=loss, grad_norm=grad_norm, tokens=tokens, audio_seconds=audio_seconds)
+    return StepResult(loss=loss, grad_norm=grad_norm, finite=finite)
+
+
+def _accumulate(accelerator: Accelerator, model: nn.Module, batch: Batch, share: float) -> Tensor:
+    """Add a pass's gradient, times its share; return its loss, summed over target tokens."""
+    with phase("to device"):
+        batch.to(accelerator.device)
+    with nullcontext() if batch.last else accelerator.no_sync(model):
+        with phase("forward"):
+            nll: Tensor = model(batch.features, batch.decoder_input_ids, batch.labels)
+        with phase("backward"):
+            accelerator.backward(_infect(nll) * share)
+    return nll.detach()
+
+
+def gather_totals(
+    accelerator: Accelerator, batches: Sequence[Batch], *, dropped: int, stop: bool, slow: bool
+) -> Totals:
+    """Add up what the processes bring. With one process this costs nothing."""
+    sums = add_up(
+        accelerator,
+        [
+            float(sum(sum(batch.tokens) for batch in batches)),
+            sum(sum(batch.seconds) for batch in batches),
+            float(dropped),
+            float(stop),
+            float(slow),
+        ],
+    )
+    return Totals(
+        tokens=int(sums[0]),
+        audio_seconds=sums[1],
+        dropped=int(sums[2]),
+        stop=sums[3] > 0,
+        slow=sums[4] > 0,
+    )
+
+
+def set_lr(optimizer: Any, lr: float) -> None:
+    """Set the learning rate of the coming update."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 def reseed(seed: int, step: int, rank: int) -> None:
@@ -70,11 +118,11 @@ def reseed(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(zlib.crc32(f"{seed} {step} {rank}".encode()))
 
 
-def _totals(accelerator: Accelerator, batches: Sequence[Batch]) -> tuple[int, float]:
-    """Return target tokens and audio seconds over all passes and processes."""
-    mine = [float(sum(sum(b.tokens) for b in batches)), sum(sum(b.seconds) for b in batches)]
-    if accelerator.num_processes == 1:
-        return int(mine[0]), mine[1]
-    total = torch.tensor(mine, dtype=torch.float64, device=accelerator.device)
-    tokens, audio_seconds = accelerator.reduce(total, reduction="sum").tolist()
-    return int(tokens), audio_seconds
+def _bare(optimizer: Any) -> Any:
+    """Return torch's optimizer inside of Accelerate's."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def _infect(nll: Tensor) -> Tensor:
+    """Make the gradient of a loss that is not finite NaN: the all-reduce then tells everybody."""
+    return nll * torch.where(torch.isfinite(nll), 1.0, torch.nan).detach()

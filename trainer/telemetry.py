@@ -39,6 +39,7 @@ class Meter:
     """Sums up what happens between two log lines; rates are divided when a line is due."""
 
     _loss: Tensor  # summed over this process's target tokens; read when a line is due
+    _scored: Tensor  # target tokens behind that sum
     _grad_norm: Tensor  # of the last update
 
     def __init__(self, accelerator: Accelerator, flops: WhisperFlops, peak: float) -> None:
@@ -51,7 +52,9 @@ class Meter:
     def add(self, batches: Sequence[Batch], result: StepResult) -> None:
         """Count an update of this process."""
         self._updates += 1
-        self._loss = self._loss + result.loss
+        # an update that was not made has no loss: its tokens are not divided by either
+        self._loss += torch.where(result.finite, result.loss, 0.0)
+        self._scored += torch.where(result.finite, float(sum(sum(b.tokens) for b in batches)), 0.0)
         self._grad_norm = result.grad_norm
         for batch in batches:
             clips = [(s, u) for s, u in zip(batch.seconds, batch.tokens, strict=True) if u]
@@ -88,12 +91,13 @@ class Meter:
             self._positions,
             self._slots,
         ]
-        total = torch.tensor([*mine, float(self._loss)], dtype=torch.float64)
+        mine += [float(self._loss), float(self._scored)]
+        total = torch.tensor(mine, dtype=torch.float64)
         total = self._accelerator.reduce(total.to(self._accelerator.device), reduction="sum").cpu()
-        clips, seconds, tokens, useful, positions, slots, loss = total.tolist()
+        clips, seconds, tokens, useful, positions, slots, loss, scored = total.tolist()
         wall = time.perf_counter() - self._started
         metrics = {
-            "train/loss": loss / max(1.0, tokens),
+            "train/loss": loss / max(1.0, scored),
             "train/grad_norm": float(self._grad_norm),
             "speed/updates_per_second": self._updates / wall,
             "speed/clips_per_second": clips / wall,
@@ -113,6 +117,7 @@ class Meter:
         self._updates = self._clips = self._tokens = self._slots = 0
         self._seconds = self._useful = self._positions = self._waited = 0.0
         self._loss = torch.zeros((), device=self._accelerator.device)
+        self._scored = torch.zeros((), device=self._accelerator.device)
         self._grad_norm = torch.zeros(())
         self._started = time.perf_counter()
 

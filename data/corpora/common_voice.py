@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.errors import InputError
+from data.files import mended
 from data.paths import inside
 from data.utterance import Utterance
 
@@ -43,7 +44,7 @@ def _rows(table: Path, needed: tuple[str, ...]) -> Iterator[dict[str, str]]:
     """Yield rows as dicts; quotes inside sentences are text, as Common Voice writes them."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
+            rows = csv.DictReader(mended(file), delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
             missing = [column for column in needed if column not in (rows.fieldnames or ())]
             if missing:
                 raise InputError(f"{table}: no column {missing[0]!r}; it has {rows.fieldnames}")

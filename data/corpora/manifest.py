@@ -7,14 +7,17 @@ SPLIT.jsonl or SPLIT.csv; a single file has a column `split`, or is named after 
 import csv
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from data.errors import InputError
+from data.files import mended
 from data.paths import inside
 from data.utterance import Utterance
 
+NO_CHARACTER = re.compile("[\0\ud800-\udfff]")  # in JSON, half of an emoji that was cut in two
 KNOWN = {"id", "path", "text", "seconds", "start", "end", "language", "speaker", "split"}
 
 
@@ -60,29 +63,38 @@ def _rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with source.open(encoding="utf-8-sig", newline="") as file:
         try:
             yield from _csv_rows(file) if source.suffix == ".csv" else _json_rows(file)
-        except (csv.Error, ValueError) as error:
+        except ValueError as error:
             raise InputError(f"{source}: cannot be read as {source.suffix[1:]}: {error}") from error
 
 
 def _csv_rows(file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Empty cells count as absent."""
-    table = csv.DictReader(file)
-    for row in table:
-        yield table.line_num, {key: value for key, value in row.items() if value not in ("", None)}
+    """Empty cells count as absent. A stray quote is an error: it would swallow the rows below."""
+    table = csv.DictReader(mended(file), strict=True)
+    try:
+        for row in table:
+            cells = {key: value for key, value in row.items() if value not in ("", None)}
+            yield table.line_num, cells
+    except csv.Error as error:
+        raise ValueError(
+            f"line {table.line_num}: {error}; a quote within a quoted cell is written twice"
+        ) from error
 
 
 def _json_rows(file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(mended(file), 1):
         if line.strip():
             try:
-                yield number, _without_nulls(json.loads(line))
+                yield number, _plain(json.loads(line))
             except json.JSONDecodeError as error:
                 raise ValueError(f"line {number}: {error.msg} at column {error.colno}") from error
 
 
-def _without_nulls(row: Any) -> Any:
-    """A null is an absent key; str(None) would be a text."""
-    return {k: v for k, v in row.items() if v is not None} if isinstance(row, dict) else row
+def _plain(row: Any) -> Any:
+    """A null is an absent key; str(None) would be a text. What is no character is a damaged one."""
+    if not isinstance(row, dict):
+        return row
+    texts = {k: NO_CHARACTER.sub("\ufffd", v) for k, v in row.items() if isinstance(v, str)}
+    return {k: texts.get(k, v) for k, v in row.items() if v is not None}
 
 
 def _utterance(source: Path, line: int, row: dict[str, Any]) -> Utterance:

@@ -1,0 +1,380 @@
+"""Runs are killed at any instant, and end with exactly the model that they would have had.
+
+The runs have dropout, epochs that end on the way, evaluations, and a width and batch at which
+bits differ as soon as something is not the same. `pytest -m slow tests/test_crash.py -s` makes the
+large campaign and prints its tables.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from data.errors import InputError
+from trainer.shelf import CheckpointConfig, Shelf, step_of
+
+# 24 clips, 16 an update: an epoch is two updates
+SETTINGS = (
+    "--data.update_clips=16",
+    "--model.dropout=0.1",
+    "--loop.max_steps=8",
+    "--loop.eval_every=4",
+    "--checkpoint.save_every=2",
+    "--checkpoint.keep=1",
+    "--data.dev_split=dev",
+    "--data.workers=1",
+    "--data.pad=bucket",
+    "--eval.max_length=6",
+    "--resume=auto",
+)
+PHASES = ("start-up", "update", "evaluation", "export")
+SAVING = len(PHASES)  # a place of its own: a thread saves while the main one does something else
+Losses = Callable[[Path], dict[int, str]]
+
+
+@contextmanager
+def marked(marks: mmap.mmap, place: int, value: int) -> Iterator[None]:
+    """Mark where a process is, in memory that outlives it."""
+    before, marks[place] = marks[place], value
+    yield
+    marks[place] = before
+
+
+def wrap(owner: Any, name: str, marks: mmap.mmap, place: int, value: int) -> None:
+    """Mark the time that a function takes."""
+    function = getattr(owner, name)
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        with marked(marks, place, value):
+            return function(*arguments, **options)
+
+    setattr(owner, name, wrapped)
+
+
+def observe(folder: Path, die_at: int | None = None) -> None:
+    """Note what a process is doing and trains on; die at an event of its saves, if told."""
+    import trainer.loop
+    from eval.evaluate import Evaluator
+    from trainer.checkpoint import Checkpoints
+    from trainer.pulse import Pulse
+    from trainer.scoring import Scoring
+    from trainer.snapshot import Snapshot
+
+    rank = os.environ.get("RANK", "0")
+    with (folder / f"marks.{rank}").open("wb+") as file:
+        file.write(bytes(SAVING + 1))
+        file.flush()
+        marks = mmap.mmap(file.fileno(), 0)
+    wrap(trainer.loop, "train_step", marks, 0, PHASES.index("update"))
+    wrap(Evaluator, "evaluate", marks, 0, PHASES.index("evaluation"))
+    wrap(Scoring, "keep_best", marks, 0, PHASES.index("export"))
+    wrap(Checkpoints, "_write", marks, SAVING, 1)
+    begin = Pulse.begin
+
+    def noted(self: Pulse, batches: Any, dropped: int) -> Any:
+        row = {"at": list(batches[0].at), "ids": [each for batch in batches for each in batch.ids]}
+        with (folder / f"ids.{rank}.jsonl").open("a") as ids:
+            ids.write(json.dumps(row) + "\n")
+        return begin(self, batches, dropped)
+
+    Pulse.begin = noted  # type: ignore[method-assign]
+    if die_at is not None:
+        for owner, name in ((os, "fsync"), (os, "rename"), (os, "replace"), (shutil, "rmtree")):
+            step(owner, name, folder, die_at)
+        step(Snapshot, "write", folder, die_at)
+
+
+EVENTS = Counter[str]()
+
+
+def step(owner: Any, name: str, folder: Path, die_at: int) -> None:
+    """Count a function's calls by the thread that saves, and die before or after one of them."""
+    function = getattr(owner, name)
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        if not threading.current_thread().name.startswith("checkpoint"):
+            return function(*arguments, **options)
+        for moment in ("before", "after"):
+            EVENTS["all"] += 1
+            if EVENTS["all"] == die_at:
+                (folder / "died.txt").write_text(f"{moment} {name}")
+                os.kill(os.getpid(), signal.SIGKILL)
+            if moment == "before":
+                done = function(*arguments, **options)
+        return done
+
+    setattr(owner, name, counted)
+
+
+class Campaign:
+    """A run that is started until it ends, and killed on the way."""
+
+    def __init__(self, trainer: Any, folder: Path, processes: int, seed: int) -> None:
+        self.trainer = trainer
+        self.folder = folder
+        self.processes = processes
+        self.rng = random.Random(seed)
+        self.landed: Counter[str] = Counter()
+        self.run, self.whole = folder / "run", folder / "whole"
+        self.notes = {run: folder / f"notes-{run.name}" for run in (self.run, self.whole)}
+        for notes in self.notes.values():
+            notes.mkdir(parents=True)
+        self.saved = False
+
+    def start(self, run: Path, die_at: int | None = None) -> list[Any]:
+        """Start the run, or go on with it."""
+        sabotage = partial(observe, self.notes[run], die_at)
+        started: list[Any] = self.trainer.start(
+            run, *SETTINGS, processes=self.processes, sabotage=sabotage
+        )
+        return started
+
+    def finish(self, run: Path) -> None:
+        """Let the run come to its end."""
+        processes = self.start(run)
+        for process in processes:
+            process.join(300)
+        logs = [
+            (run.parent / f"{run.name}.{rank}.log").read_text() for rank in range(len(processes))
+        ]
+        assert [process.exitcode for process in processes] == [0] * self.processes, logs
+
+    def kill(self, delay: float) -> None:
+        """Start the run and kill it after a while, wherever it is."""
+        processes = self.start(self.run)
+        deadline = time.monotonic() + delay
+        while time.monotonic() < deadline and processes[0].is_alive():
+            time.sleep(0.005)
+        alive = processes[0].is_alive()
+        for process in self.rng.sample(processes, len(processes)):
+            process.kill()
+        for process in processes:
+            process.join(60)
+        if alive:
+            self.count(self.place())
+
+    def die(self, event: int) -> None:
+        """Start the run and let it kill itself at a step of the checkpoint's protocol."""
+        told = self.notes[self.run] / "died.txt"
+        told.unlink(missing_ok=True)
+        processes = self.start(self.run, event)
+        processes[0].join(120)
+        for process in processes:
+            process.kill()
+            process.join(60)
+        if told.exists():
+            self.count("inside a save")
+
+    def count(self, place: str) -> None:
+        """Count a kill; a whole checkpoint that was there once is never lost."""
+        self.landed[place] += 1
+        found = Shelf(self.run / "checkpoints", CheckpointConfig()).newest(lambda _: None)
+        assert found is not None or not self.saved, f"seed {self.rng}: no checkpoint is left"
+        self.saved = found is not None
+
+    def place(self) -> str:
+        """Return where the main process was when it was killed."""
+        marks = self.notes[self.run] / "marks.0"
+        values = marks.read_bytes() if marks.exists() else b""
+        if not values:
+            return PHASES[0]
+        return "inside a save" if values[SAVING] else PHASES[values[0]]
+
+    def compare(self, losses: Losses) -> None:
+        """Check that nothing tells the killed run from the uninterrupted one."""
+        assert losses(self.run) == losses(self.whole)
+        for rank in range(self.processes):
+            assert self.ids(self.run, rank) == self.ids(self.whole, rank)
+        assert digests(self.run) == digests(self.whole)
+
+    def ids(self, run: Path, rank: int) -> dict[str, set[str]]:
+        """Return what was trained on at each position; every try must have been the same."""
+        found: dict[str, set[str]] = {}
+        for line in (self.notes[run] / f"ids.{rank}.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            found.setdefault(str(row["at"]), set()).add(json.dumps(row["ids"]))
+        assert all(len(tries) == 1 for tries in found.values())
+        return found
+
+    def table(self, title: str) -> Table:
+        """Return where the kills landed."""
+        table = Table(title=title, title_justify="left")
+        table.add_column("kills")
+        for place in (*PHASES, "inside a save"):
+            table.add_column(place, justify="right")
+        counts = (str(self.landed[place]) for place in (*PHASES, "inside a save"))
+        table.add_row(str(self.landed.total()), *counts)
+        return table
+
+
+def digests(run: Path) -> dict[str, str]:
+    """Return the hash of the exported weights, of the last checkpoint, and of what was heard."""
+    last = max((run / "checkpoints").glob("step-*"))
+    files = [run / "model" / "model.safetensors", *run.glob("eval/step-0*/dev/utterances.jsonl")]
+    files += [last / name for name in ("model.safetensors", "optimizer.bin", "state.json")]
+    return {
+        str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
+    }
+
+
+def campaign(
+    made: Campaign, losses: Losses, *, kills: int, events: list[int], longest: float
+) -> None:
+    """Kill a run at random and at given events, let it end, and compare it with a whole one."""
+    made.finish(made.whole)
+    plan: list[Callable[[], None]] = [partial(made.die, event) for event in events]
+    plan += [partial(made.kill, made.rng.uniform(0, longest)) for _ in range(kills)]
+    made.rng.shuffle(plan)
+    for strike in plan:
+        strike()
+        last = list((made.run / "checkpoints").glob("step-00000008*"))
+        if last:  # nothing is left to be killed: compare, and begin again
+            made.finish(made.run)
+            made.compare(losses)
+            again(made)
+    made.finish(made.run)
+    made.compare(losses)
+
+
+def again(made: Campaign) -> None:
+    """Forget the run that was killed."""
+    shutil.rmtree(made.run)
+    for file in made.notes[made.run].iterdir():
+        file.unlink()
+    made.saved = False
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_twenty_kills_change_nothing(
+    trainer: Any, tmp_path: Path, losses: Losses, processes: int
+) -> None:
+    made = Campaign(trainer, tmp_path, processes, seed=processes)
+    events = [made.rng.randrange(1, 60) for _ in range(7 if processes == 1 else 4)]
+    campaign(made, losses, kills=6 if processes == 1 else 3, events=events, longest=4.0)
+    Console().print(made.table(f"{processes} processes"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_two_hundred_kills_change_nothing(
+    trainer: Any, tmp_path: Path, losses: Losses, processes: int
+) -> None:
+    made = Campaign(trainer, tmp_path, processes, seed=10 + processes)
+    campaign(made, losses, kills=50, events=list(range(1, 61)), longest=5.0)
+    Console().print(made.table(f"{processes} processes"))
+    assert made.landed.total() >= 100
+    assert made.landed["inside a save"] >= 50
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a shelf with three checkpoints, small and with the files that real ones have."""
+    shelf = Shelf(tmp_path_factory.mktemp("shelf") / "checkpoints", CheckpointConfig(keep=3))
+    for number in (1, 2, 3):
+        pending = shelf.pending(number)
+        pending.mkdir(parents=True)
+        (pending / "model.safetensors").write_bytes(random.Random(number).randbytes(5000))
+        (pending / "optimizer.bin").write_bytes(random.Random(-number).randbytes(9000))
+        shelf.publish(pending, {"state": {"step": number, "best_step": 0}, "shape": {}})
+    return shelf.folder
+
+
+def damage(folder: Path, rng: random.Random) -> str:
+    """Damage the newest checkpoint in a random way; return how."""
+    newest, older = folder / "step-00000003", folder / "step-00000002"
+    file = newest / rng.choice([path.name for path in newest.iterdir()])
+    how = rng.choice(["bit flip", "truncation", "deletion", "swap", "stranger"])
+    if how == "bit flip":
+        content = bytearray(file.read_bytes())
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        file.write_bytes(content)
+    elif how == "truncation":
+        os.truncate(file, rng.randrange(file.stat().st_size))
+    elif how == "deletion":
+        file.unlink()
+    elif how == "swap":
+        shutil.copy(older / file.name, file)
+    else:
+        (newest / rng.choice(["scaler.pt", "pytorch_model.bin", "x"])).write_bytes(b"1")
+    return how
+
+
+def corrupt(three: Path, tmp_path: Path, trials: int) -> Counter[str]:
+    """Damage the newest of three checkpoints again and again; the second is taken each time."""
+    found: Counter[str] = Counter()
+    for trial in range(trials):
+        folder = Path(shutil.copytree(three, tmp_path / f"{trial}"))
+        how = damage(folder, random.Random(trial))
+        told: list[str] = []
+        taken = Shelf(folder, CheckpointConfig()).newest(told.append)
+        assert taken is not None
+        # a flipped bit may leave the manifest's meaning as it was
+        if step_of(taken) == 3:
+            assert json.loads((taken / "manifest.json").read_text()) == json.loads(
+                (three / taken.name / "manifest.json").read_text()
+            ), (trial, how)
+            found["without meaning"] += 1
+        else:
+            assert step_of(taken) == 2, (trial, how)
+            assert "step-00000003 is passed over" in told[0]
+            found[how] += 1
+        shutil.rmtree(folder)
+    return found
+
+
+def test_fifty_corruptions_are_found(three: Path, tmp_path: Path) -> None:
+    assert corrupt(three, tmp_path, 50).total() == 50
+
+
+@pytest.mark.slow
+def test_five_hundred_corruptions_are_found(three: Path, tmp_path: Path) -> None:
+    found = corrupt(three, tmp_path, 500)
+    table = Table(title="500 corruptions of the newest checkpoint", title_justify="left")
+    for how in found:
+        table.add_column(how, justify="right")
+    table.add_row(*(str(count) for count in found.values()))
+    Console().print(table)
+
+
+def test_a_damaged_newest_checkpoint_costs_its_updates_and_nothing_else(
+    trainer: Any, tmp_path: Path, losses: Losses
+) -> None:
+    made = Campaign(trainer, tmp_path, 1, seed=0)
+    made.finish(made.whole)
+    keep = ("--checkpoint.keep=3",)
+    trainer(made.run, *SETTINGS, *keep, sabotage=partial(observe, made.notes[made.run]))
+    newest = made.run / "checkpoints" / "step-00000008" / "optimizer.bin"
+    os.truncate(newest, newest.stat().st_size // 2)
+    made.finish(made.run)
+    log = (tmp_path / "run.0.log").read_text()
+    assert "step-00000008 is passed over" in log
+    assert "going on after update 6" in log
+    made.compare(losses)
+
+
+def test_checkpoints_of_which_none_is_whole_are_not_taken_for_a_fresh_start(
+    trainer: Any, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    trainer(run, "--loop.max_steps=1")
+    (run / "checkpoints" / "step-00000001" / "model.safetensors").unlink()
+    done = trainer(run, "--resume=auto", check=False)
+    assert done.returncode == 2
+    assert "no checkpoint is whole" in done.output
+    with pytest.raises(InputError):
+        Shelf(run / "checkpoints", CheckpointConfig()).newest(print)

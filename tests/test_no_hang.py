@@ -1,0 +1,200 @@
+"""No process waits for another: all make as many passes and updates, whatever fails on one of them.
+
+A process that makes a pass less than the others leaves them in the gradient's all-reduce for ever.
+"""
+
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from data.buckets import BucketedBatchSampler, Plan
+from data.config import DataConfig
+from data.features import FRAMES_PER_SECOND, SAMPLE_RATE
+from data.labels import LabelEncoder
+from data.loader import train_batches
+from data.utterance import Batch, Position, Utterance
+from eval.whisper import load_whisper
+
+CASES = 1000
+QUICK = 150  # of them, in the default suite
+SECONDS = 30.0  # in the file that all utterances are slices of
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A corpus, how it is cut, and what cannot be decoded on one process."""
+
+    rows: list[Utterance]
+    config: DataConfig
+    world: int
+    epoch: int
+    passed_over: set[Position]  # updates that are left out, since they failed before
+    sick: int  # the process on which files are broken
+    broken: dict[str, str]  # utterance's id to the file that is there in place of its own
+
+    @property
+    def plan(self) -> Plan:
+        """Return the plan, which is every process's."""
+        return Plan.of(self.rows, self.config, seed=0)
+
+    @property
+    def updates(self) -> dict[Position, list[str]]:
+        """Return the updates of the epoch that are made, and the utterances of each."""
+        plan = {
+            Position(self.epoch, number): [self.rows[clip].id for clip in update]
+            for number, update in enumerate(self.plan.updates(self.epoch))
+        }
+        return {at: names for at, names in plan.items() if at not in self.passed_over}
+
+    def seen_by(self, rank: int) -> list[Utterance]:
+        """Return the utterances with the files that lie on a process's disk."""
+        broken = self.broken if rank == self.sick else {}
+        return [replace(u, audio=broken.get(u.id, u.audio)) for u in self.rows]
+
+
+class Cases:
+    """Draws cases: a pure function of the seed."""
+
+    def __init__(self, folder: Path, encoder: LabelEncoder) -> None:
+        """Write the files."""
+        self.encoder = encoder
+        rng = np.random.default_rng(0)
+        noise = 0.1 * rng.standard_normal(round(SECONDS * SAMPLE_RATE))
+        self.audio = str(folder / "noise.wav")
+        soundfile.write(self.audio, noise, SAMPLE_RATE)
+        self.broken = [str(folder / name) for name in ("missing", "empty.wav", "text.wav", "nan")]
+        Path(self.broken[1]).write_bytes(b"")
+        Path(self.broken[2]).write_text("not found", encoding="utf-8")
+        soundfile.write(self.broken[3], noise * np.nan, SAMPLE_RATE, format="WAV", subtype="FLOAT")
+
+    def draw(self, seed: int) -> Case:
+        """Return a case."""
+        rng = random.Random(seed)
+        pad: Any = rng.choice(["bucket", "bucket", "mixed", "30s"])
+        scale = rng.choice([0.3, 1.0, 4.0, 29.9])
+        # features of 30 s cost 20 times those of a short clip: such corpora are small
+        clips = rng.randint(1, 50 if pad == "bucket" and scale < 29 else 10)
+        config = DataConfig(
+            update_clips=rng.choice([None, rng.randint(1, 20)]),
+            update_seconds=scale * rng.uniform(0.2, 12),
+            update_tokens=rng.choice([20, 80, 4096]),
+            pass_seconds=rng.uniform(0.2, 8) * (scale if pad == "bucket" else SECONDS),
+            pad=pad,
+            padded_share=rng.uniform(0.01, 0.99),
+            trailing_silence=rng.choice([0.0, 0.5]) if pad == "mixed" else 0.0,
+            buckets=rng.randint(1, 32),
+            workers=0,
+        )
+        rows = [self._utterance(rng, str(number), scale) for number in range(clips)]
+        world, share = rng.randint(1, 8), rng.choice([0.0, 0.1, 0.5, 1.0])
+        epoch, over = rng.randint(0, 3), rng.choice([0.0, 0.0, 0.2, 1.0])
+        return Case(
+            rows=rows,
+            config=config,
+            world=world,
+            epoch=epoch,
+            passed_over={Position(epoch, i) for i in range(clips) if rng.random() < over},
+            sick=rng.randrange(world),
+            broken={u.id: rng.choice(self.broken) for u in rows if rng.random() < share},
+        )
+
+    def _utterance(self, rng: random.Random, name: str, scale: float) -> Utterance:
+        seconds = rng.uniform(0.02, scale)
+        start = rng.uniform(0, SECONDS - seconds)
+        text = " ".join(rng.choices(WORDS, k=rng.randint(1, 8)))
+        (tokens,) = self.encoder.count([text], ["en"])
+        return Utterance(
+            id=name,
+            audio=self.audio,
+            text=text,
+            language="en",
+            seconds=seconds,
+            start=start,
+            end=start + seconds,
+            tokens=tokens,
+        )
+
+    def epoch_of(self, case: Case, rank: int) -> list[Batch]:
+        """Return the passes of an epoch, from one process's real loader."""
+        sampler = BucketedBatchSampler(
+            case.plan, case.config, updates=0, rank=rank, world=case.world
+        )
+        passes = train_batches(case.seen_by(rank), case.config, self.encoder, 80, sampler)
+        start = Position(case.epoch, 0)
+        return list(passes.start(start, len(case.updates), case.passed_over))
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory, blank_model: Path) -> Cases:
+    """Return what draws cases."""
+    encoder = load_whisper(str(blank_model)).labels("transcribe")
+    return Cases(tmp_path_factory.mktemp("files"), encoder)
+
+
+def test_all_processes_make_the_same_passes_whatever_fails_on_one(cases: Cases) -> None:
+    for seed in range(QUICK):
+        check(cases, seed)
+
+
+@pytest.mark.slow
+def test_all_processes_make_the_same_passes_in_a_thousand_cases(cases: Cases) -> None:
+    for seed in range(CASES):
+        check(cases, seed)
+
+
+def check(cases: Cases, seed: int) -> None:
+    """Run a case through every process's loader."""
+    case = cases.draw(seed)
+    ranks = [cases.epoch_of(case, rank) for rank in range(case.world)]
+    told = f"seed {seed}: {len(case.rows)} clips, {case.world} processes, {case.config}"
+    assert len({len(passes) for passes in ranks}) == 1, told
+    for together in zip(*ranks, strict=True):
+        assert len({(batch.at, batch.after, batch.last) for batch in together}) == 1, told
+        assert any(batch.ids != [""] for batch in together), f"a pass of nothing; {told}"
+        frames = {batch.features.shape[-1] for batch in together if batch.ids != [""]}
+        assert len(frames) == 1, told
+    assert [batch.at for batch in ranks[0] if batch.last] == list(case.updates), told
+    drawn: dict[Position, list[str]] = {}
+    for batch in (batch for passes in ranks for batch in passes):
+        drawn.setdefault(batch.at, []).extend(name for name in batch.ids if name)
+    for at, names in case.updates.items():
+        assert sorted(drawn.pop(at)) == sorted(names), told
+    assert not drawn, told
+    if not case.passed_over:
+        made = [name for names in case.updates.values() for name in names]
+        assert sorted(made) == sorted(u.id for u in case.rows), told
+    check_budgets(case, ranks, told)
+    check_drops(case, ranks, told)
+
+
+def check_budgets(case: Case, ranks: list[list[Batch]], told: str) -> None:
+    """No pass is over its memory and no update over its budget, unless a single clip is."""
+    config, rows = case.config, {u.id: u for u in case.rows}
+    updates: dict[Position, list[Utterance]] = {}
+    for batch in (batch for passes in ranks for batch in passes):
+        held = len(batch.ids) * batch.features.shape[-1] / FRAMES_PER_SECOND
+        assert len(batch.ids) == 1 or held <= config.pass_seconds + 1e-9, told
+        updates.setdefault(batch.at, []).extend(rows[name] for name in batch.ids if name)
+    for clips in updates.values():
+        seconds, tokens = sum(u.seconds for u in clips), sum(u.tokens for u in clips)
+        within = seconds <= config.update_seconds + 1e-9 and tokens <= config.update_tokens
+        if config.update_clips is not None:
+            within = len(clips) <= config.update_clips
+        assert within or len(clips) == 1, told
+
+
+def check_drops(case: Case, ranks: list[list[Batch]], told: str) -> None:
+    """What is broken, and nothing else, is dropped: by name, and without weight."""
+    tokens = {u.id: u.tokens - 1 for u in case.rows}
+    for rank, passes in enumerate(ranks):
+        mine = [name for batch in passes for name in batch.ids if name]
+        broken = {name for name in mine if rank == case.sick and name in case.broken}
+        assert {drop.id for batch in passes for drop in batch.drops} == broken, told
+        weight = sum(sum(batch.tokens) for batch in passes)
+        assert weight == sum(tokens[name] for name in mine if name not in broken), told

@@ -1,0 +1,89 @@
+"""A copy of all that trains, in host memory: training goes on while it is written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from safetensors.torch import save_file
+from torch import Tensor
+
+from data.errors import InputError
+
+# what Accelerate's load_state reads
+WEIGHTS = "model.safetensors"
+OPTIMIZER = "optimizer.bin"
+SCALER = "scaler.pt"
+
+WHOLE = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """Weights, optimizer and loss scale of one moment."""
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any] | None
+
+    @classmethod
+    def take(cls, accelerator: Accelerator) -> "Snapshot":
+        """Copy everything; one process has it all, as without FSDP and DeepSpeed."""
+        (model,) = accelerator._models
+        (optimizer,) = accelerator._optimizers
+        return cls(
+            weights=_untied(accelerator.unwrap_model(model).state_dict()),
+            optimizer=_copy(optimizer.state_dict()),
+            scaler=accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
+        )
+
+    @property
+    def bytes(self) -> int:
+        """Return about how much will be written: weights, and two moments of each."""
+        return 3 * sum(each.numel() * each.element_size() for each in self.weights.values())
+
+    def write(self, folder: Path) -> None:
+        """Write the files that load_state reads.
+
+        Raises:
+            InputError: a weight is not a number; the checkpoints before it are worth more.
+        """
+        for name, weight in self.weights.items():
+            if not bool(weight.isfinite().all()):
+                raise InputError(f"{name} is no longer a number")
+        save_file(self.weights, folder / WEIGHTS, metadata={"format": "pt"})
+        torch.save(self.optimizer, folder / OPTIMIZER)
+        if self.scaler is not None:
+            torch.save(self.scaler, folder / SCALER)
+
+
+def save_scaler(accelerator: Accelerator, folder: Path) -> None:
+    """Write the loss scale as load_state reads it."""
+    if accelerator.scaler is not None:
+        torch.save(accelerator.scaler.state_dict(), folder / SCALER)
+
+
+def holds_all(accelerator: Accelerator) -> bool:
+    """Tell whether one process holds all weights: then a snapshot can be taken."""
+    return accelerator.distributed_type in WHOLE
+
+
+def _untied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy each tensor once: safetensors refuses two names of one memory, load_state ties them."""
+    seen: set[int] = set()
+    copies = {}
+    for name, tensor in state.items():
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            copies[name] = _copy(tensor).contiguous()
+    return copies
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copy(each) for key, each in value.items()}
+    return [_copy(each) for each in value] if isinstance(value, list) else value
