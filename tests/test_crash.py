@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -38,7 +39,6 @@ SETTINGS = (
     "--checkpoint.keep=1",
     "--data.dev_split=dev",
     "--data.workers=1",
-    "--data.pad=bucket",
     "--eval.max_length=6",
     "--resume=auto",
 )
@@ -378,3 +378,29 @@ def test_checkpoints_of_which_none_is_whole_are_not_taken_for_a_fresh_start(
     assert "no checkpoint is whole" in done.output
     with pytest.raises(InputError):
         Shelf(run / "checkpoints", CheckpointConfig()).newest(print)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_disk_that_runs_full_costs_checkpoints_and_not_the_run(
+    trainer: Any, tmp_path: Path, losses: Losses
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=75m", "tmpfs", str(disk)], check=True)
+    try:
+        run, whole = disk / "run", tmp_path / "whole"
+        trainer(whole, *SETTINGS)
+        full = trainer(run, *SETTINGS, "--checkpoint.keep=9", check=False)
+        assert "NO CHECKPOINT" in full.output
+        assert full.returncode == 2
+        assert "Traceback" not in full.output
+        shelf = Shelf(run / "checkpoints", CheckpointConfig())
+        assert shelf.newest(print) == shelf.all()[-1]  # what is there is whole
+        for path in shelf.all()[:-1]:
+            shutil.rmtree(path)  # a person frees some space
+        trainer(run, *SETTINGS)
+        assert losses(run) == losses(whole)
+        assert digests(run) == digests(whole)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

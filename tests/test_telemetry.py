@@ -29,22 +29,23 @@ def batch(seconds: list[float], tokens: list[int], frames: int) -> Batch:
         labels=labels,
         seconds=seconds,
         tokens=tokens,
+        at=Position(0, 0),
         after=Position(0, 1),
         last=True,
     )
 
 
-def result(loss: float, tokens: int) -> StepResult:
+def result(loss: float, finite: bool = True) -> StepResult:
     """Return a result with this summed loss."""
     return StepResult(
-        loss=torch.tensor(loss), grad_norm=torch.tensor(2.0), tokens=tokens, audio_seconds=0.0
+        loss=torch.tensor(loss), grad_norm=torch.tensor(2.0), finite=torch.tensor(finite)
     )
 
 
 def test_a_line_weighs_updates_by_their_tokens_and_padding_by_positions() -> None:
     meter = Meter(Accelerator(cpu=True), SMALL, peak=1e12)
-    meter.add([batch([2.0, 1.0], [4, 2], 200)], result(12.0, 6))
-    meter.add([batch([1.0], [2], 400)], result(16.0, 2))
+    meter.add([batch([2.0, 1.0], [4, 2], 200)], result(12.0))
+    meter.add([batch([1.0], [2], 400)], result(16.0))
     metrics = meter.read()
     assert metrics["train/loss"] == pytest.approx(28 / 8)
     assert metrics["speed/encoder_padding"] == pytest.approx(1 - 200 / 400)
@@ -53,9 +54,16 @@ def test_a_line_weighs_updates_by_their_tokens_and_padding_by_positions() -> Non
     assert metrics["speed/mfu"] > 0
 
 
+def test_an_update_that_was_not_made_has_no_loss() -> None:
+    meter = Meter(Accelerator(cpu=True), SMALL, peak=1e12)
+    meter.add([batch([1.0], [4], 100)], result(12.0))
+    meter.add([batch([1.0], [9], 100)], result(float("nan"), finite=False))
+    assert meter.read()["train/loss"] == pytest.approx(12 / 4)
+
+
 def test_waiting_counts_and_pauses_do_not() -> None:
     meter = Meter(Accelerator(cpu=True), SMALL, peak=1e12)
-    meter.add([batch([1.0], [2], 100)], result(1.0, 2))
+    meter.add([batch([1.0], [2], 100)], result(1.0))
     with meter.paused():
         torch.randn(400, 400) @ torch.randn(400, 400)
     metrics = meter.read()
@@ -67,7 +75,7 @@ def test_waiting_counts_and_pauses_do_not() -> None:
 
 def test_weightless_clips_count_as_padding() -> None:
     meter = Meter(Accelerator(cpu=True), SMALL, peak=1e12)
-    meter.add([batch([1.0, 0.0], [2, 0], 100)], result(1.0, 2))
+    meter.add([batch([1.0, 0.0], [2, 0], 100)], result(1.0))
     assert meter.read()["speed/encoder_padding"] == pytest.approx(0.5)
 
 

@@ -23,6 +23,7 @@ def test_a_batch_moves_its_tensors_and_nothing_else() -> None:
         labels=torch.zeros(1, 3, dtype=torch.long),
         seconds=[0.16],
         tokens=[3],
+        at=Position(0, 0),
         after=Position(0, 1),
         last=True,
     )

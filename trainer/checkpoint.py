@@ -134,7 +134,8 @@ class Checkpoints:
                 if not disk_failed(error):
                     raise
                 if pause is None:
-                    self._give_up(progress, f"{error}; free some space in {self.shelf.folder}")
+                    told = getattr(error, "strerror", None) or str(error)
+                    self._give_up(progress, f"{told}; free some space in {self.shelf.folder}")
                 else:
                     time.sleep(pause)
 
