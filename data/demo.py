@@ -37,14 +37,15 @@ MAX_NUMBERS = 5
 # - hard to understand: a classifier that had not heard the voice missed 6 % or more;
 # - almost another variant's audio (Gene2, Henrique, klatt4, steph3 ...);
 # - of type "klatt 6": their noise comes from C's rand(), which the whole process shares.
-# A voice of dev or test has no near relative in the other splits.
+# A voice of dev or test has no near relative in the other splits. Andrea and travis were in test: a
+# model that had never heard such voices missed every fifth number of theirs, or more.
 VOICES = {
-    "train": "Alex,Denis,Diogo,Hugo,Mario,Michael,Mr serious,Nguyen,Tweaky,anika,antonio,"
-    "aunty,belinda,edward,f1,f2,f4,f5,grandpa,gustave,iven2,iven3,iven4,john,klatt,"
-    "klatt3,klatt5,linda,m1,m5,m6,m7,max,michel,paul,quincy,rob,robert,steph,"
-    "steph2",
+    "train": "Alex,Andrea,Denis,Diogo,Hugo,Mario,Michael,Mr serious,Nguyen,Tweaky,anika,"
+    "antonio,aunty,belinda,edward,f1,f2,f4,f5,grandpa,gustave,iven2,iven3,iven4,"
+    "john,klatt,klatt3,klatt5,linda,m1,m5,m6,m7,max,michel,paul,quincy,rob,robert,"
+    "steph,steph2,travis",
     "dev": "m3,m8,pedro",
-    "test": "Andrea,Andy,Annie,Gene,Jacky,Mike,ed,f3,grandma,iven,m2,m4,pablo,travis,victor",
+    "test": "Andy,Annie,Gene,Jacky,Mike,ed,f3,grandma,iven,m2,m4,pablo,victor",
 }
 GENDERS = {"male": "male_masculine", "female": "female_feminine"}
 
@@ -56,7 +57,7 @@ PARAMETERS = {
     7: (3, 3),  # espeakWORDGAP, 10 ms
 }
 # A training clip is drawn out or pressed together by this factor at most, as a longer or a shorter
-# vocal tract would (vocal tract length perturbation): 40 voices are few to learn all others from.
+# vocal tract would (vocal tract length perturbation): 42 voices are few to learn all others from.
 STRETCH = 0.15
 SYNCHRONOUS, DONT_EXIT, CHARS_UTF8 = 2, 0x8000, 1  # also speak_lib.h's
 SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
@@ -73,7 +74,7 @@ class _Clip(NamedTuple):
     variant: str
     numbers: list[str]
     settings: dict[int, int]
-    stretch: float  # of time and wavelengths; 1: as the voice is
+    stretch: float = 1.0  # of time and wavelengths; 1: as the voice is
 
 
 class _Speaker:
@@ -132,7 +133,7 @@ def make_corpus(
     *,
     clips: int = 3000,
     dev_clips: int = 30,
-    test_clips: int = 180,
+    test_clips: int = 182,
     seed: int = 0,
     progress: bool = True,
 ) -> list[Path]:
