@@ -235,7 +235,10 @@ def digests(run: Path) -> dict[str, str]:
 def campaign(
     made: Campaign, losses: Losses, *, kills: int, events: list[int], longest: float
 ) -> None:
-    """Kill a run at random and at given events, let it end, and compare it with a whole one."""
+    """Kill a run at random and at given events, let it end, and compare it with a whole one.
+
+    Some strikes come too late, after the run's end, and are not counted.
+    """
     made.finish(made.whole)
     plan: list[Callable[[], None]] = [partial(made.die, event) for event in events]
     plan += [partial(made.kill, made.rng.uniform(0, longest)) for _ in range(kills)]
@@ -275,7 +278,7 @@ def test_two_hundred_kills_change_nothing(
     trainer: Any, tmp_path: Path, losses: Losses, processes: int
 ) -> None:
     made = Campaign(trainer, tmp_path, processes, seed=10 + processes)
-    campaign(made, losses, kills=50, events=list(range(1, 61)), longest=5.0)
+    campaign(made, losses, kills=90, events=list(range(1, 61)), longest=5.0)
     Console().print(made.table(f"{processes} processes"))
     assert made.landed.total() >= 100
     assert made.landed["inside a save"] >= 50

@@ -85,17 +85,17 @@ def measure(name: str, updates: int, saves: int) -> dict[str, Any]:
         checkpoints.save(TrainState(step=number + 1), {})
         checkpoints.settle()
         writes.append(checkpoints.seconds)
-    size = sum(file.stat().st_size for file in folder.glob("step-*1/*"))
+    newest = max(folder.glob("step-*"))
+    size = sum(file.stat().st_size for file in newest.iterdir())
     row = {
         "model": Path(name).name,
         "update_seconds": statistics.median(seconds(bare) for _ in range(updates)),
         "upkeep_seconds": statistics.median(seconds(upkeep) for _ in range(100)),
         "stall_seconds": statistics.median(stalls),
         "write_seconds": statistics.median(writes),
-        "checkpoint_bytes": size or sum(f.stat().st_size for f in folder.glob("step-*/*")) // 2,
+        "checkpoint_bytes": size,
     }
     shutil.rmtree(folder)
-    accelerator.free_memory()
     return row
 
 
