@@ -7,7 +7,12 @@ step        one update
 model       what training adds to Whisper: selected positions, summed loss
 optim       AdamW's groups; the learning rate as a function of the update
 state       all progress there is
-checkpoint  a folder that is complete or absent
+checkpoint  writes and loads; snapshot is the copy in memory, sealed the folder that is complete or
+            absent, shelf where they stand
+resume      going on where a run stopped
+pulse       beats between units of work: signals are heeded, and the watchdog is fed
+guard       updates that gave no finite gradient
+drops       clips that failed on the way
 telemetry   throughput, metrics.jsonl, the display
 report      report.html, plots, the table at the end
 """
