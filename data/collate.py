@@ -1,4 +1,4 @@
-"""Clips to one padded batch: audio to the bucket's edge, labels to the longest."""
+"""Decoded clips to one padded batch: audio to what the plan says, labels to the longest."""
 
 import time
 from collections.abc import Sequence
@@ -18,40 +18,53 @@ class Clip:
     """One decoded utterance."""
 
     utterance: Utterance
-    waveform: Tensor  # (samples,) float32 at 16 kHz; silence where it has no weight
-    draw: Draw
+    waveform: Tensor  # (samples,) float32 at 16 kHz; silence where decoding failed
     drop: Drop | None = None  # why it has no weight, where decoding failed
     work: float = 0.0  # seconds that decoding and resampling took
 
+
+@dataclass(kw_only=True, slots=True)
+class Line:
+    """One row of a batch."""
+
+    clips: list[Clip]  # said one after another; none: silence of no weight
+    draw: Draw
+
     @property
-    def weight(self) -> bool:
-        """Tell whether the clip counts in the loss."""
-        return self.drop is None and self.draw.clip is not None
+    def waveform(self) -> Tensor:
+        """Return all that is said. Shape: (samples,)."""
+        return torch.cat([torch.empty(0), *(clip.waveform for clip in self.clips)])
+
+    @property
+    def language(self) -> str:
+        """Return Whisper's code of what is said."""
+        return next((clip.utterance.language or "" for clip in self.clips), "")
 
 
 class PaddingCollator:
-    """Makes a Batch of clips. Masks come from lengths: pad, end and bos are one token here."""
+    """Makes a Batch of lines. Masks come from lengths: pad, end and bos are one token here."""
 
     def __init__(self, encoder: LabelEncoder, mel: LogMel) -> None:
         """Take what turns texts and waveforms into tensors."""
         self.encoder = encoder
         self.mel = mel
 
-    def __call__(self, clips: list[Clip]) -> Batch:
+    def __call__(self, lines: list[Line]) -> Batch:
         """Pad, compute features, and lay out the decoder's inputs and targets."""
         started = time.perf_counter()
-        features = self.mel(pad([clip.waveform for clip in clips], clips[0].draw.frames))
+        features = self.mel(pad([line.waveform for line in lines], lines[0].draw.frames))
         mel_seconds = time.perf_counter() - started
-        inputs, labels = self._targets(clips)
-        draw = clips[0].draw
+        rows, tokens = zip(*map(self._targets, lines), strict=True)
+        inputs, labels = self._shifted(rows, [sum(each) for each in tokens])
+        clips, draw = [clip for line in lines for clip in line.clips], lines[0].draw
         return Batch(
             ids=[clip.utterance.id for clip in clips],
-            languages=[clip.utterance.language or "" for clip in clips],
+            languages=[line.language for line in lines],
             features=features,
             decoder_input_ids=inputs,
             labels=labels,
-            seconds=[len(clip.waveform) / SAMPLE_RATE if clip.weight else 0.0 for clip in clips],
-            tokens=[int(row) for row in (labels != IGNORE).sum(dim=1)],
+            seconds=[0.0 if clip.drop else len(clip.waveform) / SAMPLE_RATE for clip in clips],
+            tokens=[count for each in tokens for count in each],
             at=draw.at,
             after=draw.after,
             last=draw.last,
@@ -59,17 +72,35 @@ class PaddingCollator:
             work={"decode and resample": sum(clip.work for clip in clips), "mel": mel_seconds},
         )
 
-    def _targets(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
+    def _targets(self, line: Line) -> tuple[list[int], list[int]]:
+        """Return a line's whole sequence, and each clip's share of its targets, 0 without weight.
+
+        Prefix and end token are the first sound clip's: the start token is no target.
+        """
+        shares = [0] * len(line.clips)
+        if not line.clips:  # the decoder needs something to look at
+            return [self.encoder.start, self.encoder.end], shares
+        sound = [i for i, clip in enumerate(line.clips) if clip.drop is None]
+        spoken = sound or range(len(line.clips))  # shapes stay as planned
+        texts = [line.clips[i].utterance.text for i in spoken]
+        pieces = self.encoder.pieces(texts, line.language)
+        row = self.encoder.wrap(pieces, line.language)
+        for i, piece in zip(sound, pieces, strict=False):
+            shares[i] = len(piece)
+        if sound:
+            shares[sound[0]] += len(row) - 1 - sum(map(len, pieces))
+        return row, shares
+
+    def _shifted(
+        self, rows: Sequence[Sequence[int]], targets: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
         """Return decoder inputs and labels, both (batch, tokens): labels are one token ahead."""
-        rows = [self.encoder.encode(c.utterance.text, c.utterance.language or "") for c in clips]
         longest = max(len(row) for row in rows) - 1
-        end = rows[0][-1]
-        inputs = torch.full((len(rows), longest), end)
+        inputs = torch.full((len(rows), longest), self.encoder.end)
         labels = torch.full((len(rows), longest), IGNORE)
-        for i, (row, clip) in enumerate(zip(rows, clips, strict=True)):
+        for i, (row, count) in enumerate(zip(rows, targets, strict=True)):
             inputs[i, : len(row) - 1] = torch.tensor(row[:-1])
-            if clip.weight:
-                labels[i, : len(row) - 1] = torch.tensor(row[1:])
+            labels[i, :count] = torch.tensor(row[1 : 1 + count])
         return inputs, labels
 
 

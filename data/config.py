@@ -5,6 +5,18 @@ from typing import Literal
 
 from data.errors import InputError
 
+POSITIVE = (
+    "update_seconds",
+    "update_tokens",
+    "update_clips",
+    "pass_seconds",
+    "pass_tokens",
+    "pass_quadratic",
+    "buckets",
+    "token_buckets",
+    "prefetch",
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
@@ -28,16 +40,23 @@ class DataConfig:
     min_seconds: float = 0.1  # shorter clips are dropped
     max_seconds: float = 30.0  # clips of this length and longer are dropped: one Whisper window
 
-    pad: Literal["mixed", "bucket", "30s"] = "mixed"  # bucket: pays for real audio; 30s: as stock
+    # bucket: pays for real audio alone; 30s: as stock; packed: several clips in each 30 s
+    pad: Literal["mixed", "bucket", "packed", "30s"] = "mixed"
     padded_share: float = 0.15  # of the compute of mixed, spent on updates padded to 30 s
     trailing_silence: float = (
         0.0  # share of the other updates, padded to a random length up to 30 s
+    )
+    padding: float = (
+        0.03  # share that longer clips may add to an update, before it is cut in passes
     )
     update_seconds: float = 120.0  # audio an update holds at most, over all processes
     update_tokens: int = 4096  # label tokens an update holds at most, over all processes
     update_clips: int | None = None  # clips an update; replaces update_seconds and update_tokens
     pass_seconds: float = 480.0  # padded audio a forward pass holds on one process: a memory limit
-    buckets: int = 32  # at most; fewer where the corpus is small
+    pass_tokens: int = 8192  # padded label tokens a forward pass holds on one process
+    pass_quadratic: float | None = None  # seconds at which attention doubles a clip's memory
+    buckets: int = 32  # of length, at most; fewer where the corpus is small
+    token_buckets: int = 3  # of label tokens within each, at most
 
     workers: int = 2  # that decode, for each process that trains; 0: it does, and a crash ends it
     prefetch: int = 4  # batches each worker keeps ready
@@ -48,19 +67,18 @@ class DataConfig:
         Raises:
             InputError: a number is out of its range.
         """
-        positive = ("update_seconds", "update_tokens", "pass_seconds", "buckets", "prefetch")
-        for key in (*positive, *(["update_clips"] if self.update_clips is not None else [])):
-            if not getattr(self, key) > 0:  # so written, NaN is refused too
-                raise InputError(f"data.{key} must be greater than 0, got {getattr(self, key)}")
+        for key in POSITIVE:
+            value = getattr(self, key)
+            if value is not None and not value > 0:  # so written, NaN is refused too
+                raise InputError(f"data.{key} must be greater than 0, got {value}")
         if not 0 < self.max_seconds <= 30:
             raise InputError(
                 f"data.max_seconds must lie between 0 and 30, got {self.max_seconds}: "
                 "Whisper hears 30 seconds at a time"
             )
-        if not 0 < self.padded_share < 1:
-            raise InputError(f"data.padded_share must lie between 0 and 1, got {self.padded_share}")
-        for key in ("trailing_silence", "max_broken"):
+        for key in ("padding", "workers"):
+            if not getattr(self, key) >= 0:
+                raise InputError(f"data.{key} must be 0 or more, got {getattr(self, key)}")
+        for key in ("padded_share", "trailing_silence", "max_broken"):
             if not 0 <= getattr(self, key) <= 1:
                 raise InputError(f"data.{key} must lie between 0 and 1, got {getattr(self, key)}")
-        if self.workers < 0:
-            raise InputError(f"data.workers must be 0 or more, got {self.workers}")

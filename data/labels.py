@@ -1,12 +1,16 @@
 """Text to token ids: one start token, the prefix, the text, the end token."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from data.errors import InputError
 
 START = "<|startoftranscript|>"
 NO_TIMESTAMPS = "<|notimestamps|>"
+END = "<|endoftext|>"
+MAX_TOKENS = 448  # positions of the decoder, in every published model
+UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km"})  # no spaces between words
 
 
 class LabelEncoder:
@@ -34,6 +38,7 @@ class LabelEncoder:
         self.max_tokens = max_tokens
         self.multilingual = multilingual
         self.vocabulary: dict[str, int] = tokenizer.get_vocab()
+        self.start, self.end = self._id(START), self._id(END)
 
     def prefix(self, language: str) -> list[int]:
         """Return the tokens before the text.
@@ -47,7 +52,7 @@ class LabelEncoder:
                     f"data.language is {language!r}, but the model is English-only: "
                     "take a multilingual model, or set data.language=en"
                 )
-            return [self._id(START), self._id(NO_TIMESTAMPS)]
+            return [self.start, self._id(NO_TIMESTAMPS)]
         if f"<|{language}|>" not in self.vocabulary:
             raise InputError(
                 f"language {language!r} is unknown to the model: "
@@ -61,9 +66,22 @@ class LabelEncoder:
         Raises:
             InputError: the model does not know the language.
         """
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        ids = [*self.prefix(language), *ids, self._id("<|endoftext|>")]
-        assert ids.count(self._id(START)) == 1, text
+        return self.wrap(self.pieces([text], language), language)
+
+    def pieces(self, texts: Sequence[str], language: str) -> list[list[int]]:
+        """Return the ids of texts that are said one after another, without special tokens."""
+        space = "" if language in UNSPACED else " "
+        spaced = [*texts[:1], *(space + text for text in texts[1:])]
+        return [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in spaced]
+
+    def wrap(self, pieces: Sequence[Sequence[int]], language: str) -> list[int]:
+        """Put the prefix before pieces, and the end token behind them.
+
+        Raises:
+            InputError: the model does not know the language.
+        """
+        ids = [*self.prefix(language), *chain(*pieces), self.end]
+        assert ids.count(self.start) == 1, ids
         return ids
 
     def count(self, texts: Iterable[str], languages: Iterable[str]) -> list[int]:

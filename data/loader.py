@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.audio import AudioError, load, load_audible
 from data.buckets import BucketedBatchSampler, Draw
-from data.collate import Clip, PaddingCollator
+from data.collate import Clip, Line, PaddingCollator
 from data.config import DataConfig
 from data.features import N_FRAMES, SAMPLE_RATE, LogMel
 from data.labels import LabelEncoder
@@ -23,8 +23,8 @@ CLIP_SECONDS = 10.0  # of computing that a clip to train on may take to decode: 
 Batches = Generator[Batch, None, None]
 
 
-class Clips(Dataset[Clip]):
-    """Decodes the clip that a draw asks for; what cannot be decoded is silence of no weight."""
+class Lines(Dataset[Line]):
+    """Decodes the clips that a draw asks for; what cannot be decoded is silence of no weight."""
 
     def __init__(
         self,
@@ -39,21 +39,20 @@ class Clips(Dataset[Clip]):
         self.hear = hear
         self.watch = watch
 
-    def __getitem__(self, draw: Draw) -> Clip:
-        """Return the decoded clip."""
-        if draw.clip is None:  # this process is short of clips in this pass
-            nobody = replace(self.utterances[0], id="", text="", seconds=0.01)
-            return Clip(utterance=nobody, waveform=_silence(nobody), draw=draw)
-        utterance = self.utterances[draw.clip]
-        started = time.perf_counter()
+    def __getitem__(self, draw: Draw) -> Line:
+        """Return the decoded row."""
+        return Line(clips=[self._decode(index) for index in draw.clips], draw=draw)
+
+    def _decode(self, index: int) -> Clip:
+        utterance, started = self.utterances[index], time.perf_counter()
         try:
-            with self.watch.decoding(draw.clip):
+            with self.watch.decoding(index):
                 waveform, failed = self.hear(utterance), None
         except AudioError as error:
             waveform = _silence(utterance)
             failed = drop(utterance, self.split, error.reason, error.detail)
         work = time.perf_counter() - started
-        return Clip(utterance=utterance, waveform=waveform, draw=draw, drop=failed, work=work)
+        return Clip(utterance=utterance, waveform=waveform, drop=failed, work=work)
 
 
 class Passes:
@@ -97,7 +96,7 @@ def train_batches(
     sampler: BucketedBatchSampler,
     lethal: Iterable[str] = (),
 ) -> Passes:
-    """Chain sampler → clips → padding collator.
+    """Chain sampler → lines → padding collator.
 
     Args:
         utterances: what the sampler's plan was made of.
@@ -110,9 +109,9 @@ def train_batches(
     watch = Watch([u.audio for u in utterances], config.workers, CLIP_SECONDS)
     index = {u.id: i for i, u in enumerate(utterances)}
     watch.blamed = {index[i]: (KILLS, "in an earlier start") for i in lethal if i in index}
-    clips = Clips(utterances, config.train_split, load_audible, watch)
+    lines = Lines(utterances, config.train_split, load_audible, watch)
     collator = PaddingCollator(encoder, LogMel(n_mels))
-    return Passes(sampler, lambda draws: _batches(draws, clips, collator, config))
+    return Passes(sampler, lambda draws: _batches(draws, lines, collator, config))
 
 
 def eval_batches(
@@ -124,28 +123,28 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Yield given groups of utterances, padded to 30 s as stock pipelines decode."""
     draws = [
-        [Draw(i, Position(), Position(), last=True, frames=N_FRAMES) for i in batch]
+        [Draw((i,), Position(), Position(), last=True, frames=N_FRAMES) for i in batch]
         for batch in batches
     ]
     # without texts: a reference may be too long, or hold special tokens, and still be scored
     texts = [replace(u, text="") for u in utterances]
     watch = Watch([u.audio for u in utterances], config.workers)
-    clips = Clips(texts, "evaluation", load, watch)
-    return _batches(draws, clips, PaddingCollator(encoder, LogMel(n_mels)), config)
+    lines = Lines(texts, "evaluation", load, watch)
+    return _batches(draws, lines, PaddingCollator(encoder, LogMel(n_mels)), config)
 
 
 def _batches(
-    draws: Iterable[list[Draw]], clips: Clips, collator: PaddingCollator, config: DataConfig
+    draws: Iterable[list[Draw]], lines: Lines, collator: PaddingCollator, config: DataConfig
 ) -> Batches:
     make = partial(
         DataLoader,
-        clips,
+        lines,
         collate_fn=collator,
         num_workers=config.workers,
         prefetch_factor=config.prefetch if config.workers else None,
         pin_memory=torch.cuda.is_available(),
     )
-    return survive(draws, make, clips.watch)
+    return survive(draws, make, lines.watch)
 
 
 def _silence(utterance: Utterance) -> Tensor:

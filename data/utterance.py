@@ -1,6 +1,6 @@
 """The words that everyone shares: what flows from a corpus to the model."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -19,13 +19,14 @@ class Utterance:
     seconds: float = 0.0  # 0 until the scan knows
     language: str | None = None  # Whisper's code: en, zh, …
     speaker: str | None = None
+    corpus: str = ""  # as data.corpus names it
     start: float = 0.0  # seconds into the file
     end: float | None = None  # seconds into the file; None: to its end
     tokens: int = 0  # label length, special tokens included
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that are set."""
-        return {key: value for key, value in asdict(self).items() if value not in (None, 0.0, 0)}
+        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,13 +51,13 @@ class Position(NamedTuple):
 class Batch:
     """One forward pass of one process."""
 
-    ids: list[str]
-    languages: list[str]
+    ids: list[str]  # of its clips
+    languages: list[str]  # of its rows
     features: Tensor  # (batch, n_mels, frames) float32
     decoder_input_ids: Tensor  # (batch, tokens) int64
     labels: Tensor  # (batch, tokens) int64, IGNORE where padded or weightless
-    seconds: list[float]  # real audio, 0 for a clip without weight
-    tokens: list[int]  # target tokens, 0 for a clip without weight
+    seconds: list[float]  # of real audio in each clip, 0 for one without weight
+    tokens: list[int]  # target tokens of each clip, 0 for one without weight
     at: Position  # of this batch's update in the plan
     after: Position  # where training goes on after it
     last: bool  # the last pass of its update

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import transformers
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
-UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km"})  # no spaces between words
+from data.labels import UNSPACED
 
 
 @dataclass(frozen=True, slots=True)

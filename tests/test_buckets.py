@@ -3,17 +3,17 @@
 import hashlib
 import json
 import random
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain, zip_longest
+from itertools import chain, pairwise, zip_longest
 from typing import Any
 
 import pytest
 
-from data.buckets import EDGE_FRAMES, BucketedBatchSampler, Draw, Plan, bucket_edges
+from data.buckets import BucketedBatchSampler, Draw
 from data.config import DataConfig
 from data.features import FRAMES_PER_SECOND, N_FRAMES, frames_of
+from data.plan import EDGE_FRAMES, Plan, bucket_edges, edge_of, make_buckets
 from data.utterance import Position, Utterance
 
 Passes = list[list[Draw]]
@@ -54,21 +54,25 @@ def draw(
     )
 
 
-def by_update(passes: Passes) -> list[list[int | None]]:
+def clips_of(drawn: Sequence[Draw]) -> list[int]:
+    """Return the clips of a pass, in order."""
+    return [clip for each in drawn for clip in each.clips]
+
+
+def by_update(passes: Passes) -> list[list[int]]:
     """Return the clips of each update, in order."""
-    updates: list[list[int | None]] = [[]]
+    updates: list[list[int]] = [[]]
     for each in passes:
-        updates[-1] += [d.clip for d in each]
+        updates[-1] += clips_of(each)
         if each[0].last:
             updates.append([])
     assert updates.pop() == []
     return updates
 
 
-def padded_seconds(plan: Plan, clips: Sequence[int]) -> float:
-    """Return what a pass holds once its clips are padded to the bucket of the longest."""
-    longest = max(frames_of(plan.seconds[clip]) for clip in clips)
-    return len(clips) * plan.edges[bisect_left(plan.edges, longest)] / FRAMES_PER_SECOND
+def padded_seconds(drawn: Sequence[Draw]) -> float:
+    """Return what a pass holds once its rows are padded."""
+    return sum(each.frames for each in drawn) / FRAMES_PER_SECOND
 
 
 CONFIGS = [
@@ -76,6 +80,7 @@ CONFIGS = [
     DataConfig(update_tokens=300),
     DataConfig(update_clips=7),
     DataConfig(update_seconds=30.0, buckets=1),
+    DataConfig(update_seconds=30.0, pad="packed"),
 ]
 
 
@@ -95,7 +100,7 @@ def test_the_plan_is_a_pure_function_of_seed_epoch_manifest_and_budget() -> None
     again = Plan.of(corpus(300), config, seed=0)
     again.updates(5)  # a look at another epoch leaves no trace
     assert [again.updates(e) for e in (2, 0)] == [first.updates(e) for e in (2, 0)]
-    free = replace(config, pass_seconds=30.0, workers=7, pad="30s", prefetch=1)
+    free = replace(config, pass_seconds=30.0, pass_tokens=9, workers=7, prefetch=1)
     assert Plan.of(corpus(300), free, seed=0).updates(0) == first.updates(0)
 
 
@@ -108,9 +113,9 @@ def test_another_seed_or_epoch_is_another_order() -> None:
 
 def test_the_plan_is_the_same_in_every_version() -> None:
     # where this changes, runs that are under way resume with other clips than they would have had
-    updates = Plan.of(corpus(300), DataConfig(update_seconds=60.0), seed=0).updates(1)
-    digest = hashlib.sha256(json.dumps(updates).encode()).hexdigest()
-    assert digest[:16] == "eb6f4dca98dcfacc"
+    drawn = draw(corpus(300), DataConfig(update_seconds=60.0), updates=60)
+    digest = hashlib.sha256(json.dumps(drawn).encode()).hexdigest()
+    assert digest[:16] == "7b7d1b4272df0a6f"
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -147,19 +152,19 @@ def test_every_process_makes_as_many_passes(seed: int) -> None:
         update_seconds=rng.choice([5.0, 40.0, 120.0]),
         update_clips=rng.choice([None, None, 1, 5, 16]),
         pass_seconds=rng.uniform(1, 200),
-        pad=rng.choice(["mixed", "bucket", "30s"]),
+        pad=rng.choice(["mixed", "bucket", "packed", "30s"]),
     )
     utterances = anything(rng.randint(1, 80), seed)
     epoch = Plan.of(utterances, config, seed=0).length(1)
     ranks = [draw(utterances, config, updates=epoch, rank=r, world=world) for r in range(world)]
-    clips = [d.clip for passes in ranks for each in passes for d in each if d.clip is not None]
+    clips = [clip for passes in ranks for each in passes for clip in clips_of(each)]
     assert sorted(clips) == list(range(len(utterances)))
     for together in zip(*ranks, strict=True):  # strict: as many passes on each
-        assert len({d[0][1:] for d in together}) == 1
-        assert any(p[0].clip is not None for p in together)  # else the pass is for nothing
+        assert len({(d[0].at, d[0].after, d[0].last) for d in together}) == 1
+        assert any(p[0].clips for p in together)  # else the pass is for nothing
         for each in together:
-            assert len({d[1:] for d in each}) == 1  # epoch, after, last, frames
-            assert [d.clip for d in each] == [None] or None not in [d.clip for d in each]
+            assert len({d[1:] for d in each}) == 1  # at, after, last, frames
+            assert len(each) == 1 or all(d.clips for d in each)
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])
@@ -172,9 +177,10 @@ def test_all_processes_together_draw_in_the_order_of_one(world: int) -> None:
         for rank in range(world)
     ]
     for number, expected in enumerate(alone):
-        shares = [[c for c in rank[number] if c is not None] for rank in ranks]
-        turns = [c for turn in zip_longest(*shares) for c in turn if c is not None]
-        assert turns == expected
+        turns = [
+            c for turn in zip_longest(*(r[number] for r in ranks)) for c in turn if c is not None
+        ]
+        assert [clip for clip in turns if clip is not None] == expected
 
 
 @pytest.mark.parametrize("pad", ["mixed", "bucket", "30s"])
@@ -183,18 +189,67 @@ def test_no_pass_is_over_its_memory_unless_one_clip_is(pad: Any, pass_seconds: f
     config = DataConfig(pass_seconds=pass_seconds, pad=pad, padded_share=0.9)
     utterances = anything(200, seed=5)
     for each in draw(utterances, config, updates=40, world=2):
-        clips = [d.clip for d in each if d.clip is not None]
-        if len(clips) > 1:
-            held = each[0].frames / FRAMES_PER_SECOND * len(clips)
-            assert held <= pass_seconds
+        assert len(each) == 1 or padded_seconds(each) <= pass_seconds
 
 
-def test_an_update_is_padded_to_its_bucket_or_to_30_s() -> None:
+def test_a_pass_has_a_budget_in_both_dimensions_and_for_attention() -> None:
+    utterances = anything(200, seed=5)
+    config = DataConfig(pad="bucket", padding=9.0, update_seconds=400.0)
+    for knobs in (
+        replace(config, pass_tokens=600),
+        replace(config, pass_seconds=90.0, pass_quadratic=10.0),
+    ):
+        passes = draw(utterances, knobs, updates=12)
+        assert any(len(each) > 1 for each in passes)
+        for each in (each for each in passes if len(each) > 1):
+            seconds = each[0].frames / FRAMES_PER_SECOND
+            if knobs.pass_quadratic is not None:
+                seconds += seconds**2 / knobs.pass_quadratic
+            assert len(each) * seconds <= knobs.pass_seconds
+            assert len(each) * max(utterances[c].tokens for c in clips_of(each)) <= (
+                knobs.pass_tokens
+            )
+
+
+@pytest.mark.parametrize("padding", [0.0, 0.03, 0.3, 9.0])
+def test_longer_clips_add_no_more_than_their_share_to_an_update(padding: float) -> None:
+    utterances = anything(150, seed=4)
+    config = DataConfig(pad="bucket", padding=padding, pass_seconds=1e9, pass_tokens=10**9)
+    updates: dict[Position, list[Draw]] = {}
+    passes = draw(utterances, config, updates=20)
+    for each in passes:
+        updates.setdefault(each[0].at, []).extend(each)
+    for drawn in updates.values():
+        edges = [edge_of(utterances[d.clips[0]].seconds) for d in drawn]
+        assert all(d.frames in edges and d.frames >= e for d, e in zip(drawn, edges, strict=True))
+        assert edges == sorted(edges, reverse=True)  # the worst pass is the first
+        assert sum(d.frames for d in drawn) <= sum(edges) * (1 + padding)
+    if padding == 9.0:
+        assert len(passes) == len(updates)
+
+
+def test_packed_clips_fill_windows_of_30_s_within_one_corpus() -> None:
+    utterances = [
+        replace(u, corpus="ab"[i % 2], language=("en", "zh")[i % 3 == 0])
+        for i, u in enumerate(corpus(300))
+    ]
+    config = DataConfig(pad="packed", update_seconds=200.0)
+    passes = draw(utterances, config, updates=7)
+    assert any(len(d.clips) > 4 for each in passes for d in each)
+    for row in (d for each in passes for d in each):
+        clips = [utterances[c] for c in row.clips]
+        assert row.frames == N_FRAMES
+        assert sum(u.seconds for u in clips) < 30
+        assert sum(u.tokens for u in clips) <= 448
+        assert len({(u.corpus, u.language) for u in clips}) == 1
+    alike = [replace(u, corpus="", language="en") for u in utterances]
+    rows = [d for each in draw(alike, config, updates=7) for d in each]
+    real = sum(alike[c].seconds for d in rows for c in d.clips)
+    assert real / (30 * len(rows)) > 0.85  # else most of it would be silence again
+
+
+def test_an_update_is_padded_to_30_s_where_asked() -> None:
     utterances = corpus(50)
-    plan = Plan.of(utterances, DataConfig(), seed=0)
-    for each in draw(utterances, DataConfig(pad="bucket", pass_seconds=1e9), updates=20):
-        clips = [d.clip for d in each if d.clip is not None]
-        assert len(clips) * each[0].frames == round(padded_seconds(plan, clips) * 100)
     passes = draw(utterances, DataConfig(pad="30s"), updates=20)
     assert {d.frames for each in passes for d in each} == {N_FRAMES}
 
@@ -204,7 +259,7 @@ def test_what_a_clip_hears_does_not_depend_on_how_an_update_is_cut() -> None:
     config = DataConfig(pad="mixed", padded_share=0.5, update_seconds=60.0)
 
     def heard(passes: Passes) -> dict[tuple[Position, int], int]:
-        return {(d.after, d.clip): d.frames for p in passes for d in p if d.clip is not None}
+        return {(d.after, clip): d.frames for p in passes for d in p for clip in d.clips}
 
     alone = heard(draw(utterances, config, updates=20))
     cut = replace(config, pass_seconds=40.0)
@@ -221,9 +276,7 @@ def test_the_users_share_of_the_compute_goes_into_updates_padded_to_30_s(share: 
     plan = Plan.of(utterances, config, seed=0)
     spent = {True: 0.0, False: 0.0}
     for each in draw(utterances, config, updates=3 * plan.length(1)):
-        clips = [d.clip for d in each if d.clip is not None]
-        full = each[0].frames == N_FRAMES
-        spent[full] += 30.0 * len(clips) if full else padded_seconds(plan, clips)
+        spent[each[0].frames == N_FRAMES] += padded_seconds(each)
     assert spent[True] / sum(spent.values()) == pytest.approx(share, rel=0.25)
 
 
@@ -312,9 +365,8 @@ def test_little_of_what_is_computed_is_padding(world: int) -> None:
     config = DataConfig(pad="bucket")
     plan = Plan.of(utterances, config, seed=0)
     passes = draw(utterances, config, updates=plan.length(1), world=world)
-    drawn = [[d.clip for d in each if d.clip is not None] for each in passes]
-    held = sum(padded_seconds(plan, clips) for clips in drawn if clips)
-    real = sum(utterances[clip].seconds for clip in chain(*drawn))
+    held = sum(padded_seconds(each) for each in passes)
+    real = sum(utterances[clip].seconds for each in passes for clip in clips_of(each))
     padding, window = 1 - real / held, 1 - real / (30 * len(utterances))
     print(f"padding: {padding:.1%} of what is computed; padded to 30 s it would be {window:.0%}")
     assert padding < 0.05
@@ -338,11 +390,16 @@ def test_a_clip_of_almost_30_s_has_a_bucket() -> None:
     assert plan.updates(0) == [[0]]
 
 
-def test_buckets_hold_like_amounts_of_audio() -> None:
-    utterances = corpus(4000)
-    plan = Plan.of(utterances, DataConfig(buckets=8), seed=0)
-    held = [0.0] * len(plan.edges)
-    for u in utterances:
-        held[bisect_left(plan.edges, frames_of(u.seconds))] += u.seconds
-    assert len(held) >= 8
-    assert max(held) < 1.5 * sum(held) / len(held)
+def test_buckets_hold_like_amounts_of_audio_and_clips_of_like_tokens() -> None:
+    rng = random.Random(0)
+    utterances = [replace(u, tokens=rng.randint(10, 60)) for u in corpus(4000)]
+    seconds, tokens = [u.seconds for u in utterances], [u.tokens for u in utterances]
+    buckets = make_buckets(seconds, tokens, DataConfig(buckets=8, token_buckets=3))
+    assert sorted(chain(*buckets)) == list(range(4000))
+    held = [sum(seconds[i] for i in bucket) for bucket in buckets]
+    assert len(held) >= 24
+    assert max(held) < 1.8 * sum(held) / len(held)
+    for three in zip(*[iter(buckets)] * 3, strict=False):
+        ranges = [(min(tokens[i] for i in b), max(tokens[i] for i in b)) for b in three]
+        assert ranges == sorted(ranges)
+        assert all(most <= least for (_, most), (least, _) in pairwise(ranges))

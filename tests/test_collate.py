@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.buckets import Draw
-from data.collate import Clip, PaddingCollator
+from data.collate import Clip, Line, PaddingCollator
 from data.features import HOP_LENGTH, LogMel
 from data.labels import LabelEncoder
 from data.utterance import IGNORE, Drop, Position, Utterance
@@ -20,18 +20,18 @@ def encoder(blank_model: Path) -> LabelEncoder:
     return load_whisper(str(blank_model)).labels("transcribe")
 
 
-def clip(frames: float, text: str = "one two", **settings: Any) -> Clip:
-    """Return a clip of noise."""
+def clip(frames: float, text: str = "one two", **settings: Any) -> Line:
+    """Return a line of one clip of noise."""
     noise = 0.1 * torch.randn(round(frames * HOP_LENGTH), generator=torch.manual_seed(0))
     u = Utterance(
         id=text, audio="/a.mp3", text=text, language=settings.pop("language", "en"), seconds=1.0
     )
-    draw = Draw(0, 0, Position(0, 7), True, frames=settings.pop("padded", 128))
-    return Clip(**{"utterance": u, "waveform": noise, "draw": draw, **settings})
+    draw = Draw((0,), Position(0, 6), Position(0, 7), True, frames=settings.pop("padded", 128))
+    return Line(clips=[Clip(**{"utterance": u, "waveform": noise, **settings})], draw=draw)
 
 
-def failed(frames: float, text: str = "one two") -> Clip:
-    """Return a clip that could not be decoded."""
+def failed(frames: float, text: str = "one two") -> Line:
+    """Return a line of a clip that could not be decoded."""
     drop = Drop(split="train", id=text, audio="/a.mp3", reason="truncated")
     return clip(frames, text, drop=drop, waveform=torch.zeros(round(frames * HOP_LENGTH)))
 
@@ -100,11 +100,55 @@ def test_a_failed_clip_has_no_weight_and_keeps_the_shape(encoder: LabelEncoder) 
 
 
 def test_a_pass_of_nothing_has_no_weight_and_no_drop(encoder: LabelEncoder) -> None:
-    nobody = clip(100, "", draw=Draw(None, 2, Position(2, 1), False, frames=128))
+    nobody = Line(clips=[], draw=Draw((), Position(2, 0), Position(2, 1), False, frames=128))
     batch = PaddingCollator(encoder, LogMel(80))([nobody])
+    assert batch.features.shape == (1, 80, 128)
     assert (batch.labels == IGNORE).all()
-    assert (batch.seconds, batch.tokens, batch.drops) == ([0.0], [0], [])
+    assert (batch.ids, batch.seconds, batch.tokens, batch.drops) == ([], [], [], [])
     assert (batch.after, batch.last) == (Position(2, 1), False)
+
+
+def joined(*lines: Line) -> Line:
+    """Return a line of all clips of some lines."""
+    return Line(clips=[each for line in lines for each in line.clips], draw=lines[0].draw)
+
+
+@pytest.mark.parametrize(
+    ("texts", "language", "text"),
+    [(("one two", "three"), "en", "one two three"), (("零一", "二"), "zh", "零一二")],
+)
+def test_clips_in_one_window_are_said_one_after_another(
+    texts: tuple[str, str], language: str, text: str, encoder: LabelEncoder
+) -> None:
+    first, second = (clip(n, t, language=language) for n, t in zip((60, 33), texts, strict=True))
+    batch = PaddingCollator(encoder, LogMel(80))([joined(first, second)])
+    spoken = torch.cat([first.waveform, second.waveform, torch.zeros(35 * HOP_LENGTH)])
+    torch.testing.assert_close(batch.features, LogMel(80)(spoken[None]), atol=1e-5, rtol=0)
+    ids = batch.decoder_input_ids[0].tolist()
+    assert encoder.tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert (ids[0], ids.count(encoder.start)) == (encoder.start, 1)
+    assert batch.labels[0].tolist() == [*ids[1:], encoder.end]
+    assert (batch.ids, batch.seconds) == (list(texts), [0.6, 0.33])
+    assert sum(batch.tokens) == len(ids)
+    assert min(batch.tokens) > 0
+
+
+def test_a_clip_that_failed_is_left_out_of_its_windows_text(encoder: LabelEncoder) -> None:
+    one, two, three = clip(20, "one"), failed(30, "two"), clip(40, "three")
+    batch = PaddingCollator(encoder, LogMel(80))([joined(one, two, three)])
+    ids = batch.decoder_input_ids[0].tolist()
+    assert encoder.tokenizer.decode(ids, skip_special_tokens=True) == "one three"
+    assert batch.seconds == [0.2, 0.0, 0.4]
+    assert batch.tokens[1] == 0
+    assert sum(batch.tokens) == int((batch.labels != IGNORE).sum())
+    nothing = PaddingCollator(encoder, LogMel(80))([joined(two, failed(30, "three"))])
+    assert (nothing.labels == IGNORE).all()
+    assert (
+        nothing.labels.shape
+        == PaddingCollator(encoder, LogMel(80))(
+            [joined(clip(30, "two"), clip(30, "three"))]
+        ).labels.shape
+    )
 
 
 def test_a_batch_says_where_training_goes_on(encoder: LabelEncoder) -> None:

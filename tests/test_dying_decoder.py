@@ -16,12 +16,13 @@ import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from data import audio, collate, loader, scan, workers
-from data.buckets import BucketedBatchSampler, Plan
+from data.buckets import BucketedBatchSampler
 from data.config import DataConfig
 from data.corpora import read
 from data.errors import InputError
 from data.labels import LabelEncoder
 from data.loader import Passes, eval_batches, train_batches
+from data.plan import Plan
 from data.source import AudioError
 from data.utterance import IGNORE, Batch, Position, Utterance
 from data.workers import DEATHS, HANGS, KILLS

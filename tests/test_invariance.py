@@ -16,12 +16,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.buckets import BucketedBatchSampler, Plan, bucket_edges
+from data.buckets import BucketedBatchSampler
 from data.config import DataConfig
 from data.corpora import read
 from data.features import FRAMES_PER_SECOND
 from data.labels import LabelEncoder
 from data.loader import train_batches
+from data.plan import Plan, edge_of
 from data.utterance import Batch, Position, Utterance
 from eval.whisper import Whisper, load_whisper
 from trainer.device import build_accelerator
@@ -142,13 +143,14 @@ def _train(
 
 def _passes(cut: Cut, whisper: Whisper, corpus: Path, rank: int) -> Iterator[Batch]:
     """Return the passes of one process."""
-    config = DataConfig(corpus=(str(corpus),), update_clips=CLIPS, pad="bucket", workers=0)
+    # all clips of an update have one length: it is cut by memory alone
+    config = DataConfig(
+        corpus=(str(corpus),), update_clips=CLIPS, pad="bucket", padding=100.0, workers=0
+    )
     encoder = whisper.labels("transcribe")
     rows = _ragged(config, encoder)
-    # buckets smaller than an update: clips of all lengths meet in it, as leftovers do
-    edges = bucket_edges([u.seconds for u in rows], buckets=6)
-    plan = replace(Plan.of(rows, config, seed=0), edges=edges)
-    config = replace(config, pass_seconds=(cut.clips + 0.5) * edges[-1] / FRAMES_PER_SECOND)
+    plan, longest = Plan.of(rows, config, seed=0), edge_of(max(u.seconds for u in rows))
+    config = replace(config, pass_seconds=(cut.clips + 0.5) * longest / FRAMES_PER_SECOND)
     sampler = BucketedBatchSampler(plan, config, updates=0, rank=rank, world=cut.processes)
     loader = train_batches(rows, config, encoder, whisper.n_mels, sampler)
     return loader.start(Position(), UPDATES)
@@ -189,7 +191,7 @@ def test_the_cuts_are_what_they_say_and_the_clips_ragged(
         shares = [rank["float64"].updates[number].batches for rank in runs[cut]]
         assert [len(share) for share in shares] == [cut.passes] * cut.processes
         passes = [batch for share in shares for batch in share]
-        assert {len(batch.ids) for batch in passes} == {cut.clips}
+        assert {len(batch.features) for batch in passes} == {cut.clips}
         # else a mean over passes of means over tokens would do as well
         tokens = [n for batch in passes for n in batch.tokens if n]
         seconds = [s for batch in passes for s in batch.seconds if s]

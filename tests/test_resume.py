@@ -56,7 +56,7 @@ def note_ids(notes: Path) -> None:
     begin, rank = Pulse.begin, os.environ.get("RANK", "0")
 
     def noted(self: Pulse, batches: Any, dropped: int) -> Any:
-        row = [list(batches[0].at), [each for batch in batches for each in batch.ids if each]]
+        row = [list(batches[0].at), [each for batch in batches for each in batch.ids]]
         with (notes / rank).open("a") as file:
             file.write(json.dumps(row) + "\n")
         return begin(self, batches, dropped)

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from data.buckets import BucketedBatchSampler, Plan
+from data.buckets import BucketedBatchSampler
 from data.config import DataConfig
 from data.corpora import read
 from data.errors import InputError
 from data.labels import LabelEncoder
 from data.loader import train_batches
 from data.manifest import Manifest, build_manifest
+from data.plan import Plan
 from data.screen import refuse_broken
 from data.utterance import Batch, Drop, Position
 from eval.whisper import load_whisper

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from data.buckets import Draw
-from data.collate import Clip, PaddingCollator
+from data.collate import Clip, Line, PaddingCollator
 from data.features import LogMel
 from data.utterance import IGNORE, Batch, Position, Utterance
 from eval.whisper import load_whisper
@@ -38,13 +38,14 @@ class Setup:
             Clip(
                 utterance=Utterance(id=str(i), audio="", text=text, language="en", seconds=3.0),
                 waveform=torch.randn(48_000) * 0.1,
-                draw=Draw(i, 0, Position(0, 1), last=False, frames=400),
             )
             for i, text in enumerate(TEXTS)
         ]
+        draw = Draw((), Position(), Position(0, 1), last=False, frames=400)
+        lines = [Line(clips=[clip], draw=draw) for clip in clips]
         passes = [
-            self.collator(clips[i : i + clips_per_pass])
-            for i in range(0, len(clips), clips_per_pass)
+            self.collator(lines[i : i + clips_per_pass])
+            for i in range(0, len(lines), clips_per_pass)
         ]
         passes[-1].last = True
         for batch in passes:

@@ -25,9 +25,8 @@ from data.config import DataConfig
 from data.corpora import read
 from data.errors import InputError
 from data.features import FRAMES_PER_POSITION, N_FRAMES, exact_div
-from data.labels import NO_TIMESTAMPS, START
+from data.labels import END, NO_TIMESTAMPS, START
 
-END = "<|endoftext|>"
 TASKS = ("<|translate|>", "<|transcribe|>")
 OTHERS = ("<|startoflm|>", "<|startofprev|>", "<|nospeech|>", NO_TIMESTAMPS)
 POSITION_SCALE = 2.0  # of the encoder's sinusoids

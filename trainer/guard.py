@@ -51,7 +51,7 @@ class Guard:
         if result.finite.is_cuda:
             ready = torch.cuda.Event()
             ready.record()
-        ids = [name for batch in batches for name in batch.ids if name]
+        ids = [name for batch in batches for name in batch.ids]
         self._unread = _Update(finite=finite, ready=ready, position=batches[0].at, ids=ids)
         return len(state.failed) >= self._patience
 

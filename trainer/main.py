@@ -11,9 +11,10 @@ if not __package__:  # run as a script: search the repository, not trainer/, for
 
 from accelerate import Accelerator
 
-from data.buckets import BucketedBatchSampler, Plan
+from data.buckets import BucketedBatchSampler
 from data.errors import plain_errors
 from data.loader import train_batches
+from data.plan import Plan
 from eval.evaluate import Evaluator
 from eval.whisper import load_whisper
 from trainer.checkpoint import Checkpoints

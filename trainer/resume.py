@@ -20,10 +20,12 @@ PLAN = (
     "pad",
     "padded_share",
     "trailing_silence",
+    "padding",
     "update_seconds",
     "update_tokens",
     "update_clips",
     "buckets",
+    "token_buckets",
     "task",
 )
 

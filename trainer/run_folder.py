@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from data.buckets import Plan
 from data.config import DataConfig
 from data.errors import InputError, disk_failed, redact
 from data.files import write_json, write_jsonl, write_text
 from data.labels import LabelEncoder
 from data.manifest import Manifest, build_manifest, scan_cache
+from data.plan import Plan
 from data.screen import count_reasons, refuse_broken
 from trainer.processes import decide
 from trainer.signals import STOPPED, Stopped
@@ -144,8 +144,8 @@ def overview(manifest: Manifest, plan: Plan, model: Any, state: TrainState, step
     begin = f"going on after update {state.step}: " if state.step else ""
     return (
         f"{begin}{weights:.1f} M parameters, {len(manifest.train):,} clips ({hours:.2f} h) in "
-        f"{len(plan.edges)} buckets, {len(plan.updates(0)):,} updates an epoch, {steps:,} in all; "
-        f"dev {len(manifest.dev):,} clips, test {len(manifest.test):,}"
+        f"{len(plan.buckets)} buckets, {len(plan.updates(0)):,} updates an epoch, {steps:,} in "
+        f"all; dev {len(manifest.dev):,} clips, test {len(manifest.test):,}"
     )
 
 

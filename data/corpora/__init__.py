@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from data.config import DataConfig
@@ -22,7 +23,8 @@ def read(config: DataConfig, split: str) -> Iterator[Utterance]:
         raise InputError("data.corpus is empty: name a folder, a manifest or a dataset of the Hub")
     for corpus in config.corpus:
         for part in split.split("+"):
-            yield from _read_part(config, corpus, part)
+            for utterance in _read_part(config, corpus, part):
+                yield replace(utterance, corpus=corpus)
 
 
 def _read_part(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:

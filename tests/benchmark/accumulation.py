@@ -24,13 +24,14 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from data.buckets import BucketedBatchSampler, Plan
+from data.buckets import BucketedBatchSampler
 from data.config import DataConfig
 from data.corpora import read
 from data.errors import plain_errors
 from data.features import CHUNK_SECONDS
 from data.knobs import parse_dataclass
 from data.loader import train_batches
+from data.plan import Plan
 from data.utterance import IGNORE, Batch, Position
 from eval.whisper import Whisper, load_whisper
 from trainer.blank import BlankConfig, make_blank

@@ -1,0 +1,100 @@
+"""What the encoder hears of an update: rows of one clip or several, and what each is padded to.
+
+Part of the plan, since the encoder hears the padding: the loss must depend neither on how many
+processes share an update, nor on how much memory each of them has.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from data.config import DataConfig
+from data.features import CHUNK_SECONDS, N_FRAMES
+from data.labels import MAX_TOKENS
+from data.plan import EDGE_FRAMES, Plan, edge_of
+from data.utterance import Position
+
+
+class Row(NamedTuple):
+    """One line of a batch."""
+
+    clips: tuple[int, ...]  # indices into the manifest, said one after another
+    frames: int  # what it is padded to
+
+
+def rows_of(update: Sequence[int], at: Position, plan: Plan, config: DataConfig) -> list[Row]:
+    """Return an update's rows, the longest first.
+
+    Args:
+        update: indices into the manifest.
+        at: the update's position, by which it is settled whether more silence follows.
+        plan: knows the lengths, and the seed.
+        config: how to pad.
+    """
+    if config.pad == "packed":
+        return [Row(tuple(clips), N_FRAMES) for clips in _pack(update, plan)]
+    ordered = sorted(update, key=lambda i: (-edge_of(plan.seconds[i]), -plan.tokens[i], i))
+    edges = [edge_of(plan.seconds[index]) for index in ordered]
+    least = _least(edges[0], at, plan, config)
+    padded = [max(edge, least) for edge in _level(edges, config.padding)]
+    return [Row((index,), frames) for index, frames in zip(ordered, padded, strict=True)]
+
+
+def _least(longest: int, at: Position, plan: Plan, config: DataConfig) -> int:
+    """Return the frames that every row of an update has at least: 0, 30 s, or a length between.
+
+    Silence of any length behind short audio teaches an encoder without a mask to ignore it.
+    """
+    if config.pad == "30s":
+        return N_FRAMES
+    draw = random.Random(f"{plan.seed} {at} full")
+    if config.pad == "mixed":
+        # the share is of the compute: an update at 30 s costs as much more as a clip is shorter
+        share, mean = config.padded_share, sum(plan.seconds) / len(plan.seconds)
+        if draw.random() < share / (share + (1 - share) * CHUNK_SECONDS / mean):
+            return N_FRAMES
+    if draw.random() < config.trailing_silence:  # the lower of two: short ones are cheap
+        return min(draw.randrange(longest, N_FRAMES + 1, EDGE_FRAMES) for _ in range(2))
+    return 0
+
+
+def _level(edges: Sequence[int], padding: float) -> list[int]:
+    """Raise each edge, of those in falling order, to the longest of its pass.
+
+    As few passes as keep what that adds within a share: one more is begun where it saves most.
+    """
+    passes, most = [list(edges)], sum(edges) * (1 + padding)
+
+    def saved(cut: tuple[int, int]) -> int:
+        number, place = cut
+        one = passes[number]
+        return (one[0] - one[place]) * (len(one) - place)
+
+    while sum(len(one) * one[0] for one in passes) > most:
+        cuts = [(n, place) for n, one in enumerate(passes) for place in range(1, len(one))]
+        number, place = max(cuts, key=saved)
+        one = passes[number]
+        passes[number : number + 1] = [one[:place], one[place:]]
+    return [one[0] for one in passes for _ in one]
+
+
+def _pack(update: Sequence[int], plan: Plan) -> list[list[int]]:
+    """Join clips of one corpus and language into windows of 30 s and no more tokens than fit.
+
+    The longest first, each where it fits first; within a window in the order of the update.
+    """
+    place = {index: number for number, index in enumerate(update)}
+    windows: list[list[int]] = []
+    for index in sorted(update, key=lambda i: (-plan.seconds[i], i)):
+        for window in windows:
+            held = [*window, index]
+            if (
+                plan.corpora[window[0]] == plan.corpora[index]
+                and sum(plan.seconds[i] for i in held) < CHUNK_SECONDS
+                and sum(plan.tokens[i] for i in held) <= MAX_TOKENS
+            ):
+                window.append(index)
+                break
+        else:
+            windows.append([index])
+    return [sorted(window, key=place.__getitem__) for window in windows]
