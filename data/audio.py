@@ -6,16 +6,13 @@ audio is read and mixed a block at a time.
 
 import math
 from collections.abc import Iterator
-from fractions import Fraction
-from functools import lru_cache
-from typing import Any
 
 import soundfile
 import torch
 from torch import Tensor
-from torchaudio.transforms import Resample
 
 from data.features import HOP_LENGTH, SAMPLE_RATE, frames_of
+from data.resample import resampler
 from data.source import AudioError, opened
 from data.utterance import Utterance
 
@@ -25,7 +22,6 @@ LEAD_SECONDS = 0.5  # decoded before a slice: an mp3's frames borrow bits from e
 BLOCK = 2**20  # values read at once, of all channels: 4 MB
 MAX_SECONDS = 4 * 3600  # of a clip that is decoded whole, as evaluation does with long audio
 MAX_SAMPLES = MAX_SECONDS * 48_000  # of it, mixed: 2.8 GB, and about twice that while resampling
-FINEST = 1000  # steps of a ratio of rates: its kernel then has at most 1,000,000 coefficients
 SILENT = 2.0**-14  # a range of samples below it is less than 16 bits can tell from a constant
 
 
@@ -40,7 +36,7 @@ def load(utterance: Utterance) -> Tensor:
     most = planned * (1 + TOLERANCE) + PADDING_SECONDS if planned else math.inf
     samples, rate = decode(utterance.audio, utterance.start, utterance.end, most)
     check_length(len(samples) / rate, planned)
-    resampled = samples if rate == SAMPLE_RATE else _resampler(rate)(samples)
+    resampled = samples if rate == SAMPLE_RATE else resampler(rate)(samples)
     # what an mp3 encoder added must not reach beyond the planned frames
     return resampled[: frames_of(planned) * HOP_LENGTH] if planned else resampled
 
@@ -149,16 +145,3 @@ def _mixed(file: soundfile.SoundFile, frames: int) -> Iterator[Tensor]:
             raise AudioError("not a number", "the samples hold NaN or infinity")
         yield mono
         frames -= len(block)
-
-
-@lru_cache(maxsize=32)
-def _resampler(rate: int) -> Any:
-    """Build the kernel for a source rate once: 44.1 kHz has 76,000 coefficients.
-
-    44,101 Hz in full would have 700,000,000. So odd ratios are rounded: by less than 0.06 %, which
-    is a hundredth of a semitone. All usual rates, from 1 to 768 kHz, are exact.
-    """
-    ratio = Fraction(SAMPLE_RATE, rate)
-    near = min(ratio, 1 / ratio).limit_denominator(FINEST)
-    near = near if ratio < 1 else 1 / near
-    return Resample(near.denominator, near.numerator)

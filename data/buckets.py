@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 from data.config import DataConfig
 from data.features import FRAMES_PER_SECOND
 from data.plan import Plan
-from data.rows import Row, rows_of
+from data.rows import Row, is_repaired, rows_of
 from data.utterance import Position
 
 
@@ -22,6 +22,7 @@ class Draw(NamedTuple):
     after: Position  # where training goes on after this row's update
     last: bool  # whether this pass is its update's last
     frames: int  # what it is padded to
+    repair: bool = False  # whether the decoder shall make of it what it makes of 30 s
 
 
 @dataclass(eq=False)
@@ -66,8 +67,10 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
         most = max(map(len, shares))
         mine = shares[self.rank]
         mine += [[Row((), rows[-1].frames)]] * (most - len(mine))
+        repair = is_repaired(at, self.plan, self.config)
         for number, each in enumerate(mine, 1):
-            yield [Draw(row.clips, at, after, number == most, row.frames) for row in each]
+            last = number == most
+            yield [Draw(row.clips, at, after, last, row.frames, repair) for row in each]
 
     def _passes(self, rows: Sequence[Row]) -> list[list[Row]]:
         """Cut rows where what they are padded to changes, and where memory ends."""

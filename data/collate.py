@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.buckets import Draw
-from data.features import HOP_LENGTH, SAMPLE_RATE, LogMel
+from data.features import HOP_LENGTH, SAMPLE_RATE
 from data.labels import LabelEncoder
 from data.utterance import IGNORE, Batch, Drop, Utterance
 
@@ -44,8 +44,8 @@ class Line:
 class PaddingCollator:
     """Makes a Batch of lines. Masks come from lengths: pad, end and bos are one token here."""
 
-    def __init__(self, encoder: LabelEncoder, mel: LogMel) -> None:
-        """Take what turns texts and waveforms into tensors."""
+    def __init__(self, encoder: LabelEncoder, mel: nn.Module) -> None:
+        """Take what makes labels of texts, and features of waveforms: LogMel, or Identity."""
         self.encoder = encoder
         self.mel = mel
 
@@ -68,6 +68,7 @@ class PaddingCollator:
             at=draw.at,
             after=draw.after,
             last=draw.last,
+            repair=draw.repair,
             drops=[clip.drop for clip in clips if clip.drop is not None],
             work={"decode and resample": sum(clip.work for clip in clips), "mel": mel_seconds},
         )

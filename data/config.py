@@ -43,12 +43,9 @@ class DataConfig:
     # bucket: pays for real audio alone; 30s: as stock; packed: several clips in each 30 s
     pad: Literal["mixed", "bucket", "packed", "30s"] = "mixed"
     padded_share: float = 0.15  # of the compute of mixed, spent on updates padded to 30 s
-    trailing_silence: float = (
-        0.0  # share of the other updates, padded to a random length up to 30 s
-    )
-    padding: float = (
-        0.03  # share that longer clips may add to an update, before it is cut in passes
-    )
+    trailing_silence: float = 0.0  # share of the other updates, padded to a random length
+    repair: float = 0.0  # share of short updates that also learn to decode as if padded to 30 s
+    padding: float = 0.03  # share that longer clips may add to an update; more, and it is cut
     update_seconds: float = 120.0  # audio an update holds at most, over all processes
     update_tokens: int = 4096  # label tokens an update holds at most, over all processes
     update_clips: int | None = None  # clips an update; replaces update_seconds and update_tokens
@@ -79,6 +76,6 @@ class DataConfig:
         for key in ("padding", "workers"):
             if not getattr(self, key) >= 0:
                 raise InputError(f"data.{key} must be 0 or more, got {getattr(self, key)}")
-        for key in ("padded_share", "trailing_silence", "max_broken"):
+        for key in ("padded_share", "trailing_silence", "repair", "max_broken"):
             if not 0 <= getattr(self, key) <= 1:
                 raise InputError(f"data.{key} must lie between 0 and 1, got {getattr(self, key)}")

@@ -72,7 +72,20 @@ class LogMel(nn.Module):
         if frames < N_FRAMES:  # else as the original: the last half window is mirrored
             audio = F.pad(audio, (0, N_FFT // 2))
         spectrum = torch.stft(audio, N_FFT, HOP_LENGTH, window=self.window, return_complex=True)
-        power = spectrum[..., :frames].abs().square()  # (batch, 201, frames)
+        real, imaginary = torch.view_as_real(spectrum[..., :frames]).unbind(dim=-1)
+        power = real.square() + imaginary.square()  # (batch, 201, frames); abs() takes a root
         mel = torch.matmul(self.filters, power).clamp(min=1e-10).log10()
         mel = torch.maximum(mel, mel.amax(dim=(-2, -1), keepdim=True) - 8.0)
         return (mel + 4.0) / 4.0
+
+
+def pad_features(features: Tensor) -> Tensor:
+    """Pad log-mel features with silence to 30 s, nearly as if their waveforms had been.
+
+    Silence is the floor of the clip, 8 decades below its loudest value, or that of log10. Only the
+    first two frames behind a clip that fills its own could hear the last of it. Shapes:
+    (batch, n_mels, frames) → (batch, n_mels, 3000).
+    """
+    floor = (features.amax(dim=(-2, -1), keepdim=True) - 8.0 / 4.0).clamp(min=(-10.0 + 4.0) / 4.0)
+    silence = floor.expand(-1, features.shape[-2], N_FRAMES - features.shape[-1])
+    return torch.cat([features, silence], dim=-1)

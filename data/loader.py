@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from data.audio import AudioError, load, load_audible
@@ -15,10 +16,12 @@ from data.collate import Clip, Line, PaddingCollator
 from data.config import DataConfig
 from data.features import N_FRAMES, SAMPLE_RATE, LogMel
 from data.labels import LabelEncoder
+from data.plan import edge_of
 from data.screen import drop
 from data.utterance import Batch, Position, Utterance
 from data.workers import KILLS, Watch, survive
 
+CPU = torch.device("cpu")
 CLIP_SECONDS = 10.0  # of computing that a clip to train on may take to decode: 0.1 is usual
 Batches = Generator[Batch, None, None]
 
@@ -53,6 +56,28 @@ class Lines(Dataset[Line]):
             failed = drop(utterance, self.split, error.reason, error.detail)
         work = time.perf_counter() - started
         return Clip(utterance=utterance, waveform=waveform, drop=failed, work=work)
+
+
+class Stages:
+    """What is done to decoded lines: in a worker, and on the device.
+
+    A GPU computes features of a whole batch in less time than a worker those of a clip, and a
+    waveform is half their size; on a CPU the workers do it while the model trains.
+    """
+
+    def __init__(self, encoder: LabelEncoder, n_mels: int, device: torch.device = CPU) -> None:
+        """Take what makes labels, the channels of the model's features, and where batches go."""
+        mel = LogMel(n_mels)
+        self._device = device
+        self._mel = mel.to(device) if device.type == "cuda" else None
+        self.collator = PaddingCollator(encoder, mel if self._mel is None else nn.Identity())
+
+    def finish(self, batch: Batch) -> Batch:
+        """Move a batch to the device, and see that it has features."""
+        batch.to(self._device)
+        if self._mel is not None:
+            batch.features = self._mel(batch.features)
+        return batch
 
 
 class Passes:
@@ -91,18 +116,16 @@ class Passes:
 def train_batches(
     utterances: Sequence[Utterance],
     config: DataConfig,
-    encoder: LabelEncoder,
-    n_mels: int,
+    stages: Stages,
     sampler: BucketedBatchSampler,
     lethal: Iterable[str] = (),
 ) -> Passes:
-    """Chain sampler → lines → padding collator.
+    """Chain sampler → lines → padding collator → device.
 
     Args:
         utterances: what the sampler's plan was made of.
         config: how many workers, and how far ahead they work.
-        encoder: makes labels.
-        n_mels: channels of the model's features.
+        stages: make labels and features.
         sampler: says which passes this process makes; start() sets its start and its number.
         lethal: ids of utterances that are never decoded: they killed a decoder before.
     """
@@ -110,41 +133,51 @@ def train_batches(
     index = {u.id: i for i, u in enumerate(utterances)}
     watch.blamed = {index[i]: (KILLS, "in an earlier start") for i in lethal if i in index}
     lines = Lines(utterances, config.train_split, load_audible, watch)
-    collator = PaddingCollator(encoder, LogMel(n_mels))
-    return Passes(sampler, lambda draws: _batches(draws, lines, collator, config))
+    return Passes(sampler, lambda draws: _batches(draws, lines, stages, config))
 
 
 def eval_batches(
     utterances: Sequence[Utterance],
     config: DataConfig,
-    encoder: LabelEncoder,
-    n_mels: int,
+    stages: Stages,
     batches: Sequence[Sequence[int]],
+    *,
+    true_length: bool = False,
 ) -> Iterator[Batch]:
-    """Yield given groups of utterances, padded to 30 s as stock pipelines decode."""
-    draws = [
-        [Draw((i,), Position(), Position(), last=True, frames=N_FRAMES) for i in batch]
-        for batch in batches
-    ]
+    """Yield given groups of utterances: padded to 30 s as stock pipelines decode, or to a bucket.
+
+    Args:
+        utterances: what groups index.
+        config: how many workers, and how far ahead they work.
+        stages: make the decoder's prefix and features.
+        batches: groups of indices.
+        true_length: whether to pad to each group's longest only.
+    """
+    draws = []
+    for batch in batches:
+        longest = max(utterances[i].seconds for i in batch)
+        frames = edge_of(longest) if true_length else N_FRAMES
+        draws.append([Draw((i,), Position(), Position(), last=True, frames=frames) for i in batch])
     # without texts: a reference may be too long, or hold special tokens, and still be scored
     texts = [replace(u, text="") for u in utterances]
     watch = Watch([u.audio for u in utterances], config.workers)
     lines = Lines(texts, "evaluation", load, watch)
-    return _batches(draws, lines, PaddingCollator(encoder, LogMel(n_mels)), config)
+    return _batches(draws, lines, stages, config)
 
 
 def _batches(
-    draws: Iterable[list[Draw]], lines: Lines, collator: PaddingCollator, config: DataConfig
+    draws: Iterable[list[Draw]], lines: Lines, stages: Stages, config: DataConfig
 ) -> Batches:
     make = partial(
         DataLoader,
         lines,
-        collate_fn=collator,
+        collate_fn=stages.collator,
         num_workers=config.workers,
         prefetch_factor=config.prefetch if config.workers else None,
         pin_memory=torch.cuda.is_available(),
     )
-    return survive(draws, make, lines.watch)
+    with closing(survive(draws, make, lines.watch)) as batches:
+        yield from map(stages.finish, batches)
 
 
 def _silence(utterance: Utterance) -> Tensor:

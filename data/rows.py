@@ -40,6 +40,11 @@ def rows_of(update: Sequence[int], at: Position, plan: Plan, config: DataConfig)
     return [Row((index,), frames) for index, frames in zip(ordered, padded, strict=True)]
 
 
+def is_repaired(at: Position, plan: Plan, config: DataConfig) -> bool:
+    """Tell whether the model compares what it makes of an update with what it makes of 30 s."""
+    return random.Random(f"{plan.seed} {at} repair").random() < config.repair
+
+
 def _least(longest: int, at: Position, plan: Plan, config: DataConfig) -> int:
     """Return the frames that every row of an update has at least: 0, 30 s, or a length between.
 

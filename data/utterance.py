@@ -53,7 +53,7 @@ class Batch:
 
     ids: list[str]  # of its clips
     languages: list[str]  # of its rows
-    features: Tensor  # (batch, n_mels, frames) float32
+    features: Tensor  # (batch, n_mels, frames) float32; waveforms on their way to a GPU
     decoder_input_ids: Tensor  # (batch, tokens) int64
     labels: Tensor  # (batch, tokens) int64, IGNORE where padded or weightless
     seconds: list[float]  # of real audio in each clip, 0 for one without weight
@@ -61,6 +61,7 @@ class Batch:
     at: Position  # of this batch's update in the plan
     after: Position  # where training goes on after it
     last: bool  # the last pass of its update
+    repair: bool = False  # whether the decoder shall make of it what it makes of 30 s
     drops: list[Drop] = field(default_factory=list)  # clips that failed here
     work: dict[str, float] = field(default_factory=dict)  # seconds a worker spent, by stage
 

@@ -56,12 +56,14 @@ def main() -> None:
         evaluator = Evaluator(
             accelerator=accelerator, whisper=whisper, data=data, config=command.eval
         )
-        scores, hypotheses = evaluator.evaluate(utterances, command.split)
+        short = command.eval.pad == "bucket"
+        scores, hypotheses = evaluator.evaluate(utterances, command.split, true_length=short)
         if accelerator.is_main_process:
             left_out = count_reasons(drops).get(command.split, {})
             name = f"{_short(command.model)}-{Path(data.corpus[0]).name}-{command.split}"
             folder = out / name
-            save(folder, scores, hypotheses, model=command.model, left_out=left_out)
+            facts = {"model": command.model, "left_out": left_out, "true_length": short}
+            save(folder, scores, hypotheses, **facts)
             console = Console(highlight=False)
             console.print(score_table(scores, f"{command.model} on {command.split}"))
             console.print(f"left out: {left_out or 'nothing'}\nscores and texts: {folder}")

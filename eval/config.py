@@ -12,6 +12,8 @@ class EvalConfig:
 
     batch_clips: int = 16  # clips decoded together, on each process
     max_length: int = 225  # tokens a clip's text may have, as in the guide
+    tokens_per_second: float = 40.0  # of audio, and 16 more: a loop ends there; speech has 3 to 15
+    pad: Literal["auto", "30s", "bucket"] = "auto"  # auto: true length where it was trained so
     num_beams: int = 1  # 1: greedy
     normalizer: Literal["basic", "none"] = "basic"  # basic: no punctuation, no case (Whisper's own)
 
@@ -24,5 +26,9 @@ class EvalConfig:
         for key in ("batch_clips", "max_length", "num_beams"):
             if getattr(self, key) < 1:
                 raise InputError(f"eval.{key} must be at least 1, got {getattr(self, key)}")
+        if not self.tokens_per_second > 0:
+            raise InputError(
+                f"eval.tokens_per_second must be greater than 0, got {self.tokens_per_second}"
+            )
         if self.max_length > 448:
             raise InputError(f"eval.max_length must be at most 448, got {self.max_length}")

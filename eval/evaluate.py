@@ -16,7 +16,7 @@ from data.config import DataConfig
 from data.errors import InputError
 from data.features import CHUNK_SECONDS
 from data.files import write_json, write_jsonl
-from data.loader import eval_batches
+from data.loader import Stages, eval_batches
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.decode import transcribe
@@ -35,7 +35,7 @@ class Evaluator:
     beat: Callable[[], None] = lambda: None  # before every batch, as often on every process
 
     def evaluate(
-        self, utterances: Sequence[Utterance], label: str
+        self, utterances: Sequence[Utterance], label: str, *, true_length: bool = False
     ) -> tuple[Scores, list[Hypothesis]]:
         """Transcribe and score; the result is the same on every process.
 
@@ -44,22 +44,25 @@ class Evaluator:
         Args:
             utterances: what to transcribe, with references.
             label: shown beside the progress bar.
+            true_length: whether the encoder hears clips without padding them to 30 s.
         """
         started = time.perf_counter()
         training = self.whisper.model.training
         self.whisper.model.eval()
-        texts = self._transcribe(utterances, label)
+        texts = self._transcribe(utterances, label, true_length=true_length)
         self.whisper.model.train(training)
         seconds = time.perf_counter() - started
         hypotheses = [Hypothesis(utterance=u, text=texts[u.id]) for u in utterances]
         return score(hypotheses, self.config.normalizer, seconds), hypotheses
 
-    def _transcribe(self, utterances: Sequence[Utterance], label: str) -> dict[str, str]:
+    def _transcribe(
+        self, utterances: Sequence[Utterance], label: str, *, true_length: bool
+    ) -> dict[str, str]:
         """Return the text of each utterance by id, gathered from all processes."""
         mine, rounds = self._share(utterances)
-        loader = eval_batches(
-            utterances, self.data, self.whisper.labels(self.data.task), self.whisper.n_mels, mine
-        )
+        labels = self.whisper.labels(self.data.task)
+        stages = Stages(labels, self.whisper.n_mels, self.accelerator.device)
+        loader = eval_batches(utterances, self.data, stages, mine, true_length=true_length)
         quiet = not (self.accelerator.is_main_process and sys.stdout.isatty())
         texts: list[tuple[str, str]] = []
         with self.accelerator.autocast(), torch.inference_mode():

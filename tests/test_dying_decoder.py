@@ -21,7 +21,7 @@ from data.config import DataConfig
 from data.corpora import read
 from data.errors import InputError
 from data.labels import LabelEncoder
-from data.loader import Passes, eval_batches, train_batches
+from data.loader import Passes, Stages, eval_batches, train_batches
 from data.plan import Plan
 from data.source import AudioError
 from data.utterance import IGNORE, Batch, Position, Utterance
@@ -63,7 +63,7 @@ class Corpus:
         config = replace(self.config, workers=workers, prefetch=2)
         plan = Plan.of(self.rows, config, seed=0)
         sampler = BucketedBatchSampler(plan, config, updates=1)
-        return train_batches(self.rows, config, self.encoder, 80, sampler, lethal=lethal)
+        return train_batches(self.rows, config, Stages(self.encoder, 80), sampler, lethal=lethal)
 
     def epoch(self, workers: int, lethal: Sequence[str] = ()) -> list[Batch]:
         """Return an epoch's passes."""
@@ -227,7 +227,7 @@ def test_a_clip_that_is_never_decoded_to_its_end_hangs_the_decoder(
 def test_evaluation_names_what_kills_its_decoder(corpus: Corpus, evil: Any) -> None:
     evil([corpus.rows[1]], die)
     config = replace(corpus.config, workers=2)
-    found = list(eval_batches(corpus.rows, config, corpus.encoder, 80, [[0, 1], [2]]))
+    found = list(eval_batches(corpus.rows, config, Stages(corpus.encoder, 80), [[0, 1], [2]]))
     assert [b.ids for b in found] == [[u.id for u in corpus.rows[:2]], [corpus.rows[2].id]]
     assert named(found).keys() == {corpus.rows[1].id}
 

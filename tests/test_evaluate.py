@@ -16,7 +16,7 @@ from data.audio import load
 from data.config import DataConfig
 from data.corpora import read
 from data.errors import InputError
-from data.loader import eval_batches
+from data.loader import Stages, eval_batches
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.decode import transcribe
@@ -207,7 +207,7 @@ def heard(
 ) -> list[str]:
     """Transcribe one batch."""
     labels = whisper.labels("transcribe")
-    (batch,) = eval_batches(rows, config, labels, whisper.n_mels, [list(range(len(rows)))])
+    (batch,) = eval_batches(rows, config, Stages(labels, whisper.n_mels), [list(range(len(rows)))])
     return transcribe(whisper, batch, knobs, "transcribe")
 
 

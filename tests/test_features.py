@@ -8,7 +8,15 @@ import torch
 from numpy.typing import NDArray
 from transformers import WhisperFeatureExtractor
 
-from data.features import HOP_LENGTH, N_FRAMES, N_SAMPLES, LogMel, exact_div, frames_of
+from data.features import (
+    HOP_LENGTH,
+    N_FRAMES,
+    N_SAMPLES,
+    LogMel,
+    exact_div,
+    frames_of,
+    pad_features,
+)
 
 
 def speechlike(seconds: float) -> NDArray[np.float32]:
@@ -103,3 +111,11 @@ def test_frames_cover_the_seconds() -> None:
         frames = frames_of(samples / 16_000)
         assert frames * HOP_LENGTH >= samples
         assert (frames - 2) * HOP_LENGTH < samples  # at most one more than needed
+
+
+@pytest.mark.parametrize("loudness", [1.0, 1e-3, 0.0])
+def test_silence_behind_features_is_silence_behind_the_waveform(loudness: float) -> None:
+    mel, audio = LogMel(80), torch.zeros(2, 128 * HOP_LENGTH)
+    audio[:, : 120 * HOP_LENGTH] = loudness * torch.randn(2, 120 * HOP_LENGTH)
+    padded = mel(torch.nn.functional.pad(audio, (0, N_SAMPLES - audio.shape[1])))
+    torch.testing.assert_close(pad_features(mel(audio)), padded, atol=1e-5, rtol=0)

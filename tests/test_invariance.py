@@ -21,7 +21,7 @@ from data.config import DataConfig
 from data.corpora import read
 from data.features import FRAMES_PER_SECOND
 from data.labels import LabelEncoder
-from data.loader import train_batches
+from data.loader import Stages, train_batches
 from data.plan import Plan, edge_of
 from data.utterance import Batch, Position, Utterance
 from eval.whisper import Whisper, load_whisper
@@ -152,7 +152,7 @@ def _passes(cut: Cut, whisper: Whisper, corpus: Path, rank: int) -> Iterator[Bat
     plan, longest = Plan.of(rows, config, seed=0), edge_of(max(u.seconds for u in rows))
     config = replace(config, pass_seconds=(cut.clips + 0.5) * longest / FRAMES_PER_SECOND)
     sampler = BucketedBatchSampler(plan, config, updates=0, rank=rank, world=cut.processes)
-    loader = train_batches(rows, config, encoder, whisper.n_mels, sampler)
+    loader = train_batches(rows, config, Stages(encoder, whisper.n_mels), sampler)
     return loader.start(Position(), UPDATES)
 
 

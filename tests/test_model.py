@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
 
+from data.features import pad_features
 from data.utterance import IGNORE
 from eval.whisper import load_whisper
 from trainer.model import ModelConfig, prepare_training
@@ -65,3 +66,19 @@ def test_no_cache_is_kept_in_training(blank_model: Path, training: bool) -> None
     whisper = load_whisper(str(blank_model))
     prepare_training(whisper, ModelConfig()).train(training)(*inputs())
     assert whisper.model.generation_config.use_cache is not False
+
+
+def test_repair_measures_how_far_the_decoder_is_from_what_it_makes_of_30_s(
+    blank_model: Path,
+) -> None:
+    whisper = load_whisper(str(blank_model))
+    module = prepare_training(whisper, ModelConfig())
+    short, ids, labels = inputs()
+    plain = module(short, ids, labels)
+    repaired = module(short, ids, labels, repair=True)
+    assert repaired > plain
+    repaired.backward()  # the padded side is no way for gradients: it is what is aimed at
+    grads = [p.grad for p in module.parameters() if p.grad is not None]
+    assert all(grad.isfinite().all() for grad in grads)
+    long = pad_features(short)
+    torch.testing.assert_close(module(long, ids, labels, repair=True), module(long, ids, labels))

@@ -16,7 +16,7 @@ from data.buckets import BucketedBatchSampler
 from data.config import DataConfig
 from data.features import FRAMES_PER_SECOND, SAMPLE_RATE
 from data.labels import LabelEncoder
-from data.loader import train_batches
+from data.loader import Stages, train_batches
 from data.plan import Plan
 from data.utterance import Batch, Position, Utterance
 from eval.whisper import load_whisper
@@ -130,7 +130,7 @@ class Cases:
         sampler = BucketedBatchSampler(
             case.plan, case.config, updates=0, rank=rank, world=case.world
         )
-        passes = train_batches(case.seen_by(rank), case.config, self.encoder, 80, sampler)
+        passes = train_batches(case.seen_by(rank), case.config, Stages(self.encoder, 80), sampler)
         start = Position(case.epoch, 0)
         return list(passes.start(start, len(case.updates), case.passed_over))
 

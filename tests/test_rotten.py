@@ -17,7 +17,7 @@ from data.config import DataConfig
 from data.corpora import read
 from data.errors import InputError
 from data.labels import LabelEncoder
-from data.loader import train_batches
+from data.loader import Stages, train_batches
 from data.manifest import Manifest, build_manifest
 from data.plan import Plan
 from data.screen import refuse_broken
@@ -162,7 +162,7 @@ class Corpus:
         """Return an epoch's passes from the real loader."""
         plan = Plan.of(manifest.train, self.config, seed=0)
         sampler = BucketedBatchSampler(plan, self.config, updates=1)
-        passes = train_batches(manifest.train, self.config, self.encoder, 80, sampler)
+        passes = train_batches(manifest.train, self.config, Stages(self.encoder, 80), sampler)
         return list(passes.start(Position(), plan.length(1)))
 
 

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from data.buckets import BucketedBatchSampler
 from data.errors import plain_errors
-from data.loader import train_batches
+from data.loader import Stages, train_batches
 from data.plan import Plan
 from eval.evaluate import Evaluator
 from eval.whisper import load_whisper
@@ -138,8 +138,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
         passes=train_batches(
             manifest.train,
             config.data,
-            whisper.labels(config.data.task),
-            whisper.n_mels,
+            Stages(whisper.labels(config.data.task), whisper.n_mels, accelerator.device),
             sampler,
             lethal=drops.lethal,
         ),

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data.features import N_FRAMES, pad_features
 from data.utterance import IGNORE
 from eval.whisper import Whisper
 
@@ -30,7 +31,9 @@ class TrainingModule(nn.Module):
         self.whisper = whisper
         self.freeze_encoder = freeze_encoder
 
-    def forward(self, features: Tensor, decoder_input_ids: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self, features: Tensor, decoder_input_ids: Tensor, labels: Tensor, repair: bool = False
+    ) -> Tensor:
         """Return the negative log likelihood, summed over target tokens. Shape: ().
 
         Positions without a target are left out before the LM head: over 51,865 classes they cost
@@ -40,18 +43,32 @@ class TrainingModule(nn.Module):
             features: (batch, n_mels, frames).
             decoder_input_ids: (batch, tokens), starting with one start token.
             labels: (batch, tokens), one token ahead, IGNORE where there is no target.
+            repair: whether to add, for each target token, how far the decoder's state is from the
+                one that it has where the same audio is padded to 30 s. The distance is squared and
+                relative to that state (the idea of FUTO's whisper-acft).
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
-            heard = self.whisper.model.encoder(features).last_hidden_state  # (batch, positions, d)
-        hidden = self.whisper.model.decoder(
-            input_ids=decoder_input_ids, encoder_hidden_states=heard, use_cache=False
-        ).last_hidden_state  # (batch, tokens, d)
         chosen = labels != IGNORE
-        logits = self.whisper.proj_out(hidden[chosen])  # (targets, vocabulary)
+        hidden = self._states(features, decoder_input_ids)[chosen]  # (targets, d)
+        logits = self.whisper.proj_out(hidden)  # (targets, vocabulary)
         logits = logits.to(
             torch.promote_types(logits.dtype, torch.float32)
         )  # half sums too coarsely
-        return nn.functional.cross_entropy(logits, labels[chosen], reduction="sum")
+        nll = nn.functional.cross_entropy(logits, labels[chosen], reduction="sum")
+        if not repair or features.shape[-1] >= N_FRAMES:
+            return nll
+        with torch.no_grad():
+            aim = self._states(pad_features(features), decoder_input_ids)[chosen].float()
+        distance = (hidden.float() - aim).square().sum(dim=-1) / aim.square().sum(dim=-1)
+        return nll + distance.sum()
+
+    def _states(self, features: Tensor, decoder_input_ids: Tensor) -> Tensor:
+        """Return the decoder's last hidden states. Shape: (batch, tokens, d)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
+            heard = self.whisper.model.encoder(features).last_hidden_state  # (batch, positions, d)
+        states: Tensor = self.whisper.model.decoder(
+            input_ids=decoder_input_ids, encoder_hidden_states=heard, use_cache=False
+        ).last_hidden_state
+        return states
 
 
 def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:

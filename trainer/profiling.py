@@ -10,7 +10,7 @@ from torch.profiler import profile, schedule
 
 from data.utterance import Batch
 
-PHASES = ("data wait", "to device", "forward", "backward", "optimizer")
+PHASES = ("data wait", "forward", "backward", "optimizer")
 SKIPPED, WARM_UP, TRACED = 2, 1, 5  # updates
 
 

@@ -20,6 +20,7 @@ PLAN = (
     "pad",
     "padded_share",
     "trailing_silence",
+    "repair",
     "padding",
     "update_seconds",
     "update_tokens",

@@ -71,7 +71,10 @@ class Scoring:
         self.recorder.say(comparison(self.folder))
 
     def _score(self, split: str, utterances: Sequence[Utterance], step: int) -> Scores:
-        scores, hypotheses = self.evaluator.evaluate(utterances, f"{split}, update {step}")
+        config, short = self.evaluator.config, self._short(step)
+        scores, hypotheses = self.evaluator.evaluate(
+            utterances, f"{split}, update {step}", true_length=short
+        )
         metrics = {f"{split}/{name}": value for name, value in scores.metrics().items()}
         self.recorder.record(step, metrics)
         for group in [*scores.groups, *scores.long]:
@@ -79,16 +82,23 @@ class Scoring:
             self.recorder.say(
                 f"update {step:>6}  {split} {group.language}{length}: {group.metric} "
                 f"{group.error.rate:.2%} normalised, {group.error_ortho.rate:.2%} orthographic"
-                f"  [{group.clips} clips, {group.normalizer}]"
+                f"  [{group.clips} clips{', at their own length' if short else ''}, "
+                f"{group.normalizer}]"
             )
         if self.evaluator.accelerator.is_main_process:
-            config = self.evaluator.config
             at = self.folder / "eval" / f"step-{step:08d}" / split
             facts = {"step": step, "max_length": config.max_length, "beams": config.num_beams}
+            facts["true_length"] = short
             with self.recorder.despite_disk(str(at)):
                 save(at, scores, hypotheses, **facts)
                 write_report(self.folder)
         return scores
+
+    def _short(self, step: int) -> bool:
+        """Tell whether to decode at true length: before training no published model can."""
+        asked = self.evaluator.config.pad
+        trained = self.evaluator.data.pad == "bucket" and step > 0
+        return asked == "bucket" or (asked == "auto" and trained)
 
     def _facts(self, state: TrainState) -> dict[str, Any]:
         train = self.manifest.train

@@ -74,11 +74,11 @@ def train_step(
 
 def _accumulate(accelerator: Accelerator, model: nn.Module, batch: Batch, share: float) -> Tensor:
     """Add a pass's gradient, times its share; return its loss, summed over target tokens."""
-    with phase("to device"):
-        batch.to(accelerator.device)
     with nullcontext() if batch.last else accelerator.no_sync(model):
         with phase("forward"):
-            nll: Tensor = model(batch.features, batch.decoder_input_ids, batch.labels)
+            nll: Tensor = model(
+                batch.features, batch.decoder_input_ids, batch.labels, repair=batch.repair
+            )
         with phase("backward"):
             accelerator.backward(_infect(nll) * share)
     return nll.detach()

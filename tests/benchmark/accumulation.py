@@ -30,7 +30,7 @@ from data.corpora import read
 from data.errors import plain_errors
 from data.features import CHUNK_SECONDS
 from data.knobs import parse_dataclass
-from data.loader import train_batches
+from data.loader import Stages, train_batches
 from data.plan import Plan
 from data.utterance import IGNORE, Batch, Position
 from eval.whisper import Whisper, load_whisper
@@ -115,7 +115,7 @@ def draw(whisper: Whisper, corpus: Path, passes: int) -> list[Batch]:
         length = soundfile.info(u.audio).duration
         rows.append(replace(u, seconds=length, tokens=len(encoder.encode(u.text, "en"))))
     sampler = BucketedBatchSampler(Plan.of(rows, config, seed=0), config, updates=1)
-    loader = train_batches(rows, config, encoder, whisper.n_mels, sampler)
+    loader = train_batches(rows, config, Stages(encoder, whisper.n_mels), sampler)
     batches = list(loader.start(Position(), 1))
     assert len(batches) == passes
     return batches
