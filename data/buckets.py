@@ -1,7 +1,7 @@
 """One process's forward passes of the plan."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import count, islice
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from data.config import DataConfig
 from data.features import FRAMES_PER_SECOND
 from data.plan import Plan
 from data.rows import Row, is_repaired, rows_of
-from data.utterance import Position
+from data.utterance import Position, Shape
 
 
 class Draw(NamedTuple):
@@ -50,6 +50,17 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
         for update, at, after in islice(self._updates(), self.updates):
             yield from self._draws(rows_of(update, at, self.plan, self.config), at, after)
 
+    def worst(self) -> Shape:
+        """Return the pass that takes the most memory, of all in this process's first epoch."""
+        epoch = replace(self, start=Position(), updates=len(self.plan.updates(0)), passed_over=())
+        return max(
+            (Shape(len(rows), rows[0].frames, max(map(self._tokens, rows))) for rows in epoch),
+            key=lambda shape: (shape.seconds, shape.tokens),
+        )
+
+    def _tokens(self, row: Row | Draw) -> int:
+        return sum(self.plan.tokens[clip] for clip in row.clips) or 1
+
     def _updates(self) -> Iterator[tuple[list[int], Position, Position]]:
         """Yield updates from the start on, for ever, each with its position and the next one's."""
         first = self.start.update
@@ -77,7 +88,7 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
         passes: list[list[Row]] = []
         tokens = 0
         for row in rows:
-            held = sum(self.plan.tokens[clip] for clip in row.clips)
+            held = self._tokens(row)
             tokens = max(tokens, held)
             size = len(passes[-1]) + 1 if passes else 1
             if size > 1 and passes[-1][-1].frames == row.frames and self._fits(size, row, tokens):

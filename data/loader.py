@@ -18,7 +18,7 @@ from data.features import N_FRAMES, SAMPLE_RATE, LogMel
 from data.labels import LabelEncoder
 from data.plan import edge_of
 from data.screen import drop
-from data.utterance import Batch, Position, Utterance
+from data.utterance import Batch, Position, Shape, Utterance
 from data.workers import KILLS, Watch, survive
 
 CPU = torch.device("cpu")
@@ -106,6 +106,15 @@ class Passes:
         self._sampler.passed_over = passed_over
         self._running = self._batches(self._sampler)
         return self._running
+
+    @property
+    def worst(self) -> Shape:
+        """Return the pass that takes the most memory."""
+        return self._sampler.worst()
+
+    def shrink(self, seconds: float) -> None:
+        """Cut later passes so that none holds more padded audio than this; the plan stays."""
+        self._sampler.config = replace(self._sampler.config, pass_seconds=seconds)
 
     def close(self) -> None:
         """Send the workers home."""

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from data.features import FRAMES_PER_SECOND
+
 IGNORE = -100  # label of a position that carries no loss
 
 
@@ -47,6 +49,19 @@ class Position(NamedTuple):
     update: int = 0
 
 
+class Shape(NamedTuple):
+    """What a pass holds, padded."""
+
+    rows: int
+    frames: int
+    tokens: int
+
+    @property
+    def seconds(self) -> float:
+        """Return the padded audio that it holds."""
+        return self.rows * self.frames / FRAMES_PER_SECOND
+
+
 @dataclass(kw_only=True, slots=True)
 class Batch:
     """One forward pass of one process."""
@@ -64,6 +79,12 @@ class Batch:
     repair: bool = False  # whether the decoder shall make of it what it makes of 30 s
     drops: list[Drop] = field(default_factory=list)  # clips that failed here
     work: dict[str, float] = field(default_factory=dict)  # seconds a worker spent, by stage
+
+    @property
+    def shape(self) -> Shape:
+        """Return what it holds, padded."""
+        rows, tokens = self.labels.shape
+        return Shape(rows, self.features.shape[-1], tokens)
 
     def to(self, device: torch.device) -> "Batch":
         """Move the tensors to a device, without waiting where the memory is pinned."""

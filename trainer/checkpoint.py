@@ -55,6 +55,13 @@ class Checkpoints:
             snapshot = Snapshot.take(self.accelerator)
             self._writing = self._thread.submit(self._write, snapshot, progress)
 
+    def rescue(self, state: TrainState, shape: dict[str, Any]) -> None:
+        """Write a checkpoint here and now, on any process: others may wait for it in vain."""
+        self.settle()
+        if state.step and holds_all(self.accelerator):
+            progress = {"state": state.state_dict(), "shape": shape}
+            self._write(Snapshot.take(self.accelerator), progress)
+
     def settle(self) -> None:
         """Wait for the checkpoint that is being written; a mistake of its writer is raised here."""
         if self._writing is not None:

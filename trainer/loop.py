@@ -1,20 +1,22 @@
 """The training loop."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.profiler import record_function as phase
 
 from data.errors import InputError
 from data.loader import Passes
-from data.utterance import Batch
+from data.utterance import Batch, Shape
 from trainer.checkpoint import Checkpoints
 from trainer.drops import DropLog
 from trainer.guard import Guard, pass_over
+from trainer.memory import rehearse, seconds_after
 from trainer.optim import OptimConfig, lr_at
 from trainer.profiling import NoProfile, Profile
 from trainer.pulse import Pulse
@@ -22,7 +24,7 @@ from trainer.recorder import Recorder, Silence
 from trainer.scoring import Scoring
 from trainer.signals import Stopped
 from trainer.state import TrainState
-from trainer.step import reseed, set_lr, train_step
+from trainer.step import StepResult, Totals, reseed, set_lr, train_step
 from trainer.telemetry import Meter
 
 
@@ -81,6 +83,8 @@ def train(run: Run) -> None:
     """Update the model until the last step; record, evaluate and save when due."""
     state = run.state
     run.model.train()
+    while run.accelerator.device.type == "cuda" and not rehearsed(run):
+        make_room(run, run.passes.worst)
     if owed(run) and look(run):
         return
     for batches in updates(run):
@@ -89,12 +93,11 @@ def train(run: Run) -> None:
         reseed(run.seed, state.step, run.accelerator.process_index)
         lr = lr_at(state.step + 1, run.steps, run.optim)
         set_lr(run.optimizer, lr)
-        passes = run.pulse.passes(batches, totals)
-        norm, tokens = run.optim.max_norm, totals.tokens
-        result = train_step(
-            run.accelerator, run.model, run.optimizer, passes, tokens=tokens, max_norm=norm
-        )
+        result = attempt(run, batches, totals)
         run.pulse.end()
+        if result is None:
+            make_room(run, max((b.shape for b in batches), key=lambda shape: shape.seconds))
+            continue
         state.advance(batches[-1].after, totals.tokens, totals.audio_seconds)
         run.meter.add(batches, result)
         run.recorder.advance(state.step)
@@ -132,6 +135,43 @@ def fetch(run: Run, batches: Iterator[Batch]) -> list[Batch]:
         run.drops.add(batch.drops)
         update.append(batch)
     return update
+
+
+def attempt(run: Run, batches: Sequence[Batch], totals: Totals) -> StepResult | None:
+    """Make an update; return what it did, or None where a pass did not fit in memory."""
+    passes = run.pulse.passes(batches, totals)
+    tokens, norm = totals.tokens, run.optim.max_norm
+    try:
+        return train_step(
+            run.accelerator, run.model, run.optimizer, passes, tokens=tokens, max_norm=norm
+        )
+    except torch.OutOfMemoryError:
+        return None
+
+
+def rehearsed(run: Run) -> bool:
+    """Make the pass that takes the most memory first; return whether it fitted."""
+    return rehearse(run.accelerator, run.model, run.optimizer, run.passes.worst)
+
+
+def make_room(run: Run, shape: Shape) -> None:
+    """Cut passes smaller from here on, after one of this shape did not fit: the plan stays.
+
+    Raises:
+        InputError: they cannot be cut; the last finished update is saved.
+    """
+    run.optimizer.zero_grad()
+    torch.cuda.empty_cache()
+    try:
+        seconds = seconds_after(shape, run.accelerator.num_processes)
+    except InputError:
+        run.checkpoints.rescue(run.state, run.shape)
+        raise
+    run.passes.shrink(seconds)
+    run.recorder.say(
+        f"warning: out of memory in a pass of {shape.seconds:.0f} s of padded audio: from here on "
+        f"one holds {seconds:.0f} s (data.pass_seconds; python -m trainer fit finds the most)"
+    )
 
 
 def look(run: Run) -> bool:

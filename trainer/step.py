@@ -118,6 +118,14 @@ def reseed(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(zlib.crc32(f"{seed} {step} {rank}".encode()))
 
 
+def hold_still(accelerator: Accelerator, optimizer: Any) -> None:
+    """End an update without moving a weight; the optimizer takes the memory that it will need."""
+    if accelerator.scaler is None:
+        _bare(optimizer).found_inf = torch.ones((), device=accelerator.device)
+        optimizer.step()
+    optimizer.zero_grad()
+
+
 def _bare(optimizer: Any) -> Any:
     """Return torch's optimizer inside of Accelerate's."""
     return getattr(optimizer, "optimizer", optimizer)
