@@ -6,11 +6,15 @@ The map of the pipeline, one module a stage:
     scan       Utterances                 → their lengths, and what is broken
     screen     Utterances                 → kept ones, and Drops with a reason each
     manifest   kept ones                  → manifest.jsonl, frozen for the run's life
-    buckets    (seed, epoch, manifest)    → updates → forward passes of one process
+    plan       (seed, epoch, manifest)    → updates: which utterances, in which order
+    rows       an update                  → rows: what the encoder hears, padded to what
+    buckets    rows                       → forward passes of one process
     source     a path or a dataset's row  → an open file, bounded       } in the
-    audio      one Utterance              → 16 kHz mono float32         } DataLoader's
-    labels     its text                   → token ids                   } workers
-    collate    a pass                     → log-mel, padded: one Batch  }
+    audio      one Utterance              → mono float32                } DataLoader's
+    resample   any rate                   → 16 kHz                      } workers
+    labels     its text                   → token ids                   }
+    collate    a pass                     → padded: one Batch           }
+    features   waveforms                  → log-mel, there or on a GPU
     workers    those processes            → the same, should a decoder kill one
     loader     all of the above, chained
 

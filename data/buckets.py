@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch.utils.data import Sampler
 
-from data.config import DataConfig
+from data.config import PASS_SECONDS, DataConfig
 from data.features import FRAMES_PER_SECOND
 from data.plan import Plan
 from data.rows import Row, is_repaired, rows_of
@@ -103,6 +103,5 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
         seconds = row.frames / FRAMES_PER_SECOND
         if self.config.pass_quadratic is not None:
             seconds += seconds**2 / self.config.pass_quadratic
-        return rows * seconds <= self.config.pass_seconds and (
-            rows * tokens <= self.config.pass_tokens
-        )
+        most = self.config.pass_seconds or PASS_SECONDS
+        return rows * seconds <= most and rows * tokens <= self.config.pass_tokens

@@ -5,6 +5,7 @@ from typing import Literal
 
 from data.errors import InputError
 
+PASS_SECONDS = 480.0  # where nobody has set or found another
 POSITIVE = (
     "update_seconds",
     "update_tokens",
@@ -49,7 +50,9 @@ class DataConfig:
     update_seconds: float = 120.0  # audio an update holds at most, over all processes
     update_tokens: int = 4096  # label tokens an update holds at most, over all processes
     update_clips: int | None = None  # clips an update; replaces update_seconds and update_tokens
-    pass_seconds: float = 480.0  # padded audio a forward pass holds on one process: a memory limit
+    # padded audio a forward pass holds on one process: a memory limit. None: what
+    # `python -m trainer fit` found for this GPU and model, or 480
+    pass_seconds: float | None = None
     pass_tokens: int = 8192  # padded label tokens a forward pass holds on one process
     pass_quadratic: float | None = None  # seconds at which attention doubles a clip's memory
     buckets: int = 32  # of length, at most; fewer where the corpus is small

@@ -27,6 +27,7 @@ class Plan:
     tokens: Sequence[int]  # the same
     corpora: Sequence[tuple[str, str]]  # the same: its corpus and language, within which to pack
     buckets: Sequence[Sequence[int]]  # utterances of similar length and number of tokens
+    mean_seconds: float
     update_seconds: float
     update_tokens: int
     update_clips: int | None
@@ -41,6 +42,7 @@ class Plan:
             tokens=tokens,
             corpora=[(u.corpus, u.language or "") for u in utterances],
             buckets=make_buckets(seconds, tokens, config),
+            mean_seconds=sum(seconds) / max(1, len(seconds)),
             update_seconds=config.update_seconds,
             update_tokens=config.update_tokens,
             update_clips=config.update_clips,

@@ -55,8 +55,8 @@ def _least(longest: int, at: Position, plan: Plan, config: DataConfig) -> int:
     draw = random.Random(f"{plan.seed} {at} full")
     if config.pad == "mixed":
         # the share is of the compute: an update at 30 s costs as much more as a clip is shorter
-        share, mean = config.padded_share, sum(plan.seconds) / len(plan.seconds)
-        if draw.random() < share / (share + (1 - share) * CHUNK_SECONDS / mean):
+        share, longer = config.padded_share, CHUNK_SECONDS / plan.mean_seconds
+        if draw.random() < share / (share + (1 - share) * longer):
             return N_FRAMES
     if draw.random() < config.trailing_silence:  # the lower of two: short ones are cheap
         return min(draw.randrange(longest, N_FRAMES + 1, EDGE_FRAMES) for _ in range(2))

@@ -16,6 +16,7 @@ from eval.config import EvalConfig
         ({"max_length": 0}, "eval.max_length must be at least 1, got 0"),
         ({"num_beams": -1}, "eval.num_beams must be at least 1, got -1"),
         ({"max_length": 449}, "eval.max_length must be at most 448, got 449"),
+        ({"tokens_per_second": 0.0}, "eval.tokens_per_second must be greater than 0, got 0.0"),
     ],
 )
 def test_a_number_out_of_range_is_one_sentence_with_key_and_value(

@@ -13,11 +13,14 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from data.audio import load
+from data.collate import pad
 from data.config import DataConfig
 from data.corpora import read
 from data.errors import InputError
+from data.features import LogMel
 from data.loader import Stages, eval_batches
-from data.utterance import Utterance
+from data.plan import edge_of
+from data.utterance import Batch, Utterance
 from eval.config import EvalConfig
 from eval.decode import transcribe
 from eval.evaluate import Evaluator, save
@@ -203,12 +206,70 @@ def test_scores_and_texts_are_written(
 
 
 def heard(
-    whisper: Whisper, rows: Sequence[Utterance], config: DataConfig, knobs: EvalConfig = SHORT
+    whisper: Whisper,
+    rows: Sequence[Utterance],
+    config: DataConfig,
+    knobs: EvalConfig = SHORT,
+    *,
+    true_length: bool = False,
 ) -> list[str]:
     """Transcribe one batch."""
-    labels = whisper.labels("transcribe")
-    (batch,) = eval_batches(rows, config, Stages(labels, whisper.n_mels), [list(range(len(rows)))])
+    stages, group = Stages(whisper.labels("transcribe"), whisper.n_mels), list(range(len(rows)))
+    (batch,) = eval_batches(rows, config, stages, [group], true_length=true_length)
     return transcribe(whisper, batch, knobs, "transcribe")
+
+
+def test_true_length_is_what_the_decoder_makes_of_the_short_encoders_output(
+    whisper: Whisper, rows: list[Utterance], config: DataConfig
+) -> None:
+    whisper.model.eval()
+    u = rows[0]
+    (text,) = heard(whisper, [u], config, true_length=True)
+    frames = edge_of(u.seconds)
+    short = LogMel(whisper.n_mels)(pad([load(u)], frames))
+    assert short.shape[-1] == frames < 600
+    with torch.inference_mode():
+        states = whisper.model.model.encoder(short).last_hidden_state
+        ids = torch.tensor([whisper.labels("transcribe").prefix(u.language or "")])
+        while ids.shape[1] < SHORT.max_length:  # greedy, by hand
+            out = whisper.model.model.decoder(ids, encoder_hidden_states=states)
+            logits = whisper.model.proj_out(out.last_hidden_state[:, -1])
+            ids = torch.cat([ids, logits.argmax(dim=-1, keepdim=True)], dim=1)
+            if ids[0, -1] == whisper.labels("transcribe").end:
+                break
+    mine = whisper.processor.decode(ids[0], skip_special_tokens=True).strip()
+    assert mine.rstrip("\ufffd")
+    assert text.startswith(mine.rstrip("\ufffd"))  # generate does not count the prefix
+    assert text != heard(whisper, [u], config)[0]  # an encoder without a mask hears the silence
+
+
+def test_an_evaluation_at_true_length_hears_less_and_scores_all(
+    evaluator: Evaluator, rows: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def watched(whisper: Whisper, batch: Batch, config: EvalConfig, task: str) -> list[str]:
+        seen.append(batch.features.shape[-1])
+        return transcribe(whisper, batch, config, task)
+
+    monkeypatch.setattr("eval.evaluate.transcribe", watched)
+    _, hypotheses = evaluator.evaluate(rows, "", true_length=True)
+    assert [h.utterance.id for h in hypotheses] == [u.id for u in rows]
+    assert max(seen) == edge_of(max(u.seconds for u in rows)) < 600
+
+
+def test_a_loop_ends_where_nobody_could_have_said_more(
+    whisper: Whisper, rows: list[Utterance], config: DataConfig
+) -> None:
+    # this model never ends by itself
+    seconds = rows[0].seconds
+    texts = [
+        heard(whisper, rows[:1], config, EvalConfig(tokens_per_second=n, max_length=120))[0]
+        for n in (0.01, 16 / seconds, 1000.0)
+    ]
+    lengths = [len(text) for text in texts]  # of at most 16, 32 and 120 tokens
+    assert lengths == sorted(lengths)
+    assert lengths[0] < lengths[1] < lengths[2]
 
 
 def test_beams_are_the_users(whisper: Whisper, rows: list[Utterance], config: DataConfig) -> None:

@@ -86,7 +86,7 @@ def test_a_loss_that_is_no_number_moves_nothing_even_where_its_gradient_is_one(b
             super().__init__()
             self.weight = torch.nn.Parameter(torch.ones(3))
 
-        def forward(self, features: torch.Tensor, *_: object) -> torch.Tensor:
+        def forward(self, features: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
             return self.weight.sum() + features
 
     model = Model()
@@ -99,6 +99,7 @@ def test_a_loss_that_is_no_number_moves_nothing_even_where_its_gradient_is_one(b
             features=torch.tensor(value),
             decoder_input_ids=None,
             labels=None,
+            repair=False,
             last=True,
             to=lambda _: None,
         )

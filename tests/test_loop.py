@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from data.errors import InputError
-from trainer.loop import LoopConfig, due, left
+from trainer.loop import due, left
+from trainer.run import LoopConfig
 from trainer.state import TrainState
 
 Losses = Callable[[Path], dict[int, str]]

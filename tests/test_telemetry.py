@@ -51,7 +51,7 @@ def test_a_line_weighs_updates_by_their_tokens_and_padding_by_positions() -> Non
     assert metrics["speed/encoder_padding"] == pytest.approx(1 - 200 / 400)
     assert metrics["speed/decoder_padding"] == pytest.approx(1 - 8 / 10)
     assert metrics["train/grad_norm"] == 2.0
-    assert metrics["speed/mfu"] > 0
+    assert 0 < metrics["speed/mfu"] < metrics["speed/hfu"]  # what is computed holds the padding
 
 
 def test_an_update_that_was_not_made_has_no_loss() -> None:

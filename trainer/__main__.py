@@ -1,4 +1,8 @@
-"""`python -m trainer RECIPE.yaml …` trains; `python -m trainer blank …` makes a new model."""
+"""`python -m trainer RECIPE.yaml …` trains.
+
+`python -m trainer fit RECIPE.yaml …` finds how much fits in memory, `python -m trainer blank …`
+makes a new model.
+"""
 
 import sys
 
@@ -11,5 +15,11 @@ if sys.argv[1:2] == ["blank"]:
 
     with plain_errors():
         make_blank(parse_dataclass(BlankConfig, sys.argv[2:]))
+elif sys.argv[1:2] == ["fit"]:
+    from trainer.config import parse_as
+    from trainer.fit import FitConfig, fit
+
+    with plain_errors():
+        fit(parse_as(FitConfig, sys.argv[2:]))
 else:
     main()

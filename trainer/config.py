@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 
@@ -12,9 +12,9 @@ from data.config import DataConfig
 from data.errors import InputError
 from data.knobs import parse_dataclass, recipe_arguments
 from eval.config import EvalConfig
-from trainer.loop import LoopConfig
 from trainer.model import ModelConfig
 from trainer.optim import OptimConfig
+from trainer.run import LoopConfig
 from trainer.shelf import CheckpointConfig
 from trainer.telemetry import LogConfig
 
@@ -48,6 +48,9 @@ class Config:
         return yaml.safe_dump(_plain(settings), sort_keys=False, allow_unicode=True)
 
 
+C = TypeVar("C", bound=Config)
+
+
 def parse(arguments: Sequence[str]) -> Config:
     """Parse `[RECIPE.yaml] --key.sub=value …`.
 
@@ -55,11 +58,20 @@ def parse(arguments: Sequence[str]) -> Config:
         InputError: a recipe is missing, or has an unknown key or a wrong value.
         SystemExit: the command line has one (status 2), or asks for help (0).
     """
+    return parse_as(Config, arguments)
+
+
+def parse_as(kind: type[C], arguments: Sequence[str]) -> C:
+    """Parse the same arguments, and more, as a kind of Config.
+
+    Raises:
+        InputError: as parse().
+    """
     arguments = list(arguments)
     recipe: list[str] = []
     if arguments and not arguments[0].startswith("-"):
         recipe = recipe_arguments(find_recipe(arguments.pop(0)), Config)
-    return parse_dataclass(Config, recipe + arguments)
+    return parse_dataclass(kind, recipe + arguments)
 
 
 def find_recipe(name: str) -> Path:

@@ -42,9 +42,12 @@ class WhisperFlops:
     n_mels: int
     vocabulary: int
     frozen_encoder: bool = False
+    recomputes: bool = False  # gradient checkpointing goes forward twice
 
     @classmethod
-    def of(cls, config: Any, *, frozen_encoder: bool = False) -> "WhisperFlops":
+    def of(
+        cls, config: Any, *, frozen_encoder: bool = False, recomputes: bool = False
+    ) -> "WhisperFlops":
         """Take the shapes from a transformers WhisperConfig."""
         return cls(
             d_model=config.d_model,
@@ -53,6 +56,7 @@ class WhisperFlops:
             n_mels=config.num_mel_bins,
             vocabulary=config.vocab_size,
             frozen_encoder=frozen_encoder,
+            recomputes=recomputes,
         )
 
     def encoder(self, positions: float) -> float:
@@ -80,6 +84,14 @@ class WhisperFlops:
             + 3 * self.decoder(seconds * POSITIONS_PER_SECOND, tokens)
             for seconds, tokens in clips
         )
+
+    def computed(self, rows: Iterable[tuple[float, int]]) -> float:
+        """Return the FLOPs of training on padded rows, with what gradient checkpointing repeats."""
+        rows = [(seconds * POSITIONS_PER_SECOND, tokens) for seconds, tokens in rows]
+        once = sum(self.decoder(s, u) for s, u in rows)
+        heard = sum(self.encoder(s) for s, _ in rows)
+        forward = once if self.frozen_encoder else once + heard
+        return 2 * forward + once + heard + (forward if self.recomputes else 0.0)
 
 
 def peak_flops(device: torch.device) -> tuple[float, str]:

@@ -21,16 +21,19 @@ from trainer.checkpoint import Checkpoints
 from trainer.config import Config, command_line
 from trainer.device import build_accelerator
 from trainer.drops import DropLog
+from trainer.fit import fit_path, fitted
 from trainer.flops import WhisperFlops, peak_flops
 from trainer.guard import Guard
-from trainer.loop import Run, saved_when_stopped, train
+from trainer.loop import train
 from trainer.model import prepare_training
 from trainer.optim import build_optimizer
 from trainer.profiling import NoProfile, Profile
 from trainer.publish import settle_generation
 from trainer.pulse import Pulse
 from trainer.recorder import Recorder, Silence
+from trainer.recovery import saved_when_stopped
 from trainer.resume import refuse_change, resume, shaping
+from trainer.run import Run
 from trainer.run_folder import (
     cautions,
     farewell,
@@ -76,6 +79,7 @@ def fit(run: Run) -> None:
         with saved_when_stopped(run):
             train(run)
         run.scoring.after(run.state)
+        run.profiler.close()
         run.checkpoints.close()
         run.accelerator.end_training()
 
@@ -121,9 +125,14 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
         resume(saved, checkpoints, state, scoring)
 
     rank, world = accelerator.process_index, accelerator.num_processes
-    sampler = BucketedBatchSampler(plan, config.data, updates=steps, rank=rank, world=world)
+    budget = fitted(config.data, fit_path(folder, accelerator, config.model))
+    sampler = BucketedBatchSampler(plan, budget, updates=steps, rank=rank, world=world)
     drops = DropLog(folder / "drops.jsonl", config.data, len(manifest.train))
-    flops = WhisperFlops.of(whisper.model.config, frozen_encoder=config.model.freeze_encoder)
+    flops = WhisperFlops.of(
+        whisper.model.config,
+        frozen_encoder=config.model.freeze_encoder,
+        recomputes=config.model.gradient_checkpointing,
+    )
     peak, source = peak_flops(accelerator.device)
 
     write_settings(folder, config.to_yaml(), accelerator, data=data, peak=(peak, source))
@@ -149,7 +158,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
         recorder=recorder,
         scoring=scoring,
         checkpoints=checkpoints,
-        profiler=Profile(folder, recorder.say) if config.profile else NoProfile(),
+        profiler=Profile(folder, recorder.say, flops, peak) if config.profile else NoProfile(),
         drops=drops,
         shape=shape,
         steps=steps,

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from data.errors import InputError
-from data.features import FRAMES_PER_POSITION
+from data.features import FRAMES_PER_POSITION, FRAMES_PER_SECOND
 from data.utterance import Batch
 from trainer.flops import POSITIONS_PER_SECOND, WhisperFlops
 from trainer.step import StepResult
@@ -62,10 +62,11 @@ class Meter:
             self._seconds += sum(batch.seconds)
             self._tokens += sum(batch.tokens)
             self._useful += self._flops.train(clips)
-            self._positions += (
-                batch.features.shape[0] * batch.features.shape[2] / FRAMES_PER_POSITION
-            )
-            self._slots += batch.labels.numel()
+            shape = batch.shape
+            row = (shape.frames / FRAMES_PER_SECOND, shape.tokens)
+            self._made += shape.rows * self._flops.computed([row])
+            self._positions += shape.rows * shape.frames / FRAMES_PER_POSITION
+            self._slots += shape.rows * shape.tokens
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -88,13 +89,14 @@ class Meter:
             self._seconds,
             self._tokens,
             self._useful,
+            self._made,
             self._positions,
             self._slots,
         ]
         mine += [float(self._loss), float(self._scored)]
         total = torch.tensor(mine, dtype=torch.float64)
         total = self._accelerator.reduce(total.to(self._accelerator.device), reduction="sum").cpu()
-        clips, seconds, tokens, useful, positions, slots, loss, scored = total.tolist()
+        clips, seconds, tokens, useful, made, positions, slots, loss, scored = total.tolist()
         wall = time.perf_counter() - self._started
         metrics = {
             "train/loss": loss / max(1.0, scored),
@@ -107,6 +109,7 @@ class Meter:
             "speed/encoder_padding": 1 - seconds * POSITIONS_PER_SECOND / max(1.0, positions),
             "speed/decoder_padding": 1 - tokens / max(1.0, slots),
             "speed/mfu": useful / (wall * self._peak * self._accelerator.num_processes),
+            "speed/hfu": made / (wall * self._peak * self._accelerator.num_processes),
             "memory/peak_gb": peak_memory(self._accelerator.device) / 1e9,
         }
         self.start()
@@ -115,7 +118,7 @@ class Meter:
     def start(self) -> None:
         """Begin anew, from now."""
         self._updates = self._clips = self._tokens = self._slots = 0
-        self._seconds = self._useful = self._positions = self._waited = 0.0
+        self._seconds = self._useful = self._made = self._positions = self._waited = 0.0
         self._loss = torch.zeros((), device=self._accelerator.device)
         self._scored = torch.zeros((), device=self._accelerator.device)
         self._grad_norm = torch.zeros(())

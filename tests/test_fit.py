@@ -1,0 +1,82 @@
+"""The largest passes that fit are found on the real model, kept, and taken by later runs."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data.config import DataConfig
+from data.utterance import Shape
+from trainer.fit import Fitted, budget_of, fitted, search
+
+FIT = (sys.executable, "-m", "trainer", "fit")
+
+
+@pytest.mark.parametrize("most", [1, 2, 7, 100])
+def test_the_search_finds_the_largest_that_fits(most: int) -> None:
+    for threshold in range(most + 3):
+        tried: list[int] = []
+
+        def fits(rows: int, tried: list[int] = tried, threshold: int = threshold) -> bool:
+            tried.append(rows)
+            return rows <= threshold
+
+        assert search(fits, most) == min(threshold, most)
+        assert len(tried) == len(set(tried)) <= 15
+        assert max(tried) <= most
+
+
+def found(need: Callable[[float], float], most: int = 10**6) -> list[Fitted]:
+    """Return what a search finds where a row of some seconds needs so much of 1,000."""
+    shapes = [Shape(int(1000 / need(s)), round(100 * s), 10 + round(4 * s)) for s in (2, 5, 11, 30)]
+    return [Fitted(shape=s, most=most, gigabytes=1.0, took=1.0) for s in shapes]
+
+
+@pytest.mark.parametrize("need", [lambda s: s, lambda s: 3 + s, lambda s: s + s**2 / 20], ids=str)
+def test_every_bucket_keeps_within_what_fitted_and_near_it(need: Callable[[float], float]) -> None:
+    tried = found(need)
+    budget = budget_of(tried)
+    room, q = budget["pass_seconds"], budget["pass_quadratic"]
+    assert room is not None
+    for each in tried:
+        seconds = each.shape.frames / 100
+        weight = seconds + (seconds**2 / q if q else 0.0)
+        rows = int(room / weight + 1e-9)
+        assert rows <= each.shape.rows
+        assert rows * each.shape.tokens <= (budget["pass_tokens"] or 0)
+        if need(30) != 33:  # a price of each row alone is not what seconds can tell
+            assert rows >= 0.85 * each.shape.rows - 1
+
+
+def test_where_memory_is_no_limit_a_pass_holds_an_update() -> None:
+    tried = [Fitted(shape=Shape(8, 700, 40), most=8, gigabytes=1.0, took=1.0)]
+    assert budget_of(tried) == {"pass_seconds": 56.0, "pass_quadratic": None, "pass_tokens": 320}
+
+
+def test_a_fit_is_kept_and_taken_by_runs_that_set_no_limit(
+    tone_corpus: Path, blank_model: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        *(f"--run_dir={tmp_path / 'run'}", f"--model.name={blank_model}"),
+        *(f"--data.corpus={tone_corpus}", "--data.dev_split=None", "--data.test_split=None"),
+        *("--data.update_clips=4", "--data.workers=0"),
+    ]
+    done = subprocess.run([*FIT, *arguments], capture_output=True, text=True, check=True)
+    (path,) = (tmp_path / ".fit").iterdir()
+    told = json.loads(path.read_text())
+    assert {each["most"] for each in told["tried"]} == {4}
+    assert max(each["shape"][1] for each in told["tried"]) == 3000
+    assert "30.00" in done.stdout
+    config = fitted(DataConfig(), path)
+    assert config.pass_seconds == told["pass_seconds"] > 0
+    assert fitted(DataConfig(pass_seconds=9.0), path).pass_seconds == 9.0
+    assert fitted(DataConfig(), tmp_path / "none.json") == DataConfig()
+    none = subprocess.run(
+        [*FIT, *arguments, "--gigabytes=0.01"], capture_output=True, text=True, check=False
+    )
+    assert none.returncode == 2
+    assert "takes more than the 0.0 GB there are" in none.stderr + none.stdout
+    assert "Traceback" not in none.stderr

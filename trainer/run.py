@@ -1,0 +1,78 @@
+"""Everything that training touches."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+
+from data.errors import InputError
+from data.loader import Passes
+from trainer.checkpoint import Checkpoints
+from trainer.drops import DropLog
+from trainer.guard import Guard
+from trainer.optim import OptimConfig
+from trainer.profiling import NoProfile, Profile
+from trainer.pulse import Pulse
+from trainer.recorder import Recorder, Silence
+from trainer.scoring import Scoring
+from trainer.state import TrainState
+from trainer.telemetry import Meter
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopConfig:
+    """How long to train, and when to look."""
+
+    max_steps: int | None = None  # updates; None: as many as `epochs` hold
+    epochs: int = 3  # passes over the corpus, where max_steps is None
+    eval_every: int = 500  # updates; the last one is evaluated as well
+    patience: int | None = None  # evaluations without a better one until it stops; None: never
+    max_failed: int = 8  # updates in a row without a finite gradient, until it rolls back
+    stall_seconds: float = 60.0  # without progress until it ends with its stacks; 0: never
+
+    def __post_init__(self) -> None:
+        """Refuse values that could not work.
+
+        Raises:
+            InputError: a number is out of its range.
+        """
+        for key in ("max_steps", "epochs", "eval_every", "patience", "max_failed"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise InputError(f"loop.{key} must be at least 1, got {value}")
+        if not self.stall_seconds >= 0:
+            raise InputError(f"loop.stall_seconds must be 0 or more, got {self.stall_seconds}")
+
+
+@dataclass(kw_only=True, slots=True)
+class Run:
+    """Everything that training touches, built in main."""
+
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: Any
+    passes: Passes
+    state: TrainState
+    pulse: Pulse
+    guard: Guard
+    meter: Meter
+    recorder: Recorder | Silence
+    scoring: Scoring
+    checkpoints: Checkpoints
+    profiler: Profile | NoProfile
+    drops: DropLog
+    shape: dict[str, Any]  # the knobs that shape training
+    steps: int  # updates to make in all
+    save_every: int
+    log_every: int
+    seed: int
+    config: LoopConfig
+    optim: OptimConfig
+
+
+def save(run: Run) -> None:
+    """Begin to write a checkpoint."""
+    run.guard.settle(run.state)
+    run.checkpoints.save(run.state, run.shape)
+    run.pulse.save_seconds = run.checkpoints.seconds
