@@ -46,7 +46,7 @@ class DataConfig:
     padded_share: float = 0.15  # of the compute of mixed, spent on updates padded to 30 s
     trailing_silence: float = 0.0  # share of the other updates, padded to a random length
     repair: float = 0.0  # share of short updates that also learn to decode as if padded to 30 s
-    padding: float = 0.03  # share that longer clips may add to an update; more, and it is cut
+    padding: float = 0.04  # share that longer clips may add to an update; more, and it is cut
     update_seconds: float = 120.0  # audio an update holds at most, over all processes
     update_tokens: int = 4096  # label tokens an update holds at most, over all processes
     update_clips: int | None = None  # clips an update; replaces update_seconds and update_tokens

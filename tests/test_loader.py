@@ -215,3 +215,16 @@ def test_evaluation_takes_any_reference(config: DataConfig, encoder: LabelEncode
     rows[1] = replace(rows[1], text="say <|startoftranscript|> " + "one " * 600)
     (batch,) = eval_batches(rows, config, Stages(encoder, 80), [[0, 1]])
     assert batch.ids == [u.id for u in rows]
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_the_features_that_workers_would(
+    config: DataConfig, encoder: LabelEncoder
+) -> None:
+    rows, gpu = utterances_of(config, encoder), torch.device("cuda")
+    groups = [[0, 1], [2]]
+    ours = eval_batches(rows, config, Stages(encoder, 80), groups)
+    theirs = eval_batches(rows, config, Stages(encoder, 80, gpu), groups)
+    for here, there in zip(ours, theirs, strict=True):
+        assert there.features.is_cuda
+        torch.testing.assert_close(there.features.cpu(), here.features, atol=1e-4, rtol=0)

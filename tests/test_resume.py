@@ -40,6 +40,23 @@ def test_six_updates_equal_three_and_three(
     assert all((weights[name] == again[name]).all() for name in weights)
 
 
+@pytest.mark.parametrize(
+    "way", [("--data.pad=packed",), ("--data.repair=0.5", "--data.trailing_silence=0.3")]
+)
+def test_every_way_to_pad_resumes_exactly_and_on_two_processes(
+    trainer: Any, tmp_path: Path, losses: Losses, way: tuple[str, ...]
+) -> None:
+    extra = (*way, "--optim.lr=1e-5", "--loop.max_steps=4", "--checkpoint.save_every=2")
+    whole, cut, two = (tmp_path / name for name in ("whole", "cut", "two"))
+    trainer(whole, *extra)
+    trainer(cut, *extra, "--loop.max_steps=2")
+    trainer(cut, *extra, "--resume=auto")
+    assert losses(cut) == losses(whole)
+    trainer(two, *extra, processes=2)
+    for step, loss in losses(whole).items():
+        assert float.fromhex(losses(two)[step]) == pytest.approx(float.fromhex(loss), rel=1e-5)
+
+
 def test_two_processes_train_as_one_does(trainer: Any, tmp_path: Path, losses: Losses) -> None:
     extra = ("--optim.lr=1e-5", "--data.pass_seconds=9", "--loop.max_steps=12")
     one, two = tmp_path / "one", tmp_path / "two"

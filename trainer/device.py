@@ -1,6 +1,8 @@
 """What to compute on, and how precisely."""
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -8,6 +10,10 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.tracking import get_available_trackers
 
 from data.errors import InputError
+
+# malloc.h's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD: no allocation of its own for large tensors,
+# nothing given back below 2 GB of free memory, and 256 MB more taken than asked for
+MALLOC = ((-4, 0), (-1, 2**31 - 1), (-2, 2**28))
 
 
 def build_accelerator(
@@ -39,6 +45,8 @@ def build_accelerator(
             "unset it, and set data.pass_seconds to cut updates into passes"
         )
     _refuse_missing(trackers)
+    if cpu:
+        _keep_freed_memory()
     if cpu or deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)
@@ -49,6 +57,17 @@ def build_accelerator(
         project_dir=str(folder),
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what tensors free: the kernel would zero the same pages in every update.
+
+    An eighth of a CPU's time went there (whisper-tiny, updates of 20 s). The peak stays the same.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # musl has none
+        for option, value in MALLOC:
+            mallopt(option, value)
 
 
 def _refuse_missing(trackers: tuple[str, ...]) -> None:

@@ -30,6 +30,9 @@ POLL_SHARE = 40  # of one core at most, as a divisor: a look at some GB takes te
 HELD = re.compile(r"^Pss_(?:Anon|Shmem): +(\d+) kB", re.MULTILINE)
 
 
+Shapes = Literal["tiny", "small", "medium", "large-v3", "large-v3-turbo"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Knobs:
     """What both sides are given."""
@@ -37,7 +40,7 @@ class Knobs:
     model: str | None = None  # a folder, or a name on the Hub
     corpus: str | None = None  # a folder in any layout that data.corpus takes
     language: str = "en"  # Whisper's code
-    synthetic: Literal["tiny", "small", "medium", "large-v3-turbo"] | None = None  # or these shapes
+    synthetic: Shapes | None = None  # or random weights of these shapes, and noise
     audio: Literal["flac", "mp3"] = "flac"  # synthetic: 16 kHz; mp3: 48 kHz, as Common Voice has it
     train_clips: int | None = None  # drawn from the corpus; None: all, or 64 updates of synthetic
     test_clips: int | None = None  # the same of its test split; None: all, or 32 synthetic

@@ -24,6 +24,7 @@ SHAPES = {
     "tiny": (384, 4, 4, 6, 80, 51865),
     "small": (768, 12, 12, 12, 80, 51865),
     "medium": (1024, 24, 24, 16, 80, 51865),
+    "large-v3": (1280, 32, 32, 20, 128, 51866),
     "large-v3-turbo": (1280, 32, 4, 20, 128, 51866),
 }
 # of the logarithm of a clip's seconds: 1.5 to 11 s, mean 5.0, as Common Voice's clips have it
