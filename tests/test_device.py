@@ -56,15 +56,16 @@ from trainer.device import build_accelerator
 import torch
 if sys.argv[1] == "ours":
     build_accelerator(Path(sys.argv[2]), precision="fp32", deterministic=False, trackers=())
-kept = torch.zeros(10)
-for _ in range(5):
+kept, fewest = torch.zeros(10), 10**9
+for _ in range(8):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    activations = [torch.ones(size * 100_000) for size in (1, 30, 4, 50, 9, 20)]
+    activations = [torch.ones(size * 100_000) for size in (1, 30, 4, 125, 9, 20)]
     gradients = [2 * each for each in activations]
     del activations
     kept = kept + 1
     del gradients
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    fewest = min(fewest, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(fewest)
 """
 
 
@@ -80,4 +81,5 @@ def test_memory_that_tensors_freed_is_not_asked_for_again(tmp_path: Path) -> Non
         )
         return int(done.stdout)
 
-    assert 10 * faults("ours") < faults("theirs")
+    assert faults("ours") < 1_000
+    assert faults("theirs") > 12_000  # by itself glibc keeps none of more than 32 MB

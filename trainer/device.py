@@ -31,9 +31,7 @@ def build_accelerator(
     Raises:
         InputError: fp16 on a CPU, accumulation set in the environment, a tracker that is not there.
     """
-    cpu = (
-        not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    )
+    cpu = _on_cpu()
     if cpu and precision == "fp16":
         raise InputError(
             "precision=fp16 needs a GPU: this machine would compute in fp32 and not say so; "
@@ -57,6 +55,11 @@ def build_accelerator(
         project_dir=str(folder),
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+
+
+def _on_cpu() -> bool:
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    return asked or not torch.cuda.is_available()
 
 
 def _keep_freed_memory() -> None:

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from data.buckets import BucketedBatchSampler
 from data.errors import plain_errors
-from data.loader import Stages, train_batches
+from data.loader import Passes, Stages, train_batches
 from data.plan import Plan
 from eval.evaluate import Evaluator
 from eval.whisper import load_whisper
@@ -102,6 +102,19 @@ def build_scoring(
     return Scoring(evaluator=evaluator, manifest=manifest, folder=folder, recorder=recorder)
 
 
+def build_passes(
+    config: Config, folder: Path, scoring: Scoring, plan: Plan, drops: DropLog
+) -> Passes:
+    """Build the way from the plan to batches, within the memory that there is."""
+    accelerator, whisper = scoring.evaluator.accelerator, scoring.evaluator.whisper
+    rank, world = accelerator.process_index, accelerator.num_processes
+    budget = fitted(config.data, fit_path(folder, accelerator, config.model))
+    sampler = BucketedBatchSampler(plan, budget, updates=0, rank=rank, world=world)
+    stages = Stages(whisper.labels(config.data.task), whisper.n_mels, accelerator.device)
+    train = scoring.manifest.train
+    return train_batches(train, config.data, stages, sampler, lethal=drops.lethal)
+
+
 def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) -> Run:
     """Build everything that training touches, in order."""
     recorder = Recorder(folder, accelerator) if accelerator.is_main_process else Silence()
@@ -124,9 +137,6 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
         refuse_change(saved, shape, config.accept)
         resume(saved, checkpoints, state, scoring)
 
-    rank, world = accelerator.process_index, accelerator.num_processes
-    budget = fitted(config.data, fit_path(folder, accelerator, config.model))
-    sampler = BucketedBatchSampler(plan, budget, updates=steps, rank=rank, world=world)
     drops = DropLog(folder / "drops.jsonl", config.data, len(manifest.train))
     flops = WhisperFlops.of(
         whisper.model.config,
@@ -144,13 +154,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
         accelerator=accelerator,
         model=model,
         optimizer=optimizer,
-        passes=train_batches(
-            manifest.train,
-            config.data,
-            Stages(whisper.labels(config.data.task), whisper.n_mels, accelerator.device),
-            sampler,
-            lethal=drops.lethal,
-        ),
+        passes=build_passes(config, folder, scoring, plan, drops),
         state=state,
         pulse=pulse,
         guard=Guard(accelerator, folder / "nonfinite.jsonl", config.loop.max_failed),

@@ -25,7 +25,7 @@ from data.knobs import parse_dataclass
 from data.manifest import read_held_out, scan_cache
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
-from eval.whisper import load_whisper
+from eval.whisper import Whisper, load_whisper
 
 # name, and the knobs that make it; the first is what the others are compared with
 MODES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -148,31 +148,38 @@ def train(cell: Cell, updates: int) -> None:
 
 def score(cell: Cell) -> None:
     """Transcribe the held-out clips, padded and at their own length, and write what was heard."""
-    whisper, config = load_whisper(str(cell.folder / "model")), EvalConfig()
-    rows: list[Heard] = []
-    for corpus in cell.scored:
-        data = DataConfig(corpus=(str(corpus),), language=cell.language)
-        evaluator = Evaluator(accelerator=Accelerator(), whisper=whisper, data=data, config=config)
-        for split in ("dev", "test"):
-            encoder, cache = whisper.labels(data.task), scan_cache(cell.folder.parent, data)
-            clips, _ = read_held_out(data, encoder, cache, split=split, show=False)
-            clips = [u for u in clips if u.seconds < data.max_seconds]
-            for name, short in DECODED.items():
-                _, hypotheses = evaluator.evaluate(clips, split, true_length=short)
-                for each in hypotheses:
-                    u = each.utterance
-                    heard = Heard(
-                        mode=cell.mode,
-                        seed=cell.seed,
-                        decoded=name,
-                        language=cell.language,
-                        corpus=str(corpus.relative_to(corpus.parents[1])),
-                        id=u.id,
-                        reference=u.text,
-                        hypothesis=each.text,
-                    )
-                    rows.append(heard)
-    write_jsonl(cell.heard, (row.to_json() for row in rows))
+    whisper = load_whisper(str(cell.folder / "model"))
+    rows = [
+        row.to_json()
+        for corpus in cell.scored
+        for name, short in DECODED.items()
+        for row in transcribed(cell, whisper, corpus, name, true_length=short)
+    ]
+    write_jsonl(cell.heard, rows)
+
+
+def transcribed(
+    cell: Cell, whisper: Whisper, corpus: Path, decoded: str, *, true_length: bool
+) -> Iterator[Heard]:
+    """Yield what a model hears in a corpus's dev and test, without clips of over 30 s."""
+    data = DataConfig(corpus=(str(corpus),), language=cell.language)
+    encoder, cache = whisper.labels(data.task), scan_cache(cell.folder.parent, data)
+    splits = (read_held_out(data, encoder, cache, split=s, show=False) for s in ("dev", "test"))
+    clips = [u for kept, _ in splits for u in kept if u.seconds < data.max_seconds]
+    evaluator = Evaluator(
+        accelerator=Accelerator(), whisper=whisper, data=data, config=EvalConfig()
+    )
+    for each in evaluator.evaluate(clips, corpus.name, true_length=true_length)[1]:
+        yield Heard(
+            mode=cell.mode,
+            seed=cell.seed,
+            decoded=decoded,
+            language=cell.language,
+            corpus=str(corpus.relative_to(corpus.parents[1])),
+            id=each.utterance.id,
+            reference=each.utterance.text,
+            hypothesis=each.text,
+        )
 
 
 if __name__ == "__main__":
