@@ -148,9 +148,9 @@ def slow_passes() -> None:
     trainer.pulse.SLOW_SECONDS = 1.0
     forward = trainer.model.TrainingModule.forward
 
-    def slowly(*arguments: Any) -> Any:
+    def slowly(*arguments: Any, **more: Any) -> Any:
         time.sleep(0.5)
-        return forward(*arguments)
+        return forward(*arguments, **more)
 
     trainer.model.TrainingModule.forward = slowly  # type: ignore[method-assign]
 
