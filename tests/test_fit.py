@@ -1,6 +1,7 @@
 """The largest passes that fit are found on the real model, kept, and taken by later runs."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,16 +17,21 @@ FIT = (sys.executable, "-m", "trainer", "fit")
 
 
 @pytest.mark.parametrize("most", [1, 2, 7, 100])
-def test_the_search_finds_the_largest_that_fits(most: int) -> None:
+@pytest.mark.parametrize(
+    "memory", [lambda n: 5.0 + n, lambda n: 0.01 * n**3, lambda n: 50.0 + n // 7], ids=str
+)
+def test_the_search_finds_the_largest_that_fits(most: int, memory: Callable[[int], float]) -> None:
     for threshold in range(most + 3):
         tried: list[int] = []
 
-        def fits(rows: int, tried: list[int] = tried, threshold: int = threshold) -> bool:
+        def peak(rows: int, tried: list[int] = tried, threshold: int = threshold) -> float:
             tried.append(rows)
-            return rows <= threshold
+            return memory(rows) if rows <= 2 * threshold else math.inf  # out of memory
 
-        assert search(fits, most) == min(threshold, most)
-        assert len(tried) == len(set(tried)) <= 15
+        limit = memory(threshold)
+        expected = max([n for n in range(1, most + 1) if memory(n) <= limit], default=0)
+        assert search(peak, limit, most) == min(expected, 2 * threshold)
+        assert len(tried) == len(set(tried)) <= 13
         assert max(tried) <= most
 
 

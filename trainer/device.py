@@ -62,6 +62,13 @@ def _on_cpu() -> bool:
     return asked or not torch.cuda.is_available()
 
 
+def give_back_memory() -> None:
+    """Give the kernel all memory that is free, on a Linux with glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def _keep_freed_memory() -> None:
     """Have glibc keep what tensors free: the kernel would zero the same pages in every update.
 

@@ -6,6 +6,7 @@ model and precision, and taken by every run whose data.pass_seconds is not set.
 """
 
 import json
+import math
 import os
 import re
 import time
@@ -29,12 +30,13 @@ from data.plan import Plan, edge_of
 from data.utterance import Shape
 from eval.whisper import Whisper, load_whisper
 from trainer.config import Config
-from trainer.device import build_accelerator
+from trainer.device import build_accelerator, give_back_memory
 from trainer.memory import rehearse
 from trainer.model import ModelConfig, prepare_training
 from trainer.optim import build_optimizer
 
 SHARE = 0.9  # of the memory: the rest is for what comes and goes, and for fragments
+STRAIGHT = 5  # trials along the line, before the range is halved
 BUCKETS = 6  # of a corpus that are tried, evenly spread; and 30 s
 
 
@@ -74,6 +76,7 @@ class Gauge:
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
         else:
+            give_back_memory()
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
     @property
@@ -149,15 +152,15 @@ def largest(
     """
     took: dict[int, tuple[float, float]] = {}
 
-    def fits(rows: int) -> bool:
+    def peak(rows: int) -> float:
         gauge.begin()
         started = time.perf_counter()
-        fitted = rehearse(accelerator, model, optimizer, most._replace(rows=rows))
+        fits = rehearse(accelerator, model, optimizer, most._replace(rows=rows))
         took[rows] = gauge.peak / 1e9, time.perf_counter() - started
         torch.cuda.empty_cache()  # does nothing where there is no GPU
-        return fitted and took[rows][0] * 1e9 <= limit
+        return gauge.peak if fits else math.inf
 
-    rows = search(fits, most.rows)
+    rows = search(peak, limit, most.rows)
     if rows == 0:
         raise InputError(
             f"one clip of {most.frames / FRAMES_PER_SECOND:.0f} s takes more than the "
@@ -169,17 +172,25 @@ def largest(
     return Fitted(shape=shape, most=most.rows, gigabytes=gigabytes, took=seconds)
 
 
-def search(fits: Callable[[int], bool], most: int) -> int:
-    """Return the largest number up to `most` that fits, where what is larger than one that does
-    not does not either; 0 where 1 does not.
+def search(peak: Callable[[int], float], limit: float, most: int) -> int:
+    """Return the largest number of rows, up to `most`, whose peak is within a limit; 0 for none.
+
+    Memory grows with rows along a line: two trials tell about where it meets the limit. Where it
+    does not, the range is halved.
     """
-    good, bad = 0, 1
-    while bad <= most and fits(bad):
-        good, bad = bad, 2 * bad
-    bad = min(bad, most + 1)
+    peaks: dict[int, float] = {}
+    good, bad, guess = 0, most + 1, 1
     while bad - good > 1:
-        middle = (good + bad) // 2
-        good, bad = (middle, bad) if fits(middle) else (good, middle)
+        rows = min(max(guess, good + 1), bad - 1)
+        peaks[rows] = peak(rows)
+        good, bad = (rows, bad) if peaks[rows] <= limit else (good, rows)
+        known = sorted(row for row, found in peaks.items() if found < math.inf)[-2:]
+        guess = 2 * rows if good else 1
+        if len(peaks) >= STRAIGHT:
+            guess = (good + bad) // 2
+        elif len(known) == 2 and peaks[known[1]] > peaks[known[0]]:
+            each = (peaks[known[1]] - peaks[known[0]]) / (known[1] - known[0])
+            guess = known[1] + int((limit - peaks[known[1]]) / each)
     return good
 
 
