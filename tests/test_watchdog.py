@@ -79,7 +79,7 @@ def test_when_one_process_stalls_or_dies_the_other_ends(
         first.join(60)
         assert first.exitcode == 1
         told = (tmp_path / "run.0.log").read_text()
-        assert "train_step" in told or "gather_totals" in told  # where it stood
+        assert "trainer/loop.py" in told  # where it stood: any of an update's collectives
     finally:
         first.kill()
         second.kill()
