@@ -11,7 +11,8 @@ import pytest
 
 from data.config import DataConfig
 from data.utterance import Shape
-from trainer.fit import Fitted, budget_of, fitted, search
+from trainer.budget import Fitted, budget_of, fitted
+from trainer.fit import search
 
 FIT = (sys.executable, "-m", "trainer", "fit")
 

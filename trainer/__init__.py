@@ -14,7 +14,8 @@ checkpoint  writes and loads; snapshot is the copy in memory, sealed the folder 
 resume      going on where a run stopped
 pulse       beats between units of work: signals are heeded, and the watchdog is fed
 guard       updates that gave no finite gradient
-memory      passes that do not fit: found first, cut smaller; fit searches for the largest
+memory      passes that do not fit: found first, and cut smaller
+fit         searches for the largest that fit; budget keeps what it found
 drops       clips that failed on the way
 telemetry   throughput, metrics.jsonl, the display
 report      report.html, plots, the table at the end

@@ -66,7 +66,7 @@ def make_blank(config: BlankConfig) -> None:
     model = WhisperForConditionalGeneration(_shape(config, tokenizer))
     with torch.no_grad():  # a model this small learns to follow the audio sooner so
         model.model.encoder.embed_positions.weight.mul_(POSITION_SCALE)
-    model.generation_config = _generation(tokenizer, languages)
+    model.generation_config = generation_config(tokenizer, languages)
     extractor = WhisperFeatureExtractor(feature_size=config.n_mels)
     processor = WhisperProcessor(feature_extractor=extractor, tokenizer=tokenizer)
     transformers_logging.disable_progress_bar()
@@ -94,9 +94,8 @@ def train_tokenizer(texts: Iterable[str], languages: Sequence[str], vocabulary: 
 
 def _shape(config: BlankConfig, tokenizer: Any) -> WhisperConfig:
     """Return a config with explicit ids: its defaults are the English-only model's."""
-    ids = tokenizer.get_vocab()
     return WhisperConfig(
-        vocab_size=len(ids),
+        vocab_size=len(tokenizer.get_vocab()),
         num_mel_bins=config.n_mels,
         d_model=config.d_model,
         encoder_layers=config.encoder_layers,
@@ -108,22 +107,24 @@ def _shape(config: BlankConfig, tokenizer: Any) -> WhisperConfig:
         init_std=config.init_std,
         max_source_positions=POSITIONS,
         max_target_positions=448,
-        bos_token_id=ids[END],
-        eos_token_id=ids[END],
-        pad_token_id=ids[END],
-        decoder_start_token_id=ids[START],
+        **special_ids(tokenizer),
         suppress_tokens=None,
         begin_suppress_tokens=None,
     )
 
 
-def _generation(tokenizer: Any, languages: Sequence[str]) -> GenerationConfig:
+def special_ids(tokenizer: Any) -> dict[str, int]:
+    """Return the ids of the tokens that begin, end and pad a text, as transformers names them."""
+    ids = tokenizer.get_vocab()
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), ids[END])
+    return {**ends, "decoder_start_token_id": ids[START]}
+
+
+def generation_config(tokenizer: Any, languages: Sequence[str]) -> GenerationConfig:
+    """Return how a model that speaks these languages decodes."""
     ids = tokenizer.get_vocab()
     return GenerationConfig(
-        bos_token_id=ids[END],
-        eos_token_id=ids[END],
-        pad_token_id=ids[END],
-        decoder_start_token_id=ids[START],
+        **special_ids(tokenizer),
         no_timestamps_token_id=ids[NO_TIMESTAMPS],
         prev_sot_token_id=ids["<|startofprev|>"],
         is_multilingual=True,

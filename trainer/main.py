@@ -17,11 +17,11 @@ from data.loader import Passes, Stages, train_batches
 from data.plan import Plan
 from eval.evaluate import Evaluator
 from eval.whisper import load_whisper
+from trainer.budget import fit_path, fitted
 from trainer.checkpoint import Checkpoints
 from trainer.config import Config, command_line
 from trainer.device import build_accelerator
 from trainer.drops import DropLog
-from trainer.fit import fit_path, fitted
 from trainer.flops import WhisperFlops, peak_flops
 from trainer.guard import Guard
 from trainer.loop import train

@@ -6,7 +6,6 @@ import numpy as np
 import soundfile
 import torch
 from transformers import (
-    GenerationConfig,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
@@ -16,8 +15,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from transformers.utils import logging as transformers_logging
 
 from data.files import read_jsonl, write_jsonl
-from data.labels import END, NO_TIMESTAMPS, START
-from trainer.blank import POSITIONS, TASKS, train_tokenizer
+from trainer.blank import POSITIONS, generation_config, special_ids, train_tokenizer
 
 # name: width, encoder and decoder layers, heads, mel bins, vocabulary: OpenAI's
 SHAPES = {
@@ -64,26 +62,9 @@ def make_model(size: str, corpus: Path, out: Path) -> None:
     """Write a Whisper of a published shape with random weights, and a tokenizer for the corpus."""
     texts = (row["text"] for row in read_jsonl(corpus / "train.jsonl"))
     tokenizer = train_tokenizer(texts, list(LANGUAGES), vocabulary=312)
-    ids = tokenizer.get_vocab()
-    known = {
-        "bos_token_id": ids[END],
-        "eos_token_id": ids[END],
-        "pad_token_id": ids[END],
-        "decoder_start_token_id": ids[START],
-    }
     torch.manual_seed(0)
-    model = WhisperForConditionalGeneration(_shape(size, known))
-    model.generation_config = GenerationConfig(
-        **known,
-        no_timestamps_token_id=ids[NO_TIMESTAMPS],
-        prev_sot_token_id=ids["<|startofprev|>"],
-        is_multilingual=True,
-        lang_to_id={f"<|{code}|>": ids[f"<|{code}|>"] for code in LANGUAGES},
-        task_to_id={"translate": ids[TASKS[0]], "transcribe": ids[TASKS[1]]},
-        max_length=448,
-        max_initial_timestamp_index=50,
-        return_timestamps=False,
-    )
+    model = WhisperForConditionalGeneration(_shape(size, special_ids(tokenizer)))
+    model.generation_config = generation_config(tokenizer, list(LANGUAGES))
     transformers_logging.disable_progress_bar()
     model.save_pretrained(out)
     extractor = WhisperFeatureExtractor(feature_size=model.config.num_mel_bins)
