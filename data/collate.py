@@ -40,6 +40,11 @@ class Line:
         """Return Whisper's code of what is said."""
         return next((clip.utterance.language or "" for clip in self.clips), "")
 
+    @property
+    def task(self) -> str:
+        """Return what the decoder is asked for."""
+        return next((clip.utterance.task for clip in self.clips), "transcribe")
+
 
 class PaddingCollator:
     """Makes a Batch of lines. Masks come from lengths: pad, end and bos are one token here."""
@@ -60,6 +65,7 @@ class PaddingCollator:
         return Batch(
             ids=[clip.utterance.id for clip in clips],
             languages=[line.language for line in lines],
+            tasks=[line.task for line in lines],
             features=features,
             decoder_input_ids=inputs,
             labels=labels,
@@ -85,7 +91,7 @@ class PaddingCollator:
         spoken = sound or range(len(line.clips))  # shapes stay as planned
         texts = [line.clips[i].utterance.text for i in spoken]
         pieces = self.encoder.pieces(texts, line.language)
-        row = self.encoder.wrap(pieces, line.language)
+        row = self.encoder.wrap(pieces, line.language, line.task)
         for i, piece in zip(sound, pieces, strict=False):
             shares[i] = len(piece)
         if sound:

@@ -1,11 +1,14 @@
 """The knobs of the data: one line each."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from data.errors import InputError
 
 PASS_SECONDS = 480.0  # where nobody has set or found another
+T = TypeVar("T")
+Layout = Literal["auto", "common_voice", "manifest", "hub"]
+Task = Literal["transcribe", "translate"]
 POSITIVE = (
     "update_seconds",
     "update_tokens",
@@ -20,16 +23,30 @@ POSITIVE = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One corpus, and the knobs that hold for it."""
+
+    name: str  # as data.corpus names it
+    layout: Layout
+    language: str | None
+    task: Task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """Which speech, and how it becomes batches."""
 
     corpus: tuple[str, ...] = ()  # folders, manifests or Hub names; several are joined
-    layout: Literal["auto", "common_voice", "manifest", "hub"] = "auto"  # auto: by what lies there
+    layout: tuple[Layout, ...] = ("auto",)  # one for all corpora or one for each; auto: by a look
     train_split: str = "train"  # splits are joined with +, as in train+dev; validated: see README
     dev_split: str | None = "dev"  # chooses the best model; None: no choosing
     test_split: str | None = "test"  # reported, before and after; None: no report
-    language: str | None = None  # Whisper's code; None: as the corpus says, utterance by utterance
-    task: Literal["transcribe", "translate"] = "transcribe"  # translate: texts are English
+    # Whisper's code, one for all corpora or one for each; none: as the corpus says, row by row
+    language: tuple[str, ...] = ()
+    task: tuple[Task, ...] = ("transcribe",)  # the same; translate: the texts are English
+    # how often an epoch hears each corpus: 2 is twice, 0.5 half of it, the other half in the next
+    weights: tuple[float, ...] = ()  # none: once
+    hours: tuple[float, ...] = ()  # the same in hours of each corpus an epoch, instead of weights
     text_column: str = "auto"  # auto: sentence, text, transcription or transcript
     audio_column: str = "audio"  # of a dataset from the Hub
     subset: str | None = None  # configuration of a dataset from the Hub
@@ -67,6 +84,7 @@ class DataConfig:
         Raises:
             InputError: a number is out of its range.
         """
+        self._check_corpora()
         for key in POSITIVE:
             value = getattr(self, key)
             if value is not None and not value > 0:  # so written, NaN is refused too
@@ -82,3 +100,40 @@ class DataConfig:
         for key in ("padded_share", "trailing_silence", "repair", "max_broken"):
             if not 0 <= getattr(self, key) <= 1:
                 raise InputError(f"data.{key} must lie between 0 and 1, got {getattr(self, key)}")
+
+    @property
+    def sources(self) -> list[Source]:
+        """Return the corpora, each with its knobs."""
+
+        def of(values: tuple[T, ...], number: int) -> T:
+            return values[0] if len(values) == 1 else values[number]
+
+        return [
+            Source(
+                name=name,
+                layout=of(self.layout, number),
+                language=of(self.language or (None,), number),
+                task=of(self.task, number),
+            )
+            for number, name in enumerate(self.corpus)
+        ]
+
+    def _check_corpora(self) -> None:
+        corpora = len(self.corpus)
+        for key in ("layout", "language", "task"):
+            given = getattr(self, key)
+            if corpora and len(given) > 1 and len(given) != corpora:
+                raise InputError(
+                    f"data.{key} has {len(given)} values for {corpora} corpora: "
+                    "give one for all, or one for each"
+                )
+        for key in ("weights", "hours"):
+            given = getattr(self, key)
+            wrong = len(given) != corpora or not all(value > 0 for value in given)
+            if corpora and given and wrong:
+                raise InputError(
+                    f"data.{key} is {list(given)} for {corpora} corpora: give each a number "
+                    "greater than 0"
+                )
+        if self.weights and self.hours:
+            raise InputError("data.weights and data.hours say the same thing twice: give one")

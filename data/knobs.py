@@ -17,6 +17,7 @@ from data.errors import InputError
 
 T = TypeVar("T")
 NOTHING = ("", "null", "~")
+NONE = (*NOTHING, "none")
 WORDS = {"true": "True", "false": "False", "null": "None", "none": "None", "~": "None"}
 
 
@@ -96,7 +97,7 @@ def _fits(text: str, kind: Any) -> bool:
     if _is_tuple(kind):
         return isinstance(text, str)
     options = _options(kind)
-    if text.lower() in ("null", "none", "~", "") and type(None) in options:
+    if text.lower() in NONE and type(None) in options:
         return True
     return any(_reads(text, option) for option in options)
 
@@ -152,10 +153,13 @@ def _joined(arguments: Sequence[str], known: dict[str, Any]) -> list[str]:
         argument = rest.pop(0)
         kind = _kind(argument, known)
         follows = bool(rest) and not rest[0].startswith("--")
+        alone = follows and (len(rest) == 1 or rest[1].startswith("--"))
         if kind is bool and not (follows and _fits(rest[0], bool)):
             argument += "=True"
         elif kind is not None and follows and not _is_tuple(kind):
             argument += f"={rest.pop(0)}"
+        elif _is_tuple(kind) and alone and rest[0].lower() in NONE:
+            rest.pop(0)  # no values
         joined.append(argument)
     return joined
 
@@ -166,6 +170,9 @@ def _as_tyro(arguments: Sequence[str], known: dict[str, Any]) -> list[str]:
     for argument in arguments:
         key, separator, value = argument.partition("=")
         kind = _kind(key, known)
+        if separator and _is_tuple(kind) and value.lower() in NONE:
+            rewritten.append(key)  # the same
+            continue
         known_value = separator and kind is not None
         rewritten.append(f"{key}={_word(value, kind)}" if known_value else argument)
     return rewritten

@@ -21,27 +21,27 @@ class LabelEncoder:
     (huggingface/audio-transformers-course#85).
     """
 
-    def __init__(
-        self, tokenizer: Any, *, task: str = "transcribe", max_tokens: int, multilingual: bool
-    ) -> None:
+    def __init__(self, tokenizer: Any, *, max_tokens: int, multilingual: bool) -> None:
         """Wrap a Whisper tokenizer.
 
         Args:
             tokenizer: a transformers WhisperTokenizer.
-            task: transcribe or translate.
             max_tokens: positions that the decoder has, 448 in every published model.
             multilingual: whether the model was trained with language tokens; the English-only
                 ones have them in their vocabulary all the same.
         """
         self.tokenizer = tokenizer
-        self.task = task
         self.max_tokens = max_tokens
         self.multilingual = multilingual
         self.vocabulary: dict[str, int] = tokenizer.get_vocab()
         self.start, self.end = self._id(START), self._id(END)
 
-    def prefix(self, language: str) -> list[int]:
+    def prefix(self, language: str, task: str = "transcribe") -> list[int]:
         """Return the tokens before the text.
+
+        Args:
+            language: Whisper's code.
+            task: transcribe or translate.
 
         Raises:
             InputError: the model does not know the language.
@@ -58,15 +58,15 @@ class LabelEncoder:
                 f"language {language!r} is unknown to the model: "
                 "set data.language to one of Whisper's codes, such as en, zh, yue or ko"
             )
-        return [self._id(t) for t in (START, f"<|{language}|>", f"<|{self.task}|>", NO_TIMESTAMPS)]
+        return [self._id(t) for t in (START, f"<|{language}|>", f"<|{task}|>", NO_TIMESTAMPS)]
 
-    def encode(self, text: str, language: str) -> list[int]:
+    def encode(self, text: str, language: str, task: str = "transcribe") -> list[int]:
         """Return the whole sequence, start and end token included.
 
         Raises:
             InputError: the model does not know the language.
         """
-        return self.wrap(self.pieces([text], language), language)
+        return self.wrap(self.pieces([text], language), language, task)
 
     def pieces(self, texts: Sequence[str], language: str) -> list[list[int]]:
         """Return the ids of texts that are said one after another, without special tokens."""
@@ -74,13 +74,15 @@ class LabelEncoder:
         spaced = [*texts[:1], *(space + text for text in texts[1:])]
         return [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in spaced]
 
-    def wrap(self, pieces: Sequence[Sequence[int]], language: str) -> list[int]:
+    def wrap(
+        self, pieces: Sequence[Sequence[int]], language: str, task: str = "transcribe"
+    ) -> list[int]:
         """Put the prefix before pieces, and the end token behind them.
 
         Raises:
             InputError: the model does not know the language.
         """
-        ids = [*self.prefix(language), *chain(*pieces), self.end]
+        ids = [*self.prefix(language, task), *chain(*pieces), self.end]
         assert ids.count(self.start) == 1, ids
         return ids
 

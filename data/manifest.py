@@ -49,7 +49,9 @@ class Manifest:
         """Return a hash of what is trained on: ids, lengths, texts."""
         digest = hashlib.sha256()
         for u in self.train:
-            digest.update(json.dumps([u.id, u.seconds, u.tokens, u.text, u.language]).encode())
+            digest.update(
+                json.dumps([u.id, u.seconds, u.tokens, u.text, u.language, u.task]).encode()
+            )
         return digest.hexdigest()[:16]
 
 
@@ -102,8 +104,9 @@ def read_held_out(
 
 def _read(config: DataConfig, encoder: LabelEncoder, split: str) -> list[Utterance]:
     """Read a split and settle every utterance's language."""
-    spoken = config.language or (None if encoder.multilingual else "en")
-    rows = [replace(u, language=spoken or u.language) for u in read_corpus(config, split)]
+    rows = list(read_corpus(config, split))
+    if not encoder.multilingual and not config.language:  # it knows no other
+        rows = [replace(u, language="en") for u in rows]
     if not rows:
         raise InputError(f"{', '.join(config.corpus)}: split {split!r} is empty")
     for language in {u.language for u in rows}:

@@ -25,7 +25,7 @@ class Plan:
 
     seconds: Sequence[float]  # of each utterance
     tokens: Sequence[int]  # the same
-    corpora: Sequence[tuple[str, str]]  # the same: its corpus and language, within which to pack
+    kinds: Sequence[tuple[str, str, str]]  # the same: corpus, language, task: packed within one
     buckets: Sequence[Sequence[int]]  # utterances of similar length and number of tokens
     mean_seconds: float
     update_seconds: float
@@ -40,7 +40,7 @@ class Plan:
         return cls(
             seconds=seconds,
             tokens=tokens,
-            corpora=[(u.corpus, u.language or "") for u in utterances],
+            kinds=[(u.corpus, u.language or "", u.task) for u in utterances],
             buckets=make_buckets(seconds, tokens, config),
             mean_seconds=sum(seconds) / max(1, len(seconds)),
             update_seconds=config.update_seconds,

@@ -94,7 +94,7 @@ def _pack(update: Sequence[int], plan: Plan) -> list[list[int]]:
         for window in windows:
             held = [*window, index]
             if (
-                plan.corpora[window[0]] == plan.corpora[index]
+                plan.kinds[window[0]] == plan.kinds[index]
                 and sum(plan.seconds[i] for i in held) < CHUNK_SECONDS
                 and sum(plan.tokens[i] for i in held) <= MAX_TOKENS
             ):

@@ -20,15 +20,20 @@ class Utterance:
     text: str
     seconds: float = 0.0  # 0 until the scan knows
     language: str | None = None  # Whisper's code: en, zh, …
+    task: str = "transcribe"  # or translate: the text is English
     speaker: str | None = None
     corpus: str = ""  # as data.corpus names it
     start: float = 0.0  # seconds into the file
     end: float | None = None  # seconds into the file; None: to its end
     tokens: int = 0  # label length, special tokens included
+    before: str = ""  # what is said right before it in the same recording
+    changes: tuple[str, ...] = ()  # rules of the layout that changed its text: counted, not kept
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields that are set."""
-        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
+        """Return the fields that are set, but for the changes."""
+        found = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
+        found.pop("changes", None)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +73,7 @@ class Batch:
 
     ids: list[str]  # of its clips
     languages: list[str]  # of its rows
+    tasks: list[str]  # of its rows
     features: Tensor  # (batch, n_mels, frames) float32; waveforms on their way to a GPU
     decoder_input_ids: Tensor  # (batch, tokens) int64
     labels: Tensor  # (batch, tokens) int64, IGNORE where padded or weightless

@@ -29,7 +29,8 @@ class Command:
     model: tyro.conf.Positional[str]  # a folder, or a name on the Hub
     corpus: tyro.conf.Positional[tuple[str, ...]]  # folders, manifests or Hub names
     split: str = "test"  # of the corpus
-    language: str | None = None  # Whisper's code; None: as the corpus says
+    # Whisper's code, one for all corpora or one for each; none: as the corpus says
+    language: tuple[str, ...] = ()
     out: str = "runs/eval"  # gets a folder with scores.json and utterances.jsonl
     precision: Literal["no", "fp16", "bf16"] = "no"  # autocast
     data: DataConfig = field(default_factory=DataConfig)
@@ -43,15 +44,15 @@ def main() -> None:
         if command.precision == "fp16" and not torch.cuda.is_available():
             raise InputError("precision=fp16 needs a GPU; set precision to no or bf16")
         accelerator = Accelerator(mixed_precision=command.precision)
-        data = replace(command.data, corpus=command.corpus)
-        data = replace(data, language=command.language or data.language)
+        language = command.language or command.data.language
+        data = replace(command.data, corpus=command.corpus, language=language)
         whisper = load_whisper(command.model)
         whisper.model.to(accelerator.device)
         out = Path(command.out)
         cache = scan_cache(out.parent, data)
         show = accelerator.is_main_process
         utterances, drops = read_held_out(
-            data, whisper.labels(data.task), cache, split=command.split, show=show
+            data, whisper.labels(), cache, split=command.split, show=show
         )
         evaluator = Evaluator(
             accelerator=accelerator, whisper=whisper, data=data, config=command.eval

@@ -14,8 +14,8 @@ MORE_TOKENS = 16  # than a clip's seconds allow, for the prefix and the shortest
 
 
 @torch.inference_mode()
-def transcribe(whisper: Whisper, batch: Batch, config: EvalConfig, task: str) -> list[str]:
-    """Return one text a clip. Batches of up to 30 s are decoded in one window.
+def transcribe(whisper: Whisper, batch: Batch, config: EvalConfig) -> list[str]:
+    """Return one text a clip. Batches hold one task; up to 30 s is decoded in one window.
 
     What is shorter than that is encoded at its length: a model has to be trained so. What is longer
     is transcribed whole, window by window, with timestamps (transformers' sequential algorithm,
@@ -27,6 +27,7 @@ def transcribe(whisper: Whisper, batch: Batch, config: EvalConfig, task: str) ->
     options: dict[str, Any] = {"use_cache": True}
     options["generation_config"] = _generation(whisper, config, max(batch.seconds))
     if whisper.multilingual:  # an English-only model refuses to be told
+        (task,) = set(batch.tasks)  # generate takes one value, and of languages one a clip
         options |= {"language": batch.languages, "task": task}
     if frames > N_FRAMES:
         mask = torch.ones(features.shape[0], frames, dtype=torch.long, device=model.device)

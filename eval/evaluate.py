@@ -60,7 +60,7 @@ class Evaluator:
     ) -> dict[str, str]:
         """Return the text of each utterance by id, gathered from all processes."""
         mine, rounds = self._share(utterances)
-        labels = self.whisper.labels(self.data.task)
+        labels = self.whisper.labels()
         stages = Stages(labels, self.whisper.n_mels, self.accelerator.device)
         loader = eval_batches(utterances, self.data, stages, mine, true_length=true_length)
         quiet = not (self.accelerator.is_main_process and sys.stdout.isatty())
@@ -78,20 +78,21 @@ class Evaluator:
                         f"{first.audio}: {first.reason} ({first.detail}): it was sound when the "
                         "run began; put it back, or start a new run without it"
                     )
-                found = transcribe(self.whisper, batch, self.config, self.data.task)
+                found = transcribe(self.whisper, batch, self.config)
                 texts += zip(batch.ids, found, strict=True)
         return dict(gather_object(texts))
 
     def _share(self, utterances: Sequence[Utterance]) -> tuple[list[list[int]], int]:
         """Return this process's batches, and how many the process with the most has.
 
-        Clips of similar length are together, the longest first, those over 30 s alone.
+        Clips of one task and similar length are together, the longest first, those over 30 s alone.
         """
         order = sorted(range(len(utterances)), key=lambda i: -utterances[i].seconds)
-        long = [i for i in order if utterances[i].seconds > CHUNK_SECONDS]
-        short = order[len(long) :]
-        size = self.config.batch_clips
-        batches = [[i] for i in long] + [short[i : i + size] for i in range(0, len(short), size)]
+        batches = [[i] for i in order if utterances[i].seconds > CHUNK_SECONDS]
+        short, size = order[len(batches) :], self.config.batch_clips
+        for task in sorted({u.task for u in utterances}):
+            alike = [i for i in short if utterances[i].task == task]
+            batches += [alike[i : i + size] for i in range(0, len(alike), size)]
         processes = self.accelerator.num_processes
         return batches[self.accelerator.process_index :: processes], -(-len(batches) // processes)
 

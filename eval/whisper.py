@@ -57,11 +57,10 @@ class Whisper:
         """Return the number of mel bins, 80 or 128."""
         return int(self.model.config.num_mel_bins)
 
-    def labels(self, task: str) -> LabelEncoder:
+    def labels(self) -> LabelEncoder:
         """Return the encoder of target texts."""
         return LabelEncoder(
             self.processor.tokenizer,
-            task=task,
             max_tokens=self.model.config.max_target_positions,
             multilingual=self.multilingual,
         )

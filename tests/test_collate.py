@@ -17,7 +17,7 @@ from eval.whisper import load_whisper
 @pytest.fixture(scope="module")
 def encoder(blank_model: Path) -> LabelEncoder:
     """Return the encoder of a model that knows en and zh."""
-    return load_whisper(str(blank_model)).labels("transcribe")
+    return load_whisper(str(blank_model)).labels()
 
 
 def clip(frames: float, text: str = "one two", **settings: Any) -> Line:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from data.config import DataConfig
 from data.corpora.common_voice import read
 from data.errors import InputError
 from data.utterance import Utterance
@@ -28,7 +29,7 @@ def corpus(folder: Path, table: str, durations: str = "") -> Path:
 
 def rows(folder: Path) -> list[Utterance]:
     """Return the training split."""
-    return list(read(folder, "train"))
+    return list(read(DataConfig(), str(folder), "train"))
 
 
 def test_a_release_of_today_has_lengths_and_languages(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_a_byte_order_mark_hides_no_column(tmp_path: Path) -> None:
 
 def test_the_tone_corpus_is_read_whole(tone_corpus: Path) -> None:
     for split, count in {"train": 24, "dev": 6, "test": 6, "validated": 36}.items():
-        found = list(read(tone_corpus, split))
+        found = list(read(DataConfig(), str(tone_corpus), split))
         assert len({u.id for u in found}) == count
         assert all(Path(u.audio).is_file() and u.seconds > 0.5 and u.text for u in found)
         assert {u.language for u in found} == {"en"}
@@ -104,7 +105,7 @@ def test_a_missing_folder_is_a_sentence(tmp_path: Path) -> None:
 
 def test_a_missing_split_names_those_there_are(tone_corpus: Path) -> None:
     with pytest.raises(InputError, match=r"other\.tsv: no such file; splits of .*dev, .*test"):
-        list(read(tone_corpus, "other"))
+        list(read(DataConfig(), str(tone_corpus), "other"))
 
 
 def test_a_missing_column_names_those_there_are(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_the_guides_recipe_has_the_guides_values() -> None:
     config = parse(["whisper-small-zh-TW"])
     assert config.model.name == "openai/whisper-small"
     assert config.model.gradient_checkpointing
-    assert (config.data.update_clips, config.data.pad, config.data.language) == (16, "30s", "zh")
+    assert (config.data.update_clips, config.data.pad, config.data.language) == (16, "30s", ("zh",))
     assert (config.optim.lr, config.optim.schedule, config.optim.warmup) == (1e-5, "constant", 50)
     assert (config.loop.max_steps, config.loop.eval_every) == (500, 500)
     assert (config.checkpoint.save_every, config.log.log_every) == (500, 25)

@@ -51,9 +51,9 @@ def test_a_manifest_beside_a_folder_named_clips_is_a_manifest(tmp_path: Path) ->
 def test_a_layout_that_is_said_is_not_guessed(tmp_path: Path) -> None:
     folder = manifest(tmp_path / "mine")
     with pytest.raises(InputError, match=r"train\.tsv: no such file"):
-        ids(folder, layout="common_voice")
+        ids(folder, layout=("common_voice",))
     (folder / "train.tsv").write_text("path\tsentence\n")
-    assert len(ids(folder, layout="manifest")) == 1
+    assert len(ids(folder, layout=("manifest",))) == 1
 
 
 def test_no_corpus_is_a_sentence() -> None:

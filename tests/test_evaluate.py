@@ -214,9 +214,9 @@ def heard(
     true_length: bool = False,
 ) -> list[str]:
     """Transcribe one batch."""
-    stages, group = Stages(whisper.labels("transcribe"), whisper.n_mels), list(range(len(rows)))
+    stages, group = Stages(whisper.labels(), whisper.n_mels), list(range(len(rows)))
     (batch,) = eval_batches(rows, config, stages, [group], true_length=true_length)
-    return transcribe(whisper, batch, knobs, "transcribe")
+    return transcribe(whisper, batch, knobs)
 
 
 def test_true_length_is_what_the_decoder_makes_of_the_short_encoders_output(
@@ -230,12 +230,12 @@ def test_true_length_is_what_the_decoder_makes_of_the_short_encoders_output(
     assert short.shape[-1] == frames < 600
     with torch.inference_mode():
         states = whisper.model.model.encoder(short).last_hidden_state
-        ids = torch.tensor([whisper.labels("transcribe").prefix(u.language or "")])
+        ids = torch.tensor([whisper.labels().prefix(u.language or "")])
         while ids.shape[1] < SHORT.max_length:  # greedy, by hand
             out = whisper.model.model.decoder(ids, encoder_hidden_states=states)
             logits = whisper.model.proj_out(out.last_hidden_state[:, -1])
             ids = torch.cat([ids, logits.argmax(dim=-1, keepdim=True)], dim=1)
-            if ids[0, -1] == whisper.labels("transcribe").end:
+            if ids[0, -1] == whisper.labels().end:
                 break
     mine = whisper.processor.decode(ids[0], skip_special_tokens=True).strip()
     assert mine.rstrip("\ufffd")
@@ -248,9 +248,9 @@ def test_an_evaluation_at_true_length_hears_less_and_scores_all(
 ) -> None:
     seen: list[int] = []
 
-    def watched(whisper: Whisper, batch: Batch, config: EvalConfig, task: str) -> list[str]:
+    def watched(whisper: Whisper, batch: Batch, config: EvalConfig) -> list[str]:
         seen.append(batch.features.shape[-1])
-        return transcribe(whisper, batch, config, task)
+        return transcribe(whisper, batch, config)
 
     monkeypatch.setattr("eval.evaluate.transcribe", watched)
     _, hypotheses = evaluator.evaluate(rows, "", true_length=True)

@@ -196,7 +196,7 @@ def test_a_row_without_audio_is_unreadable_or_missing(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_known_by_what_datasets_writes(tmp_path: Path) -> None:
-    assert not hub.is_local(tmp_path)
+    assert not hub.matches(tmp_path)
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "0.parquet").write_bytes(b"")
-    assert hub.is_local(tmp_path)
+    assert hub.matches(tmp_path)

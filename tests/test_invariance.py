@@ -147,7 +147,7 @@ def _passes(cut: Cut, whisper: Whisper, corpus: Path, rank: int) -> Iterator[Bat
     config = DataConfig(
         corpus=(str(corpus),), update_clips=CLIPS, pad="bucket", padding=100.0, workers=0
     )
-    encoder = whisper.labels("transcribe")
+    encoder = whisper.labels()
     rows = _ragged(config, encoder)
     plan, longest = Plan.of(rows, config, seed=0), edge_of(max(u.seconds for u in rows))
     config = replace(config, pass_seconds=(cut.clips + 0.5) * longest / FRAMES_PER_SECOND)

@@ -32,7 +32,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def encoder(blank_model: Path) -> LabelEncoder:
     """Return the encoder of a model that knows en and zh."""
-    return load_whisper(str(blank_model)).labels("transcribe")
+    return load_whisper(str(blank_model)).labels()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ WriteClip = Callable[..., Path]
 @pytest.fixture(scope="module")
 def encoder(blank_model: Path) -> LabelEncoder:
     """Return the encoder of a model that knows en and zh."""
-    return load_whisper(str(blank_model)).labels("transcribe")
+    return load_whisper(str(blank_model)).labels()
 
 
 @pytest.fixture
@@ -198,8 +198,8 @@ def test_a_language_that_nobody_says_or_knows_is_a_sentence(
     with pytest.raises(InputError, match=r"split 'train' does not say its language: set data.lang"):
         build(folder, **alone)
     with pytest.raises(InputError, match="language 'xx' is unknown to the model"):
-        build(folder, language="xx", **alone)
-    manifest, _ = build(folder, language="zh", **alone)
+        build(folder, language=("xx",), **alone)
+    manifest, _ = build(folder, language=("zh",), **alone)
     assert manifest.train[0].language == "zh"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from data.config import DataConfig
 from data.corpora.manifest import read
 from data.errors import InputError
 from data.utterance import Utterance
@@ -22,7 +23,7 @@ def jsonl(folder: Path, *rows: Any, name: str = "train.jsonl") -> Path:
 
 def rows(corpus: Path, split: str = "train") -> list[Utterance]:
     """Return a split."""
-    return list(read(corpus, split))
+    return list(read(DataConfig(), str(corpus), split))
 
 
 def refused(corpus: Path, sentence: str) -> str:

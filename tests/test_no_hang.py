@@ -118,7 +118,7 @@ class Cases:
             id=name,
             audio=self.audio,
             text=text,
-            language="en",
+            language=("en",),
             seconds=seconds,
             start=start,
             end=start + seconds,
@@ -138,7 +138,7 @@ class Cases:
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory, blank_model: Path) -> Cases:
     """Return what draws cases."""
-    encoder = load_whisper(str(blank_model)).labels("transcribe")
+    encoder = load_whisper(str(blank_model)).labels()
     return Cases(tmp_path_factory.mktemp("files"), encoder)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
+from data.utterance import Utterance
 from eval.whisper import Whisper, load_whisper
 from trainer.publish import export, exported_step, restore, settle_generation
 
@@ -27,8 +28,13 @@ def whisper(blank_model: Path) -> Whisper:
     return load_whisper(str(blank_model))
 
 
+def said(language: str) -> Utterance:
+    """Return an utterance in a language."""
+    return Utterance(id=language, audio="", text="", language=language)
+
+
 def test_stock_transformers_loads_it_and_generates(whisper: Whisper, tmp_path: Path) -> None:
-    settle_generation(whisper, {"zh"}, "transcribe")
+    settle_generation(whisper, [said("zh")])
     export(whisper, tmp_path / "model", FACTS)
     model = WhisperForConditionalGeneration.from_pretrained(tmp_path / "model")
     processor = WhisperProcessor.from_pretrained(tmp_path / "model")
@@ -41,7 +47,7 @@ def test_stock_transformers_loads_it_and_generates(whisper: Whisper, tmp_path: P
 
 
 def test_several_languages_leave_the_choice_to_the_model(whisper: Whisper) -> None:
-    settle_generation(whisper, {"zh", "en"}, "transcribe")
+    settle_generation(whisper, [said("zh"), said("en")])
     assert whisper.model.generation_config.language is None
 
 

@@ -33,7 +33,7 @@ def config(name: str, **knobs: Any) -> DataConfig:
 
 
 def test_a_corpus_of_real_speech_is_read_whole(blank_model: Path, tmp_path: Path) -> None:
-    encoder = load_whisper(str(blank_model)).labels("transcribe")
+    encoder = load_whisper(str(blank_model)).labels()
     cache = tmp_path / "cache.jsonl"
     manifest, drops = build_manifest(config("joined/en"), encoder, cache, show=False)
     reasons = count_reasons(drops)

@@ -25,7 +25,7 @@ class Setup:
     def __init__(self, folder: Path) -> None:
         self.whisper = load_whisper(str(folder))
         self.accelerator = Accelerator(cpu=True)
-        self.collator = PaddingCollator(self.whisper.labels("transcribe"), LogMel(80))
+        self.collator = PaddingCollator(self.whisper.labels(), LogMel(80))
 
     def module(self) -> TrainingModule:
         """Return the training module, in double precision: sums then hardly round."""

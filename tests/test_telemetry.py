@@ -24,6 +24,7 @@ def batch(seconds: list[float], tokens: list[int], frames: int) -> Batch:
     return Batch(
         ids=[str(i) for i in range(len(seconds))],
         languages=["en"] * len(seconds),
+        tasks=["transcribe"] * len(seconds),
         features=torch.zeros(len(seconds), 80, frames),
         decoder_input_ids=labels.clamp(min=0),
         labels=labels,

@@ -18,6 +18,7 @@ def test_a_batch_moves_its_tensors_and_nothing_else() -> None:
     batch = Batch(
         ids=["a"],
         languages=["en"],
+        tasks=["transcribe"],
         features=torch.zeros(1, 80, 16),
         decoder_input_ids=torch.zeros(1, 3, dtype=torch.long),
         labels=torch.zeros(1, 3, dtype=torch.long),

@@ -94,12 +94,11 @@ def test_weights_are_loaded_in_float32(model_copy: Path) -> None:
 
 def test_a_model_says_what_it_is(whisper: Whisper, model_copy: Path) -> None:
     assert (whisper.multilingual, whisper.n_mels) == (True, 80)
-    assert whisper.labels("translate").task == "translate"
-    assert whisper.labels("transcribe").max_tokens == 448
+    assert whisper.labels().max_tokens == 448
     edit(model_copy / "generation_config.json", is_multilingual=False)
     english = load_whisper(str(model_copy))
     assert not english.multilingual
-    assert not english.labels("transcribe").multilingual
+    assert not english.labels().multilingual
 
 
 def test_the_size_of_the_vocabulary_tells_where_nothing_else_does(whisper: Whisper) -> None:

@@ -111,7 +111,7 @@ def worst_shapes(config: DataConfig, whisper: Whisper, folder: Path) -> list[Sha
         InputError: the corpus cannot be used.
     """
     cache = scan_cache(folder.parent, config)
-    manifest, _ = build_manifest(config, whisper.labels(config.task), cache, show=True)
+    manifest, _ = build_manifest(config, whisper.labels(), cache, show=True)
     plan = Plan.of(manifest.train, config, seed=0)
     chosen = sorted({round(i * (len(plan.buckets) - 1) / (BUCKETS - 1)) for i in range(BUCKETS)})
     shapes = []

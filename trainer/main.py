@@ -89,9 +89,9 @@ def build_scoring(
 ) -> Scoring:
     """Load the model, freeze the corpus, and build what scores the one on the other."""
     whisper = load_whisper(config.model.name, config.model.revision)
-    encoder = whisper.labels(config.data.task)
+    encoder = whisper.labels()
     manifest = freeze_corpus(folder, config.data, encoder, pulse.accelerator, resumed=resumed)
-    settle_generation(whisper, {u.language or "" for u in manifest.train}, config.data.task)
+    settle_generation(whisper, manifest.train)
     evaluator = Evaluator(
         accelerator=pulse.accelerator,
         whisper=whisper,
@@ -110,7 +110,7 @@ def build_passes(
     rank, world = accelerator.process_index, accelerator.num_processes
     budget = fitted(config.data, fit_path(folder, accelerator, config.model))
     sampler = BucketedBatchSampler(plan, budget, updates=0, rank=rank, world=world)
-    stages = Stages(whisper.labels(config.data.task), whisper.n_mels, accelerator.device)
+    stages = Stages(whisper.labels(), whisper.n_mels, accelerator.device)
     train = scoring.manifest.train
     return train_batches(train, config.data, stages, sampler, lethal=drops.lethal)
 

@@ -2,29 +2,32 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_model
 
 from data.files import sync, sync_tree, write_json, write_text
+from data.utterance import Utterance
 from eval.whisper import Whisper
 
 FACTS = "whisper_loop.json"  # which update the weights are from
 
 
-def settle_generation(whisper: Whisper, languages: set[str], task: str) -> None:
+def settle_generation(whisper: Whisper, utterances: Sequence[Utterance]) -> None:
     """Set what generate() does when nobody tells it, as the guide does: language and task.
 
-    Several languages leave the choice to the model. forced_decoder_ids, the old way to say it,
-    would make newer versions of transformers refuse.
+    Several languages leave the choice to the model, several tasks to stock's default.
+    forced_decoder_ids, the old way to say it, would make newer versions of transformers refuse.
     """
     generation = whisper.model.generation_config
     generation.forced_decoder_ids = None
     whisper.model.config.forced_decoder_ids = None
     if whisper.multilingual:
-        generation.task = task
-        generation.language = next(iter(languages)) if len(languages) == 1 else None
+        tasks, languages = ({getattr(u, key) for u in utterances} for key in ("task", "language"))
+        generation.task = tasks.pop() if len(tasks) == 1 else "transcribe"
+        generation.language = languages.pop() if len(languages) == 1 else None
 
 
 def export(whisper: Whisper, folder: Path, facts: dict[str, Any]) -> None:

@@ -1,16 +1,38 @@
 """One file per corpus layout, each yielding Utterances; read() picks the file."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
-from data.config import DataConfig
+from data.config import DataConfig, Source
 from data.corpora import common_voice, hub, manifest
 from data.errors import InputError
 from data.utterance import Utterance
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")  # as in mozilla-foundation/common_voice_17_0
+
+
+class Layout(Protocol):
+    """What the file of a layout has."""
+
+    LOOKS: str  # what it is known by, in words
+
+    def matches(self, path: Path) -> bool:
+        """Tell whether a folder or a file lies in this layout, by names alone."""
+
+    def read(self, config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
+        """Yield the utterances of a split. Their ids begin with the corpus's name."""
+
+
+# in the order in which they are tried: what is known by more comes before what is known by less
+LAYOUTS: dict[str, Layout] = {
+    "common_voice": common_voice,
+    "manifest": manifest,
+    "hub": hub,
+}
 
 
 def read(config: DataConfig, split: str) -> Iterator[Utterance]:
@@ -21,48 +43,51 @@ def read(config: DataConfig, split: str) -> Iterator[Utterance]:
     """
     if not config.corpus:
         raise InputError("data.corpus is empty: name a folder, a manifest or a dataset of the Hub")
-    for corpus in config.corpus:
+    for source, place in zip(config.sources, _places(config), strict=True):
         for part in split.split("+"):
-            for utterance in _read_part(config, corpus, part):
-                yield replace(utterance, corpus=corpus)
+            for u in _layout(source).read(config, source.name, part):
+                yield replace(
+                    u,
+                    id=place + u.id,
+                    corpus=source.name,
+                    language=source.language or u.language,
+                    task=source.task,
+                )
 
 
-def _read_part(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
-    match config.layout if config.layout != "auto" else _guess(corpus):
-        case "common_voice":
-            return common_voice.read(Path(corpus), split)
-        case "manifest":
-            return manifest.read(Path(corpus), split)
-        case _:
-            return hub.read(config, corpus, split)
+def _places(config: DataConfig) -> list[str]:
+    """Return what ids of each corpus begin with: nothing, unless folders have the same name.
+
+    Common Voice's clips have one name in all releases: the same clip is found to be listed twice.
+    """
+    seen: Counter[str] = Counter()
+    places = []
+    for source in config.sources:
+        name = Path(source.name).name
+        seen[name] += 1
+        alone = seen[name] == 1 or _layout(source) is common_voice
+        places.append("" if alone else f"{seen[name]}:")
+    return places
 
 
-def _guess(corpus: str) -> str:
-    """Tell the layout by what lies there."""
-    path = Path(corpus)
-    if path.is_dir():
-        if any(path.glob("*.tsv")):
-            return "common_voice"
-        if any(path.glob("*.jsonl")) or any(path.glob("*.csv")):
-            return "manifest"
-        if (path / "clips").is_dir():
-            return "common_voice"
-        if hub.is_local(path):
-            return "hub"
-        raise InputError(
-            f"{path}: no known corpus layout: looked for clips/ and *.tsv (Common Voice), *.jsonl "
-            f"or *.csv (manifest), dataset_dict.json, dataset_info.json or *.parquet (datasets); "
-            f"found {_contents(path)}"
-        )
-    if path.is_file():
-        return "manifest"
-    if path.is_absolute() or corpus.startswith((".", "~")) or not HUB_NAME.fullmatch(corpus):
-        raise InputError(
-            f"{corpus}: no such folder or file; set data.corpus to where the corpus lies"
-        )
-    return "hub"
+def _layout(source: Source) -> Layout:
+    """Return the layout that was named, or the one that what lies there looks like."""
+    if source.layout != "auto":
+        return LAYOUTS[source.layout]
+    path = Path(source.name)
+    if not path.exists():
+        if path.is_absolute() or source.name[0] in ".~" or not HUB_NAME.fullmatch(source.name):
+            raise InputError(
+                f"{source.name}: no such folder or file; set data.corpus to where the corpus lies"
+            )
+        return hub
+    for layout in LAYOUTS.values():
+        if layout.matches(path):
+            return layout
+    looks = "; ".join(f"{layout.LOOKS} ({name})" for name, layout in LAYOUTS.items())
+    raise InputError(f"{path}: no known corpus layout: looked for {looks}; found {_contents(path)}")
 
 
 def _contents(path: Path) -> str:
-    names = sorted(entry.name for entry in path.iterdir())
+    names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else [path.name]
     return ", ".join(names[:5]) + (" …" if len(names) > 5 else "") if names else "nothing"

@@ -4,18 +4,27 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from data.config import DataConfig
 from data.errors import InputError
 from data.files import mended
 from data.paths import inside
 from data.utterance import Utterance
 
+LOOKS = "clips/ and *.tsv"
 
-def read(folder: Path, split: str) -> Iterator[Utterance]:
-    """Yield the rows of FOLDER/SPLIT.tsv, with lengths from clip_durations.tsv (since 16.1).
+
+def matches(path: Path) -> bool:
+    """Tell whether a folder looks like a language's of Common Voice."""
+    return any(path.glob("*.tsv"))
+
+
+def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
+    """Yield the rows of CORPUS/SPLIT.tsv, with lengths from clip_durations.tsv (since 16.1).
 
     Raises:
         InputError: the folder or the split is missing, or has other columns.
     """
+    folder = Path(corpus)
     table = folder / f"{split}.tsv"
     if not folder.is_dir():
         raise InputError(

@@ -19,33 +19,36 @@ LANGUAGE_COLUMNS = ("locale", "language", "lang_id")
 SPEAKER_COLUMNS = ("client_id", "speaker_id", "speaker")
 
 
-def is_local(folder: Path) -> bool:
+LOOKS = "dataset_dict.json, dataset_info.json, *.parquet or *.arrow"
+
+
+def matches(path: Path) -> bool:
     """Tell whether a folder holds what `datasets` wrote or can load."""
-    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
-    return saved or any(folder.rglob("*.parquet")) or any(folder.rglob("*.arrow"))
+    saved = any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
+    return saved or any(path.rglob("*.parquet")) or any(path.rglob("*.arrow"))
 
 
-def read(config: DataConfig, name: str, split: str) -> Iterator[Utterance]:
+def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
     """Yield the rows of a split, with texts; the audio is fetched row by row later.
 
     Raises:
         InputError: the dataset, the split or a column is missing.
     """
     locator = {
-        "name": name,
+        "name": corpus,
         "subset": config.subset,
         "split": split,
         "revision": config.revision,
         "column": config.audio_column,
     }
     rows = _open(json.dumps(locator))
-    text = _text_column(config, name, rows)
+    text = _text_column(config, corpus, rows)
     language = _first(LANGUAGE_COLUMNS, rows)
     speaker = _first(SPEAKER_COLUMNS, rows)
     wanted = [column for column in (text, language, speaker) if column]
     for row, values in enumerate(rows.select_columns(wanted)):
         yield Utterance(
-            id=f"{Path(name).name}/{split}/{row}",
+            id=f"{Path(corpus).name}/{split}/{row}",
             audio="hub:" + json.dumps({**locator, "row": row}),
             text=(values[text] or "").strip(),
             language=str(values[language]).split("-")[0].lower() if language else None,

@@ -12,22 +12,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from data.config import DataConfig
 from data.errors import InputError
 from data.files import mended
 from data.paths import inside
 from data.utterance import Utterance
 
 NO_CHARACTER = re.compile("[\0\ud800-\udfff]")  # in JSON, half of an emoji that was cut in two
+LOOKS = "*.jsonl or *.csv"
 KNOWN = {"id", "path", "text", "seconds", "start", "end", "language", "speaker", "split"}
 
 
-def read(corpus: Path, split: str) -> Iterator[Utterance]:
+def matches(path: Path) -> bool:
+    """Tell whether this is a table, or a folder of tables."""
+    return path.is_file() or any(path.glob("*.jsonl")) or any(path.glob("*.csv"))
+
+
+def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
     """Yield the utterances of a split. Paths are relative to the manifest's folder.
 
     Raises:
         InputError: a file, a column or a value is missing or wrong.
     """
-    source = _file_of(corpus, split)
+    source = _file_of(Path(corpus), split)
     named_after = source.stem == split
     for line, row in _rows(source):
         if not isinstance(row, dict):

@@ -162,8 +162,8 @@ def transcribed(
     cell: Cell, whisper: Whisper, corpus: Path, decoded: str, *, true_length: bool
 ) -> Iterator[Heard]:
     """Yield what a model hears in a corpus's dev and test, without clips of over 30 s."""
-    data = DataConfig(corpus=(str(corpus),), language=cell.language)
-    encoder, cache = whisper.labels(data.task), scan_cache(cell.folder.parent, data)
+    data = DataConfig(corpus=(str(corpus),), language=(cell.language,))
+    encoder, cache = whisper.labels(), scan_cache(cell.folder.parent, data)
     splits = (read_held_out(data, encoder, cache, split=s, show=False) for s in ("dev", "test"))
     clips = [u for kept, _ in splits for u in kept if u.seconds < data.max_seconds]
     evaluator = Evaluator(

@@ -57,7 +57,10 @@ def screened(corpus: str, model: str, knobs: Knobs, cache: Path) -> Manifest:
         multilingual=getattr(generation, "is_multilingual", True),
     )
     config = DataConfig(
-        corpus=(corpus,), language=knobs.language, dev_split=None, workers=knobs.workers
+        corpus=(corpus,),
+        language=(knobs.language,) if knobs.language else (),
+        dev_split=None,
+        workers=knobs.workers,
     )
     return build_manifest(config, encoder, cache, show=True)[0]
 

@@ -74,7 +74,7 @@ def main() -> None:
 
 def written(command: Command, folder: Path, rate: int, suffix: str) -> list[Utterance]:
     """Write a corpus's clips anew, at a rate and in a format."""
-    config = DataConfig(corpus=(command.corpus,), language="en")
+    config = DataConfig(corpus=(command.corpus,), language=("en",))
     clips = []
     for number, u in enumerate(read(config, command.split)):
         if number == command.clips:

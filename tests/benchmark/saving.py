@@ -115,6 +115,7 @@ def update(n_mels: int, device: torch.device) -> Batch:
     return Batch(
         ids=[str(i) for i in range(CLIPS)],
         languages=["en"] * CLIPS,
+        tasks=["transcribe"] * CLIPS,
         features=torch.randn(CLIPS, n_mels, FRAMES),
         decoder_input_ids=labels.clamp(min=0),
         labels=labels,
