@@ -21,6 +21,7 @@ from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.decode import transcribe
 from eval.scores import Hypothesis, Scores, score
+from eval.silence import lend, listen
 from eval.whisper import Whisper
 
 
@@ -49,6 +50,8 @@ class Evaluator:
         started = time.perf_counter()
         training = self.whisper.model.training
         self.whisper.model.eval()
+        if true_length:
+            lend(self.whisper.model, listen(self.whisper.model))
         texts = self._transcribe(utterances, label, true_length=true_length)
         self.whisper.model.train(training)
         seconds = time.perf_counter() - started

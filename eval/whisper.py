@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from data.errors import InputError
 from data.features import FRAMES_PER_POSITION, N_FRAMES
 from data.labels import START, LabelEncoder
+from eval.silence import install
 
 
 class TrueLengthEncoder(WhisperEncoder):
@@ -101,6 +102,7 @@ def load_whisper(name: str, revision: str | None = None) -> Whisper:
         )
     assert model.config.max_source_positions * FRAMES_PER_POSITION == N_FRAMES
     model.model.encoder.__class__ = TrueLengthEncoder
+    install(model)
     return Whisper(model=model, processor=processor, name=name)
 
 

@@ -118,7 +118,7 @@ class Cases:
             id=name,
             audio=self.audio,
             text=text,
-            language=("en",),
+            language="en",
             seconds=seconds,
             start=start,
             end=start + seconds,

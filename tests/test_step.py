@@ -29,7 +29,8 @@ class Setup:
 
     def module(self) -> TrainingModule:
         """Return the training module, in double precision: sums then hardly round."""
-        return prepare_training(self.whisper, ModelConfig()).double()
+        self.whisper.model.double()
+        return prepare_training(self.whisper, ModelConfig())
 
     def batches(self, clips_per_pass: int) -> list[Batch]:
         """Return the same clips, cut into passes."""

@@ -12,6 +12,8 @@ from trainer.run import LoopConfig, Run, save
 from trainer.state import TrainState
 from trainer.step import StepResult, Totals, reseed, set_lr, train_step
 
+SILENCE_EVERY = 20  # updates: listening costs as much as an update of 10 s of audio
+
 
 def train(run: Run) -> None:
     """Update the model until the last step; record, evaluate and save when due."""
@@ -24,9 +26,7 @@ def train(run: Run) -> None:
     for batches in updates(run):
         totals = run.pulse.begin(batches, run.drops.take())
         run.drops.count(totals.dropped)
-        reseed(run.seed, state.step, run.accelerator.process_index)
-        lr = lr_at(state.step + 1, run.steps, run.optim)
-        set_lr(run.optimizer, lr)
+        lr = settle(run)
         result = attempt(run, batches, totals)
         run.pulse.end()
         if result is None:
@@ -45,6 +45,17 @@ def train(run: Run) -> None:
         with run.meter.paused():
             if look(run):
                 break
+
+
+def settle(run: Run) -> float:
+    """Make chance, silence and learning rate those of the next update; return the last."""
+    step = run.state.step
+    reseed(run.seed, step, run.accelerator.process_index)
+    if due(step, SILENCE_EVERY, last=False):
+        run.accelerator.unwrap_model(run.model).hear_silence()
+    lr = lr_at(step + 1, run.steps, run.optim)
+    set_lr(run.optimizer, lr)
+    return lr
 
 
 def updates(run: Run) -> Iterator[list[Batch]]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from data.features import N_FRAMES, pad_features
 from data.utterance import IGNORE
+from eval.silence import lend, listen
 from eval.whisper import Whisper
 
 
@@ -20,16 +21,26 @@ class ModelConfig:
     gradient_checkpointing: bool = False  # a third more time for much less memory
     freeze_encoder: bool = False  # trains the decoder only
     dropout: float | None = None  # None: as the checkpoint says, which is 0 for Whisper
+    silence: bool = True  # short clips are heard as if silence followed, up to 30 s
 
 
 class TrainingModule(nn.Module):
     """The thing that Accelerate wraps. The stock Whisper inside it is what is saved."""
 
-    def __init__(self, whisper: Any, *, freeze_encoder: bool) -> None:
+    silence: Tensor | None
+
+    def __init__(self, whisper: Any, *, freeze_encoder: bool, silence: bool = True) -> None:
         """Wrap a transformers WhisperForConditionalGeneration."""
         super().__init__()
         self.whisper = whisper
         self.freeze_encoder = freeze_encoder
+        # saved with the weights: it is what they made of silence some updates ago
+        self.register_buffer("silence", listen(whisper) if silence else None)
+
+    def hear_silence(self) -> None:
+        """Listen to silence anew: training moves what the encoder makes of it."""
+        if self.silence is not None:
+            self.silence.copy_(listen(self.whisper))
 
     def forward(
         self, features: Tensor, decoder_input_ids: Tensor, labels: Tensor, repair: bool = False
@@ -63,6 +74,8 @@ class TrainingModule(nn.Module):
 
     def _states(self, features: Tensor, decoder_input_ids: Tensor) -> Tensor:
         """Return the decoder's last hidden states. Shape: (batch, tokens, d)."""
+        if self.silence is not None:
+            lend(self.whisper, self.silence)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
             heard = self.whisper.model.encoder(features).last_hidden_state  # (batch, positions, d)
         states: Tensor = self.whisper.model.decoder(
@@ -84,7 +97,7 @@ def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:
         enable({"use_reentrant": False})
     if config.freeze_encoder:
         model.model.encoder.requires_grad_(False)
-    return TrainingModule(model, freeze_encoder=config.freeze_encoder)
+    return TrainingModule(model, freeze_encoder=config.freeze_encoder, silence=config.silence)
 
 
 def _set_dropout(model: nn.Module, rate: float) -> None:
