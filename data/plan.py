@@ -6,11 +6,12 @@ workers there are, nor how much memory one has, so any of these may change betwe
 
 import random
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from data.config import DataConfig
+from data.errors import InputError
 from data.features import N_FRAMES, frames_of
 from data.utterance import Utterance
 
@@ -26,6 +27,7 @@ class Plan:
     seconds: Sequence[float]  # of each utterance
     tokens: Sequence[int]  # the same
     kinds: Sequence[tuple[str, str, str]]  # the same: corpus, language, task: packed within one
+    weights: Mapping[str, float]  # how often an epoch hears a corpus; once where it is not named
     buckets: Sequence[Sequence[int]]  # utterances of similar length and number of tokens
     mean_seconds: float
     update_seconds: float
@@ -41,6 +43,7 @@ class Plan:
             seconds=seconds,
             tokens=tokens,
             kinds=[(u.corpus, u.language or "", u.task) for u in utterances],
+            weights=weights_of(utterances, config),
             buckets=make_buckets(seconds, tokens, config),
             mean_seconds=sum(seconds) / max(1, len(seconds)),
             update_seconds=config.update_seconds,
@@ -50,21 +53,42 @@ class Plan:
         )
 
     def updates(self, epoch: int) -> list[list[int]]:
-        """Return an epoch's updates: every utterance once, similar ones together.
+        """Return an epoch's updates: every utterance as often as it is due, similar ones together.
 
         What is left over in each bucket is cut, still in order of length, into updates of its own.
         """
         rng = random.Random(f"{self.seed} {epoch}")
         updates: list[list[int]] = []
         rest: list[int] = []
-        for bucket in map(list, self.buckets):
+        times = self.times(epoch)
+        for indices in self.buckets:
+            bucket = [index for index in indices for _ in range(times[index])]
             rng.shuffle(bucket)
             cut = self._cut(bucket)
             updates += cut[:-1]
             rest += cut[-1]
-        updates += self._cut(rest)
+        updates += filter(None, self._cut(rest))
         rng.shuffle(updates)
         return updates
+
+    def times(self, epoch: int) -> list[int]:
+        """Return how often an epoch hears each utterance: once, unless its corpus has a weight.
+
+        A corpus of weight w is shuffled over and over into one long line, of which each epoch takes
+        the next w-th: no utterance is ever more than one hearing ahead of another.
+        """
+        times = [1] * len(self.seconds)
+        for number, (corpus, weight) in enumerate(self.weights.items()):
+            clips = [index for index, kind in enumerate(self.kinds) if kind[0] == corpus]
+            first, last = (int(n * weight * len(clips) + 1e-6) for n in (epoch, epoch + 1))
+            for index in clips:
+                times[index] = 0
+            for lap in range(first // len(clips), -(-last // len(clips))):
+                line = random.Random(f"{self.seed} corpus {number} {lap}").sample(clips, len(clips))
+                begin = lap * len(clips)
+                for index in line[max(0, first - begin) : last - begin]:
+                    times[index] += 1
+        return times
 
     def length(self, epochs: int) -> int:
         """Return the number of updates in some epochs, counted from the first."""
@@ -87,6 +111,30 @@ class Plan:
         if self.update_clips is not None:
             return clips > self.update_clips
         return seconds > self.update_seconds or tokens > self.update_tokens
+
+
+def weights_of(utterances: Sequence[Utterance], config: DataConfig) -> dict[str, float]:
+    """Return how often an epoch hears each corpus, by data.weights or data.hours.
+
+    Raises:
+        InputError: a corpus of the utterances is not in data.corpus.
+    """
+    if not (config.weights or config.hours):
+        return {}
+    seconds = dict.fromkeys(config.corpus, 0.0)
+    for u in utterances:
+        if u.corpus not in seconds:
+            raise InputError(
+                f"data.corpus is {', '.join(config.corpus)}, but the run's manifest holds "
+                f"{u.corpus}: data.weights and data.hours go by the names that it was begun with"
+            )
+        seconds[u.corpus] += u.seconds
+    if config.weights:
+        given = dict(zip(config.corpus, config.weights, strict=True))
+    else:
+        hours = zip(config.corpus, config.hours, strict=True)
+        given = {name: 3600 * each / max(seconds[name], 1e-9) for name, each in hours}
+    return {name: weight for name, weight in given.items() if seconds[name]}
 
 
 def make_buckets(

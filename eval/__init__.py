@@ -1,6 +1,7 @@
 """From a model and batches to scores a person can trust.
 
     whisper     a name or folder   → a Whisper that takes short audio, and its tokenizer
+    silence     a Whisper          → the states of silence that short audio's attention rests on
     decode      a Batch            → texts
     normalize   texts              → what is compared, under a name that stands beside every figure
     errors      text pairs         → ErrorCounts, which add up

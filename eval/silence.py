@@ -17,8 +17,9 @@ from transformers.models.whisper.modeling_whisper import WhisperAttention
 from data.features import FRAMES_PER_POSITION, SAMPLE_RATE, LogMel, frames_of, pad_features
 
 STRIDE = 8  # positions that one state stands for
-REFERENCE_SECONDS = 1.0  # of noise as loud as speech: the level of silence depends on the loudest
-LOUDNESS = 0.1  # of it, of 1
+REFERENCE_SECONDS = 1.0  # of noise like speech: the level of silence depends on what is loudest
+LOUDNESS = 0.1  # its standard deviation, of 1
+LOWEST_HERTZ = 20
 REFERENCE_POSITIONS = frames_of(REFERENCE_SECONDS) // FRAMES_PER_POSITION
 FIRST = math.ceil(REFERENCE_POSITIONS / STRIDE) + 1  # state that is silent
 
@@ -126,7 +127,9 @@ def _attentions(model: Any) -> list[Any]:
 
 
 def _reference(n_mels: int) -> Tensor:
-    """Return the features of a short noise and silence behind. Shape: (1, n_mels, 3000)."""
+    """Return features of a short pink noise, and silence behind. Shape: (1, n_mels, 3000)."""
     samples = round(REFERENCE_SECONDS * SAMPLE_RATE)
-    noise = torch.randn(1, samples, generator=torch.Generator().manual_seed(0))
-    return pad_features(LogMel(n_mels)(LOUDNESS * noise))
+    white = torch.randn(1, samples, generator=torch.Generator().manual_seed(0))
+    hertz = torch.fft.rfftfreq(samples, 1 / SAMPLE_RATE).clamp(min=LOWEST_HERTZ)
+    pink = torch.fft.irfft(torch.fft.rfft(white) / hertz.sqrt(), samples)
+    return pad_features(LogMel(n_mels)(LOUDNESS * pink / pink.std()))

@@ -243,6 +243,23 @@ def test_true_length_is_what_the_decoder_makes_of_the_short_encoders_output(
     assert text != heard(whisper, [u], config)[0]  # an encoder without a mask hears the silence
 
 
+def test_clips_of_two_tasks_are_decoded_apart_and_scored_together(
+    evaluator: Evaluator, rows: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[str]] = []
+
+    def watched(whisper: Whisper, batch: Batch, config: EvalConfig) -> list[str]:
+        seen.append(set(batch.tasks))
+        return transcribe(whisper, batch, config)
+
+    monkeypatch.setattr("eval.evaluate.transcribe", watched)
+    mixed = [replace(u, task=("transcribe", "translate")[i % 2]) for i, u in enumerate(rows)]
+    _, hypotheses = evaluator.evaluate(mixed, "")
+    assert [len(tasks) for tasks in seen] == [1] * len(seen)
+    assert set.union(*seen) == {"transcribe", "translate"}
+    assert {h.utterance.id for h in hypotheses} == {u.id for u in rows}
+
+
 def test_an_evaluation_at_true_length_hears_less_and_scores_all(
     evaluator: Evaluator, rows: list[Utterance], monkeypatch: pytest.MonkeyPatch
 ) -> None:

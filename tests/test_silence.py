@@ -1,5 +1,9 @@
 """A short clip is heard as if silence followed it, up to 30 s, at the price of its own length."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,3 +156,18 @@ def test_the_saved_model_knows_nothing_of_it(whisper: Whisper, tmp_path: Path) -
     module(features(N_FRAMES // 10), ids[:, :-1], ids[:, 1:])
     assert set(whisper.model.state_dict()) == names
     assert set(module.state_dict()) == {f"whisper.{name}" for name in names} | {"silence"}
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_whisper_hears_short_clips_as_padded_ones_before_any_training(tmp_path: Path) -> None:
+    """On real speech with real weights: cut to its length a clip loses most of its words."""
+    real = Path(os.environ["WHISPER_LOOP_REALDATA"])
+    model, out = tmp_path / "tiny.en", tmp_path / "hush.json"
+    subprocess.run([sys.executable, real / "make_whisper.py", "tiny.en", model], check=True)
+    here = Path(__file__).parent / "benchmark" / "hush.py"
+    arguments = [f"--model={model}", f"--corpus={real / 'prompts' / 'en'}", f"--out={out}"]
+    subprocess.run([sys.executable, here, *arguments], check=True)
+    told = json.loads(out.read_text())["error"]
+    assert told["0 s"] > told["30 s"] + 0.3
+    assert told["0 s, states of silence"] < told["30 s"] + 0.05

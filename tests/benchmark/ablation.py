@@ -33,7 +33,7 @@ MODES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("bucket", ("--data.pad=bucket",)),
     ("mixed", ("--data.pad=mixed",)),
     ("packed", ("--data.pad=packed",)),
-    ("mixed, silence", ("--data.pad=mixed", "--data.trailing_silence=0.25")),
+    ("bucket, alone", ("--data.pad=bucket", "--model.silence=False")),
     ("bucket, repair", ("--data.pad=bucket", "--data.repair=0.25")),
     ("mixed, repair", ("--data.pad=mixed", "--data.repair=0.25")),
 )
