@@ -153,13 +153,11 @@ def _joined(arguments: Sequence[str], known: dict[str, Any]) -> list[str]:
         argument = rest.pop(0)
         kind = _kind(argument, known)
         follows = bool(rest) and not rest[0].startswith("--")
-        alone = follows and (len(rest) == 1 or rest[1].startswith("--"))
+        one = not _is_tuple(kind) or (rest[:1] and rest[0].lower() in NONE)
         if kind is bool and not (follows and _fits(rest[0], bool)):
             argument += "=True"
-        elif kind is not None and follows and not _is_tuple(kind):
+        elif kind is not None and follows and one:
             argument += f"={rest.pop(0)}"
-        elif _is_tuple(kind) and alone and rest[0].lower() in NONE:
-            rest.pop(0)  # no values
         joined.append(argument)
     return joined
 
@@ -171,7 +169,7 @@ def _as_tyro(arguments: Sequence[str], known: dict[str, Any]) -> list[str]:
         key, separator, value = argument.partition("=")
         kind = _kind(key, known)
         if separator and _is_tuple(kind) and value.lower() in NONE:
-            rewritten.append(key)  # the same
+            rewritten.append(key)  # no values
             continue
         known_value = separator and kind is not None
         rewritten.append(f"{key}={_word(value, kind)}" if known_value else argument)

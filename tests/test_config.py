@@ -88,3 +88,19 @@ def test_a_wrong_argument_leaves_with_a_status(
         parse([argument])
     assert leaving.value.code == 2
     assert argument.split("=")[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "languages"),
+    [
+        (["--data.language=zh"], ("zh",)),
+        (["--data.language", "zh", "en"], ("zh", "en")),
+        (["--data.language=None"], ()),
+        (["--data.language", "null"], ()),
+        (["--data.language", "~", "--data.corpus", "a"], ()),
+    ],
+)
+def test_a_knob_of_several_values_takes_one_or_none(
+    arguments: list[str], languages: tuple[str, ...]
+) -> None:
+    assert parse(arguments).data.language == languages

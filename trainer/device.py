@@ -16,6 +16,10 @@ from data.errors import InputError
 MALLOC = ((-4, 0), (-1, 2**31 - 1), (-2, 2**28))
 
 
+# the one buffer, of silence, is the same on all processes by itself
+DDP = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
+
+
 def build_accelerator(
     folder: Path, *, precision: str, deterministic: bool, trackers: tuple[str, ...]
 ) -> Accelerator:
@@ -48,14 +52,12 @@ def build_accelerator(
     if cpu or deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)
-    # the one buffer, of silence, is the same on all processes by itself
-    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
     return Accelerator(
         mixed_precision=_mixed(precision, cpu),
         cpu=cpu,
         log_with=list(trackers) or None,
         project_dir=str(folder),
-        kwargs_handlers=[ddp],
+        kwargs_handlers=[DDP],
     )
 
 
