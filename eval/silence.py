@@ -127,9 +127,17 @@ def _attentions(model: Any) -> list[Any]:
 
 
 def _reference(n_mels: int) -> Tensor:
-    """Return features of a short pink noise, and silence behind. Shape: (1, n_mels, 3000)."""
+    """Return features of a short pink noise, and silence behind. Shape: (1, n_mels, 3000).
+
+    A transform's last bits depend on where its memory lies: rounded to 16 bits they are gone, and
+    every process and every start hears the same.
+    """
     samples = round(REFERENCE_SECONDS * SAMPLE_RATE)
-    white = torch.randn(1, samples, generator=torch.Generator().manual_seed(0))
-    hertz = torch.fft.rfftfreq(samples, 1 / SAMPLE_RATE).clamp(min=LOWEST_HERTZ)
+    generator = torch.Generator().manual_seed(0)
+    white = torch.randn(1, samples, generator=generator, dtype=torch.float64)
+    hertz = torch.fft.rfftfreq(samples, 1 / SAMPLE_RATE, dtype=torch.float64).clamp(
+        min=LOWEST_HERTZ
+    )
     pink = torch.fft.irfft(torch.fft.rfft(white) / hertz.sqrt(), samples)
-    return pad_features(LogMel(n_mels)(LOUDNESS * pink / pink.std()))
+    sound = (LOUDNESS * pink / pink.std() * 2**15).round() / 2**15
+    return pad_features(LogMel(n_mels)(sound.float()))
