@@ -6,7 +6,6 @@ model and precision, and taken by every run whose data.pass_seconds is not set.
 """
 
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -58,7 +57,10 @@ class Gauge:
         """Return all the memory that there is to take, in bytes."""
         if self._cuda:
             return float(torch.cuda.mem_get_info()[1])
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        told = Path("/proc/meminfo").read_text(
+            encoding="ascii"
+        )  # free, and what files' cache holds
+        return float(re.findall(r"MemAvailable:\s+(\d+) kB", told)[0]) * 1024
 
     def begin(self) -> None:
         """Forget the peak."""
