@@ -26,14 +26,10 @@ class Utterance:
     start: float = 0.0  # seconds into the file
     end: float | None = None  # seconds into the file; None: to its end
     tokens: int = 0  # label length, special tokens included
-    before: str = ""  # what is said right before it in the same recording
-    changes: tuple[str, ...] = ()  # rules of the layout that changed its text: counted, not kept
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields that are set, but for the changes."""
-        found = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
-        found.pop("changes", None)
-        return found
+        """Return the fields that are set."""
+        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -113,11 +113,11 @@ def listen(model: Any) -> Tensor:
     return torch.stack([*found, heard[0, ::STRIDE]])
 
 
-def lend(model: Any, silence: Tensor) -> None:
-    """Let the model's attention read states that listen() returned."""
+def lend(model: Any, silence: Tensor | None) -> None:
+    """Let the model's attention read states that listen() returned, or none."""
     layers = len(model.model.encoder.layers)
     for number, attention in enumerate(_attentions(model)):
-        attention.silence = silence[min(number, layers)][None]
+        attention.silence = None if silence is None else silence[min(number, layers)][None]
 
 
 def _attentions(model: Any) -> list[Any]:

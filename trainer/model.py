@@ -74,8 +74,7 @@ class TrainingModule(nn.Module):
 
     def _states(self, features: Tensor, decoder_input_ids: Tensor) -> Tensor:
         """Return the decoder's last hidden states. Shape: (batch, tokens, d)."""
-        if self.silence is not None:
-            lend(self.whisper, self.silence)
+        lend(self.whisper, self.silence)  # an evaluation may have lent another, or some
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
             heard = self.whisper.model.encoder(features).last_hidden_state  # (batch, positions, d)
         states: Tensor = self.whisper.model.decoder(
