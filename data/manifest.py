@@ -42,7 +42,8 @@ class Manifest:
         """Read back what write() wrote."""
         splits: dict[str, list[Utterance]] = {"train": [], "dev": [], "test": []}
         for row in read_jsonl(path):
-            splits[row.pop("split")].append(Utterance(**{"text": "", **row}))
+            rules = tuple(row.pop("rules", ()))
+            splits[row.pop("split")].append(Utterance(**{"text": "", **row}, rules=rules))
         return cls(**splits)
 
     def fingerprint(self) -> str:

@@ -26,6 +26,7 @@ class Utterance:
     start: float = 0.0  # seconds into the file
     end: float | None = None  # seconds into the file; None: to its end
     tokens: int = 0  # label length, special tokens included
+    rules: tuple[str, ...] = ()  # that changed its transcript, by name
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that are set."""

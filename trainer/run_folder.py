@@ -22,6 +22,7 @@ from data.labels import LabelEncoder
 from data.manifest import Manifest, build_manifest, scan_cache
 from data.plan import Plan
 from data.screen import count_reasons, refuse_broken
+from data.transcript import count_rules
 from trainer.processes import decide
 from trainer.signals import STOPPED, Stopped
 from trainer.state import TrainState
@@ -81,6 +82,12 @@ def _freeze(path: Path, config: DataConfig, encoder: LabelEncoder) -> None:
     for split, reasons in count_reasons(drops).items():
         told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
         print(f"left out of {split}: {told} (named in {named_in})")
+    changed = count_rules([*manifest.train, *manifest.dev, *manifest.test])
+    if changed:
+        write_json(path.with_name("transcripts.json"), changed)
+    for corpus, rules in changed.items():
+        told = "; ".join(f"{count:,} × {rule}" for rule, count in rules.items())
+        print(f"transcripts of {corpus} changed: {told}")
     rows = len(manifest.train) + sum(drop.split == config.train_split for drop in drops)
     refuse_broken(drops, rows, config, named_in)
     manifest.write(path)
