@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+TO_JSON = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would build one a row
+
 
 def sync(path: Path) -> None:
     """Wait until a file, or a folder's list of names, is on the disk."""
@@ -24,11 +26,22 @@ def sync_tree(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file under another name and rename it: a reader never sees half of it."""
+    """Write a file, whole or not at all."""
+    write_lines(path, (text,))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a file under another name and rename it: a reader never sees half of it.
+
+    Args:
+        path: the file.
+        lines: with their ends; never held together.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
         sync(temporary)
         os.replace(temporary, path)
     finally:
@@ -43,7 +56,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object a line, whole or not at all."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_lines(path, (TO_JSON(row) + "\n" for row in rows))
 
 
 def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -52,7 +65,7 @@ def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     Raises:
         OSError: the disk is full; nothing is appended then.
     """
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    text = "".join(TO_JSON(row) + "\n" for row in rows).encode()
     with path.open("ab", buffering=0) as file:
         size = file.tell()
         if file.write(text) != len(text):

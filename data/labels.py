@@ -1,6 +1,6 @@
 """Text to token ids: one start token, the prefix, the text, the end token."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -10,6 +10,7 @@ START = "<|startoftranscript|>"
 NO_TIMESTAMPS = "<|notimestamps|>"
 END = "<|endoftext|>"
 MAX_TOKENS = 448  # positions of the decoder, in every published model
+TOKENIZED = 1_000  # texts at a time
 UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km"})  # no spaces between words
 
 
@@ -86,14 +87,16 @@ class LabelEncoder:
         assert ids.count(self.start) == 1, ids
         return ids
 
-    def count(self, texts: Iterable[str], languages: Iterable[str]) -> list[int]:
+    def count(self, texts: Sequence[str], languages: Sequence[str]) -> list[int]:
         """Return the length of each whole sequence, in tokens: encode() for many."""
         extra = {language: len(self.prefix(language)) + 1 for language in set(languages)}
-        texts = list(texts)
-        if not texts:  # the tokenizer cannot take none
-            return []
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return [len(row) + extra[language] for row, language in zip(ids, languages, strict=True)]
+        # what the tokenizer's own call returns takes 3 times as long and 2 KB a text
+        encode = self.tokenizer.backend_tokenizer.encode_batch_fast
+        counts: list[int] = []
+        for start in range(0, len(texts), TOKENIZED):
+            chunk = texts[start : start + TOKENIZED]
+            counts += map(len, encode(chunk, add_special_tokens=False))
+        return [n + extra[language] for n, language in zip(counts, languages, strict=True)]
 
     def _id(self, token: str) -> int:
         return self.vocabulary[token]

@@ -138,9 +138,10 @@ def train_batches(
         sampler: says which passes this process makes; start() sets its start and its number.
         lethal: ids of utterances that are never decoded: they killed a decoder before.
     """
-    watch = Watch([u.audio for u in utterances], config.workers, CLIP_SECONDS)
-    index = {u.id: i for i, u in enumerate(utterances)}
-    watch.blamed = {index[i]: (KILLS, "in an earlier start") for i in lethal if i in index}
+    watch = Watch(partial(_audio_of, utterances), config.workers, CLIP_SECONDS)
+    if known := set(lethal):  # else none of perhaps millions is looked at
+        blamed = (index for index, u in enumerate(utterances) if u.id in known)
+        watch.blamed = dict.fromkeys(blamed, (KILLS, "in an earlier start"))
     lines = Lines(utterances, config.train_split, load_audible, watch)
     return Passes(sampler, lambda draws: _batches(draws, lines, stages, config))
 
@@ -169,7 +170,7 @@ def eval_batches(
         draws.append([Draw((i,), Position(), Position(), last=True, frames=frames) for i in batch])
     # without texts: a reference may be too long, or hold special tokens, and still be scored
     texts = [replace(u, text="") for u in utterances]
-    watch = Watch([u.audio for u in utterances], config.workers)
+    watch = Watch(partial(_audio_of, utterances), config.workers)
     lines = Lines(texts, "evaluation", load, watch)
     return _batches(draws, lines, stages, config)
 
@@ -187,6 +188,10 @@ def _batches(
     )
     with closing(survive(draws, make, lines.watch)) as batches:
         yield from map(stages.finish, batches)
+
+
+def _audio_of(utterances: Sequence[Utterance], index: int) -> str:
+    return utterances[index].audio
 
 
 def _silence(utterance: Utterance) -> Tensor:

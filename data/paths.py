@@ -16,21 +16,29 @@ def inside(root: Path, name: str, source: Path) -> str:
     Raises:
         InputError: the name is absolute or climbs out, or a link on the way leads out.
     """
-    path = Path(name)
-    if path.is_absolute() or ".." in path.parts:
+    if os.path.isabs(name) or ".." in name.split("/"):
         raise InputError(
             f"{source}: {name!r} lies outside of {root}: paths in a corpus must stay in it"
         )
     home = str(root.absolute())
-    place = os.path.join(home, path)
+    place = os.path.join(home, os.path.normpath(name))
     folder, file = os.path.split(place)
-    target = _links(folder).get(file) or _real(folder)
-    if target != _real(home) and not target.startswith(os.path.join(_real(home), "")):
+    link = _links(folder).get(file)
+    if not (_within(folder, home) if link is None else _holds(_real(home), link)):
         raise InputError(
-            f"{source}: {name!r} is a link that leads out of {root}, to {target}: "
+            f"{source}: {name!r} is a link that leads out of {root}, to {link or _real(folder)}: "
             "copy the audio into the corpus, or name a folder that holds both"
         )
     return place
+
+
+def _holds(home: str, target: str) -> bool:
+    return target == home or target.startswith(os.path.join(home, ""))
+
+
+@cache
+def _within(folder: str, home: str) -> bool:
+    return _holds(_real(home), _real(folder))
 
 
 @cache

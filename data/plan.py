@@ -13,6 +13,7 @@ from itertools import pairwise
 from data.config import DataConfig
 from data.errors import InputError
 from data.features import N_FRAMES, frames_of
+from data.lazy import Kind, Outline
 from data.utterance import Utterance
 
 EDGE_FRAMES = 16  # edges are multiples of this: 8 encoder positions, as tensor cores like it
@@ -26,7 +27,7 @@ class Plan:
 
     seconds: Sequence[float]  # of each utterance
     tokens: Sequence[int]  # the same
-    kinds: Sequence[tuple[str, str, str]]  # the same: corpus, language, task: packed within one
+    kinds: Sequence[Kind]  # the same: packed within one
     weights: Mapping[str, float]  # how often an epoch hears a corpus; once where it is not named
     buckets: Sequence[Sequence[int]]  # utterances of similar length and number of tokens
     mean_seconds: float
@@ -38,12 +39,13 @@ class Plan:
     @classmethod
     def of(cls, utterances: Sequence[Utterance], config: DataConfig, seed: int) -> "Plan":
         """Make the plan of a manifest."""
-        seconds, tokens = [u.seconds for u in utterances], [u.tokens for u in utterances]
+        outline = Outline.of(utterances)
+        seconds, tokens = outline.seconds, outline.tokens
         return cls(
             seconds=seconds,
             tokens=tokens,
-            kinds=[(u.corpus, u.language or "", u.task) for u in utterances],
-            weights=weights_of(utterances, config),
+            kinds=outline.kinds,
+            weights=weights_of(outline, config),
             buckets=make_buckets(seconds, tokens, config),
             mean_seconds=sum(seconds) / max(1, len(seconds)),
             update_seconds=config.update_seconds,
@@ -113,22 +115,22 @@ class Plan:
         return seconds > self.update_seconds or tokens > self.update_tokens
 
 
-def weights_of(utterances: Sequence[Utterance], config: DataConfig) -> dict[str, float]:
+def weights_of(outline: Outline, config: DataConfig) -> dict[str, float]:
     """Return how often an epoch hears each corpus, by data.weights or data.hours.
 
     Raises:
-        InputError: a corpus of the utterances is not in data.corpus.
+        InputError: a corpus of the outline is not in data.corpus.
     """
     if not (config.weights or config.hours):
         return {}
     seconds = dict.fromkeys(config.corpus, 0.0)
-    for u in utterances:
-        if u.corpus not in seconds:
+    for (corpus, _, _), length in zip(outline.kinds, outline.seconds, strict=True):
+        if corpus not in seconds:
             raise InputError(
                 f"data.corpus is {', '.join(config.corpus)}, but the run's manifest holds "
-                f"{u.corpus}: data.weights and data.hours go by the names that it was begun with"
+                f"{corpus}: data.weights and data.hours go by the names that it was begun with"
             )
-        seconds[u.corpus] += u.seconds
+        seconds[corpus] += length
     if config.weights:
         given = dict(zip(config.corpus, config.weights, strict=True))
     else:

@@ -82,7 +82,7 @@ class _Files(Dataset[Measured]):
 
 def _measure_all(fresh: Sequence[str], config: DataConfig, *, show: bool) -> Measurements:
     workers = min(config.workers, len(fresh))
-    watch = Watch(fresh, workers)
+    watch = Watch(fresh.__getitem__, workers)
     make = partial(
         DataLoader, _Files(fresh, config.check, watch), collate_fn=list, num_workers=workers
     )

@@ -30,7 +30,10 @@ class Utterance:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that are set."""
-        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
+        return {name: v for name, default in FIELDS if (v := getattr(self, name)) != default}
+
+
+FIELDS = [(field.name, field.default) for field in fields(Utterance)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from multiprocessing import RawArray
@@ -44,16 +44,18 @@ class Watch:
     come from outside: SIGKILL from the kernel when memory runs out, SIGBUS when shared memory does.
     """
 
-    def __init__(self, audios: Sequence[str], workers: int, limit: float = DECODE_SECONDS) -> None:
+    def __init__(
+        self, name_of: Callable[[int], str], workers: int, limit: float = DECODE_SECONDS
+    ) -> None:
         """Make room for notes.
 
         Args:
-            audios: what will be decoded.
+            name_of: says what audio has an index, to name what a worker died of.
             workers: how many will do it; 0: nothing is watched.
             limit: seconds of computing that one decode may take.
         """
         self.blamed: dict[int, tuple[str, str]] = {}  # index of audio: reason and detail
-        self._audios = audios
+        self._name_of = name_of
         self._limits = {signal.ITIMER_PROF: limit, signal.ITIMER_REAL: STALL_SECONDS}
         self._pids = RawArray("q", workers)
         self._notes = RawArray("q", workers)  # index of what is being decoded, plus 1; 0: nothing
@@ -127,7 +129,7 @@ class Watch:
             if not code:
                 continue
             cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-            told.append(f"{cause} while decoding {self._audios[index]}" if index >= 0 else cause)
+            told.append(f"{cause} while decoding {self._name_of(index)}" if index >= 0 else cause)
             if index >= 0 and -code in (*HANGS_ON, *CRASHES_ON):
                 reason = HANGS if -code in HANGS_ON else KILLS
                 self.blamed[index] = (reason, f"a worker died of it: {cause}")

@@ -32,4 +32,4 @@ def test_rules_are_counted_by_corpus() -> None:
 def test_a_frozen_manifest_keeps_them(tmp_path: Path) -> None:
     rows = [Utterance(id="a", audio="/a", text="t", rules=("x",))]
     Manifest(train=rows).write(tmp_path / "manifest.jsonl")
-    assert Manifest.read(tmp_path / "manifest.jsonl").train == rows
+    assert list(Manifest.read(tmp_path / "manifest.jsonl").train) == rows

@@ -9,6 +9,7 @@ from typing import Any
 from safetensors.torch import load_model
 
 from data.files import sync, sync_tree, write_json, write_text
+from data.lazy import Outline
 from data.utterance import Utterance
 from eval.whisper import Whisper
 
@@ -25,7 +26,8 @@ def settle_generation(whisper: Whisper, utterances: Sequence[Utterance]) -> None
     generation.forced_decoder_ids = None
     whisper.model.config.forced_decoder_ids = None
     if whisper.multilingual:
-        tasks, languages = ({getattr(u, key) for u in utterances} for key in ("task", "language"))
+        kinds = set(Outline.of(utterances).kinds)
+        languages, tasks = ({kind[place] for kind in kinds} for place in (1, 2))
         generation.task = tasks.pop() if len(tasks) == 1 else "transcribe"
         generation.language = languages.pop() if len(languages) == 1 else None
 

@@ -146,7 +146,7 @@ def cautions(manifest: Manifest, accelerator: Accelerator, model: Any) -> list[s
 
 def overview(manifest: Manifest, plan: Plan, model: Any, state: TrainState, steps: int) -> str:
     """Return a line on what the run is about to do."""
-    hours = sum(u.seconds for u in manifest.train) / 3600
+    hours = sum(plan.seconds) / 3600
     weights = sum(p.numel() for p in model.parameters()) / 1e6
     begin = f"going on after update {state.step}: " if state.step else ""
     return (

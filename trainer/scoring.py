@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from data.errors import InputError
+from data.lazy import Outline
 from data.manifest import Manifest
 from data.utterance import Utterance
 from eval.evaluate import Evaluator, save
@@ -101,13 +102,13 @@ class Scoring:
         return asked == "bucket" or (asked == "auto" and trained)
 
     def _facts(self, state: TrainState) -> dict[str, Any]:
-        train = self.manifest.train
+        outline = Outline.of(self.manifest.train)
         return {
             "step": state.best_step or state.step,
             "base_model": self.evaluator.whisper.name,
-            "languages": sorted({u.language or "" for u in train}),
-            "clips": len(train),
-            "hours": sum(u.seconds for u in train) / 3600,
+            "languages": sorted({language for _, language, _ in set(outline.kinds)}),
+            "clips": len(outline.seconds),
+            "hours": outline.hours,
             "error": state.best_error,
         }
 

@@ -1,6 +1,7 @@
 """One file per corpus layout, each yielding Utterances; read() picks the file."""
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -46,11 +47,14 @@ def read(config: DataConfig, split: str) -> Iterator[Utterance]:
     for source, place in zip(config.sources, _places(config), strict=True):
         for part in split.split("+"):
             for u in _layout(source).read(config, source.name, part):
+                language = source.language or u.language
                 yield replace(
                     u,
                     id=place + u.id,
                     corpus=source.name,
-                    language=source.language or u.language,
+                    # of millions of rows, few have names of their own here: one string for each
+                    language=language and sys.intern(language),
+                    speaker=u.speaker and sys.intern(u.speaker),
                     task=source.task,
                 )
 

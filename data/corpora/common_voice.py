@@ -1,7 +1,9 @@
 """Mozilla Common Voice's folder: clips/*.mp3 and one .tsv a split, in any release."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
+from operator import itemgetter
 from pathlib import Path
 
 from data.config import DataConfig
@@ -35,29 +37,37 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
         raise InputError(f"{table}: no such file; splits of {folder}: {known}")
     seconds = _durations(folder / "clip_durations.tsv")
     clips = folder / "clips"
-    for row in _rows(table, ("path", "sentence")):
-        name = (
-            row["path"] if row["path"].endswith(".mp3") else f"{row['path']}.mp3"
-        )  # releases 1 to 3
+    rows = _rows(table, ("path", "sentence"), ("locale", "client_id"))
+    for path, sentence, locale, speaker in rows:
+        name = path if path.endswith(".mp3") else f"{path}.mp3"  # releases 1 to 3
         yield Utterance(
             id=f"{folder.name}/{name}",
             audio=inside(clips, name, table),
-            text=row["sentence"].strip(),
+            text=sentence.strip(),
             seconds=seconds.get(name, 0.0),
-            language=_language(row.get("locale") or folder.name),
-            speaker=row.get("client_id") or None,
+            language=_language(locale or folder.name),
+            speaker=speaker or None,
         )
 
 
-def _rows(table: Path, needed: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """Yield rows as dicts; quotes inside sentences are text, as Common Voice writes them."""
+def _rows(table: Path, needed: Sequence[str], known: Sequence[str] = ()) -> Iterator[Sequence[str]]:
+    """Yield the cells of some columns, empty where a row or a release does not have them.
+
+    Quotes inside sentences are text, as Common Voice writes them. Not a DictReader: a release has
+    two tables of two million rows.
+    """
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(mended(file), delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
-            missing = [column for column in needed if column not in (rows.fieldnames or ())]
+            rows = csv.reader(mended(file), delimiter="\t", quoting=csv.QUOTE_NONE)
+            header = next(rows, [])
+            missing = [column for column in needed if column not in header]
             if missing:
-                raise InputError(f"{table}: no column {missing[0]!r}; it has {rows.fieldnames}")
-            yield from rows
+                raise InputError(f"{table}: no column {missing[0]!r}; it has {header}")
+            wide = len(header)
+            places = [header.index(c) if c in header else wide for c in (*needed, *known)]
+            cells = itemgetter(*places)
+            for row in filter(None, rows):
+                yield cells([*row[:wide], *[""] * (wide + 1 - len(row))])
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             f"{table}: not a table in UTF-8 ({error}); unpack the corpus again"
@@ -69,17 +79,18 @@ def _durations(table: Path) -> dict[str, float]:
     if not table.is_file():
         return {}
     seconds = {}
-    for row in _rows(table, ("clip", "duration[ms]")):
+    for clip, duration in _rows(table, ("clip", "duration[ms]")):
         try:
-            seconds[row["clip"]] = int(row["duration[ms]"]) / 1000
+            seconds[clip] = int(duration) / 1000
         except ValueError as error:
             raise InputError(
-                f"{table}: {row['clip']} has a duration of {row['duration[ms]']!r}, "
+                f"{table}: {clip} has a duration of {duration!r}, "
                 "not of whole milliseconds; remove the file to measure the clips instead"
             ) from error
     return seconds
 
 
+@cache
 def _language(locale: str) -> str:
     """Turn Common Voice's locale into Whisper's code: zh-TW → zh."""
     return locale.split("-")[0].lower()
