@@ -6,12 +6,16 @@ The map of the pipeline, one module a stage:
     scan       Utterances                 → their lengths, and what is broken
     screen     Utterances                 → kept ones, and Drops with a reason each
     manifest   kept ones                  → manifest.jsonl, frozen for the run's life
+    lazy       manifest.jsonl             → its utterances, left in the file till they are needed
+    mixing     weights of corpora         → how often an epoch hears each utterance
     plan       (seed, epoch, manifest)    → updates: which utterances, in which order
     rows       an update                  → rows: what the encoder hears, padded to what
     buckets    rows                       → forward passes of one process
     source     a path or a dataset's row  → an open file, bounded       } in the
     audio      one Utterance              → mono float32                } DataLoader's
     resample   any rate                   → 16 kHz                      } workers
+    augment    16 kHz                     → faster, louder, noisier     }
+    lines      a draw                     → its clips, as an epoch hears them
     labels     its text                   → token ids                   }
     collate    a pass                     → padded: one Batch           }
     features   waveforms                  → log-mel, there or on a GPU

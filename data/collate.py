@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from data.augment import UNCHANGED, Augmentation, Mask
 from data.buckets import Draw
 from data.features import HOP_LENGTH, SAMPLE_RATE
 from data.labels import LabelEncoder
@@ -49,10 +50,19 @@ class Line:
 class PaddingCollator:
     """Makes a Batch of lines. Masks come from lengths: pad, end and bos are one token here."""
 
-    def __init__(self, encoder: LabelEncoder, mel: nn.Module) -> None:
-        """Take what makes labels of texts, and features of waveforms: LogMel, or Identity."""
+    def __init__(
+        self, encoder: LabelEncoder, mel: nn.Module, augmentation: Augmentation = UNCHANGED
+    ) -> None:
+        """Take what makes labels of texts, features of waveforms, and masks of features.
+
+        Args:
+            encoder: makes labels.
+            mel: makes features: LogMel, or Identity where a GPU does.
+            augmentation: draws masks.
+        """
         self.encoder = encoder
         self.mel = mel
+        self.augmentation = augmentation
 
     def __call__(self, lines: list[Line]) -> Batch:
         """Pad, compute features, and lay out the decoder's inputs and targets."""
@@ -75,9 +85,16 @@ class PaddingCollator:
             after=draw.after,
             last=draw.last,
             repair=draw.repair,
+            masks=[mask for row, line in enumerate(lines) for mask in self._masks(row, line)],
             drops=[clip.drop for clip in clips if clip.drop is not None],
             work={"decode and resample": sum(clip.work for clip in clips), "mel": mel_seconds},
         )
+
+    def _masks(self, row: int, line: Line) -> list[Mask]:
+        if not line.clips:
+            return []
+        frames, draw = len(line.waveform) // HOP_LENGTH, line.draw
+        return self.augmentation.masks(row, frames, draw.at.epoch, draw.clips[0])
 
     def _targets(self, line: Line) -> tuple[list[int], list[int]]:
         """Return a line's whole sequence, and each clip's share of its targets, 0 without weight.

@@ -1,8 +1,9 @@
 """The knobs of the data: one line each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
+from data.augment import AugmentConfig
 from data.errors import InputError
 
 PASS_SECONDS = 480.0  # where nobody has set or found another
@@ -63,6 +64,7 @@ class DataConfig:
     padded_share: float = 0.15  # of the compute of mixed, spent on updates padded to 30 s
     trailing_silence: float = 0.0  # share of the other updates, padded to a random length
     repair: float = 0.0  # share of short updates that also learn to decode as if padded to 30 s
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     padding: float = 0.04  # share that longer clips may add to an update; more, and it is cut
     update_seconds: float = 120.0  # audio an update holds at most, over all processes
     update_tokens: int = 4096  # label tokens an update holds at most, over all processes

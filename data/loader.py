@@ -1,61 +1,29 @@
 """The only place where the stages are chained: utterances in, batches out."""
 
-import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import nn
+from torch.utils.data import DataLoader
 
-from data.audio import AudioError, load, load_audible
+from data.audio import load, load_audible
+from data.augment import UNCHANGED, Augmentation, mask_features
 from data.buckets import BucketedBatchSampler, Draw
-from data.collate import Clip, Line, PaddingCollator
+from data.collate import PaddingCollator
 from data.config import DataConfig
-from data.features import N_FRAMES, SAMPLE_RATE, LogMel
+from data.features import N_FRAMES, LogMel
 from data.labels import LabelEncoder
+from data.lines import Lines, as_drawn
 from data.plan import edge_of
-from data.screen import drop
 from data.utterance import Batch, Position, Shape, Utterance
 from data.workers import KILLS, Watch, survive
 
 CPU = torch.device("cpu")
 CLIP_SECONDS = 10.0  # of computing that a clip to train on may take to decode: 0.1 is usual
 Batches = Generator[Batch, None, None]
-
-
-class Lines(Dataset[Line]):
-    """Decodes the clips that a draw asks for; what cannot be decoded is silence of no weight."""
-
-    def __init__(
-        self,
-        utterances: Sequence[Utterance],
-        split: str,
-        hear: Callable[[Utterance], Tensor],
-        watch: Watch,
-    ) -> None:
-        """Take the utterances that draws index, the name of their split, and how to decode one."""
-        self.utterances = utterances
-        self.split = split
-        self.hear = hear
-        self.watch = watch
-
-    def __getitem__(self, draw: Draw) -> Line:
-        """Return the decoded row."""
-        return Line(clips=[self._decode(index) for index in draw.clips], draw=draw)
-
-    def _decode(self, index: int) -> Clip:
-        utterance, started = self.utterances[index], time.perf_counter()
-        try:
-            with self.watch.decoding(index):
-                waveform, failed = self.hear(utterance), None
-        except AudioError as error:
-            waveform = _silence(utterance)
-            failed = drop(utterance, self.split, error.reason, error.detail)
-        work = time.perf_counter() - started
-        return Clip(utterance=utterance, waveform=waveform, drop=failed, work=work)
 
 
 class Stages:
@@ -65,18 +33,35 @@ class Stages:
     waveform is half their size; on a CPU the workers do it while the model trains.
     """
 
-    def __init__(self, encoder: LabelEncoder, n_mels: int, device: torch.device = CPU) -> None:
-        """Take what makes labels, the channels of the model's features, and where batches go."""
+    def __init__(
+        self,
+        encoder: LabelEncoder,
+        n_mels: int,
+        device: torch.device = CPU,
+        augmentation: Augmentation = UNCHANGED,
+    ) -> None:
+        """Take what makes labels, the channels of the model's features, and where batches go.
+
+        Args:
+            encoder: makes labels.
+            n_mels: channels of the model's features.
+            device: where batches go.
+            augmentation: of clips to train on.
+        """
         mel = LogMel(n_mels)
+        self.augmentation = augmentation
         self._device = device
         self._mel = mel.to(device) if device.type == "cuda" else None
-        self.collator = PaddingCollator(encoder, mel if self._mel is None else nn.Identity())
+        self.collator = PaddingCollator(
+            encoder, mel if self._mel is None else nn.Identity(), augmentation
+        )
 
     def finish(self, batch: Batch) -> Batch:
         """Move a batch to the device, and see that it has features."""
         batch.to(self._device)
         if self._mel is not None:
             batch.features = self._mel(batch.features)
+        mask_features(batch.features, batch.masks)
         return batch
 
 
@@ -142,7 +127,8 @@ def train_batches(
     if known := set(lethal):  # else none of perhaps millions is looked at
         blamed = (index for index, u in enumerate(utterances) if u.id in known)
         watch.blamed = dict.fromkeys(blamed, (KILLS, "in an earlier start"))
-    lines = Lines(utterances, config.train_split, load_audible, watch)
+    change = partial(as_drawn, stages.augmentation, sampler.plan)
+    lines = Lines(utterances, config.train_split, load_audible, watch, change)
     return Passes(sampler, lambda draws: _batches(draws, lines, stages, config))
 
 
@@ -192,8 +178,3 @@ def _batches(
 
 def _audio_of(utterances: Sequence[Utterance], index: int) -> str:
     return utterances[index].audio
-
-
-def _silence(utterance: Utterance) -> Tensor:
-    """Return silence as long as the utterance was said to be: shapes stay as planned."""
-    return torch.zeros(max(1, round(utterance.seconds * SAMPLE_RATE)))

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from data.config import DataConfig
-from data.errors import InputError
-from data.features import N_FRAMES, frames_of
+from data.features import CHUNK_SECONDS, N_FRAMES, frames_of
 from data.lazy import Kind, Outline
+from data.mixing import times_of, weights_of
 from data.utterance import Utterance
 
 EDGE_FRAMES = 16  # edges are multiples of this: 8 encoder positions, as tensor cores like it
@@ -34,6 +34,7 @@ class Plan:
     update_seconds: float
     update_tokens: int
     update_clips: int | None
+    speeds: Sequence[float]  # one is drawn for each hearing; none: as recorded
     seed: int
 
     @classmethod
@@ -51,6 +52,7 @@ class Plan:
             update_seconds=config.update_seconds,
             update_tokens=config.update_tokens,
             update_clips=config.update_clips,
+            speeds=config.augment.speed,
             seed=seed,
         )
 
@@ -62,7 +64,7 @@ class Plan:
         rng = random.Random(f"{self.seed} {epoch}")
         updates: list[list[int]] = []
         rest: list[int] = []
-        times = self.times(epoch)
+        times = times_of(self.kinds, self.weights, self.seed, epoch)
         for indices in self.buckets:
             bucket = [index for index in indices for _ in range(times[index])]
             rng.shuffle(bucket)
@@ -73,24 +75,16 @@ class Plan:
         rng.shuffle(updates)
         return updates
 
-    def times(self, epoch: int) -> list[int]:
-        """Return how often an epoch hears each utterance: once, unless its corpus has a weight.
+    def speed(self, index: int, epoch: int) -> float:
+        """Return the speed at which an epoch hears an utterance; none grows too long by it."""
+        if not self.speeds:
+            return 1.0
+        drawn = random.Random(f"{self.seed} {epoch} {index} speed").choice(self.speeds)
+        return drawn if self.seconds[index] / drawn < CHUNK_SECONDS else 1.0
 
-        A corpus of weight w is shuffled over and over into one long line, of which each epoch takes
-        the next w-th: no utterance is ever more than one hearing ahead of another.
-        """
-        times = [1] * len(self.seconds)
-        for number, (corpus, weight) in enumerate(self.weights.items()):
-            clips = [index for index, kind in enumerate(self.kinds) if kind[0] == corpus]
-            first, last = (int(n * weight * len(clips) + 1e-6) for n in (epoch, epoch + 1))
-            for index in clips:
-                times[index] = 0
-            for lap in range(first // len(clips), -(-last // len(clips))):
-                line = random.Random(f"{self.seed} corpus {number} {lap}").sample(clips, len(clips))
-                begin = lap * len(clips)
-                for index in line[max(0, first - begin) : last - begin]:
-                    times[index] += 1
-        return times
+    def heard(self, index: int, epoch: int) -> float:
+        """Return how long an utterance is in an epoch, in seconds."""
+        return self.seconds[index] / self.speed(index, epoch)
 
     def length(self, epochs: int) -> int:
         """Return the number of updates in some epochs, counted from the first."""
@@ -113,30 +107,6 @@ class Plan:
         if self.update_clips is not None:
             return clips > self.update_clips
         return seconds > self.update_seconds or tokens > self.update_tokens
-
-
-def weights_of(outline: Outline, config: DataConfig) -> dict[str, float]:
-    """Return how often an epoch hears each corpus, by data.weights or data.hours.
-
-    Raises:
-        InputError: a corpus of the outline is not in data.corpus.
-    """
-    if not (config.weights or config.hours):
-        return {}
-    seconds = dict.fromkeys(config.corpus, 0.0)
-    for (corpus, _, _), length in zip(outline.kinds, outline.seconds, strict=True):
-        if corpus not in seconds:
-            raise InputError(
-                f"data.corpus is {', '.join(config.corpus)}, but the run's manifest holds "
-                f"{corpus}: data.weights and data.hours go by the names that it was begun with"
-            )
-        seconds[corpus] += length
-    if config.weights:
-        given = dict(zip(config.corpus, config.weights, strict=True))
-    else:
-        hours = zip(config.corpus, config.hours, strict=True)
-        given = {name: 3600 * each / max(seconds[name], 1e-9) for name, each in hours}
-    return {name: weight for name, weight in given.items() if seconds[name]}
 
 
 def make_buckets(

@@ -32,9 +32,10 @@ def rows_of(update: Sequence[int], at: Position, plan: Plan, config: DataConfig)
         config: how to pad.
     """
     if config.pad == "packed":
-        return [Row(tuple(clips), N_FRAMES) for clips in _pack(update, plan)]
-    ordered = sorted(update, key=lambda i: (-edge_of(plan.seconds[i]), -plan.tokens[i], i))
-    edges = [edge_of(plan.seconds[index]) for index in ordered]
+        return [Row(tuple(clips), N_FRAMES) for clips in _pack(update, at.epoch, plan)]
+    edge = {index: edge_of(plan.heard(index, at.epoch)) for index in update}
+    ordered = sorted(update, key=lambda i: (-edge[i], -plan.tokens[i], i))
+    edges = [edge[index] for index in ordered]
     least = _least(edges[0], at, plan, config)
     padded = [max(edge, least) for edge in _level(edges, config.padding)]
     return [Row((index,), frames) for index, frames in zip(ordered, padded, strict=True)]
@@ -83,19 +84,20 @@ def _level(edges: Sequence[int], padding: float) -> list[int]:
     return [one[0] for one in passes for _ in one]
 
 
-def _pack(update: Sequence[int], plan: Plan) -> list[list[int]]:
+def _pack(update: Sequence[int], epoch: int, plan: Plan) -> list[list[int]]:
     """Join clips of one corpus and language into windows of 30 s and no more tokens than fit.
 
     The longest first, each where it fits first; within a window in the order of the update.
     """
     place = {index: number for number, index in enumerate(update)}
+    seconds = {index: plan.heard(index, epoch) for index in update}
     windows: list[list[int]] = []
-    for index in sorted(update, key=lambda i: (-plan.seconds[i], i)):
+    for index in sorted(update, key=lambda i: (-seconds[i], i)):
         for window in windows:
             held = [*window, index]
             if (
                 plan.kinds[window[0]] == plan.kinds[index]
-                and sum(plan.seconds[i] for i in held) < CHUNK_SECONDS
+                and sum(seconds[i] for i in held) < CHUNK_SECONDS
                 and sum(plan.tokens[i] for i in held) <= MAX_TOKENS
             ):
                 window.append(index)

@@ -67,6 +67,14 @@ class Shape(NamedTuple):
         return self.rows * self.frames / FRAMES_PER_SECOND
 
 
+class Mask(NamedTuple):
+    """A part of a row's features that is not heard."""
+
+    row: int
+    channels: slice
+    frames: slice
+
+
 @dataclass(kw_only=True, slots=True)
 class Batch:
     """One forward pass of one process."""
@@ -83,6 +91,7 @@ class Batch:
     after: Position  # where training goes on after it
     last: bool  # the last pass of its update
     repair: bool = False  # whether the decoder shall make of it what it makes of 30 s
+    masks: list[Mask] = field(default_factory=list)  # parts of the features that are not heard
     drops: list[Drop] = field(default_factory=list)  # clips that failed here
     work: dict[str, float] = field(default_factory=dict)  # seconds a worker spent, by stage
 

@@ -11,6 +11,7 @@ if not __package__:  # run as a script: search the repository, not trainer/, for
 
 from accelerate import Accelerator
 
+from data.augment import Augmentation
 from data.buckets import BucketedBatchSampler
 from data.errors import plain_errors
 from data.loader import Passes, Stages, train_batches
@@ -110,7 +111,8 @@ def build_passes(
     rank, world = accelerator.process_index, accelerator.num_processes
     budget = fitted(config.data, fit_path(folder, accelerator, config.model))
     sampler = BucketedBatchSampler(plan, budget, updates=0, rank=rank, world=world)
-    stages = Stages(whisper.labels(), whisper.n_mels, accelerator.device)
+    augmentation = Augmentation(config.data.augment, config.seed, whisper.n_mels)
+    stages = Stages(whisper.labels(), whisper.n_mels, accelerator.device, augmentation)
     train = scoring.manifest.train
     return train_batches(train, config.data, stages, sampler, lethal=drops.lethal)
 

@@ -44,6 +44,7 @@ def shaping(model: ModelConfig, optim: OptimConfig, data: DataConfig, steps: int
     knobs = {f"model.{k}": v for k, v in asdict(model).items() if k != "gradient_checkpointing"}
     knobs |= {f"optim.{key}": value for key, value in asdict(optim).items()}
     knobs |= {f"data.{key}": getattr(data, key) for key in PLAN}
+    knobs |= {f"data.augment.{key}": value for key, value in asdict(data.augment).items()}
     knobs = {key: list(v) if isinstance(v, tuple) else v for key, v in knobs.items()}  # as in JSON
     return knobs if optim.schedule == "constant" else knobs | {"loop.max_steps": steps}
 
