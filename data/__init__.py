@@ -5,6 +5,7 @@ The map of the pipeline, one module a stage:
     corpora    a layout on disk           → Utterances (metadata only)
     scan       Utterances                 → their lengths, and what is broken
     screen     Utterances                 → kept ones, and Drops with a reason each
+    context    slices of a recording      → what was said before each
     manifest   kept ones                  → manifest.jsonl, frozen for the run's life
     lazy       manifest.jsonl             → its utterances, left in the file till they are needed
     mixing     weights of corpora         → how often an epoch hears each utterance

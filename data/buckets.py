@@ -9,6 +9,7 @@ from torch.utils.data import Sampler
 
 from data.config import PASS_SECONDS, DataConfig
 from data.features import FRAMES_PER_SECOND
+from data.labels import PROMPT_TOKENS
 from data.plan import Plan
 from data.rows import Row, is_repaired, rows_of
 from data.utterance import Position, Shape
@@ -23,6 +24,8 @@ class Draw(NamedTuple):
     last: bool  # whether this pass is its update's last
     frames: int  # what it is padded to
     repair: bool = False  # whether the decoder shall make of it what it makes of 30 s
+    timed: bool = False  # whether its labels hold times
+    prompted: bool = False  # whether what was said before stands before its labels
 
 
 @dataclass(eq=False)
@@ -59,7 +62,12 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
         )
 
     def _tokens(self, row: Row | Draw) -> int:
-        return sum(self.plan.tokens[clip] for clip in row.clips) or 1
+        tokens = sum(self.plan.tokens[clip] for clip in row.clips) or 1
+        if row.timed:
+            tokens += 2 * len(row.clips)
+        if row.prompted:
+            tokens += 1 + min(self.plan.prompts[row.clips[0]], PROMPT_TOKENS)
+        return tokens
 
     def _updates(self) -> Iterator[tuple[list[int], Position, Position]]:
         """Yield updates from the start on, for ever, each with its position and the next one's."""
@@ -81,7 +89,10 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
         repair = is_repaired(at, self.plan, self.config)
         for number, each in enumerate(mine, 1):
             last = number == most
-            yield [Draw(row.clips, at, after, last, row.frames, repair) for row in each]
+            yield [
+                Draw(row.clips, at, after, last, row.frames, repair, row.timed, row.prompted)
+                for row in each
+            ]
 
     def _passes(self, rows: Sequence[Row]) -> list[list[Row]]:
         """Cut rows where what they are padded to changes, and where memory ends."""

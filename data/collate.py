@@ -3,6 +3,8 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +39,12 @@ class Line:
         return torch.cat([torch.empty(0), *(clip.waveform for clip in self.clips)])
 
     @property
+    def times(self) -> list[tuple[float, float]]:
+        """Return where each clip begins and ends, in seconds."""
+        ends = list(accumulate(len(clip.waveform) / SAMPLE_RATE for clip in self.clips))
+        return list(zip([0.0, *ends], ends, strict=False))
+
+    @property
     def language(self) -> str:
         """Return Whisper's code of what is said."""
         return next((clip.utterance.language or "" for clip in self.clips), "")
@@ -45,6 +53,14 @@ class Line:
     def task(self) -> str:
         """Return what the decoder is asked for."""
         return next((clip.utterance.task for clip in self.clips), "transcribe")
+
+
+class Targets(NamedTuple):
+    """A line's labels."""
+
+    context: list[int]  # what was said before: no target
+    row: list[int]  # the whole sequence, from the start token to the end token
+    shares: list[int]  # targets of each clip, 0 for one without weight
 
 
 class PaddingCollator:
@@ -69,8 +85,8 @@ class PaddingCollator:
         started = time.perf_counter()
         features = self.mel(pad([line.waveform for line in lines], lines[0].draw.frames))
         mel_seconds = time.perf_counter() - started
-        rows, tokens = zip(*map(self._targets, lines), strict=True)
-        inputs, labels = self._shifted(rows, [sum(each) for each in tokens])
+        targets = [self._targets(line) for line in lines]
+        inputs, labels = self._shifted(targets)
         clips, draw = [clip for line in lines for clip in line.clips], lines[0].draw
         return Batch(
             ids=[clip.utterance.id for clip in clips],
@@ -80,7 +96,7 @@ class PaddingCollator:
             decoder_input_ids=inputs,
             labels=labels,
             seconds=[0.0 if clip.drop else len(clip.waveform) / SAMPLE_RATE for clip in clips],
-            tokens=[count for each in tokens for count in each],
+            tokens=[count for each in targets for count in each.shares],
             at=draw.at,
             after=draw.after,
             last=draw.last,
@@ -96,35 +112,39 @@ class PaddingCollator:
         frames, draw = len(line.waveform) // HOP_LENGTH, line.draw
         return self.augmentation.masks(row, frames, draw.at.epoch, draw.clips[0])
 
-    def _targets(self, line: Line) -> tuple[list[int], list[int]]:
-        """Return a line's whole sequence, and each clip's share of its targets, 0 without weight.
-
-        Prefix and end token are the first sound clip's: the start token is no target.
-        """
+    def _targets(self, line: Line) -> Targets:
+        """Lay out a line's labels. Prefix and end token are the first sound clip's."""
         shares = [0] * len(line.clips)
         if not line.clips:  # the decoder needs something to look at
-            return [self.encoder.start, self.encoder.end], shares
+            return Targets([], [self.encoder.start, self.encoder.end], shares)
         sound = [i for i, clip in enumerate(line.clips) if clip.drop is None]
         spoken = sound or range(len(line.clips))  # shapes stay as planned
         texts = [line.clips[i].utterance.text for i in spoken]
         pieces = self.encoder.pieces(texts, line.language)
         row = self.encoder.wrap(pieces, line.language, line.task)
+        held = 0  # tokens of times, in each piece
+        if line.draw.timed and len(row) + 2 * len(pieces) <= self.encoder.max_tokens:
+            times = [line.times[i] for i in spoken]
+            row, held = self.encoder.wrap(pieces, line.language, line.task, times), 2
         for i, piece in zip(sound, pieces, strict=False):
-            shares[i] = len(piece)
+            shares[i] = len(piece) + held
         if sound:
-            shares[sound[0]] += len(row) - 1 - sum(map(len, pieces))
-        return row, shares
+            shares[sound[0]] += len(row) - 1 - sum(shares)  # the start token is no target
+        context = []
+        if line.draw.prompted:
+            prompt, room = line.clips[0].utterance.prompt, self.encoder.max_tokens - len(row)
+            context = self.encoder.context(prompt, room)
+        return Targets(context, row, shares)
 
-    def _shifted(
-        self, rows: Sequence[Sequence[int]], targets: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
+    def _shifted(self, targets: Sequence[Targets]) -> tuple[Tensor, Tensor]:
         """Return decoder inputs and labels, both (batch, tokens): labels are one token ahead."""
-        longest = max(len(row) for row in rows) - 1
-        inputs = torch.full((len(rows), longest), self.encoder.end)
-        labels = torch.full((len(rows), longest), IGNORE)
-        for i, (row, count) in enumerate(zip(rows, targets, strict=True)):
-            inputs[i, : len(row) - 1] = torch.tensor(row[:-1])
-            labels[i, :count] = torch.tensor(row[1 : 1 + count])
+        longest = max(len(each.context) + len(each.row) for each in targets) - 1
+        inputs = torch.full((len(targets), longest), self.encoder.end)
+        labels = torch.full((len(targets), longest), IGNORE)
+        for i, (context, row, shares) in enumerate(targets):
+            ids, first = [*context, *row], len(context)
+            inputs[i, : len(ids) - 1] = torch.tensor(ids[:-1])
+            labels[i, first : first + sum(shares)] = torch.tensor(row[1 : 1 + sum(shares)])
         return inputs, labels
 
 

@@ -21,6 +21,7 @@ POSITIVE = (
     "token_buckets",
     "prefetch",
 )
+SHARES = ("padded_share", "trailing_silence", "repair", "timestamps", "prompts", "max_broken")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +65,8 @@ class DataConfig:
     padded_share: float = 0.15  # of the compute of mixed, spent on updates padded to 30 s
     trailing_silence: float = 0.0  # share of the other updates, padded to a random length
     repair: float = 0.0  # share of short updates that also learn to decode as if padded to 30 s
+    timestamps: float = 0.0  # share of rows that are trained with the times of what they say
+    prompts: float = 0.0  # share of slices of recordings that are prompted with what came before
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     padding: float = 0.04  # share that longer clips may add to an update; more, and it is cut
     update_seconds: float = 120.0  # audio an update holds at most, over all processes
@@ -99,7 +102,7 @@ class DataConfig:
         for key in ("padding", "workers"):
             if not getattr(self, key) >= 0:
                 raise InputError(f"data.{key} must be 0 or more, got {getattr(self, key)}")
-        for key in ("padded_share", "trailing_silence", "repair", "max_broken"):
+        for key in SHARES:
             if not 0 <= getattr(self, key) <= 1:
                 raise InputError(f"data.{key} must lie between 0 and 1, got {getattr(self, key)}")
 

@@ -20,6 +20,7 @@ class Outline:
         """Begin without any."""
         self.seconds = array("d")
         self.tokens = array("i")
+        self.prompts = array("i")  # tokens of what was said before
         self.kinds: list[Kind] = []
         self._known: dict[Kind, Kind] = {}  # one tuple for all that are alike
         self._digest = hashlib.sha256()
@@ -40,6 +41,7 @@ class Outline:
         kind = (row.get("corpus", ""), row.get("language") or "", row.get("task", "transcribe"))
         self.seconds.append(seconds)
         self.tokens.append(tokens)
+        self.prompts.append(row.get("prompt_tokens", 0))
         self.kinds.append(self._known.setdefault(kind, kind))
         told = f"{row['id']}\0{row.get('text', '')}\0{seconds}\0{tokens}\0{kind[1]}\0{kind[2]}\n"
         self._digest.update(told.encode())

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data.config import DataConfig
+from data.context import add_prompts
 from data.corpora import read as read_corpus
 from data.errors import InputError
 from data.files import write_jsonl
@@ -105,6 +106,12 @@ def _build(
     train, broken = screen_audio(train, split, scan(train, config, cache, show=show))
     refuse_missing(broken, config)
     train, unfit = screen_training(_with_tokens(train, encoder), split, config, encoder.max_tokens)
+    if config.timestamps and not encoder.knows_times:
+        raise InputError(
+            f"data.timestamps is {config.timestamps:g}, but the model's vocabulary has no times: "
+            "take one of OpenAI's, or set it to 0"
+        )
+    add_prompts(train, encoder)
     gone = [*repeats, *leaks, *broken, *unfit]
     _refuse_empty(train, split, gone, config)
     return Manifest(train=train, **held_out), drops + gone

@@ -27,6 +27,7 @@ class Plan:
 
     seconds: Sequence[float]  # of each utterance
     tokens: Sequence[int]  # the same
+    prompts: Sequence[int]  # the same: tokens of what was said before
     kinds: Sequence[Kind]  # the same: packed within one
     weights: Mapping[str, float]  # how often an epoch hears a corpus; once where it is not named
     buckets: Sequence[Sequence[int]]  # utterances of similar length and number of tokens
@@ -45,6 +46,7 @@ class Plan:
         return cls(
             seconds=seconds,
             tokens=tokens,
+            prompts=outline.prompts,
             kinds=outline.kinds,
             weights=weights_of(outline, config),
             buckets=make_buckets(seconds, tokens, config),

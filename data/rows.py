@@ -20,6 +20,8 @@ class Row(NamedTuple):
 
     clips: tuple[int, ...]  # indices into the manifest, said one after another
     frames: int  # what it is padded to
+    timed: bool = False  # whether its labels hold times
+    prompted: bool = False  # whether what was said before stands before its labels
 
 
 def rows_of(update: Sequence[int], at: Position, plan: Plan, config: DataConfig) -> list[Row]:
@@ -32,18 +34,31 @@ def rows_of(update: Sequence[int], at: Position, plan: Plan, config: DataConfig)
         config: how to pad.
     """
     if config.pad == "packed":
-        return [Row(tuple(clips), N_FRAMES) for clips in _pack(update, at.epoch, plan)]
+        windows = _pack(update, at.epoch, plan)
+        return [_row(clips, N_FRAMES, at.epoch, plan, config) for clips in windows]
     edge = {index: edge_of(plan.heard(index, at.epoch)) for index in update}
     ordered = sorted(update, key=lambda i: (-edge[i], -plan.tokens[i], i))
     edges = [edge[index] for index in ordered]
     least = _least(edges[0], at, plan, config)
     padded = [max(edge, least) for edge in _level(edges, config.padding)]
-    return [Row((index,), frames) for index, frames in zip(ordered, padded, strict=True)]
+    return [
+        _row([index], frames, at.epoch, plan, config)
+        for index, frames in zip(ordered, padded, strict=True)
+    ]
 
 
 def is_repaired(at: Position, plan: Plan, config: DataConfig) -> bool:
     """Tell whether the model compares what it makes of an update with what it makes of 30 s."""
     return random.Random(f"{plan.seed} {at} repair").random() < config.repair
+
+
+def _row(clips: list[int], frames: int, epoch: int, plan: Plan, config: DataConfig) -> Row:
+    """Settle how a row's labels are written; it is drawn anew in each epoch."""
+    if not (config.timestamps or config.prompts):
+        return Row(tuple(clips), frames)
+    draw = random.Random(f"{plan.seed} {epoch} {clips[0]} labels")
+    timed, prompted = draw.random() < config.timestamps, draw.random() < config.prompts
+    return Row(tuple(clips), frames, timed, prompted and plan.prompts[clips[0]] > 0)
 
 
 def _least(longest: int, at: Position, plan: Plan, config: DataConfig) -> int:

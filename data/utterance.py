@@ -26,6 +26,8 @@ class Utterance:
     start: float = 0.0  # seconds into the file
     end: float | None = None  # seconds into the file; None: to its end
     tokens: int = 0  # label length, special tokens included
+    prompt: str = ""  # what was said before it in the same recording
+    prompt_tokens: int = 0  # its length
     rules: tuple[str, ...] = ()  # that changed its transcript, by name
 
     def to_json(self) -> dict[str, Any]:

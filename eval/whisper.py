@@ -64,6 +64,7 @@ class Whisper:
             self.processor.tokenizer,
             max_tokens=self.model.config.max_target_positions,
             multilingual=self.multilingual,
+            vocabulary_size=self.model.config.vocab_size,
         )
 
 

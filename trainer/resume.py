@@ -21,6 +21,8 @@ PLAN = (
     "padded_share",
     "trailing_silence",
     "repair",
+    "timestamps",
+    "prompts",
     "padding",
     "update_seconds",
     "update_tokens",
