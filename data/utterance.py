@@ -16,7 +16,8 @@ class Utterance:
     """One spoken sentence: where its audio lies and what is said in it."""
 
     id: str  # unique within a split
-    audio: str  # an absolute path, or a row of a dataset: hub:{"name": …, "row": …}
+    # an absolute path; a row of a dataset: hub:{"name": …, "row": …}; or a file in an archive:
+    audio: str  # tar:{"path": …, "name": …, "offset": …, "size": …}
     text: str
     seconds: float = 0.0  # 0 until the scan knows
     language: str | None = None  # Whisper's code: en, zh, …
@@ -27,6 +28,7 @@ class Utterance:
     end: float | None = None  # seconds into the file; None: to its end
     tokens: int = 0  # label length, special tokens included
     rules: tuple[str, ...] = ()  # that changed its transcript, by name
+    fault: str = ""  # why its reader says that it cannot be used: the reason of its drop
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that are set."""
