@@ -14,7 +14,7 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
@@ -92,6 +92,18 @@ def fetch(archive: str, member: Member) -> bytes:
     if not _heads(header, member) or len(content) < member.size:
         raise OSError(f"{archive} has changed: {member.name} lies there no more")
     return content
+
+
+def contents(archive: Path, wanted: Iterable[Member]) -> Iterator[tuple[Member, bytes]]:
+    """Yield some files with their content, from the archive's beginning to its end.
+
+    Raises:
+        OSError: the archive is gone.
+    """
+    with _opened(str(archive)) as file:
+        for member in sorted(wanted, key=lambda each: each.offset):
+            file.seek(member.offset)
+            yield member, file.read(member.size)
 
 
 def _recalled(saved: Path) -> dict[str, Member] | None:

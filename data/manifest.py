@@ -22,6 +22,7 @@ from data.screen import (
     screen_repeats,
     screen_training,
 )
+from data.source import revision_of
 from data.utterance import Drop, Utterance
 
 
@@ -46,6 +47,12 @@ class Manifest:
             rules = tuple(row.pop("rules", ()))
             splits[row.pop("split")].append(Utterance(**{"text": "", **row}, rules=rules))
         return cls(**splits)
+
+    def revisions(self) -> dict[str, str]:
+        """Return the commit that each corpus from the Hub was loaded at."""
+        corpora = {u.corpus: u.audio for u in [*self.test, *self.dev, *self.train]}
+        commits = {name: revision_of(audio) for name, audio in corpora.items()}
+        return {name: commit for name, commit in commits.items() if commit}
 
     def fingerprint(self) -> str:
         """Return a hash of what is trained on: ids, lengths, texts."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import soundfile
 
-from data import archive
+from data import archive, dataset
 
 HUB = "hub:"  # what the locator of a dataset's row begins with
 RATES = range(1_000, 768_001)  # Hz
@@ -36,9 +36,7 @@ def open_source(audio: str) -> str | io.BytesIO:
         OSError: there is no such file, or it is no file: reading a pipe would wait for ever.
     """
     if audio.startswith(HUB):
-        from data.corpora.hub import fetch  # here: datasets takes a second to import
-
-        return io.BytesIO(fetch(json.loads(audio.removeprefix(HUB))))
+        return io.BytesIO(dataset.fetch(json.loads(audio.removeprefix(HUB))))
     if audio.startswith(archive.KIND):
         return io.BytesIO(archive.fetch(*archive.located(audio)))
     if not stat.S_ISREG(os.stat(audio).st_mode):
@@ -51,6 +49,14 @@ def file_of(audio: str) -> str | None:
     if audio.startswith(HUB):
         return None
     return archive.located(audio)[0] if audio.startswith(archive.KIND) else audio
+
+
+def revision_of(audio: str) -> str | None:
+    """Return the commit of the Hub that audio is of, where it is of one."""
+    if not audio.startswith(HUB):
+        return None
+    revision: str | None = json.loads(audio.removeprefix(HUB)).get("revision")
+    return revision
 
 
 @contextmanager
