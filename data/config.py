@@ -8,7 +8,7 @@ from data.errors import InputError
 
 PASS_SECONDS = 480.0  # where nobody has set or found another
 T = TypeVar("T")
-Layout = Literal["auto", "common_voice", "manifest", "hub"]
+Layout = Literal["auto", "common_voice", "fleurs", "hub", "manifest", "webdataset"]
 Task = Literal["transcribe", "translate"]
 POSITIVE = (
     "update_seconds",
@@ -50,9 +50,13 @@ class DataConfig:
     weights: tuple[float, ...] = ()  # none: once
     hours: tuple[float, ...] = ()  # the same in hours of each corpus an epoch, instead of weights
     text_column: str = "auto"  # auto: sentence, text, transcription or transcript
+    language_column: str = "auto"  # auto: locale, language or lang_id, where it holds text
+    speaker_column: str = "auto"  # auto: client_id, speaker_id or speaker, where it holds text
     audio_column: str = "audio"  # of a dataset from the Hub
     subset: str | None = None  # configuration of a dataset from the Hub
-    revision: str | None = None  # commit of a dataset from the Hub; None: the newest
+    data_files: tuple[str, ...] = ()  # of such a dataset, as train=part-*.parquet; none: all
+    # commit of a dataset from the Hub; None: the newest, which manifest.jsonl then names
+    revision: str | None = None
 
     check: Literal["header", "decode"] = "decode"  # what the scan does; decode finds broken audio
     missing: Literal["error", "drop"] = "error"  # what to do with a row whose audio is not there

@@ -26,22 +26,22 @@ def sync_tree(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
+    """Write a text in UTF-8, whole or not at all."""
     write_lines(path, (text,))
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a file under another name and rename it: a reader never sees half of it.
+    """Write a text, line by line: what is written is never held together."""
+    write_bytes(path, (line.encode() for line in lines))
 
-    Args:
-        path: the file.
-        lines: with their ends; never held together.
-    """
+
+def write_bytes(path: Path, parts: Iterable[bytes]) -> None:
+    """Write a file under another name and rename it: a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(lines)
+        with temporary.open("wb") as file:
+            file.writelines(parts)
         sync(temporary)
         os.replace(temporary, path)
     finally:

@@ -21,10 +21,12 @@ from data.screen import (
     count_reasons,
     refuse_missing,
     screen_audio,
+    screen_faults,
     screen_leaks,
     screen_repeats,
     screen_training,
 )
+from data.source import revision_of
 from data.utterance import Drop, Utterance
 
 
@@ -40,6 +42,15 @@ class Manifest:
         """Write one utterance a line, with its split."""
         splits = (("train", self.train), ("dev", self.dev), ("test", self.test))
         write_jsonl(path, ({"split": name, **u.to_json()} for name, part in splits for u in part))
+
+    def revisions(self) -> dict[str, str]:
+        """Return the commit that each corpus from the Hub was loaded at."""
+        found = {u.corpus: u.audio for u in (*self.test, *self.dev)}
+        for index, (corpus, _, _) in enumerate(Outline.of(self.train).kinds):
+            if corpus not in found:
+                found[corpus] = self.train[index].audio
+        commits = {name: revision_of(audio) for name, audio in found.items()}
+        return {name: commit for name, commit in commits.items() if commit}
 
     def fingerprint(self) -> str:
         """Return a hash of what is trained on: ids, lengths, texts."""
@@ -100,7 +111,8 @@ def _build(
             held_out[name], gone = read_held_out(config, encoder, cache, split=split, show=show)
             drops += gone
     split = config.train_split
-    train, repeats = screen_repeats(_read(config, encoder, split), split)
+    train, faults = screen_faults(_read(config, encoder, split), split)
+    train, repeats = screen_repeats(train, split)
     strict = "validated" in split.split("+")  # the others share no speakers by design
     train, leaks = screen_leaks(train, split, held_out["dev"] + held_out["test"], strict=strict)
     train, broken = screen_audio(train, split, scan(train, config, cache, show=show))
@@ -112,7 +124,7 @@ def _build(
             "take one of OpenAI's, or set it to 0"
         )
     add_prompts(train, encoder)
-    gone = [*repeats, *leaks, *broken, *unfit]
+    gone = [*faults, *repeats, *leaks, *broken, *unfit]
     _refuse_empty(train, split, gone, config)
     return Manifest(train=train, **held_out), drops + gone
 
@@ -125,11 +137,13 @@ def read_held_out(
     Raises:
         InputError: as build_manifest().
     """
-    rows, repeats = screen_repeats(_read(config, encoder, split), split)
+    rows, faults = screen_faults(_read(config, encoder, split), split)
+    rows, repeats = screen_repeats(rows, split)
     kept, broken = screen_audio(rows, split, scan(rows, config, cache, show=show))
     refuse_missing(broken, config)
-    _refuse_empty(kept, split, repeats + broken, config)
-    return _with_tokens(kept, encoder), repeats + broken
+    gone = faults + repeats + broken
+    _refuse_empty(kept, split, gone, config)
+    return _with_tokens(kept, encoder), gone
 
 
 def _read(config: DataConfig, encoder: LabelEncoder, split: str) -> list[Utterance]:

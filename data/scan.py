@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from data.audio import AudioError, declared_seconds, measured_seconds
 from data.config import DataConfig
 from data.files import read_jsonl, write_jsonl
+from data.source import file_of
 from data.utterance import Utterance
 from data.workers import Watch, survive
 
@@ -106,15 +107,19 @@ def measure(audio: str, check: str) -> Measured:
 
 def _stamp(audio: str, check: str) -> str:
     """Return what changes when a file does; empty for what is not a file, which is never cached."""
+    file = file_of(audio)
+    if file is None:
+        return ""
     try:
-        status = os.stat(audio)
+        status = os.stat(file)
     except (OSError, ValueError):  # ValueError: a name that cannot be one
         return ""
     return f"{check} {status.st_size} {status.st_mtime_ns}"
 
 
 def _missing(audio: str) -> bool:
-    return not audio.startswith("hub:") and not os.path.exists(audio)
+    file = file_of(audio)
+    return file is not None and not os.path.exists(file)
 
 
 def _read(cache: Path) -> Cached:

@@ -16,9 +16,16 @@ from data.utterance import Drop, Utterance
 from data.workers import HANGS, KILLS
 
 BROKEN = {KILLS, HANGS, "missing", "unreadable", "truncated", "not a number", "silent", "too much"}
+BROKEN |= {"after the end"}
 SPECIAL = re.compile(r"<\|[^|>]*\|>")  # would be read as one of Whisper's own tokens
 
 Screened = tuple[list[Utterance], list[Drop]]  # what is kept, what is not
+
+
+def screen_faults(utterances: Sequence[Utterance], split: str) -> Screened:
+    """Drop what its reader found a fault in: only the reader sees, say, subtitles that overlap."""
+    drops = [drop(u, split, u.fault, u.text[:80]) for u in utterances if u.fault]
+    return [u for u in utterances if not u.fault], drops
 
 
 def screen_audio(utterances: Iterable[Utterance], split: str, found: Measurements) -> Screened:
@@ -168,6 +175,8 @@ def _audio_problem(
         return reason, detail
     if utterance.end is None and seconds - utterance.start > MAX_SECONDS:
         return "too long", f"{seconds:.0f} s; {MAX_SECONDS} s are held whole: name slices of it"
+    if utterance.start > 0 and utterance.start >= seconds:
+        return "after the end", f"begins at {utterance.start:.2f} s of {seconds:.2f} s"
     declared = utterance.seconds if utterance.end is None else utterance.end - utterance.start
     left = max(0.0, seconds - utterance.start)  # in the file, from the slice's start on
     try:

@@ -1,4 +1,4 @@
-"""What soundfile can open: a file or a row of a dataset, and nothing that is out of all bounds."""
+"""What soundfile can open: a file, a part of an archive or a dataset; nothing out of all bounds."""
 
 import io
 import json
@@ -10,6 +10,9 @@ from contextlib import contextmanager
 
 import soundfile
 
+from data import archive, dataset
+
+HUB = "hub:"  # what the locator of a dataset's row begins with
 RATES = range(1_000, 768_001)  # Hz
 MAX_CHANNELS = 32
 # soundfile raises a TypeError for a file without a header, such as .raw
@@ -27,18 +30,33 @@ class AudioError(Exception):
 
 
 def open_source(audio: str) -> str | io.BytesIO:
-    """Return what soundfile can open: the path, or a dataset row's bytes.
+    """Return what soundfile can open: the path, or the bytes in an archive or a dataset's row.
 
     Raises:
         OSError: there is no such file, or it is no file: reading a pipe would wait for ever.
     """
-    if not audio.startswith("hub:"):
-        if not stat.S_ISREG(os.stat(audio).st_mode):
-            raise OSError("not a file")
-        return audio
-    from data.corpora.hub import fetch  # here: datasets takes a second to import
+    if audio.startswith(HUB):
+        return io.BytesIO(dataset.fetch(json.loads(audio.removeprefix(HUB))))
+    if audio.startswith(archive.KIND):
+        return io.BytesIO(archive.fetch(*archive.located(audio)))
+    if not stat.S_ISREG(os.stat(audio).st_mode):
+        raise OSError("not a file")
+    return audio
 
-    return io.BytesIO(fetch(json.loads(audio.removeprefix("hub:"))))
+
+def file_of(audio: str) -> str | None:
+    """Return the file that holds audio: its own, or an archive; None for a row of a dataset."""
+    if audio.startswith(HUB):
+        return None
+    return archive.located(audio)[0] if audio.startswith(archive.KIND) else audio
+
+
+def revision_of(audio: str) -> str | None:
+    """Return the commit of the Hub that audio is of, where it is of one."""
+    if not audio.startswith(HUB):
+        return None
+    revision: str | None = json.loads(audio.removeprefix(HUB)).get("revision")
+    return revision
 
 
 @contextmanager
@@ -53,7 +71,7 @@ def opened(audio: str) -> Iterator[soundfile.SoundFile]:
                     f"channels at {RATES[0]} to {RATES[-1]} Hz can be used",
                 )
             yield file
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise AudioError("missing", "no such file") from error
     except BROKEN as error:
         raise AudioError("unreadable", str(error)) from error

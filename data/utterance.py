@@ -16,7 +16,8 @@ class Utterance:
     """One spoken sentence: where its audio lies and what is said in it."""
 
     id: str  # unique within a split
-    audio: str  # an absolute path, or a row of a dataset: hub:{"name": …, "row": …}
+    # an absolute path; a row of a dataset: hub:{"name": …, "row": …}; or a file in an archive:
+    audio: str  # tar:{"path": …, "name": …, "offset": …, "size": …}
     text: str
     seconds: float = 0.0  # 0 until the scan knows
     language: str | None = None  # Whisper's code: en, zh, …
@@ -29,6 +30,7 @@ class Utterance:
     prompt: str = ""  # what was said before it in the same recording
     prompt_tokens: int = 0  # its length
     rules: tuple[str, ...] = ()  # that changed its transcript, by name
+    fault: str = ""  # why its reader says that it cannot be used: the reason of its drop
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that are set."""

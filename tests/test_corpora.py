@@ -81,7 +81,7 @@ def test_a_name_of_the_hub_that_cannot_be_had_is_a_sentence(
 
 
 def test_an_unknown_layout_says_what_was_looked_for_and_what_was_found(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"looked for clips/ and \*\.tsv .* found nothing"):
+    with pytest.raises(InputError, match=r"looked for .*clips/ and \*\.tsv .* found nothing"):
         ids(tmp_path)
     for number in range(7):
         (tmp_path / f"{number}.txt").write_text("")

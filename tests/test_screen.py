@@ -108,15 +108,20 @@ def test_slices_have_their_own_length() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "length"), [(12.0, None, 10.0), (3550.0, 3560.0, 3530.0), (9.0, 12.0, 10.0)]
+    ("start", "end", "length", "reason"),
+    [
+        (12.0, None, 10.0, "after the end"),
+        (3550.0, 3560.0, 3530.0, "after the end"),
+        (9.0, 12.0, 10.0, "truncated"),
+    ],
 )
 def test_a_slice_behind_the_end_of_its_file_is_dropped(
-    start: float, end: float | None, length: float
+    start: float, end: float | None, length: float, reason: str
 ) -> None:
     u = utterance(start=start, end=end, seconds=0.0 if end is None else end - start)
     kept, drops = screen_audio([u], "test", {u.audio: Measured(seconds=length)})
     assert kept == []
-    assert [d.reason for d in drops] == ["truncated"]
+    assert [d.reason for d in drops] == [reason]
 
 
 def test_clips_sentences_and_speakers_of_dev_and_test_are_left_out_in_that_order() -> None:

@@ -147,7 +147,14 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     )
     peak, source = peak_flops(accelerator.device)
 
-    write_settings(folder, config.to_yaml(), accelerator, data=data, peak=(peak, source))
+    write_settings(
+        folder,
+        config.to_yaml(),
+        accelerator,
+        data=data,
+        revisions=manifest.revisions(),
+        peak=(peak, source),
+    )
     recorder.begin(config.log.trackers, step=state.step, steps=steps)
     recorder.say(overview(manifest, plan, whisper.model, state, steps))
     for warning in cautions(manifest, accelerator, whisper.model):

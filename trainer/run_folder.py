@@ -94,7 +94,13 @@ def _freeze(path: Path, config: DataConfig, encoder: LabelEncoder) -> None:
 
 
 def write_settings(
-    folder: Path, config: str, accelerator: Accelerator, *, data: str, peak: tuple[float, str]
+    folder: Path,
+    config: str,
+    accelerator: Accelerator,
+    *,
+    data: str,
+    revisions: dict[str, str],
+    peak: tuple[float, str],
 ) -> None:
     """Write config.yaml and environment.json.
 
@@ -103,6 +109,7 @@ def write_settings(
         config: the resolved config as YAML.
         accelerator: knows the device, the processes and the precision.
         data: the fingerprint of what is trained on.
+        revisions: the commits of the corpora from the Hub.
         peak: FLOP/s that MFU is a share of, and where that figure comes from.
     """
     if not accelerator.is_main_process:
@@ -115,6 +122,7 @@ def write_settings(
             "command": [redact(argument) for argument in sys.argv],
             "commit": _commit(),
             "data": data,
+            "revisions": revisions,
             "device": torch.cuda.get_device_name(device)
             if device.type == "cuda"
             else platform.machine(),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from data.config import DataConfig, Source
-from data.corpora import common_voice, hub, manifest
+from data.corpora import common_voice, fleurs, hub, manifest, webdataset
 from data.errors import InputError
 from data.utterance import Utterance
 
@@ -30,8 +30,10 @@ class Layout(Protocol):
 
 # in the order in which they are tried: what is known by more comes before what is known by less
 LAYOUTS: dict[str, Layout] = {
+    "fleurs": fleurs,
     "common_voice": common_voice,
     "manifest": manifest,
+    "webdataset": webdataset,
     "hub": hub,
 }
 

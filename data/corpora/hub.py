@@ -5,20 +5,19 @@ give bytes, or a path, and soundfile reads those.
 """
 
 import json
+import re
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from data.config import DataConfig
+from data.dataset import commit_of, open_split
 from data.errors import InputError
 from data.utterance import Utterance
 
 TEXT_COLUMNS = ("sentence", "text", "transcription", "transcript", "raw_transcription")
 LANGUAGE_COLUMNS = ("locale", "language", "lang_id")
 SPEAKER_COLUMNS = ("client_id", "speaker_id", "speaker")
-
-
 LOOKS = "dataset_dict.json, dataset_info.json, *.parquet or *.arrow"
 
 
@@ -31,6 +30,8 @@ def matches(path: Path) -> bool:
 def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
     """Yield the rows of a split, with texts; the audio is fetched row by row later.
 
+    Each names the commit that was loaded: a frozen manifest is of that one, whatever comes after.
+
     Raises:
         InputError: the dataset, the split or a column is missing.
     """
@@ -38,79 +39,53 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
         "name": corpus,
         "subset": config.subset,
         "split": split,
+        "files": _files(config, split),
         "revision": config.revision,
         "column": config.audio_column,
     }
-    rows = _open(json.dumps(locator))
+    rows = open_split(json.dumps(locator))
+    locator["revision"] = commit_of(rows) or config.revision
     text = _text_column(config, corpus, rows)
-    language = _first(LANGUAGE_COLUMNS, rows)
-    speaker = _first(SPEAKER_COLUMNS, rows)
+    language = _column("language", config.language_column, LANGUAGE_COLUMNS, corpus, rows)
+    speaker = _column("speaker", config.speaker_column, SPEAKER_COLUMNS, corpus, rows)
     wanted = [column for column in (text, language, speaker) if column]
     for row, values in enumerate(rows.select_columns(wanted)):
+        said = _value(rows, language, values)
         yield Utterance(
             id=f"{Path(corpus).name}/{split}/{row}",
             audio="hub:" + json.dumps({**locator, "row": row}),
             text=(values[text] or "").strip(),
-            language=str(values[language]).split("-")[0].lower() if language else None,
-            speaker=str(values[speaker]) if speaker else None,
+            language=re.split("[-_]", said)[0].lower() if said else None,
+            speaker=_value(rows, speaker, values),
         )
 
 
-def fetch(locator: dict[str, Any]) -> bytes:
-    """Return the encoded audio of one row.
+def named(knob: str, usual: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the column that a knob names, or the usual names where it says auto."""
+    return usual if knob == "auto" else (knob,)
+
+
+def _files(config: DataConfig, split: str) -> list[str]:
+    """Return the patterns that data.data_files gives for a split.
 
     Raises:
-        OSError: the row has neither bytes nor a file that can be read.
+        InputError: one has no split, or the split has none.
     """
-    split = {key: value for key, value in locator.items() if key != "row"}
-    audio = _open(json.dumps(split))[locator["row"]][locator["column"]]
-    if audio is None or (audio["bytes"] is None and audio["path"] is None):
-        raise OSError("the row holds no audio")
-    if audio["bytes"] is not None:
-        return bytes(audio["bytes"])
-    return Path(audio["path"]).read_bytes()
-
-
-@lru_cache(maxsize=8)
-def _open(locator: str) -> Any:
-    """Open a split once a process; its table is memory-mapped."""
-    import datasets
-
-    at = json.loads(locator)
-    folder = Path(at["name"])
-    try:
-        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            loaded = datasets.load_from_disk(str(folder))
-            if not isinstance(loaded, datasets.DatasetDict):  # one split, train unless it says so
-                loaded = {str(loaded.split or "train"): loaded}
-            if at["split"] not in loaded:
-                raise ValueError(f"it has {', '.join(loaded)}")
-            rows = loaded[at["split"]]
-        else:
-            rows = datasets.load_dataset(
-                at["name"], at["subset"], split=at["split"], revision=at["revision"]
+    files: dict[str, list[str]] = {}
+    for each in config.data_files:
+        name, equals, pattern = each.partition("=")
+        if not (name and equals and pattern):
+            raise InputError(
+                f"data.data_files: {each!r} is not SPLIT=FILES, as train=part-*.parquet"
             )
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"{at['name']}: split {at['split']!r} cannot be loaded: {reason}"
-        ) from error
-    if at["column"] not in rows.column_names:
-        raise InputError(
-            f"{at['name']}: no column {at['column']!r}; "
-            f"set data.audio_column to one of {rows.column_names}"
-        )
-    try:
-        return rows.cast_column(at["column"], datasets.Audio(decode=False))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{at['name']}: column {at['column']!r} holds no audio; "
-            f"set data.audio_column to another of {rows.column_names}"
-        ) from error
+        files.setdefault(name, []).append(pattern)
+    if files and split not in files:
+        raise InputError(f"data.data_files has no files of {split!r}; it has {', '.join(files)}")
+    return files.get(split, [])
 
 
 def _text_column(config: DataConfig, name: str, rows: Any) -> str:
-    candidates = TEXT_COLUMNS if config.text_column == "auto" else (config.text_column,)
+    candidates = named(config.text_column, TEXT_COLUMNS)
     column = _first(candidates, rows)
     if column is None:
         raise InputError(
@@ -118,6 +93,24 @@ def _text_column(config: DataConfig, name: str, rows: Any) -> str:
             f"set data.text_column to one of {rows.column_names}"
         )
     return column
+
+
+def _column(key: str, knob: str, usual: tuple[str, ...], name: str, rows: Any) -> str | None:
+    """Return the column that the user named, or a usual one if it is there."""
+    if knob == "auto":
+        return _first(usual, rows)
+    if knob not in rows.column_names:
+        raise InputError(
+            f"{name}: no column {knob!r}; set data.{key}_column to one of {rows.column_names}"
+        )
+    return knob
+
+
+def _value(rows: Any, column: str | None, values: dict[str, Any]) -> str | None:
+    """Return a cell as text; a class's name for its number."""
+    value = None if column is None else values[column]
+    name_of = getattr(rows.features.get(column), "int2str", str)
+    return None if value is None else str(name_of(value))
 
 
 def _first(candidates: tuple[str, ...], rows: Any) -> str | None:

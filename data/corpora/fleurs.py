@@ -1,0 +1,108 @@
+"""FLEURS as it lies on the Hub: data/LANGUAGE/{SPLIT.tsv, audio/SPLIT.tar.gz}, packed or unpacked.
+
+A table has no header: number of the sentence, file, text as written, text normalised, its
+characters, samples, gender. Several speakers read one sentence: only files tell clips apart.
+https://huggingface.co/datasets/google/fleurs
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+from data.archive import locator, members
+from data.config import DataConfig
+from data.errors import InputError
+from data.features import SAMPLE_RATE
+from data.files import mended
+from data.paths import inside
+from data.utterance import Utterance
+
+LOOKS = "*.tsv and audio/"
+PACKED = ("tar.gz", "tar")
+COLUMNS = 7
+TEXTS = {"auto": 2, "raw_transcription": 2, "transcription": 3}  # with case and punctuation: raw
+FOLDER = re.compile(r"([a-z]{2,3})(_[a-z]{4})?_([a-z]{2}|\d{3})")  # ko_kr, cmn_hans_cn, es_419
+WHISPER = {"cmn": "zh", "fil": "tl", "jv": "jw", "nb": "no"}  # the others are spelt alike
+
+
+def matches(path: Path) -> bool:
+    """Tell whether a folder looks like a language's of FLEURS."""
+    return any(
+        (path / "audio" / table.stem).is_dir() or _packed(table) for table in path.glob("*.tsv")
+    )
+
+
+def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
+    """Yield the rows of CORPUS/SPLIT.tsv, with lengths.
+
+    Raises:
+        InputError: the table or the audio is missing or broken.
+    """
+    folder = Path(corpus)
+    table = folder / f"{split}.tsv"
+    if not table.is_file():
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.tsv"))) or "none"
+        raise InputError(f"{table}: no such file; splits of {folder}: {known}")
+    if config.text_column not in TEXTS:
+        raise InputError(
+            f"data.text_column is {config.text_column!r}; FLEURS has {', '.join(TEXTS)}"
+        )
+    find = _finder(table)
+    language = FOLDER.fullmatch(folder.absolute().name)
+    for line, cells in _rows(table):
+        yield Utterance(
+            id=f"{folder.name}/{cells[1]}",
+            audio=find(cells[1]),
+            text=cells[TEXTS[config.text_column]].strip(),
+            seconds=_samples(table, line, cells[5]) / SAMPLE_RATE,
+            language=WHISPER.get(language[1], language[1]) if language else None,
+        )
+
+
+def _finder(table: Path) -> Callable[[str], str]:
+    """Return what turns a file's name into Utterance.audio: in a folder if there is one.
+
+    Raises:
+        InputError: there is neither a folder nor an archive.
+    """
+    unpacked, packed = table.parent / "audio" / table.stem, _packed(table)
+    if unpacked.is_dir():
+        return lambda name: inside(unpacked, name, table)
+    if packed is None:
+        raise InputError(
+            f"{unpacked}: no such folder, nor {unpacked.name}.tar.gz; download it again"
+        )
+    held = {PurePosixPath(name).name: member for name, member in members(packed).items()}
+
+    def find(name: str) -> str:
+        return locator(packed, held[name]) if name in held else f"{packed.absolute()}/{name}"
+
+    return find
+
+
+def _packed(table: Path) -> Path | None:
+    audio = table.parent / "audio"
+    names = (audio / f"{table.stem}.{suffix}" for suffix in PACKED)
+    return next((path for path in names if path.is_file()), None)
+
+
+def _rows(table: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield line numbers and cells; quotes are text."""
+    try:
+        with table.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(mended(file), 1):
+                cells = line.rstrip("\n").split("\t")
+                if len(cells) != COLUMNS:
+                    raise InputError(
+                        f"{table}, line {number}: {len(cells)} columns instead of {COLUMNS}; "
+                        "download it again"
+                    )
+                yield number, cells
+    except UnicodeDecodeError as error:
+        raise InputError(f"{table}: not a table in UTF-8 ({error}); download it again") from error
+
+
+def _samples(table: Path, line: int, cell: str) -> int:
+    if not cell.isdecimal():
+        raise InputError(f"{table}, line {line}: {cell!r} is no number of samples")
+    return int(cell)
