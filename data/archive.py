@@ -67,16 +67,17 @@ def members(archive: Path) -> dict[str, Member]:
     return found
 
 
-def locator(archive: Path, member: Member) -> str:
-    """Return what Utterance.audio says of a file in an archive."""
+def locator(archive: Path, member: Member, revision: str | None = None) -> str:
+    """Return what Utterance.audio says of a file in an archive, and of which commit it came."""
     parts = {"path": str(archive.absolute()), **member._asdict()}
-    return KIND + json.dumps(parts, ensure_ascii=False)
+    told = {"revision": revision} if revision else {}
+    return KIND + json.dumps({**parts, **told}, ensure_ascii=False)
 
 
 def located(audio: str) -> tuple[str, Member]:
     """Return the archive and the file in it that a locator() names."""
     parts = json.loads(audio.removeprefix(KIND))
-    return parts.pop("path"), Member(**parts)
+    return parts["path"], Member(parts["name"], parts["offset"], parts["size"])
 
 
 def fetch(archive: str, member: Member) -> bytes:

@@ -1,17 +1,27 @@
-"""A split of a Hugging Face dataset, from the Hub or a folder: opened once a process.
+"""A split of a Hugging Face dataset, from the Hub or a folder: opened once a process, or streamed.
 
 `datasets` takes a second to import: functions do it, for those who have such a corpus.
 """
 
 import json
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data.errors import InputError
 
 COMMIT = re.compile("[0-9a-f]{40}")
+SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk() leaves
+
+
+class Streamed(NamedTuple):
+    """A split that is read while it arrives."""
+
+    rows: Any  # in shards, each of which is read from its beginning
+    column: str  # of the audio: bytes and path
+    commit: str | None  # of the Hub; None for a local folder
 
 
 def fetch(locator: dict[str, Any]) -> bytes:
@@ -42,37 +52,84 @@ def open_split(locator: str) -> Any:
     import datasets
 
     at = json.loads(locator)
+    rows = _load(at, _load_split)
+    _refuse_other_commit(at, rows)
+    if at["column"] not in rows.column_names:
+        raise _no_column(at["name"], at["column"], rows)
     try:
-        rows = _load(at)
+        return rows.cast_column(at["column"], datasets.Audio(decode=False))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _no_audio(at["name"], at["column"], rows) from error
+
+
+def open_stream(at: dict[str, Any]) -> Streamed:
+    """Open a split to be read while it arrives: nothing of it is stored.
+
+    Args:
+        at: name, subset, split, files and revision, and the columns that the audio may be in: the
+            first that is there counts.
+
+    Raises:
+        InputError: the dataset, the split or the column is missing, or cannot be streamed.
+    """
+    from datasets import Audio, Value
+
+    rows, commit = _load(at, _stream_split)
+    if rows.features is None:
+        raise InputError(
+            f"{at['name']}: which columns it has is known after all of it was read, as with CSV: "
+            "set data.streaming=false, or convert it to parquet"
+        )
+    column = next((name for name in at["columns"] if name in rows.features), None)
+    if column is None:
+        raise _no_column(at["name"], at["columns"][0], rows)
+    kind = rows.features[column]
+    if not isinstance(kind, Audio) and not (isinstance(kind, dict) and "bytes" in kind):
+        raise _no_audio(at["name"], column, rows)
+    # as Audio(decode=False) tar shards would need torchcodec, though it has nothing to do
+    plain = {"bytes": Value("binary"), "path": Value("string")}
+    return Streamed(rows.cast_column(column, plain), column, commit)
+
+
+def _no_column(name: str, column: str, rows: Any) -> InputError:
+    return InputError(
+        f"{name}: no column {column!r}; set data.audio_column to one of {rows.column_names}"
+    )
+
+
+def _no_audio(name: str, column: str, rows: Any) -> InputError:
+    return InputError(
+        f"{name}: column {column!r} holds no audio; "
+        f"set data.audio_column to another of {rows.column_names}"
+    )
+
+
+def _load(at: dict[str, Any], load: Callable[[dict[str, Any], str], Any]) -> Any:
+    """Load a split.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    import datasets
+
+    try:
+        return _by_either_name(at, load)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(
             f"{at['name']}: split {at['split']!r} cannot be loaded: {reason}"
         ) from error
-    _refuse_other_commit(at, rows)
-    if at["column"] not in rows.column_names:
-        raise InputError(
-            f"{at['name']}: no column {at['column']!r}; "
-            f"set data.audio_column to one of {rows.column_names}"
-        )
-    try:
-        return rows.cast_column(at["column"], datasets.Audio(decode=False))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{at['name']}: column {at['column']!r} holds no audio; "
-            f"set data.audio_column to another of {rows.column_names}"
-        ) from error
 
 
-def _load(at: dict[str, Any]) -> Any:
+def _by_either_name(at: dict[str, Any], load: Callable[[dict[str, Any], str], Any]) -> Any:
     """Load a split; files that are named dev are a split called validation to `datasets`."""
     try:
-        return _load_split(at, at["split"])
+        return load(at, at["split"])
     except ValueError as error:
         if at["split"] != "dev":
             raise
         try:
-            return _load_split(at, "validation")
+            return load(at, "validation")
         except ValueError:
             raise error from None
 
@@ -80,22 +137,47 @@ def _load(at: dict[str, Any]) -> Any:
 def _load_split(at: dict[str, Any], split: str) -> Any:
     import datasets
 
+    if _is_saved(at):
+        return _saved_split(at, split)
+    return datasets.load_dataset(split=split, **_request(at, split))
+
+
+def _stream_split(at: dict[str, Any], split: str) -> tuple[Any, str | None]:
+    import datasets
+
+    if _is_saved(at):
+        rows = _saved_split(at, split)
+        shards = max(1, min(len(rows.cache_files), len(rows)))
+        return rows.to_iterable_dataset(num_shards=shards), None
+    builder = datasets.load_dataset_builder(**_request(at, split))
+    commit = builder.hash if COMMIT.fullmatch(builder.hash or "") else None
+    return builder.as_streaming_dataset(split=split), commit
+
+
+def _request(at: dict[str, Any], split: str) -> dict[str, Any]:
+    """Return what `datasets` is asked for."""
+    return {
+        "path": at["name"],
+        "name": at["subset"],
+        "data_files": {split: at["files"]} if at.get("files") else None,
+        "revision": at["revision"],
+    }
+
+
+def _is_saved(at: dict[str, Any]) -> bool:
     folder = Path(at["name"])
-    files = at.get("files")
-    if not files and any((folder / n).is_file() for n in ("dataset_dict.json", "state.json")):
-        loaded = datasets.load_from_disk(str(folder))
-        if not isinstance(loaded, datasets.DatasetDict):  # one split, train unless it says so
-            loaded = {str(loaded.split or "train"): loaded}
-        if split not in loaded:
-            raise ValueError(f"it has {', '.join(loaded)}")
-        return loaded[split]
-    return datasets.load_dataset(
-        at["name"],
-        at["subset"],
-        split=split,
-        data_files={split: files} if files else None,
-        revision=at["revision"],
-    )
+    return not at.get("files") and any((folder / name).is_file() for name in SAVED)
+
+
+def _saved_split(at: dict[str, Any], split: str) -> Any:
+    import datasets
+
+    loaded = datasets.load_from_disk(at["name"])
+    if not isinstance(loaded, datasets.DatasetDict):  # one split, train unless it says so
+        loaded = {str(loaded.split or "train"): loaded}
+    if split not in loaded:
+        raise ValueError(f"it has {', '.join(loaded)}")
+    return loaded[split]
 
 
 def commit_of(rows: Any) -> str | None:

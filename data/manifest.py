@@ -5,27 +5,19 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from data.config import DataConfig
-from data.context import add_prompts
 from data.corpora import read as read_corpus
 from data.errors import InputError
 from data.files import write_jsonl
 from data.labels import LabelEncoder
 from data.lazy import LazyUtterances, Outline, read_row
 from data.scan import scan
-from data.screen import (
-    Screened,
-    count_reasons,
-    refuse_missing,
-    screen_audio,
-    screen_faults,
-    screen_leaks,
-    screen_repeats,
-    screen_training,
-)
+from data.screen import Screened, refuse_missing, screen_audio, screen_faults, screen_repeats
+from data.selection import refuse_empty, refuse_unknown, select, spoken, with_tokens
 from data.source import revision_of
 from data.utterance import Drop, Utterance
 
@@ -110,22 +102,10 @@ def _build(
         if split is not None:
             held_out[name], gone = read_held_out(config, encoder, cache, split=split, show=show)
             drops += gone
-    split = config.train_split
-    train, faults = screen_faults(_read(config, encoder, split), split)
-    train, repeats = screen_repeats(train, split)
-    strict = "validated" in split.split("+")  # the others share no speakers by design
-    train, leaks = screen_leaks(train, split, held_out["dev"] + held_out["test"], strict=strict)
-    train, broken = screen_audio(train, split, scan(train, config, cache, show=show))
-    refuse_missing(broken, config)
-    train, unfit = screen_training(_with_tokens(train, encoder), split, config, encoder.max_tokens)
-    if config.timestamps and not encoder.knows_times:
-        raise InputError(
-            f"data.timestamps is {config.timestamps:g}, but the model's vocabulary has no times: "
-            "take one of OpenAI's, or set it to 0"
-        )
-    add_prompts(train, encoder)
-    gone = [*faults, *repeats, *leaks, *broken, *unfit]
-    _refuse_empty(train, split, gone, config)
+    held = held_out["dev"] + held_out["test"]
+    measure, split = partial(scan, config=config, cache=cache, show=show), config.train_split
+    train, gone = select(_read(config, encoder, split), config, encoder, held, measure)
+    refuse_empty(train, split, gone, config)
     return Manifest(train=train, **held_out), drops + gone
 
 
@@ -142,44 +122,17 @@ def read_held_out(
     kept, broken = screen_audio(rows, split, scan(rows, config, cache, show=show))
     refuse_missing(broken, config)
     gone = faults + repeats + broken
-    _refuse_empty(kept, split, gone, config)
-    return _with_tokens(kept, encoder), gone
+    refuse_empty(kept, split, gone, config)
+    return with_tokens(kept, encoder), gone
 
 
 def _read(config: DataConfig, encoder: LabelEncoder, split: str) -> list[Utterance]:
     """Read a split and settle every utterance's language."""
-    if not encoder.multilingual and not config.language:  # it knows no other
-        config = replace(config, language=("en",))
-    rows = list(read_corpus(config, split))
+    rows = list(read_corpus(spoken(config, encoder), split))
     if not rows:
         raise InputError(f"{', '.join(config.corpus)}: split {split!r} is empty")
-    for language in {u.language for u in rows}:
-        if language is None:
-            raise InputError(
-                f"{', '.join(config.corpus)}: split {split!r} does not say its language: "
-                "set data.language"
-            )
-        encoder.prefix(language)  # raises where the model does not know it
+    refuse_unknown(rows, config, encoder, split)
     return rows
-
-
-def _with_tokens(rows: list[Utterance], encoder: LabelEncoder) -> list[Utterance]:
-    """Fill in the number of tokens, in place: a second list of millions may be one too many."""
-    counts = encoder.count([u.text for u in rows], [u.language or "" for u in rows])
-    for index, tokens in enumerate(counts):
-        rows[index] = replace(rows[index], tokens=tokens)
-    return rows
-
-
-def _refuse_empty(
-    kept: Sequence[Utterance], split: str, drops: Sequence[Drop], config: DataConfig
-) -> None:
-    if not kept:
-        reasons = count_reasons(drops).get(split, {})
-        told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-        raise InputError(
-            f"{', '.join(config.corpus)}: split {split!r} has nothing left after: {told}"
-        )
 
 
 def scan_cache(runs: Path, config: DataConfig) -> Path:

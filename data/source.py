@@ -53,9 +53,9 @@ def file_of(audio: str) -> str | None:
 
 def revision_of(audio: str) -> str | None:
     """Return the commit of the Hub that audio is of, where it is of one."""
-    if not audio.startswith(HUB):
+    if not audio.startswith((HUB, archive.KIND)):
         return None
-    revision: str | None = json.loads(audio.removeprefix(HUB)).get("revision")
+    revision: str | None = json.loads(audio.partition(":")[2]).get("revision")
     return revision
 
 

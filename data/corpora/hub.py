@@ -6,9 +6,9 @@ give bytes, or a path, and soundfile reads those.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data.config import DataConfig
 from data.dataset import commit_of, open_split
@@ -19,6 +19,16 @@ TEXT_COLUMNS = ("sentence", "text", "transcription", "transcript", "raw_transcri
 LANGUAGE_COLUMNS = ("locale", "language", "lang_id")
 SPEAKER_COLUMNS = ("client_id", "speaker_id", "speaker")
 LOOKS = "dataset_dict.json, dataset_info.json, *.parquet or *.arrow"
+
+Features = Mapping[str, Any]  # what each column holds, by its name
+
+
+class Columns(NamedTuple):
+    """Where a row says what; None where it does not."""
+
+    text: str
+    language: str | None
+    speaker: str | None
 
 
 def matches(path: Path) -> bool:
@@ -39,25 +49,47 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
         "name": corpus,
         "subset": config.subset,
         "split": split,
-        "files": _files(config, split),
+        "files": files_of(config, split),
         "revision": config.revision,
         "column": config.audio_column,
     }
     rows = open_split(json.dumps(locator))
     locator["revision"] = commit_of(rows) or config.revision
-    text = _text_column(config, corpus, rows)
-    language = _column("language", config.language_column, LANGUAGE_COLUMNS, corpus, rows)
-    speaker = _column("speaker", config.speaker_column, SPEAKER_COLUMNS, corpus, rows)
-    wanted = [column for column in (text, language, speaker) if column]
-    for row, values in enumerate(rows.select_columns(wanted)):
-        said = _value(rows, language, values)
+    columns = columns_of(config, corpus, rows.features)
+    for row, values in enumerate(rows.select_columns([name for name in columns if name])):
         yield Utterance(
             id=f"{Path(corpus).name}/{split}/{row}",
             audio="hub:" + json.dumps({**locator, "row": row}),
-            text=(values[text] or "").strip(),
-            language=re.split("[-_]", said)[0].lower() if said else None,
-            speaker=_value(rows, speaker, values),
+            **said(columns, rows.features, values),
         )
+
+
+def columns_of(config: DataConfig, corpus: str, features: Features) -> Columns:
+    """Return the columns of text, language and speaker.
+
+    Raises:
+        InputError: one that the user named is missing, or there is none of texts.
+    """
+    candidates = named(config.text_column, TEXT_COLUMNS)
+    text = _first(candidates, features)
+    if text is None:
+        raise InputError(
+            f"{corpus}: no column {' or '.join(candidates)} of texts; "
+            f"set data.text_column to one of {list(features)}"
+        )
+    language = _column("language", config.language_column, LANGUAGE_COLUMNS, corpus, features)
+    speaker = _column("speaker", config.speaker_column, SPEAKER_COLUMNS, corpus, features)
+    return Columns(text, language, speaker)
+
+
+def said(columns: Columns, features: Features, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a row says of an utterance."""
+    language = _value(features, columns.language, values)
+    return {
+        "text": (values[columns.text] or "").strip(),
+        "language": re.split("[-_]", language)[0].lower() if language else None,
+        "speaker": _value(features, columns.speaker, values),
+    }
 
 
 def named(knob: str, usual: tuple[str, ...]) -> tuple[str, ...]:
@@ -65,7 +97,7 @@ def named(knob: str, usual: tuple[str, ...]) -> tuple[str, ...]:
     return usual if knob == "auto" else (knob,)
 
 
-def _files(config: DataConfig, split: str) -> list[str]:
+def files_of(config: DataConfig, split: str) -> list[str]:
     """Return the patterns that data.data_files gives for a split.
 
     Raises:
@@ -84,39 +116,31 @@ def _files(config: DataConfig, split: str) -> list[str]:
     return files.get(split, [])
 
 
-def _text_column(config: DataConfig, name: str, rows: Any) -> str:
-    candidates = named(config.text_column, TEXT_COLUMNS)
-    column = _first(candidates, rows)
-    if column is None:
-        raise InputError(
-            f"{name}: no column {' or '.join(candidates)} of texts; "
-            f"set data.text_column to one of {rows.column_names}"
-        )
-    return column
-
-
-def _column(key: str, knob: str, usual: tuple[str, ...], name: str, rows: Any) -> str | None:
+def _column(
+    key: str, knob: str, usual: tuple[str, ...], name: str, features: Features
+) -> str | None:
     """Return the column that the user named, or a usual one if it is there."""
     if knob == "auto":
-        return _first(usual, rows)
-    if knob not in rows.column_names:
+        return _first(usual, features)
+    if knob not in features:
         raise InputError(
-            f"{name}: no column {knob!r}; set data.{key}_column to one of {rows.column_names}"
+            f"{name}: no column {knob!r}; set data.{key}_column to one of {list(features)}"
         )
     return knob
 
 
-def _value(rows: Any, column: str | None, values: dict[str, Any]) -> str | None:
+def _value(features: Features, column: str | None, values: Mapping[str, Any]) -> str | None:
     """Return a cell as text; a class's name for its number."""
-    value = None if column is None else values[column]
-    name_of = getattr(rows.features.get(column), "int2str", str)
-    return None if value is None else str(name_of(value))
+    if column is None or values[column] is None:
+        return None
+    name_of = getattr(features[column], "int2str", str)
+    return str(name_of(values[column]))
 
 
-def _first(candidates: tuple[str, ...], rows: Any) -> str | None:
+def _first(candidates: tuple[str, ...], features: Features) -> str | None:
     """Return the first column that is there and holds text, not a class number."""
     for column in candidates:
-        kind = getattr(rows.features.get(column), "dtype", "")
+        kind = getattr(features.get(column), "dtype", "")
         if kind in ("string", "large_string"):  # large: as pandas 3 and polars write them
             return column
     return None

@@ -1,0 +1,108 @@
+"""What of a split is trained on: one row after another is settled, measured and screened."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from data.config import DataConfig
+from data.context import add_prompts
+from data.errors import InputError
+from data.labels import LabelEncoder
+from data.scan import Measurements
+from data.screen import (
+    Screened,
+    count_reasons,
+    refuse_missing,
+    screen_audio,
+    screen_faults,
+    screen_leaks,
+    screen_repeats,
+    screen_training,
+)
+from data.utterance import Drop, Utterance
+
+Measure = Callable[[Sequence[Utterance]], Measurements]
+
+
+def select(
+    rows: list[Utterance],
+    config: DataConfig,
+    encoder: LabelEncoder,
+    held_out: Sequence[Utterance],
+    measure: Measure,
+) -> Screened:
+    """Return what is trained on, and what is not.
+
+    Args:
+        rows: of the training split, as they were read.
+        config: says what is left out.
+        encoder: counts tokens, knows the languages.
+        held_out: dev and test.
+        measure: finds lengths, and what is broken; asked for what nothing else speaks against.
+
+    Raises:
+        InputError: clips are missing, or the model cannot learn times.
+    """
+    split = config.train_split
+    # one name for all: of two million rows only one list at a time is to be held
+    rows, faults = screen_faults(rows, split)
+    rows, repeats = screen_repeats(rows, split)
+    strict = "validated" in split.split("+")  # the others share no speakers by design
+    rows, leaks = screen_leaks(rows, split, held_out, strict=strict)
+    rows, broken = screen_audio(rows, split, measure(rows))
+    refuse_missing(broken, config)
+    rows, unfit = screen_training(with_tokens(rows, encoder), split, config, encoder.max_tokens)
+    if config.timestamps and not encoder.knows_times:
+        raise InputError(
+            f"data.timestamps is {config.timestamps:g}, but the model's vocabulary has no times: "
+            "take one of OpenAI's, or set it to 0"
+        )
+    add_prompts(rows, encoder)
+    return rows, [*faults, *repeats, *leaks, *broken, *unfit]
+
+
+def spoken(config: DataConfig, encoder: LabelEncoder) -> DataConfig:
+    """Return the knobs with the language of a model that knows no other."""
+    if encoder.multilingual or config.language:
+        return config
+    return replace(config, language=("en",))
+
+
+def refuse_unknown(
+    rows: Sequence[Utterance], config: DataConfig, encoder: LabelEncoder, split: str
+) -> None:
+    """Stop where a row's language is not said, or the model does not know it.
+
+    Raises:
+        InputError: it is so.
+    """
+    for language in {u.language for u in rows}:
+        if language is None:
+            raise InputError(
+                f"{', '.join(config.corpus)}: split {split!r} does not say its language: "
+                "set data.language"
+            )
+        encoder.prefix(language)  # raises where the model does not know it
+
+
+def refuse_empty(
+    kept: Sequence[Utterance], split: str, drops: Sequence[Drop], config: DataConfig
+) -> None:
+    """Stop where nothing is left of a split.
+
+    Raises:
+        InputError: it is so.
+    """
+    if not kept:
+        reasons = count_reasons(drops).get(split, {})
+        told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        raise InputError(
+            f"{', '.join(config.corpus)}: split {split!r} has nothing left after: {told}"
+        )
+
+
+def with_tokens(rows: list[Utterance], encoder: LabelEncoder) -> list[Utterance]:
+    """Fill in the number of tokens, in place: a second list of millions may be one too many."""
+    counts = encoder.count([u.text for u in rows], [u.language or "" for u in rows])
+    for index, tokens in enumerate(counts):
+        rows[index] = replace(rows[index], tokens=tokens)
+    return rows
