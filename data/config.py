@@ -20,6 +20,7 @@ POSITIVE = (
     "buckets",
     "token_buckets",
     "prefetch",
+    "window",
 )
 SHARES = ("padded_share", "trailing_silence", "repair", "timestamps", "prompts", "max_broken")
 
@@ -57,6 +58,10 @@ class DataConfig:
     data_files: tuple[str, ...] = ()  # of such a dataset, as train=part-*.parquet; none: all
     # commit of a dataset from the Hub; None: the newest, which manifest.jsonl then names
     revision: str | None = None
+
+    # train on the training split while it arrives, not after a download; loop.max_steps must be set
+    streaming: bool = False
+    window: int = 4096  # clips of a stream that are shuffled together; two windows lie on disk
 
     check: Literal["header", "decode"] = "decode"  # what the scan does; decode finds broken audio
     missing: Literal["error", "drop"] = "error"  # what to do with a row whose audio is not there
@@ -146,3 +151,22 @@ class DataConfig:
                 )
         if self.weights and self.hours:
             raise InputError("data.weights and data.hours say the same thing twice: give one")
+        if self.streaming:
+            self._check_stream()
+
+    def _check_stream(self) -> None:
+        """A stream is one split of one corpus: what joins or weighs them needs to know their sizes.
+
+        Raises:
+            InputError: it is not.
+        """
+        if len(self.corpus) > 1 or "+" in self.train_split or "," in self.train_split:
+            raise InputError(
+                f"data.streaming reads one split of one corpus, not {self.train_split!r} of "
+                f"{', '.join(self.corpus)}: name one, or set data.streaming=false"
+            )
+        if self.weights or self.hours:
+            raise InputError(
+                "data.weights and data.hours weigh corpora whose sizes are known, not a stream: "
+                "leave them out, or set data.streaming=false"
+            )

@@ -114,7 +114,13 @@ def _load(at: dict[str, Any], load: Callable[[dict[str, Any], str], Any]) -> Any
 
     try:
         return _by_either_name(at, load)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        LookupError,  # tar files that hold nothing
+        datasets.exceptions.DatasetsError,
+    ) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(
             f"{at['name']}: split {at['split']!r} cannot be loaded: {reason}"

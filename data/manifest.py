@@ -20,6 +20,7 @@ from data.screen import Screened, refuse_missing, screen_audio, screen_faults, s
 from data.selection import refuse_empty, refuse_unknown, select, spoken, with_tokens
 from data.source import revision_of
 from data.utterance import Drop, Utterance
+from data.windows import first_window
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,21 +67,22 @@ class Manifest:
 
 
 def build_manifest(
-    config: DataConfig, encoder: LabelEncoder, cache: Path, *, show: bool
+    config: DataConfig, encoder: LabelEncoder, cache: Path, *, show: bool, seed: int = 0
 ) -> tuple[Manifest, list[Drop]]:
-    """Read, measure and screen the splits of a run.
+    """Read, measure and screen the splits of a run; of a stream, its first window.
 
     Args:
         config: which corpora and splits.
         encoder: counts tokens, knows the languages.
         cache: where lengths are remembered between runs.
         show: whether to draw a progress bar.
+        seed: of the order of a stream.
 
     Raises:
         InputError: a split is missing or empty, clips are missing, a language is unknown.
     """
     with _unswept():
-        return _build(config, encoder, cache, show=show)
+        return _build(config, encoder, cache, show=show, seed=seed)
 
 
 @contextmanager
@@ -94,7 +96,7 @@ def _unswept() -> Iterator[None]:
 
 
 def _build(
-    config: DataConfig, encoder: LabelEncoder, cache: Path, *, show: bool
+    config: DataConfig, encoder: LabelEncoder, cache: Path, *, show: bool, seed: int
 ) -> tuple[Manifest, list[Drop]]:
     held_out: dict[str, list[Utterance]] = {"dev": [], "test": []}
     drops: list[Drop] = []
@@ -103,8 +105,12 @@ def _build(
             held_out[name], gone = read_held_out(config, encoder, cache, split=split, show=show)
             drops += gone
     held = held_out["dev"] + held_out["test"]
-    measure, split = partial(scan, config=config, cache=cache, show=show), config.train_split
-    train, gone = select(_read(config, encoder, split), config, encoder, held, measure)
+    split = config.train_split
+    if config.streaming:
+        train, gone = first_window(config, encoder, held, cache.parent, seed=seed, show=show)
+    else:
+        measure = partial(scan, config=config, cache=cache, show=show)
+        train, gone = select(_read(config, encoder, split), config, encoder, held, measure)
     refuse_empty(train, split, gone, config)
     return Manifest(train=train, **held_out), drops + gone
 

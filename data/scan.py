@@ -35,14 +35,14 @@ Cached = dict[str, tuple[str, Measured]]  # by Utterance.audio, with what change
 
 
 def scan(
-    utterances: Sequence[Utterance], config: DataConfig, cache: Path, *, show: bool
+    utterances: Sequence[Utterance], config: DataConfig, cache: Path | None, *, show: bool
 ) -> Measurements:
     """Measure every clip whose length is not known, or all of them where `check` is decode.
 
     Args:
         utterances: whose audio to measure.
         config: says how far to look, and with how many workers.
-        cache: a file with what earlier scans found; extended here.
+        cache: a file with what earlier scans found; extended here. None: nothing is remembered.
         show: whether to draw a progress bar.
     """
     wanted = dict.fromkeys(
@@ -51,7 +51,7 @@ def scan(
         if config.check == "decode" or (u.seconds == 0 and u.end is None)
     )
     stamps = {audio: _stamp(audio, config.check) for audio in wanted}
-    cached = _read(cache)
+    cached = {} if cache is None else _read(cache)
     known = {
         audio: cached[audio][1]
         for audio in wanted
@@ -59,7 +59,7 @@ def scan(
     }
     fresh = [audio for audio in wanted if audio not in known]
     known |= _measure_all(fresh, config, show=show)
-    if fresh:
+    if fresh and cache is not None:
         _write(cache, cached | {audio: (stamps[audio], known[audio]) for audio in fresh})
     missing = {u.audio for u in utterances if u.audio not in wanted and _missing(u.audio)}
     return known | dict.fromkeys(missing, MISSING)

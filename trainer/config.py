@@ -42,6 +42,18 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
+    def __post_init__(self) -> None:
+        """Refuse a run without an end.
+
+        Raises:
+            InputError: its data is a stream, and nobody said how many updates it makes.
+        """
+        if self.data.streaming and self.loop.max_steps is None:
+            raise InputError(
+                "loop.max_steps must be set with data.streaming: how many updates an epoch of a "
+                "stream holds is known only after it"
+            )
+
     def to_yaml(self) -> str:
         """Return a recipe with every knob."""
         settings = {k: v for k, v in asdict(self).items() if k not in STARTS}

@@ -7,11 +7,24 @@ from pathlib import Path
 from data.config import DataConfig
 from data.errors import InputError
 from data.files import append_jsonl, read_jsonl
+from data.plan import Plan
 from data.screen import accepted_broken, is_broken
 from data.utterance import Drop
 from data.workers import HANGS, KILLS
 
 LETHAL = (KILLS, HANGS)
+
+
+def clips_heard(config: DataConfig, plan: Plan, steps: int) -> int:
+    """Return how many clips a run trains on: its corpus, or what its updates take of a stream.
+
+    Args:
+        config: says which.
+        plan: of the corpus, or of the first window.
+        steps: updates in all.
+    """
+    clips = len(plan.seconds)
+    return clips * steps // len(plan.updates(0)) if config.streaming else clips
 
 
 class DropLog:

@@ -4,6 +4,7 @@ accelerate launch trainer/main.py RECIPE.yaml --run_dir=runs/mine --data.corpus 
 """
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
 if not __package__:  # run as a script: search the repository, not trainer/, for imports
@@ -11,23 +12,20 @@ if not __package__:  # run as a script: search the repository, not trainer/, for
 
 from accelerate import Accelerator
 
-from data.augment import Augmentation
-from data.buckets import BucketedBatchSampler
 from data.errors import plain_errors
-from data.loader import Passes, Stages, train_batches
 from data.plan import Plan
 from eval.evaluate import Evaluator
 from eval.whisper import load_whisper
-from trainer.budget import fit_path, fitted
 from trainer.checkpoint import Checkpoints
 from trainer.config import Config, command_line
 from trainer.device import build_accelerator
-from trainer.drops import DropLog
+from trainer.drops import DropLog, clips_heard
 from trainer.flops import WhisperFlops, peak_flops
 from trainer.guard import Guard
 from trainer.loop import train
 from trainer.model import prepare_training
 from trainer.optim import build_optimizer
+from trainer.passes import build_passes
 from trainer.profiling import NoProfile, Profile
 from trainer.publish import settle_generation
 from trainer.pulse import Pulse
@@ -75,7 +73,7 @@ def main() -> None:
 
 def fit(run: Run) -> None:
     """Score, train, and score again."""
-    with run.recorder:
+    with run.recorder, closing(run.passes):
         run.scoring.before(run.state)
         with saved_when_stopped(run):
             train(run)
@@ -91,30 +89,19 @@ def build_scoring(
     """Load the model, freeze the corpus, and build what scores the one on the other."""
     whisper = load_whisper(config.model.name, config.model.revision)
     encoder = whisper.labels()
-    manifest = freeze_corpus(folder, config.data, encoder, pulse.accelerator, resumed=resumed)
+    accelerator = pulse.accelerator
+    manifest = freeze_corpus(
+        folder, config.data, encoder, accelerator, seed=config.seed, resumed=resumed
+    )
     settle_generation(whisper, manifest.train)
     evaluator = Evaluator(
-        accelerator=pulse.accelerator,
+        accelerator=accelerator,
         whisper=whisper,
         data=config.data,
         config=config.eval,
         beat=pulse.beat,
     )
     return Scoring(evaluator=evaluator, manifest=manifest, folder=folder, recorder=recorder)
-
-
-def build_passes(
-    config: Config, folder: Path, scoring: Scoring, plan: Plan, drops: DropLog
-) -> Passes:
-    """Build the way from the plan to batches, within the memory that there is."""
-    accelerator, whisper = scoring.evaluator.accelerator, scoring.evaluator.whisper
-    rank, world = accelerator.process_index, accelerator.num_processes
-    budget = fitted(config.data, fit_path(folder, accelerator, config.model))
-    sampler = BucketedBatchSampler(plan, budget, updates=0, rank=rank, world=world)
-    augmentation = Augmentation(config.data.augment, config.seed, whisper.n_mels)
-    stages = Stages(whisper.labels(), whisper.n_mels, accelerator.device, augmentation)
-    train = scoring.manifest.train
-    return train_batches(train, config.data, stages, sampler, lethal=drops.lethal)
 
 
 def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) -> Run:
@@ -139,7 +126,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
         refuse_change(saved, shape, config.accept)
         resume(saved, checkpoints, state, scoring)
 
-    drops = DropLog(folder / "drops.jsonl", config.data, len(manifest.train))
+    drops = DropLog(folder / "drops.jsonl", config.data, clips_heard(config.data, plan, steps))
     flops = WhisperFlops.of(
         whisper.model.config,
         frozen_encoder=config.model.freeze_encoder,
@@ -156,7 +143,8 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
         peak=(peak, source),
     )
     recorder.begin(config.log.trackers, step=state.step, steps=steps)
-    recorder.say(overview(manifest, plan, whisper.model, state, steps))
+    streaming = config.data.streaming
+    recorder.say(overview(manifest, plan, whisper.model, state, steps, streaming=streaming))
     for warning in cautions(manifest, accelerator, whisper.model):
         recorder.say(f"warning: {warning}")
     return Run(

@@ -66,6 +66,10 @@ def exported_step(folder: Path) -> int | None:
 def card(facts: dict[str, Any]) -> str:
     """Return the model card: where the weights come from, and how to use them."""
     languages = "".join(f"\n- {language}" for language in facts["languages"])
+    hours = f"{facts['hours']:.2f} hours"
+    heard = (
+        f"{hours} of a stream" if facts["clips"] is None else f"{facts['clips']:,} clips ({hours})"
+    )
     return f"""---
 library_name: transformers
 pipeline_tag: automatic-speech-recognition
@@ -78,8 +82,8 @@ tags:
 
 # {Path(facts["base_model"]).name}, fine-tuned
 
-Fine-tuned by whisper-loop from `{facts["base_model"]}` on {facts["clips"]:,} clips
-({facts["hours"]:.2f} hours), {facts["step"]:,} updates. Error on the development set:
+Fine-tuned by whisper-loop from `{facts["base_model"]}` on {heard},
+{facts["step"]:,} updates. Error on the development set:
 {_percent(facts["error"])}.
 
 ```python

@@ -32,6 +32,22 @@ PLAN = (
     "weights",
     "hours",
 )
+# and those that a stream's later windows depend on, which no manifest holds
+STREAM = (
+    "streaming",
+    "window",
+    "train_split",
+    "subset",
+    "data_files",
+    "revision",
+    "text_column",
+    "language_column",
+    "language",
+    "task",
+    "check",
+    "min_seconds",
+    "max_seconds",
+)
 
 
 def shaping(model: ModelConfig, optim: OptimConfig, data: DataConfig, steps: int) -> dict[str, Any]:
@@ -45,7 +61,8 @@ def shaping(model: ModelConfig, optim: OptimConfig, data: DataConfig, steps: int
     """
     knobs = {f"model.{k}": v for k, v in asdict(model).items() if k != "gradient_checkpointing"}
     knobs |= {f"optim.{key}": value for key, value in asdict(optim).items()}
-    knobs |= {f"data.{key}": getattr(data, key) for key in PLAN}
+    asked = PLAN + STREAM if data.streaming else PLAN
+    knobs |= {f"data.{key}": getattr(data, key) for key in asked}
     knobs |= {f"data.augment.{key}": value for key, value in asdict(data.augment).items()}
     knobs = {key: list(v) if isinstance(v, tuple) else v for key, v in knobs.items()}  # as in JSON
     return knobs if optim.schedule == "constant" else knobs | {"loop.max_steps": steps}

@@ -8,6 +8,7 @@ from torch import nn
 
 from data.errors import InputError
 from data.loader import Passes
+from data.windowed import WindowedPasses
 from trainer.checkpoint import Checkpoints
 from trainer.drops import DropLog
 from trainer.guard import Guard
@@ -52,7 +53,7 @@ class Run:
     accelerator: Accelerator
     model: nn.Module
     optimizer: Any
-    passes: Passes
+    passes: Passes | WindowedPasses
     state: TrainState
     pulse: Pulse
     guard: Guard

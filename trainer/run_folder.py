@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -39,6 +40,8 @@ PACKAGES = (
     "soundfile",
 )
 
+SPOOL, PLACES = "stream", "stream.jsonl"  # audio of a stream, while it is needed; its windows
+
 
 def open_run(name: str, resume: str | None) -> Path:
     """Return the run's folder; whether it may be written to is settled first.
@@ -51,6 +54,7 @@ def open_run(name: str, resume: str | None) -> Path:
         raise InputError(
             f"{folder}: holds a run already: go on with --resume=auto, or name another: --run_dir="
         )
+    shutil.rmtree(folder / SPOOL, ignore_errors=True)  # what a start that was killed left
     return folder
 
 
@@ -60,9 +64,12 @@ def freeze_corpus(
     encoder: LabelEncoder,
     accelerator: Accelerator,
     *,
+    seed: int,
     resumed: bool,
 ) -> Manifest:
     """Return the run's manifest: frozen at the first start, read back on every process.
+
+    That of a stream holds its first window, by which a resume knows it again.
 
     Raises:
         InputError: the corpus cannot be used.
@@ -70,14 +77,15 @@ def freeze_corpus(
     path = folder / "manifest.jsonl"
     if resumed and path.exists():
         return Manifest.read(path)
-    decide(accelerator, lambda: _freeze(path, config, encoder))
+    decide(accelerator, lambda: _freeze(path, config, encoder, seed))
     return Manifest.read(path)
 
 
-def _freeze(path: Path, config: DataConfig, encoder: LabelEncoder) -> None:
+def _freeze(path: Path, config: DataConfig, encoder: LabelEncoder, seed: int) -> None:
+    path.with_name(PLACES).unlink(missing_ok=True)  # of an earlier start, which saved nothing
     named_in = path.with_name("drops.jsonl")
     cache = scan_cache(path.parent.parent, config)
-    manifest, drops = build_manifest(config, encoder, cache, show=True)
+    manifest, drops = build_manifest(config, encoder, cache, show=True, seed=seed)
     write_jsonl(named_in, map(asdict, drops))
     for split, reasons in count_reasons(drops).items():
         told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
@@ -152,14 +160,17 @@ def cautions(manifest: Manifest, accelerator: Accelerator, model: Any) -> list[s
     return found
 
 
-def overview(manifest: Manifest, plan: Plan, model: Any, state: TrainState, steps: int) -> str:
+def overview(
+    manifest: Manifest, plan: Plan, model: Any, state: TrainState, steps: int, *, streaming: bool
+) -> str:
     """Return a line on what the run is about to do."""
+    part = "in the first window of the stream" if streaming else "an epoch"
     hours = sum(plan.seconds) / 3600
     weights = sum(p.numel() for p in model.parameters()) / 1e6
     begin = f"going on after update {state.step}: " if state.step else ""
     return (
         f"{begin}{weights:.1f} M parameters, {len(manifest.train):,} clips ({hours:.2f} h) in "
-        f"{len(plan.buckets)} buckets, {len(plan.updates(0)):,} updates an epoch, {steps:,} in "
+        f"{len(plan.buckets)} buckets, {len(plan.updates(0)):,} updates {part}, {steps:,} in "
         f"all; dev {len(manifest.dev):,} clips, test {len(manifest.test):,}"
     )
 

@@ -102,13 +102,13 @@ class Scoring:
         return asked == "bucket" or (asked == "auto" and trained)
 
     def _facts(self, state: TrainState) -> dict[str, Any]:
-        outline = Outline.of(self.manifest.train)
+        outline, streamed = Outline.of(self.manifest.train), self.evaluator.data.streaming
         return {
             "step": state.best_step or state.step,
             "base_model": self.evaluator.whisper.name,
             "languages": sorted({language for _, language, _ in set(outline.kinds)}),
-            "clips": len(outline.seconds),
-            "hours": outline.hours,
+            "clips": None if streamed else len(outline.seconds),
+            "hours": state.audio_seconds / 3600 if streamed else outline.hours,
             "error": state.best_error,
         }
 

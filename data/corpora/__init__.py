@@ -13,6 +13,7 @@ from data.corpora import common_voice, fleurs, hub, manifest, webdataset
 from data.errors import InputError
 from data.utterance import Utterance
 
+NO_CORPUS = "data.corpus is empty: name a folder, a manifest or a dataset of the Hub"
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")  # as in mozilla-foundation/common_voice_17_0
 
 
@@ -45,10 +46,10 @@ def read(config: DataConfig, split: str) -> Iterator[Utterance]:
         InputError: a corpus or a split is missing, or its layout is not known.
     """
     if not config.corpus:
-        raise InputError("data.corpus is empty: name a folder, a manifest or a dataset of the Hub")
+        raise InputError(NO_CORPUS)
     for source, place in zip(config.sources, _places(config), strict=True):
         for part in split.split("+"):
-            for u in _layout(source).read(config, source.name, part):
+            for u in layout_of(source).read(config, source.name, part):
                 language = source.language or u.language
                 yield replace(
                     u,
@@ -71,13 +72,17 @@ def _places(config: DataConfig) -> list[str]:
     for source in config.sources:
         name = Path(source.name).name
         seen[name] += 1
-        alone = seen[name] == 1 or _layout(source) is common_voice
+        alone = seen[name] == 1 or layout_of(source) is common_voice
         places.append("" if alone else f"{seen[name]}:")
     return places
 
 
-def _layout(source: Source) -> Layout:
-    """Return the layout that was named, or the one that what lies there looks like."""
+def layout_of(source: Source) -> Layout:
+    """Return the layout that was named, or the one that what lies there looks like.
+
+    Raises:
+        InputError: nothing lies there, or it looks like none.
+    """
     if source.layout != "auto":
         return LAYOUTS[source.layout]
     path = Path(source.name)

@@ -1,0 +1,65 @@
+"""Where a run's batches come from: its frozen corpus, or a stream."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from data.augment import Augmentation
+from data.buckets import BucketedBatchSampler
+from data.loader import Passes, Stages, train_batches
+from data.places import Places
+from data.plan import Plan
+from data.selection import spoken
+from data.source import revision_of
+from data.stream import Stream
+from data.utterance import Utterance
+from data.windowed import WindowedPasses
+from data.windows import Windows, screen
+from trainer.budget import fit_path, fitted
+from trainer.config import Config
+from trainer.drops import DropLog
+from trainer.run_folder import PLACES, SPOOL
+from trainer.scoring import Scoring
+
+
+def build_passes(
+    config: Config, folder: Path, scoring: Scoring, plan: Plan, drops: DropLog
+) -> Passes | WindowedPasses:
+    """Build the way from the plan to batches, within the memory that there is.
+
+    Raises:
+        InputError: a stream cannot be opened.
+    """
+    accelerator, whisper = scoring.evaluator.accelerator, scoring.evaluator.whisper
+    rank, world = accelerator.process_index, accelerator.num_processes
+    budget = fitted(config.data, fit_path(folder, accelerator, config.model))
+    augmentation = Augmentation(config.data.augment, config.seed, whisper.n_mels)
+    stages = Stages(whisper.labels(), whisper.n_mels, accelerator.device, augmentation)
+
+    def passes(utterances: Sequence[Utterance], plan: Plan) -> Passes:
+        sampler = BucketedBatchSampler(plan, budget, updates=0, rank=rank, world=world)
+        return train_batches(utterances, config.data, stages, sampler, lethal=drops.lethal)
+
+    first = passes(scoring.manifest.train, plan)
+    if not config.data.streaming:
+        return first
+    windows = build_windows(config, folder, scoring)
+    plans = partial(Plan.of, config=config.data, seed=config.seed)
+    return WindowedPasses(windows, plans, passes, first, rank=rank, world=world)
+
+
+def build_windows(config: Config, folder: Path, scoring: Scoring) -> Windows:
+    """Open the stream as the manifest knows it: of that commit, and with that beginning.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    accelerator, whisper = scoring.evaluator.accelerator, scoring.evaluator.whisper
+    rank, world = accelerator.process_index, accelerator.num_processes
+    manifest, encoder = scoring.manifest, whisper.labels()
+    commit = revision_of(manifest.train[0].audio) or config.data.revision
+    stream = Stream(spoken(config.data, encoder), config.seed, commit)
+    held_out = [*manifest.dev, *manifest.test]
+    screened = partial(screen, config=config.data, encoder=encoder, held_out=held_out)
+    places = Places(folder / PLACES, manifest.fingerprint(), rank=rank, world=world)
+    return Windows(stream, config.data.window, screened, folder / SPOOL / str(rank), places)
