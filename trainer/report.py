@@ -10,6 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from data.files import read_jsonl, write_text
+from eval.scores import saved_groups
 from trainer.recorder import METRICS
 
 SAMPLES = 12  # transcripts shown
@@ -81,10 +82,9 @@ def _evaluations(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for path in sorted((folder / "eval").glob("step-*/*/scores.json")):
         scores = json.loads(path.read_text(encoding="utf-8"))
-        for kind, suffix in (("languages", ""), ("long", ", over 30 s")):
-            for language, figures in scores[kind].items():
-                row = {"step": scores["step"], "split": path.parent.name, **figures}
-                rows.append({**row, "language": language + suffix})
+        for name, figures in saved_groups(scores):
+            row = {"step": scores["step"], "split": path.parent.name, **figures}
+            rows.append({**row, "language": name})
     return rows
 
 
