@@ -115,10 +115,9 @@ def _recalled(saved: Path) -> dict[str, Member] | None:
 
 
 def _walk(archive: Path) -> Iterator[Member]:
-    with (
-        _opened(str(archive)) as file,
-        tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors=ERRORS) as tar,
-    ):
+    with _opened(str(archive)) as file:
+        file.seek(0)
+        tar = tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors=ERRORS)
         for each in tar:
             climbs = each.name.startswith("/") or ".." in PurePosixPath(each.name).parts
             if each.isreg() and not each.issparse() and not climbs:
@@ -192,7 +191,7 @@ def _saved(archive: Path, kind: str) -> Path:
     name = hashlib.sha256(os.path.realpath(archive).encode()).hexdigest()[:16]
     try:
         folder = cached_assets_path("whisper-loop", namespace="archives", subfolder=name)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a file lies where a folder should
         raise InputError(
             f"HF_HOME: the index of {archive} cannot be kept there: {error}; "
             "set it to a folder that can be written"
