@@ -115,9 +115,10 @@ def _recalled(saved: Path) -> dict[str, Member] | None:
 
 
 def _walk(archive: Path) -> Iterator[Member]:
-    with _opened(str(archive)) as file:
-        file.seek(0)
-        tar = tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors=ERRORS)
+    with (
+        _opened(str(archive)) as file,
+        tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors=ERRORS) as tar,
+    ):
         for each in tar:
             climbs = each.name.startswith("/") or ".." in PurePosixPath(each.name).parts
             if each.isreg() and not each.issparse() and not climbs:
@@ -154,7 +155,9 @@ def _opened(archive: str) -> Iterator[Any]:
     processes that are forked.
     """
     if _is_gzip(archive):
-        yield _gzip(archive, _saved(Path(archive), "entries"))
+        file = _gzip(archive, _saved(Path(archive), "entries"))
+        file.seek(0)
+        yield file
         return
     with open(archive, "rb") as file:
         yield file

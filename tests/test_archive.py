@@ -233,7 +233,7 @@ def test_another_file_in_the_same_place_is_not_taken_for_it(packed: Path) -> Non
 
 
 def test_a_file_beyond_all_bounds_is_not_read() -> None:
-    with pytest.raises(OSError, match="2147483648 bytes in an archive; .* unpack it"):
+    with pytest.raises(OSError, match=r"2147483648 bytes in an archive; .* unpack it"):
         fetch("/none.tar", Member("a.wav", 512, 2**31))
 
 
