@@ -75,6 +75,14 @@ def test_an_archive_is_walked_once(packed: Path, monkeypatch: pytest.MonkeyPatch
     assert members(packed) == first
 
 
+def test_a_walk_begins_at_the_beginning_whatever_was_read_before(packed: Path) -> None:
+    first = members(packed)
+    fetch(str(packed), first["train/3.bin"])
+    os.utime(packed, ns=(0, 0))  # another archive, as far as the cache knows
+    fetch(str(packed), first["train/5.bin"])
+    assert members(packed) == first
+
+
 def test_an_archive_that_changed_is_walked_again(packed: Path) -> None:
     members(packed)
     pack(packed, {"other.bin": b"other"}, MODES[packed.name])
