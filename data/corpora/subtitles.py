@@ -53,7 +53,8 @@ Found = list[tuple[str | None, Path]]  # subtitles of one recording: their langu
 
 def matches(path: Path) -> bool:
     """Tell whether a folder holds subtitles, at any depth."""
-    return any(any(path.rglob(f"*{suffix}")) for suffix in SUBTITLES)
+    near = path.rglob("*.[sSvV][rRtT][tT]")
+    return any(each.suffix.lower() in SUBTITLES for each in near)
 
 
 def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
