@@ -68,16 +68,14 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
     translated = source is not None and source.task == "translate"
     wanted = "en" if translated else source.language if source else None
     for recording, found in _recordings(folder, split).items():
-        tag, subtitles = _chosen(found, wanted)
-        text = _text(Path(inside(folder, str(subtitles.relative_to(folder)), subtitles)))
-        cues = [_cleaned(cue, wanted or tag) for cue in parse(text)]
-        faulty, sound = [c for c in cues if c.fault], [c for c in cues if not c.fault]
-        groups = [*([cue] for cue in faulty), *join(screen_overlaps(sound), config.max_seconds)]
-        name = str(recording.relative_to(folder))
-        for group in groups:
+        tag, file = _chosen(found, wanted)
+        name = str(file.relative_to(folder))
+        text = _text(Path(inside(folder, name, file)))
+        audio = inside(folder, str(recording.relative_to(folder)), file)
+        for group in _groups(text, wanted or tag, config.max_seconds):
             yield Utterance(
-                id=f"{folder.name}/{subtitles.relative_to(folder)}:{group[0].line}",
-                audio=inside(folder, name, subtitles),
+                id=f"{folder.name}/{name}:{group[0].line}",
+                audio=audio,
                 text=_joined([cue.text for cue in group], wanted or tag),
                 seconds=round(group[-1].end - group[0].start, 6),
                 language=None if translated else tag,
@@ -155,6 +153,13 @@ def _text(file: Path) -> str:
             "twice: take subtitles of whole cues"
         )
     return text
+
+
+def _groups(text: str, language: str | None, limit: float) -> list[list[Cue]]:
+    """Return cues that make a clip together, and alone those that have a fault."""
+    cues = [_cleaned(cue, language) for cue in parse(text)]
+    sound = screen_overlaps([cue for cue in cues if not cue.fault])
+    return [[cue] for cue in cues if cue.fault] + list(join(sound, limit))
 
 
 def _cleaned(cue: Cue, language: str | None) -> Cue:
