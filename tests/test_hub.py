@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +341,28 @@ def test_the_commit_that_was_loaded_is_frozen_with_the_rows(
         list(read(DataConfig(corpus=("nobody/mine",), revision=OLD), "train"))
     newer = list(read(DataConfig(corpus=("nobody/mine",), revision=NEW), "train"))
     assert [u.text for u in newer] == ["two"]
+
+
+def cache_at(folder: str) -> None:
+    """Have a run's process look for datasets where this one keeps them."""
+    datasets.config.HF_DATASETS_CACHE = Path(folder)
+
+
+def test_a_run_says_which_commit_it_is_of_and_resumes_with_no_other(
+    cached: Callable[[str, str], None], trainer: Any, tmp_path: Path
+) -> None:
+    cached(OLD, "one")
+    known = partial(cache_at, str(datasets.config.HF_DATASETS_CACHE))
+    knobs = ("--data.corpus", "nobody/mine", "--data.language", "en", "--checkpoint.save_every=1")
+    run = tmp_path / "run"
+    trainer(run, *knobs, "--loop.max_steps=1", sabotage=known)
+    facts = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    assert facts["revisions"] == {"nobody/mine": OLD}
+    cached(NEW, "two")
+    more = (*knobs, "--loop.max_steps=2", "--resume=auto", "--accept", "loop.max_steps")
+    done = trainer(run, *more, sabotage=known, check=False)
+    assert done.returncode == 2
+    assert f"error: nobody/mine: commit {NEW} is what the cache holds, not {OLD}" in done.output
 
 
 def test_folders_have_no_commit(tmp_path: Path, clip: Path) -> None:
