@@ -8,7 +8,7 @@ from data.errors import InputError
 
 PASS_SECONDS = 480.0  # where nobody has set or found another
 T = TypeVar("T")
-Layout = Literal["auto", "common_voice", "fleurs", "hub", "manifest", "webdataset"]
+Layout = Literal["auto", "common_voice", "fleurs", "hub", "manifest", "subtitles", "webdataset"]
 Task = Literal["transcribe", "translate"]
 POSITIVE = (
     "update_seconds",

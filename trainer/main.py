@@ -131,8 +131,8 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     model, optimizer = accelerator.prepare(module, build_optimizer(module, config.optim))
     plan = Plan.of(manifest.train, config.data, config.seed)
     steps = config.loop.max_steps or plan.length(config.loop.epochs)
-    data = manifest.fingerprint()
-    shape = {"seed": config.seed, "precision": config.precision, "data": data}
+    origin = {"data": manifest.fingerprint(), "revisions": manifest.revisions()}
+    shape = {"seed": config.seed, "precision": config.precision, "data": origin["data"]}
     shape |= shaping(config.model, config.optim, config.data, steps)
     state = TrainState()
     if saved is not None:
@@ -147,14 +147,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     )
     peak, source = peak_flops(accelerator.device)
 
-    write_settings(
-        folder,
-        config.to_yaml(),
-        accelerator,
-        data=data,
-        revisions=manifest.revisions(),
-        peak=(peak, source),
-    )
+    write_settings(folder, config.to_yaml(), accelerator, origin, (peak, source))
     recorder.begin(config.log.trackers, step=state.step, steps=steps)
     recorder.say(overview(manifest, plan, whisper.model, state, steps))
     for warning in cautions(manifest, accelerator, whisper.model):

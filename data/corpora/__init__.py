@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from data.config import DataConfig, Source
-from data.corpora import common_voice, fleurs, hub, manifest, webdataset
+from data.corpora import common_voice, fleurs, hub, manifest, subtitles, webdataset
 from data.errors import InputError
 from data.utterance import Utterance
 
@@ -34,6 +34,7 @@ LAYOUTS: dict[str, Layout] = {
     "common_voice": common_voice,
     "manifest": manifest,
     "webdataset": webdataset,
+    "subtitles": subtitles,
     "hub": hub,
 }
 
