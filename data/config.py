@@ -32,6 +32,7 @@ class Source:
     layout: Layout
     language: str | None
     task: Task
+    audio_root: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +54,10 @@ class DataConfig:
     language_column: str = "auto"  # auto: locale, language or lang_id, where it holds text
     speaker_column: str = "auto"  # auto: client_id, speaker_id or speaker, where it holds text
     audio_column: str = "audio"  # of a dataset from the Hub
+    # folder that a manifest's paths are relative to and stay in, one for all corpora or one for
+    # each; none: its own. The manifest itself cannot say it: whoever wrote that would choose what
+    # is read here
+    audio_root: tuple[str, ...] = ()
     subset: str | None = None  # configuration of a dataset from the Hub
     data_files: tuple[str, ...] = ()  # of such a dataset, as train=part-*.parquet; none: all
     # commit of a dataset from the Hub; None: the newest, which manifest.jsonl then names
@@ -123,13 +128,14 @@ class DataConfig:
                 layout=of(self.layout, number),
                 language=of(self.language or (None,), number),
                 task=of(self.task, number),
+                audio_root=of(self.audio_root or (None,), number),
             )
             for number, name in enumerate(self.corpus)
         ]
 
     def _check_corpora(self) -> None:
         corpora = len(self.corpus)
-        for key in ("layout", "language", "task"):
+        for key in ("layout", "language", "task", "audio_root"):
             given = getattr(self, key)
             if corpora and len(given) > 1 and len(given) != corpora:
                 raise InputError(

@@ -29,12 +29,13 @@ def matches(path: Path) -> bool:
 
 
 def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
-    """Yield the utterances of a split. Paths are relative to the manifest's folder.
+    """Yield the utterances of a split. Paths are relative to the manifest's folder, or audio_root.
 
     Raises:
         InputError: a file, a column or a value is missing or wrong.
     """
     source = _file_of(Path(corpus), split)
+    root = _root(config, corpus) or source.parent
     named_after = source.stem == split
     for line, row in _rows(source):
         if not isinstance(row, dict):
@@ -48,7 +49,19 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
                 f"{source}: has no column 'split' and is not named {split}: "
                 f"add the column, or make a folder with {split}.jsonl"
             )
-        yield _utterance(source, line, row)
+        yield _utterance(source, line, row, root)
+
+
+def _root(config: DataConfig, corpus: str) -> Path | None:
+    roots = {each.name: each.audio_root for each in config.sources}
+    root = roots.get(corpus)
+    if root is None:
+        return None
+    if not Path(root).is_dir():
+        raise InputError(
+            f"{root}: no such folder; set data.audio_root to where the audio of {corpus} lies"
+        )
+    return Path(root)
 
 
 def _file_of(corpus: Path, split: str) -> Path:
@@ -104,7 +117,7 @@ def _plain(row: Any) -> Any:
     return {k: texts.get(k, v) for k, v in row.items() if v is not None}
 
 
-def _utterance(source: Path, line: int, row: dict[str, Any]) -> Utterance:
+def _utterance(source: Path, line: int, row: dict[str, Any], root: Path) -> Utterance:
     where = f"{source}, line {line}"
     unknown = sorted(set(row) - KNOWN, key=str)
     if unknown:
@@ -121,7 +134,7 @@ def _utterance(source: Path, line: int, row: dict[str, Any]) -> Utterance:
         raise InputError(f"{where}: end is {end} and start {start}: end must be later, in seconds")
     return Utterance(
         id=str(row.get("id", f"{source.parent.name}/{row['path']}{_slice(start, end)}")),
-        audio=inside(source.parent, str(row["path"]), source),
+        audio=inside(root, str(row["path"]), source),
         text=str(row.get("text", "")).strip(),
         seconds=seconds if end is None else end - start,
         language=row.get("language"),
