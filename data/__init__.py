@@ -3,15 +3,18 @@
 The map of the pipeline, one module a stage:
 
     corpora    a layout on disk           → Utterances (metadata only)
+    cues       subtitles                  → what is said from when to when
     scan       Utterances                 → their lengths, and what is broken
     screen     Utterances                 → kept ones, and Drops with a reason each
     manifest   kept ones                  → manifest.jsonl, frozen for the run's life
     plan       (seed, epoch, manifest)    → updates: which utterances, in which order
     rows       an update                  → rows: what the encoder hears, padded to what
     buckets    rows                       → forward passes of one process
-    source     a path or a dataset's row  → an open file, bounded       } in the
-    audio      one Utterance              → mono float32                } DataLoader's
-    resample   any rate                   → 16 kHz                      } workers
+    archive    a file in a tar            → its bytes                   } in the
+    dataset    a dataset's row            → its bytes                   } DataLoader's
+    source     a path, or either of these → an open file, bounded       } workers
+    audio      one Utterance              → mono float32                }
+    resample   any rate                   → 16 kHz                      }
     labels     its text                   → token ids                   }
     collate    a pass                     → padded: one Batch           }
     features   waveforms                  → log-mel, there or on a GPU

@@ -52,7 +52,7 @@ class DataConfig:
     speaker_column: str = "auto"  # auto: client_id, speaker_id or speaker, where it holds text
     audio_column: str = "audio"  # of a dataset from the Hub
     subset: str | None = None  # configuration of a dataset from the Hub
-    data_files: tuple[str, ...] = ()  # of such a dataset, as train=part-*.parquet; none: all
+    data_files: tuple[str, ...] = ()  # of that dataset, as train=part-*.parquet; none: all
     # commit of a dataset from the Hub; None: the newest, which manifest.jsonl then names
     revision: str | None = None
 
