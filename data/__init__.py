@@ -3,6 +3,7 @@
 The map of the pipeline, one module a stage:
 
     corpora    a layout on disk           → Utterances (metadata only)
+    cues       subtitles                  → what is said from when to when
     scan       Utterances                 → their lengths, and what is broken
     screen     Utterances                 → kept ones, and Drops with a reason each
     context    slices of a recording      → what was said before each
@@ -12,9 +13,11 @@ The map of the pipeline, one module a stage:
     plan       (seed, epoch, manifest)    → updates: which utterances, in which order
     rows       an update                  → rows: what the encoder hears, padded to what
     buckets    rows                       → forward passes of one process
-    source     a path or a dataset's row  → an open file, bounded       } in the
-    audio      one Utterance              → mono float32                } DataLoader's
-    resample   any rate                   → 16 kHz                      } workers
+    archive    a file in a tar            → its bytes                   } in the
+    dataset    a dataset's row            → its bytes                   } DataLoader's
+    source     a path, or either of these → an open file, bounded       } workers
+    audio      one Utterance              → mono float32                }
+    resample   any rate                   → 16 kHz                      }
     augment    16 kHz                     → faster, louder, noisier     }
     lines      a draw                     → its clips, as an epoch hears them
     labels     its text                   → token ids                   }

@@ -2,8 +2,8 @@
 
 A plain tar is read at an offset: one seek, one read. A gzip cannot be entered in its middle, but
 indexed_gzip can enter where the state of the decompressor was kept: at every megabyte, 4 % of the
-archive. 16-bit clips of 11 s in random order, decoded on one core: 3,000 s of audio a second from a
-gzip, as from mp3 files, 37,000 from a plain tar, 40,000 from files.
+archive. Wav clips of 11 s in random order, decoded on one core: 3,100 s of audio a second from a
+gzip, as from mp3 files of 48 kHz; 23,000 from a plain tar, 29,000 from files.
 
 What is known of an archive lies in Hugging Face's cache (HF_HOME), never beside the archive.
 """
@@ -25,11 +25,10 @@ from data.errors import InputError, disk_failed
 from data.files import read_jsonl, write_bytes, write_jsonl
 
 KIND = "tar:"  # what the locator of a file in an archive begins with
-SUFFIXES = (".tar", ".tar.gz", ".tgz")
 ERRORS = "backslashreplace"  # of names that are not UTF-8: they stay different
 GZIP = b"\x1f\x8b"  # what a gzip begins with, whatever it is called: RFC 1952
 SPACING = 2**20  # bytes between entries; a quarter of it is 1.7 times as fast and 4 times as large
-CHUNK = 2**18  # compressed bytes read at a time: clips are no larger
+CHUNK = 2**18  # compressed bytes read at a time: a clip is about as large
 OPEN = 32  # gzips whose entries a process holds: 16 MB for one of 450 MB
 MAX_BYTES = 2**30  # of a file, which is held in memory whole
 DAMAGED = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error)

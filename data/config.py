@@ -59,7 +59,7 @@ class DataConfig:
     # is read here
     audio_root: tuple[str, ...] = ()
     subset: str | None = None  # configuration of a dataset from the Hub
-    data_files: tuple[str, ...] = ()  # of such a dataset, as train=part-*.parquet; none: all
+    data_files: tuple[str, ...] = ()  # of that dataset, as train=part-*.parquet; none: all
     # commit of a dataset from the Hub; None: the newest, which manifest.jsonl then names
     revision: str | None = None
 

@@ -208,6 +208,15 @@ def test_a_folder_is_known_by_what_datasets_writes(tmp_path: Path) -> None:
     assert hub.matches(tmp_path)
 
 
+def as_arrow(folder: Path) -> None:
+    """Write the tables of a folder again, as arrow files."""
+    for path in folder.glob("*.parquet"):
+        table = pq.read_table(path)
+        with pa.ipc.new_stream(path.with_suffix(".arrow"), table.schema) as file:
+            file.write_table(table)
+        path.unlink()
+
+
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
 def test_files_that_are_named_after_splits_are_splits(
     kind: str, tmp_path: Path, clip: Path
@@ -217,11 +226,8 @@ def test_files_that_are_named_after_splits_are_splits(
         for number, text in enumerate(texts):
             stem = f"{name}-{number:05d}-of-00002"
             parquet(folder, {"audio": [clip], "text": [text]}, f"{stem}.parquet")
-            if kind == "arrow":
-                table = pq.read_table(folder / f"{stem}.parquet")
-                with pa.ipc.new_stream(folder / f"{stem}.arrow", table.schema) as file:
-                    file.write_table(table)
-                (folder / f"{stem}.parquet").unlink()
+    if kind == "arrow":
+        as_arrow(folder)
     for split, texts in (("train", "ab"), ("dev", "cd"), ("test", "ef")):
         assert [(u.id, u.text) for u in rows(folder, split)] == [
             (f"mine/{split}/{number}", text) for number, text in enumerate(texts)

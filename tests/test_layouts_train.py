@@ -35,14 +35,15 @@ AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 def shards(folder: Path, clips: Clips, suffix: str = "tar") -> None:
     """Write two shards, the first with .txt and the second with .json."""
     for number, kind in enumerate(("txt", "json")):
+        held = list(clips.items())[number::2]
+        for clip, text in held:
+            said = text if kind == "txt" else json.dumps({"text": text})
+            clip.with_suffix(f".{kind}").write_text(said)
         path = folder / f"train-{number:06d}.{suffix}"
         with tarfile.open(path, "w:gz" if suffix == "tgz" else "w") as tar:
-            for clip, text in list(clips.items())[number::2]:
-                beside = clip.with_suffix(f".{kind}")
-                beside.write_text(text if kind == "txt" else json.dumps({"text": text}))
-                if clip.exists():
-                    tar.add(clip, clip.name)
-                tar.add(beside, beside.name)
+            files = [file for clip, _ in held for file in (clip, clip.with_suffix(f".{kind}"))]
+            for file in filter(Path.exists, files):
+                tar.add(file, file.name)
 
 
 def shards_gzip(folder: Path, clips: Clips) -> None:

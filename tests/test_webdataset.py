@@ -60,7 +60,7 @@ def test_a_sample_is_audio_beside_its_text(
 
 
 def test_json_tells_more(tmp_path: Path) -> None:
-    told = {"text": "eins", "language": "de-AT", "speaker": 7, "duration": 2.5, "snr": None}
+    told = {"text": "eins", "language": "de_AT", "speaker": 7, "duration": 2.5, "snr": None}
     u = one(tmp_path, {"a.json": told})
     assert (u.text, u.language, u.speaker, u.seconds) == ("eins", "de", "7", 2.5)
 

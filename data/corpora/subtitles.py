@@ -53,8 +53,8 @@ Found = list[tuple[str | None, Path]]  # subtitles of one recording: their langu
 
 def matches(path: Path) -> bool:
     """Tell whether a folder holds subtitles, at any depth."""
-    near = path.rglob("*.[sSvV][rRtT][tT]")
-    return any(each.suffix.lower() in SUBTITLES for each in near)
+    alike = path.rglob("*.[sSvV][rRtT][tT]")
+    return any(each.suffix.lower() in SUBTITLES for each in alike)
 
 
 def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:

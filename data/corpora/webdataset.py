@@ -99,7 +99,7 @@ def _fields(config: DataConfig, where: str, texts: Mapping[str, bytes]) -> dict[
     return {
         "text": text.strip(),
         "seconds": _seconds(where, row),
-        "language": str(language).split("-")[0].lower() if language else None,
+        "language": re.split("[-_]", str(language))[0].lower() if language else None,
         "speaker": None if speaker is None else str(speaker),
     }
 
