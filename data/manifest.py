@@ -17,6 +17,7 @@ from data.screen import (
     count_reasons,
     refuse_missing,
     screen_audio,
+    screen_faults,
     screen_leaks,
     screen_repeats,
     screen_training,
@@ -77,13 +78,14 @@ def build_manifest(
             held_out[name], gone = read_held_out(config, encoder, cache, split=split, show=show)
             drops += gone
     split = config.train_split
-    train, repeats = screen_repeats(_read(config, encoder, split), split)
+    train, faults = screen_faults(_read(config, encoder, split), split)
+    train, repeats = screen_repeats(train, split)
     strict = "validated" in split.split("+")  # the others share no speakers by design
     train, leaks = screen_leaks(train, split, held_out["dev"] + held_out["test"], strict=strict)
     train, broken = screen_audio(train, split, scan(train, config, cache, show=show))
     refuse_missing(broken, config)
     train, unfit = screen_training(_with_tokens(train, encoder), split, config, encoder.max_tokens)
-    gone = [*repeats, *leaks, *broken, *unfit]
+    gone = [*faults, *repeats, *leaks, *broken, *unfit]
     _refuse_empty(train, split, gone, config)
     return Manifest(train=train, **held_out), drops + gone
 
@@ -96,11 +98,13 @@ def read_held_out(
     Raises:
         InputError: as build_manifest().
     """
-    rows, repeats = screen_repeats(_read(config, encoder, split), split)
+    rows, faults = screen_faults(_read(config, encoder, split), split)
+    rows, repeats = screen_repeats(rows, split)
     kept, broken = screen_audio(rows, split, scan(rows, config, cache, show=show))
     refuse_missing(broken, config)
-    _refuse_empty(kept, split, repeats + broken, config)
-    return _with_tokens(kept, encoder), repeats + broken
+    gone = faults + repeats + broken
+    _refuse_empty(kept, split, gone, config)
+    return _with_tokens(kept, encoder), gone
 
 
 def _read(config: DataConfig, encoder: LabelEncoder, split: str) -> list[Utterance]:

@@ -21,6 +21,12 @@ SPECIAL = re.compile(r"<\|[^|>]*\|>")  # would be read as one of Whisper's own t
 Screened = tuple[list[Utterance], list[Drop]]  # what is kept, what is not
 
 
+def screen_faults(utterances: Sequence[Utterance], split: str) -> Screened:
+    """Drop what its reader found a fault in: only the reader sees, say, subtitles that overlap."""
+    drops = [drop(u, split, u.fault, u.text[:80]) for u in utterances if u.fault]
+    return [u for u in utterances if not u.fault], drops
+
+
 def screen_audio(utterances: Iterable[Utterance], split: str, found: Measurements) -> Screened:
     """Fill in lengths; drop what is missing, cannot be read, or is shorter than it says."""
     kept, drops = [], []

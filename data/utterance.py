@@ -27,6 +27,7 @@ class Utterance:
     end: float | None = None  # seconds into the file; None: to its end
     tokens: int = 0  # label length, special tokens included
     rules: tuple[str, ...] = ()  # that changed its transcript, by name
+    fault: str = ""  # why its reader says that it cannot be used: the reason of its drop
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that are set."""
