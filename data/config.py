@@ -7,7 +7,18 @@ from data.errors import InputError
 
 PASS_SECONDS = 480.0  # where nobody has set or found another
 T = TypeVar("T")
-Layout = Literal["auto", "common_voice", "manifest", "hub"]
+Layout = Literal[
+    "auto",
+    "ksponspeech",
+    "aishell",
+    "librispeech",
+    "kaldi",
+    "common_voice",
+    "audiofolder",
+    "manifest",
+    "folder",
+    "hub",
+]
 Task = Literal["transcribe", "translate"]
 POSITIVE = (
     "update_seconds",
@@ -49,6 +60,8 @@ class DataConfig:
     hours: tuple[float, ...] = ()  # the same in hours of each corpus an epoch, instead of weights
     text_column: str = "auto"  # auto: sentence, text, transcription or transcript
     audio_column: str = "audio"  # of a dataset from the Hub
+    # which of KsponSpeech's (spelling)/(pronunciation) is trained on, and scored by
+    spelling: Literal["spelling", "pronunciation"] = "spelling"
     subset: str | None = None  # configuration of a dataset from the Hub
     revision: str | None = None  # commit of a dataset from the Hub; None: the newest
 
