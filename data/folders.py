@@ -18,31 +18,37 @@ def is_audio(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in AUDIO
 
 
-def peek(folder: Path) -> list[os.DirEntry[str]]:
-    """Return some of a folder's entries, without hidden ones; none where there is no folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return [e for e in islice(entries, PEEK) if not e.name.startswith(".")]
-    except OSError:
-        return []
+def peek(folder: Path) -> list[str]:
+    """Return some of a folder's names, without hidden ones; none where there is no folder."""
+    return [entry.name for entry in islice(_entries(folder), PEEK) if entry.name[0] != "."]
+
+
+def peek_folders(folder: Path) -> list[Path]:
+    """Return the folders among what peek() returns."""
+    return [Path(entry.path) for entry in islice(_entries(folder), PEEK) if _is_folder(entry)]
 
 
 def holds(folder: Path, *suffixes: str) -> bool:
     """Tell whether a folder has a file with such a suffix: of a million, half a second."""
-    try:
-        with os.scandir(folder) as entries:
-            return any(entry.name.endswith(suffixes) for entry in entries)
-    except OSError:
-        return False
+    return any(entry.name.endswith(suffixes) for entry in _entries(folder))
 
 
 def subfolders(folder: Path) -> list[str]:
     """Return the names of a folder's folders in order; none where there is no folder."""
-    try:
+    return sorted(entry.name for entry in _entries(folder) if _is_folder(entry))
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    if folder.is_dir():
         with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-    except OSError:
-        return []
+            yield from entries
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.name[0] != "." and entry.is_dir()
+    except OSError:  # a link that leads round in a circle
+        return False
 
 
 def split_folder(root: Path, split: str) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from data.folders import peek, subfolders, walk
+from data.folders import peek, peek_folders, subfolders, walk
 from data.tables import decoded, read_lines, read_pairs
 from tests.layouts import write
 
@@ -26,6 +26,12 @@ def test_the_first_encoding_that_fits_is_taken() -> None:
 
 def test_a_key_without_a_value_has_an_empty_one(tmp_path: Path) -> None:
     assert read_pairs(write(tmp_path / "text", "a  one  two", "b")) == {"a": "one  two", "b": ""}
+
+
+def test_a_link_round_in_a_circle_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "train").mkdir()
+    assert (subfolders(tmp_path), peek_folders(tmp_path)) == (["train"], [tmp_path / "train"])
 
 
 def test_no_folder_holds_nothing_and_one_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from data.config import DataConfig
 from data.corpora.hub import LANGUAGE_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS
 from data.errors import InputError
-from data.folders import peek, subfolders
+from data.folders import peek_folders, subfolders
 from data.paths import inside
 from data.tables import read_rows
 from data.utterance import Utterance
@@ -26,8 +26,7 @@ Row = dict[str, Any]
 
 def matches(path: Path) -> bool:
     """Tell whether a folder, or one in it, holds the table."""
-    folders = (Path(entry.path) for entry in peek(path) if entry.is_dir())
-    return any(_table(folder) for folder in (path, *folders))
+    return any(_table(folder) for folder in (path, *peek_folders(path)))
 
 
 def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:

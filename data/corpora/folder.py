@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data.config import DataConfig
 from data.errors import InputError
-from data.folders import is_audio, peek, split_folder, walk
+from data.folders import is_audio, peek, peek_folders, split_folder, walk
 from data.paths import inside
 from data.tables import read_text
 from data.transcript import Rule, apply
@@ -34,7 +34,7 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
         InputError: the split is missing, or audio lies both flat and in folders.
     """
     root = Path(corpus)
-    flat = any(is_audio(entry.name) for entry in peek(root))
+    flat = any(is_audio(name) for name in peek(root))
     if flat and split != "train":
         raise InputError(
             f"{root}: audio lies flat in it, so all is train, and {split} is none: make folders "
@@ -71,9 +71,7 @@ def _pairs(root: Path, folder: Path, names: list[str]) -> Iterator[tuple[str, st
 
 
 def _paired(folder: Path, deep: int) -> bool:
-    entries = peek(folder)
-    audio = [entry.path for entry in entries if is_audio(entry.name)][:WIDE]
-    if any(Path(path).with_suffix(".txt").is_file() for path in audio):
+    audio = [name for name in peek(folder) if is_audio(name)][:WIDE]
+    if any((folder / name).with_suffix(".txt").is_file() for name in audio):
         return True
-    below = [Path(entry.path) for entry in entries if entry.is_dir()][:WIDE]
-    return deep > 0 and any(_paired(path, deep - 1) for path in below)
+    return deep > 0 and any(_paired(below, deep - 1) for below in peek_folders(folder)[:WIDE])

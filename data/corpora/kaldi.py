@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from data.config import DataConfig
 from data.errors import InputError
-from data.folders import peek, subfolders
+from data.folders import peek_folders, subfolders
 from data.tables import read_pairs, seconds_of
 from data.utterance import Utterance
 
@@ -33,8 +33,7 @@ class Segment(NamedTuple):
 
 def matches(path: Path) -> bool:
     """Tell whether a folder, or one in it, is a data directory."""
-    folders = (Path(entry.path) for entry in peek(path) if entry.is_dir())
-    return any((folder / "wav.scp").is_file() for folder in (path, *folders))
+    return any((folder / "wav.scp").is_file() for folder in (path, *peek_folders(path)))
 
 
 def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:

@@ -50,8 +50,7 @@ RULES = {kept: _rules(kept) for kept in ("spelling", "pronunciation")}
 
 def matches(path: Path) -> bool:
     """Tell whether a folder looks like KsponSpeech's."""
-    names = [entry.name for entry in peek(path)]
-    if any(name.startswith("KsponSpeech_") or name.endswith(".trn") for name in names):
+    if any(name.startswith("KsponSpeech_") or name.endswith(".trn") for name in peek(path)):
         return True
     return any(path.glob("scripts/*.trn"))
 

@@ -21,7 +21,7 @@ RULES = (Rule("upper case to lower case", lambda t: t.lower() if t.isupper() els
 
 def matches(path: Path) -> bool:
     """Tell whether a folder, or LibriSpeech in it, holds splits that are named as its are."""
-    return any(SPLIT.fullmatch(entry.name) for entry in peek(_root(path)))
+    return any(SPLIT.fullmatch(name) for name in peek(_root(path)))
 
 
 def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
