@@ -8,7 +8,21 @@ from data.errors import InputError
 
 PASS_SECONDS = 480.0  # where nobody has set or found another
 T = TypeVar("T")
-Layout = Literal["auto", "common_voice", "fleurs", "hub", "manifest", "subtitles", "webdataset"]
+Layout = Literal[
+    "auto",
+    "ksponspeech",
+    "aishell",
+    "librispeech",
+    "fleurs",
+    "kaldi",
+    "common_voice",
+    "audiofolder",
+    "manifest",
+    "webdataset",
+    "folder",
+    "subtitles",
+    "hub",
+]
 Task = Literal["transcribe", "translate"]
 POSITIVE = (
     "update_seconds",
@@ -58,6 +72,8 @@ class DataConfig:
     # each; none: its own. The manifest itself cannot say it: whoever wrote that would choose what
     # is read here
     audio_root: tuple[str, ...] = ()
+    # which of KsponSpeech's (spelling)/(pronunciation) is trained on, and scored by
+    spelling: Literal["spelling", "pronunciation"] = "spelling"
     subset: str | None = None  # configuration of a dataset from the Hub
     data_files: tuple[str, ...] = ()  # of that dataset, as train=part-*.parquet; none: all
     # commit of a dataset from the Hub; None: the newest, which manifest.jsonl then names

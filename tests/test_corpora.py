@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data.config import DataConfig
-from data.corpora import read
+from data.corpora import LAYOUTS, read
 from data.errors import InputError
 
 WriteClip = Callable[..., Path]
@@ -81,8 +81,11 @@ def test_a_name_of_the_hub_that_cannot_be_had_is_a_sentence(
 
 
 def test_an_unknown_layout_says_what_was_looked_for_and_what_was_found(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"looked for .*clips/ and \*\.tsv .* found nothing"):
+    with pytest.raises(
+        InputError, match=r"found nothing; looked for .* clips/ and \*\.tsv"
+    ) as told:
         ids(tmp_path)
+    assert all(f"({name})" in str(told.value) for name in LAYOUTS)
     for number in range(7):
         (tmp_path / f"{number}.txt").write_text("")
     with pytest.raises(InputError, match=r"found 0\.txt, 1\.txt, 2\.txt, 3\.txt, 4\.txt …"):

@@ -9,7 +9,20 @@ from pathlib import Path
 from typing import Protocol
 
 from data.config import DataConfig, Source
-from data.corpora import common_voice, fleurs, hub, manifest, subtitles, webdataset
+from data.corpora import (
+    aishell,
+    audiofolder,
+    common_voice,
+    fleurs,
+    folder,
+    hub,
+    kaldi,
+    ksponspeech,
+    librispeech,
+    manifest,
+    subtitles,
+    webdataset,
+)
 from data.errors import InputError
 from data.utterance import Utterance
 
@@ -28,12 +41,19 @@ class Layout(Protocol):
         """Yield the utterances of a split. Their ids begin with the corpus's name."""
 
 
-# in the order in which they are tried: what is known by more comes before what is known by less
+# in the order in which they are tried: what is known by more comes before what is known by less;
+# hub comes last, since it looks for its files in all folders below
 LAYOUTS: dict[str, Layout] = {
+    "ksponspeech": ksponspeech,
+    "aishell": aishell,
+    "librispeech": librispeech,
     "fleurs": fleurs,
+    "kaldi": kaldi,
     "common_voice": common_voice,
+    "audiofolder": audiofolder,
     "manifest": manifest,
     "webdataset": webdataset,
+    "folder": folder,
     "subtitles": subtitles,
     "hub": hub,
 }
@@ -92,7 +112,10 @@ def _layout(source: Source) -> Layout:
         if layout.matches(path):
             return layout
     looks = "; ".join(f"{layout.LOOKS} ({name})" for name, layout in LAYOUTS.items())
-    raise InputError(f"{path}: no known corpus layout: looked for {looks}; found {_contents(path)}")
+    raise InputError(
+        f"{path}: no known corpus layout: found {_contents(path)}; looked for {looks}. "
+        "If it is one of these, name it with data.layout"
+    )
 
 
 def _contents(path: Path) -> str:

@@ -9,15 +9,18 @@ from pathlib import Path
 from data.config import DataConfig
 from data.errors import InputError
 from data.files import mended
+from data.folders import holds
 from data.paths import inside
 from data.utterance import Utterance
 
 LOOKS = "clips/ and *.tsv"
+# tables that are no splits
+OTHERS = {"clip_durations", "reported", "times", "validated_sentences", "unvalidated_sentences"}
 
 
 def matches(path: Path) -> bool:
     """Tell whether a folder looks like a language's of Common Voice."""
-    return any(path.glob("*.tsv"))
+    return holds(path, ".tsv")
 
 
 def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
@@ -33,8 +36,8 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
             f"{folder}: no such folder; set data.corpus to a Common Voice language folder"
         )
     if not table.is_file():
-        known = ", ".join(sorted(path.stem for path in folder.glob("*.tsv"))) or "none"
-        raise InputError(f"{table}: no such file; splits of {folder}: {known}")
+        known = sorted({path.stem for path in folder.glob("*.tsv")} - OTHERS)
+        raise InputError(f"{table}: no such file; splits of {folder}: {', '.join(known) or 'none'}")
     seconds = _durations(folder / "clip_durations.tsv")
     clips = folder / "clips"
     rows = _rows(table, ("path", "sentence"), ("locale", "client_id"))

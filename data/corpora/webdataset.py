@@ -15,8 +15,8 @@ from typing import Any
 from data.archive import Member, contents, locator, members
 from data.config import DataConfig
 from data.corpora.hub import LANGUAGE_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS, named
-from data.corpora.manifest import NO_CHARACTER
 from data.errors import InputError
+from data.tables import NO_CHARACTER
 from data.utterance import Utterance
 
 LOOKS = "SPLIT-000000.tar or SPLIT/000000.tar"
