@@ -55,7 +55,9 @@ class DataConfig:
 
     corpus: tuple[str, ...] = ()  # folders, manifests or Hub names; several are joined
     layout: tuple[Layout, ...] = ("auto",)  # one for all corpora or one for each; auto: by a look
-    train_split: str = "train"  # splits are joined with +, as in train+dev; validated: see README
+    # splits are joined with +, as in train+dev; where corpora name theirs differently, with commas
+    # one for each, or nothing for one that has none: train-clean-100,train
+    train_split: str = "train"  # validated: see README
     dev_split: str | None = "dev"  # chooses the best model; None: no choosing
     test_split: str | None = "test"  # reported, before and after; None: no report
     # Whisper's code, one for all corpora or one for each; none: as the corpus says, row by row
@@ -165,6 +167,13 @@ class DataConfig:
                 raise InputError(
                     f"data.{key} is {list(given)} for {corpora} corpora: give each a number "
                     "greater than 0"
+                )
+        for key in ("train_split", "dev_split", "test_split"):
+            given = getattr(self, key) or ""
+            if corpora and given.count(",") not in (0, corpora - 1):
+                raise InputError(
+                    f"data.{key} is {given!r} for {corpora} corpora: give one for all, or one for "
+                    "each, with commas between"
                 )
         if self.weights and self.hours:
             raise InputError("data.weights and data.hours say the same thing twice: give one")

@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -116,7 +117,7 @@ def _build(
     split = config.train_split
     train, faults = screen_faults(_read(config, encoder, split), split)
     train, repeats = screen_repeats(train, split)
-    strict = not MIXED.isdisjoint(split.split("+"))
+    strict = not MIXED.isdisjoint(re.split("[+,]", split))
     train, leaks = screen_leaks(train, split, held_out["dev"] + held_out["test"], strict=strict)
     train, broken = screen_audio(train, split, scan(train, config, cache, show=show))
     refuse_missing(broken, config)

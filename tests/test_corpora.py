@@ -32,6 +32,17 @@ def test_joined_splits_are_read_one_after_another(tone_corpus: Path) -> None:
     assert len(joined) == 30
 
 
+def test_each_of_several_corpora_may_name_its_split_or_none(
+    tone_corpus: Path, tmp_path: Path
+) -> None:
+    mine = manifest(tmp_path / "m", "mine.jsonl")
+    both = ids(tone_corpus, mine, split="dev+test,mine")
+    assert both == ids(tone_corpus, split="dev+test") + ids(mine, split="mine")
+    assert ids(tone_corpus, mine, split=",mine") == ids(mine, split="mine")
+    with pytest.raises(InputError, match=r"data.dev_split is 'a,b,c' for 2 corpora: give one for"):
+        ids(tone_corpus, mine, dev_split="a,b,c")
+
+
 def test_several_corpora_of_any_layout_are_joined(tone_corpus: Path, tmp_path: Path) -> None:
     assert len(ids(tone_corpus, manifest(tmp_path / "m"))) == 25
 

@@ -60,15 +60,19 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def read(config: DataConfig, split: str) -> Iterator[Utterance]:
-    """Yield the utterances of a split over all corpora; `train+dev` joins splits.
+    """Yield the utterances of a split over all corpora.
+
+    `train+dev` joins splits; `train-clean-100,train` names another in each corpus.
 
     Raises:
         InputError: a corpus or a split is missing, or its layout is not known.
     """
     if not config.corpus:
         raise InputError("data.corpus is empty: name a folder, a manifest or a dataset of the Hub")
-    for source, place in zip(config.sources, _places(config), strict=True):
-        for part in split.split("+"):
+    sources = config.sources
+    splits = split.split(",") if "," in split else [split] * len(sources)
+    for source, place, mine in zip(sources, _places(config), splits, strict=True):
+        for part in filter(None, mine.split("+")):
             for u in _layout(source).read(config, source.name, part):
                 language = source.language or u.language
                 yield replace(
