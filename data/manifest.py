@@ -3,7 +3,6 @@
 import gc
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from data.config import DataConfig
 from data.context import add_prompts
 from data.corpora import read as read_corpus
+from data.corpora.common_voice import holds_speakers_of_all
 from data.errors import InputError
 from data.files import write_jsonl
 from data.labels import LabelEncoder
@@ -29,9 +29,6 @@ from data.screen import (
 )
 from data.source import revision_of
 from data.utterance import Drop, Utterance
-
-# splits of Common Voice that hold sentences and speakers of dev and test; train does not, by design
-MIXED = {"validated", "other", "invalidated"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +114,7 @@ def _build(
     split = config.train_split
     train, faults = screen_faults(_read(config, encoder, split), split)
     train, repeats = screen_repeats(train, split)
-    strict = not MIXED.isdisjoint(re.split("[+,]", split))
+    strict = holds_speakers_of_all(split)
     train, leaks = screen_leaks(train, split, held_out["dev"] + held_out["test"], strict=strict)
     train, broken = screen_audio(train, split, scan(train, config, cache, show=show))
     refuse_missing(broken, config)

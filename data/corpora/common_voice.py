@@ -1,6 +1,7 @@
 """Mozilla Common Voice's folder: clips/*.mp3 and one .tsv a split, in any release."""
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from operator import itemgetter
@@ -13,9 +14,15 @@ from data.folders import holds
 from data.paths import inside
 from data.utterance import Utterance
 
+MIXED = {"validated", "other", "invalidated"}  # hold sentences and speakers of dev and test
 LOOKS = "clips/ and *.tsv"
 # tables that are no splits
 OTHERS = {"clip_durations", "reported", "times", "validated_sentences", "unvalidated_sentences"}
+
+
+def holds_speakers_of_all(split: str) -> bool:
+    """Tell whether a split holds sentences and speakers of dev and test: train, by design, none."""
+    return not MIXED.isdisjoint(re.split("[+,]", split))
 
 
 def matches(path: Path) -> bool:
