@@ -26,6 +26,9 @@ The map of the pipeline, one module a stage:
     workers    those processes            → the same, should a decoder kill one
     loader     all of the above, chained
 
+Beside it, for people, `python -m data inspect` (survey, columns, scripts, suspicion, findings,
+figures, page), `split` (division) and `leakage`.
+
 Sampling looks at metadata only; audio is decoded after sampling, as a stream, and nothing is
 precomputed to disk. This package knows nothing of models, devices or processes.
 """
