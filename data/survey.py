@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 from rich.progress import track
+from tokenizers import Tokenizer
 
 from data.columns import SPECIAL_TOKENS, Columns
 from data.config import DataConfig
@@ -154,7 +155,8 @@ class Survey:
     def _with_tokens(self, usable: list[Utterance]) -> list[Utterance]:
         if self._tokenizer is None or not usable:
             return usable
-        ids = self._tokenizer([u.text for u in usable], add_special_tokens=False)["input_ids"]
+        texts = [u.text for u in usable]
+        ids = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [
             replace(u, tokens=len(row) + SPECIAL_TOKENS) for u, row in zip(usable, ids, strict=True)
         ]
@@ -185,11 +187,12 @@ class Survey:
             )
 
 
-def _load_tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer  # here: it takes seconds to import
-
+def _load_tokenizer(name: str) -> Tokenizer:
+    folder = Path(name)
     try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+        if folder.is_dir():
+            return Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return Tokenizer.from_pretrained(name)
+    except Exception as error:  # tokenizers raises nothing more special
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"model {name!r}: its tokenizer cannot be loaded: {reason}") from error
