@@ -1,7 +1,7 @@
 """`python -m trainer RECIPE.yaml …` trains.
 
 `python -m trainer fit RECIPE.yaml …` finds how much fits in memory, `python -m trainer blank …`
-makes a new model.
+makes a new model, `python -m trainer doctor` looks whether this machine can train.
 """
 
 import sys
@@ -21,5 +21,10 @@ elif sys.argv[1:2] == ["fit"]:
 
     with plain_errors():
         fit(parse_as(FitConfig, sys.argv[2:]))
+elif sys.argv[1:2] == ["doctor"]:
+    from data.knobs import parse_dataclass
+    from trainer.doctor import DoctorConfig, doctor
+
+    sys.exit(doctor(parse_dataclass(DoctorConfig, sys.argv[2:])))
 else:
     main()
