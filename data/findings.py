@@ -170,7 +170,8 @@ def formats(clips: Iterable[Utterance], of: int) -> Table:
             found[error.reason, "", ""] += 1
     looked = found.total()
     rows = [(*key, f"{n:,}", f"{n / looked:.2%}") for key, n in found.most_common()]
-    note = f"Of {looked:,} clips drawn from {of:,}." if looked else "No file was looked at."
+    note = f"Of {looked:,} clips drawn from {of:,}." if looked < of else ""
+    note = note if looked else "No file was looked at."
     return Table("formats", ("format", "rate", "channels", "clips", "share"), rows, note, texts=1)
 
 
