@@ -38,7 +38,7 @@ class SplitConfig:
     dev: float = 0.05  # share or hours
     test: float = 0.05  # share or hours
     seed: int = 0  # another one divides otherwise
-    shared_sentences: bool = False  # leave those that several splits say where they are
+    shared_sentences: bool = False  # a divided source keeps those that several splits say
     out: str | None = None  # folder for the manifests; None: runs/splits/ and a name
     overwrite: bool = False  # replace the manifests that are there
     # check=decode leaves out broken audio here; training does so anyway
@@ -54,6 +54,11 @@ class SplitConfig:
             raise InputError(
                 f"held_out names dev and test, in this order, got {list(self.held_out)}: "
                 "give two splits, or none to make them"
+            )
+        if self.held_out and self.shared_sentences:
+            raise InputError(
+                "shared_sentences is for a source that is divided: train never holds a sentence of "
+                "the splits that held_out names"
             )
         for key in ("dev", "test"):
             if not getattr(self, key) > 0:
@@ -130,6 +135,7 @@ def _by_hours(hours: Mapping[str, float], config: SplitConfig) -> dict[str, str]
 
 
 def _group(u: Utterance, config: SplitConfig) -> str:
+    """Return what a clip stays with; one name in two corpora is taken for one speaker."""
     if config.by == "speaker" and u.speaker:
         return f"speaker {u.speaker}"
     if config.by == "speaker" and (u.start or u.end is not None):

@@ -170,13 +170,19 @@ def formats(clips: Iterable[Utterance], of: int) -> Table:
             found[error.reason, "", ""] += 1
     looked = found.total()
     rows = [(*key, f"{n:,}", f"{n / looked:.2%}") for key, n in found.most_common()]
-    note = f"Of {looked:,} clips drawn from {of:,}." if looked else "No file was looked at."
+    note = f"Of {looked:,} clips drawn from {of:,}." if looked < of else ""
+    note = note if looked else "No file was looked at."
     return Table("formats", ("format", "rate", "channels", "clips", "share"), rows, note, texts=1)
 
 
-def suspicious(found: Iterable[Suspicion]) -> Table:
-    """Return how many clips look wrong, by reason."""
-    counts = Counter(each.reason for each in found)
-    rows = [(reason, f"{count:,}") for reason, count in counts.most_common()]
+def suspicious(found: Iterable[Suspicion], clips: Mapping[int, Utterance]) -> Table:
+    """Return how many clips look wrong, by reason, with an example."""
+    by_reason: dict[str, list[Suspicion]] = {}
+    for each in found:
+        by_reason.setdefault(each.reason, []).append(each)
+    rows = []
+    for reason, group in sorted(by_reason.items(), key=lambda item: -len(item[1])):
+        told = f"{clips[group[0].clip].id}: {group[0].detail}".removesuffix(": ")
+        rows.append((reason, told, f"{len(group):,}"))
     note = "suspicious.jsonl names each with its file." if rows else "Nothing is."
-    return Table("suspicious", ("reason", "clips"), rows, note)
+    return Table("suspicious", ("reason", "such as", "clips"), rows, note, texts=2)

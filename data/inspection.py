@@ -64,7 +64,7 @@ def inspect(config: InspectConfig) -> Path:
     tables = [
         findings.overview(survey),
         findings.left_out(survey),
-        findings.suspicious(wrong),
+        findings.suspicious(wrong, clips),
         findings.speech_rates(survey.columns, paces),
         findings.scripts(survey.columns, survey.characters),
         findings.formats([clips[clip] for clip in headers], len(survey.columns)),

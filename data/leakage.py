@@ -17,6 +17,7 @@ from data.corpora import read as read_corpus
 from data.errors import InputError
 from data.figures import Table
 from data.files import write_json
+from data.paths import refuse_within
 from data.scripts import plain
 from data.source import BROKEN, open_source
 from data.utterance import Utterance
@@ -60,23 +61,25 @@ def report_leakage(config: LeakageConfig) -> list[Shared]:
     """Compare two splits, and tell what they share.
 
     Raises:
-        InputError: a corpus or a split is missing, or the file to write exists.
+        InputError: a corpus or a split is missing, or the file to write exists or lies in one.
     """
     out = Path(config.out) if config.out else None
+    if out:
+        refuse_within(out, (config.corpus, config.other))
     if out and out.exists():
         raise InputError(f"{out} exists already: remove it, or name another file with --out")
     pair = replace(config.data, corpus=(config.corpus, config.other)).sources
     first = _keys(config, pair[0], config.split)
     other = _keys(config, pair[1], config.other_split)
-    found = compare(first, other)
+    found = _compare(first, other)
     title = f"{config.corpus} {config.split}, and {config.other} {config.other_split}"
-    Console(highlight=False).print(shared_table(found, title).drawn())
+    Console(highlight=False).print(_table(found, title).drawn())
     if out:
         write_json(out, [asdict(each) for each in found])
     return found
 
 
-def compare(first: Keys, other: Keys) -> list[Shared]:
+def _compare(first: Keys, other: Keys) -> list[Shared]:
     """Return what both have, kind by kind."""
     return [
         Shared(
@@ -91,7 +94,7 @@ def compare(first: Keys, other: Keys) -> list[Shared]:
     ]
 
 
-def keys_of(u: Utterance, *, audio: bool) -> dict[str, str | None]:
+def _keys_of(u: Utterance, *, audio: bool) -> dict[str, str | None]:
     """Return what a clip may share with another, by kind; None or empty where it has none."""
     keys = (u.id, u.text, plain(u.text), u.speaker, audio_hash(u) if audio else None)
     return dict(zip(KINDS, keys, strict=True))
@@ -103,7 +106,7 @@ def audio_hash(u: Utterance) -> str | None:
     return digest and (digest if u.end is None and not u.start else f"{digest}@{u.start}-{u.end}")
 
 
-def shared_table(found: list[Shared], title: str) -> Table:
+def _table(found: list[Shared], title: str) -> Table:
     """Return the comparison as a table."""
     rows = []
     for each in found:
@@ -127,7 +130,7 @@ def _keys(config: LeakageConfig, source: Source, split: str) -> Keys:
     quiet = not (config.audio and sys.stdout.isatty())
     rows = track(read_corpus(data, split), f"hashing {split}", disable=quiet, transient=True)
     for u in rows:
-        for kind, key in keys_of(u, audio=config.audio).items():
+        for kind, key in _keys_of(u, audio=config.audio).items():
             if key:
                 found[kind][key] += 1
     return found if config.audio else {kind: found[kind] for kind in KINDS[:-1]}

@@ -61,12 +61,13 @@ def refuse_within(folder: Path, corpora: Iterable[str]) -> None:
     """Refuse to write into a corpus.
 
     Raises:
-        InputError: the folder is one of a corpus, or lies in it.
+        InputError: the folder is a corpus's, lies in one, or holds the file that is one.
     """
     place = os.path.realpath(folder)
     for corpus in corpora:
         home = os.path.realpath(corpus)
-        if os.path.isdir(home) and os.path.commonpath([place, home]) == home:
+        beside = os.path.isfile(home) and place == os.path.dirname(home)
+        if beside or (os.path.isdir(home) and os.path.commonpath([place, home]) == home):
             raise InputError(
                 f"{folder} lies in the corpus {corpus}, which is never written into: "
                 "name another folder with --out"

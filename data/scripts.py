@@ -16,6 +16,7 @@ HAN = {
 }
 EITHER = "Han, either"  # all of its characters are used in both
 OWN_FORMS = {"ja", "ko"}  # kanji and hanja are neither traditional nor simplified
+ASCII_LETTER = re.compile("[A-Za-z]")
 # control characters, what could not be decoded, and characters of some font alone
 DAMAGE = re.compile("[\0-\x1f\x7f-\x9f\ufffd\ue000-\uf8ff]")
 
@@ -48,6 +49,8 @@ def script_of(text: str, language: str | None) -> str:
     Hiragana and Katakana are Kana. Han is traditional or simplified by the dictionary CC-CEDICT
     (hanzidentifier, 0.1 MB): 后, 台 or 里 are used in both there, and settle nothing.
     """
+    if text.isascii():  # saves 3 microseconds, of each of millions
+        return "Latin" if ASCII_LETTER.search(text) else ""
     counts = Counter(map(SCRIPTS.__getitem__, text))
     del counts[""]
     if not counts:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from data.config import DataConfig
 from data.corpora import read as read_corpus
-from data.division import Parts, SplitConfig, divide, part_sentences
+from data.division import SPLITS, Parts, SplitConfig, divide, part_sentences
 from data.errors import InputError
 from data.figures import Table
 from data.files import write_json, write_jsonl
@@ -23,6 +23,7 @@ from data.utterance import Drop, Utterance
 
 RUNS = Path("runs")
 SUMMARY = "splits.json"  # written last: what was asked, and what came of it
+FILES = (*(f"{split}.jsonl" for split in SPLITS), "drops.jsonl", SUMMARY)
 ASKED = ("corpus", "source", "held_out", "by", "unit", "dev", "test", "seed", "shared_sentences")
 FIELDS = ("seconds", "start", "end", "language", "speaker")  # of a row, where they are set
 
@@ -49,9 +50,11 @@ def split_corpus(config: SplitConfig) -> Path:
     """
     folder = Path(config.out) if config.out else RUNS / "splits" / name_of(config.corpus)
     refuse_within(folder, (*config.corpus, *config.data.audio_root))
-    if (folder / SUMMARY).exists() and not config.overwrite:
+    found_there = [name for name in FILES if (folder / name).exists()]
+    if found_there and not config.overwrite:
         raise InputError(
-            f"{folder} holds splits already: name another folder with --out, or say --overwrite"
+            f"{folder} holds {found_there[0]} already: name another folder with --out, or say "
+            "--overwrite"
         )
     data = replace(config.data, corpus=config.corpus)
     found = _found(config, data, scan_cache(folder if config.out else RUNS, data))
@@ -88,7 +91,8 @@ def _found(config: SplitConfig, data: DataConfig, cache: Path) -> Found:
         if not part:
             raise InputError(
                 f"{', '.join(data.corpus)}: nothing of {config.source!r} is left in {split} "
-                "without what the other splits hold: divide it otherwise, or say --shared_sentences"
+                "without what the other splits hold: take another --source or --seed, or say "
+                "--shared_sentences where it is divided"
             )
     return Found(parts, drops, seconds)
 
@@ -107,7 +111,13 @@ def _root(data: DataConfig) -> Path:
     """Return the folder that holds all audio: the corpus, or what several have in common."""
     folders = [str(Path(source.audio_root or source.name).absolute()) for source in data.sources]
     files = [os.path.dirname(f) if os.path.isfile(f) else f for f in folders]
-    return Path(os.path.commonpath(files))
+    root = Path(os.path.commonpath(files))
+    if root == Path(root.anchor):
+        raise InputError(
+            f"{', '.join(data.corpus)} have no folder in common that manifests could stay in: "
+            "divide one after the other"
+        )
+    return root
 
 
 def _row(u: Utterance, root: Path) -> dict[str, Any]:

@@ -31,11 +31,12 @@ class InspectConfig:
     """Tell what a corpus holds, what would be left out of it, and what looks wrong in it."""
 
     corpus: tyro.conf.Positional[tuple[str, ...]]  # folders, manifests or Hub names
-    split: tuple[str, ...] = ()  # none: those of data.train_split, dev_split, test_split there are
+    # none: data.train_split, dev_split and test_split, as far as they are there
+    split: tuple[str, ...] = ()
     # Whisper's code, one for all corpora or one for each; none: as the corpus says
     language: tuple[str, ...] = ()
-    model: str | None = None  # a folder or a Hub name; counts tokens. None: letters are counted
-    # of each clip; none: no file is even looked for, and lengths are as the corpus says
+    model: str | None = None  # whose tokenizer counts tokens, a folder or a Hub name; None: nobody
+    # how far the audio is looked at; none: not even whether it is there, lengths are as listed
     check: Literal["none", "header", "decode"] = "decode"
     hashes: bool = False  # find the same audio under several names: reads every byte
     seed: int = 0  # of the clips that are drawn to be heard

@@ -20,6 +20,7 @@ from data.config import DataConfig
 from data.errors import InputError
 from data.figures import draw_lengths, length_counts
 from data.files import read_jsonl
+from data.findings import formats
 from data.inspection import inspect
 from data.labels import LabelEncoder
 from data.manifest import build_manifest
@@ -310,3 +311,13 @@ def test_a_corpus_of_which_nothing_can_be_used_is_told_too(tmp_path: Path) -> No
     corpus = table(tmp_path / "m", *usual())  # its audio is not there
     page = inspect(InspectConfig(corpus=(str(corpus),), out=str(tmp_path / "out")))
     assert f'missing<td>m/0.wav: no such file<td class="n">{ENOUGH}' in page.read_text()
+
+
+def test_the_formats_of_a_sample_are_told_as_such(tone_corpus: Path, tmp_path: Path) -> None:
+    survey, _ = surveyed(tone_corpus, tmp_path)
+    clips = list(survey.look_again(range(len(survey.columns))).values())
+    whole = formats(clips, len(clips))
+    assert [tuple(row) for row in whole.rows] == [("MP3", "48,000 Hz", "1", "36", "100.00%")]
+    assert whole.note == ""
+    assert formats(clips[:9], len(clips)).note == "Of 9 clips drawn from 36."
+    assert formats([], len(clips)).note == "No file was looked at."

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from data import splits
 from data.config import DataConfig
 from data.corpora import read
 from data.division import SplitConfig, divide
@@ -133,6 +134,7 @@ def test_by_sentence_divides_the_speech_of_one_speaker() -> None:
         ({"dev": 0.0}, "dev must be greater than 0, got 0.0"),
         ({"test": -1.0}, "test must be greater than 0, got -1.0"),
         ({"dev": 0.5, "test": 0.5}, "dev and test are 1 of the speakers together"),
+        ({"held_out": ("a", "b"), "shared_sentences": True}, "shared_sentences is for a source"),
         ({"held_out": ("test",)}, r"held_out names dev and test, in this order, got \['test'\]"),
     ],
 )
@@ -234,7 +236,7 @@ def test_sentences_that_everybody_reads_may_be_shared(flat: Path, tmp_path: Path
     rows = [json.loads(line) for line in (flat / "train.jsonl").read_text().splitlines()]
     same = "".join(json.dumps({**row, "text": "one"}) + "\n" for row in rows)
     (flat / "train.jsonl").write_text(same)
-    with pytest.raises(InputError, match="divide it otherwise, or say --shared_sentences"):
+    with pytest.raises(InputError, match="or say --shared_sentences where it is divided"):
         split(flat, tmp_path / "out", dev=0.2, test=0.2)
     found = split(flat, tmp_path / "out", dev=0.2, test=0.2, shared_sentences=True)
     assert sum(map(len, found.values())) == 40
@@ -243,7 +245,7 @@ def test_sentences_that_everybody_reads_may_be_shared(flat: Path, tmp_path: Path
 
 def test_splits_are_not_replaced_unless_told(flat: Path, tmp_path: Path) -> None:
     first = split(flat, tmp_path / "out", dev=0.2, test=0.2)
-    with pytest.raises(InputError, match=r"out holds splits already: name another folder"):
+    with pytest.raises(InputError, match=r"out holds test\.jsonl already: name another"):
         split(flat, tmp_path / "out", dev=0.2, test=0.2, seed=1)
     assert list(read_jsonl(tmp_path / "out" / "train.jsonl")) == first["train"]
     other = split(flat, tmp_path / "out", dev=0.2, test=0.2, seed=3, overwrite=True)
@@ -276,6 +278,21 @@ def test_audio_that_is_in_no_file_cannot_be_named(tmp_path: Path, write_clip: Wr
     rows.cast_column("audio", datasets.Audio(decode=False)).save_to_disk(tmp_path / "saved")
     with pytest.raises(InputError, match=r"is no file in .*saved: a manifest names files"):
         split(tmp_path / "saved", tmp_path / "out")
+
+
+def test_corpora_that_share_no_folder_share_no_manifest(tmp_path: Path) -> None:
+    config = DataConfig(corpus=("/no/such", f"{tmp_path}"))
+    with pytest.raises(InputError, match="have no folder in common that manifests could stay in"):
+        splits._root(config)
+
+
+def test_somebody_elses_table_is_not_replaced(flat: Path, tmp_path: Path) -> None:
+    (tmp_path / "dev.jsonl").write_text("mine")
+    with pytest.raises(InputError, match=r"holds dev\.jsonl already"):
+        split(flat, tmp_path)
+    assert (tmp_path / "dev.jsonl").read_text() == "mine"
+    with pytest.raises(InputError, match="is never written into"):
+        split(flat / "train.jsonl", flat, overwrite=True)
 
 
 def test_a_corpus_is_never_written_into(flat: Path) -> None:
