@@ -18,7 +18,14 @@ from data.files import write_json, write_jsonl
 from data.manifest import scan_cache
 from data.paths import name_of, refuse_within
 from data.scan import scan
-from data.screen import Screened, refuse_missing, screen_audio, screen_leaks, screen_repeats
+from data.screen import (
+    Screened,
+    refuse_missing,
+    screen_audio,
+    screen_faults,
+    screen_leaks,
+    screen_repeats,
+)
 from data.utterance import Drop, Utterance
 
 RUNS = Path("runs")
@@ -99,12 +106,13 @@ def _found(config: SplitConfig, data: DataConfig, cache: Path) -> Found:
 
 def _read(data: DataConfig, split: str, cache: Path) -> Screened:
     """Read a split, with lengths: what cannot be heard is dropped."""
-    rows, repeats = screen_repeats(read_corpus(data, split), split)
+    rows, faults = screen_faults(list(read_corpus(data, split)), split)
+    rows, repeats = screen_repeats(rows, split)
     kept, broken = screen_audio(rows, split, scan(rows, data, cache, show=True))
     refuse_missing(broken, data)
     if not kept:
         raise InputError(f"{', '.join(data.corpus)}: split {split!r} has no clip that can be heard")
-    return kept, repeats + broken
+    return kept, faults + repeats + broken
 
 
 def _root(data: DataConfig) -> Path:

@@ -20,7 +20,7 @@ from data.errors import InputError
 from data.labels import MAX_TOKENS
 from data.leakage import audio_hash
 from data.scan import scan
-from data.screen import Screened, drop, screen_audio, screen_leaks, screen_training
+from data.screen import Screened, drop, screen_audio, screen_faults, screen_leaks, screen_training
 from data.utterance import Drop, Utterance
 
 CHUNK = 2**16  # clips held at a time, of millions; what a scan found is remembered after each
@@ -139,11 +139,12 @@ class Survey:
             numbers[u.id] = number
             fresh.append(u)
         self.listed[split] += len(chunk)
+        fresh, faults = screen_faults(fresh, split)
         usable, broken = self._measured(fresh, split)
         usable = self._with_tokens(usable)
         unfit = self._unfit(usable, split)
         self._add(usable, split, numbers, {gone.id for gone in unfit})
-        return [*drops, *broken, *unfit]
+        return [*drops, *faults, *broken, *unfit]
 
     def _measured(self, fresh: list[Utterance], split: str) -> Screened:
         if self.config.check != "none":
