@@ -162,16 +162,25 @@ def score(hypotheses: Sequence[Hypothesis], normalizer: str, seconds: float) -> 
 
 
 def _corpora(hypotheses: Sequence[Hypothesis], normalizer: str) -> dict[str, list[Group]]:
-    """Return the groups of each corpus, by the last two parts of its name."""
+    """Return the groups of each corpus, where they tell more than those of the languages do."""
     by_corpus: dict[str, list[Hypothesis]] = {}
     for each in hypotheses:
         by_corpus.setdefault(each.utterance.corpus, []).append(each)
-    if len(by_corpus) < 2:
+    groups = {corpus: _groups(part, normalizer) for corpus, part in sorted(by_corpus.items())}
+    languages = [group.language for part in groups.values() for group in part]
+    if len(languages) == len(set(languages)):  # each language is one corpus
         return {}
-    return {
-        "/".join(Path(corpus).parts[-2:]): _groups(part, normalizer)
-        for corpus, part in sorted(by_corpus.items())
-    }
+    return dict(zip(_short_names(list(groups)), groups.values(), strict=True))
+
+
+def _short_names(paths: Sequence[str]) -> list[str]:
+    """Return the last parts of each path: two, or as many as it takes to tell them apart."""
+    longest = max(len(Path(path).parts) for path in paths)
+    for kept in range(2, longest + 1):
+        names = ["/".join(Path(path).parts[-kept:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return list(paths)
 
 
 def _groups(hypotheses: Sequence[Hypothesis], normalizer: str) -> list[Group]:

@@ -143,3 +143,31 @@ def test_each_of_several_corpora_has_figures_of_its_own(scores: Scores) -> None:
     assert [name for name, _ in saved_groups(saved)] == [name for name, _ in found.named()]
     assert saved["corpora"]["joined/en"]["en"]["wer"]["rate"] == 0.5
     assert found.metrics()["joined/en/en/wer"] == 0.5
+
+
+def test_corpora_that_are_a_language_each_are_told_once() -> None:
+    found = score(
+        [
+            heard("a", "one two", "one two", corpus="/here/en"),
+            heard("c", "零一", "零一", corpus="/here/zh-TW", language="zh"),
+        ],
+        "basic",
+        1.0,
+    )
+    assert found.corpora == {}
+    assert [name for name, _ in found.named()] == ["en", "zh"]
+
+
+def test_corpora_of_one_name_keep_their_own_figures() -> None:
+    found = score(
+        [
+            heard("a", "one two", "one two", corpus="/old/clips/en"),
+            heard("b", "one two", "one", corpus="/new/clips/en"),
+        ],
+        "basic",
+        1.0,
+    )
+    assert {name: groups[0].error.rate for name, groups in found.corpora.items()} == {
+        "old/clips/en": 0.0,
+        "new/clips/en": 0.5,
+    }
