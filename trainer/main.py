@@ -24,6 +24,7 @@ from trainer.config import Config, command_line
 from trainer.device import build_accelerator
 from trainer.drops import DropLog
 from trainer.flops import WhisperFlops, peak_flops
+from trainer.forecast import circumstances, plan_path
 from trainer.guard import Guard
 from trainer.loop import train
 from trainer.model import prepare_training
@@ -149,6 +150,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
 
     write_settings(folder, config.to_yaml(), accelerator, origin, (peak, source))
     recorder.begin(config.log.trackers, step=state.step, steps=steps)
+    recorder.expect(plan_path(folder), circumstances(accelerator, shape), state.step, steps)
     recorder.say(overview(manifest, plan, whisper.model, state, steps))
     for warning in cautions(manifest, accelerator, whisper.model):
         recorder.say(f"warning: {warning}")

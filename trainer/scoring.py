@@ -72,7 +72,7 @@ class Scoring:
         self.recorder.say(comparison(self.folder))
 
     def _score(self, split: str, utterances: Sequence[Utterance], step: int) -> Scores:
-        config, short = self.evaluator.config, self._short(step)
+        config, short = self.evaluator.config, self.short(step)
         scores, hypotheses = self.evaluator.evaluate(
             utterances, f"{split}, update {step}", true_length=short
         )
@@ -94,7 +94,7 @@ class Scoring:
                 write_report(self.folder)
         return scores
 
-    def _short(self, step: int) -> bool:
+    def short(self, step: int) -> bool:
         """Tell whether to decode at true length: before training no published model can."""
         asked = self.evaluator.config.pad
         trained = self.evaluator.data.pad == "bucket" and step > 0
