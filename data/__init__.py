@@ -3,8 +3,10 @@
 The map of the pipeline, one module a stage:
 
     corpora    a layout on disk           → Utterances (metadata only)
+    cues       subtitles                  → what is said from when to when
     scan       Utterances                 → their lengths, and what is broken
     screen     Utterances                 → kept ones, and Drops with a reason each
+    selection  the training split         → all of these, one after another
     context    slices of a recording      → what was said before each
     manifest   kept ones                  → manifest.jsonl, frozen for the run's life
     lazy       manifest.jsonl             → its utterances, left in the file till they are needed
@@ -12,9 +14,11 @@ The map of the pipeline, one module a stage:
     plan       (seed, epoch, manifest)    → updates: which utterances, in which order
     rows       an update                  → rows: what the encoder hears, padded to what
     buckets    rows                       → forward passes of one process
-    source     a path or a dataset's row  → an open file, bounded       } in the
-    audio      one Utterance              → mono float32                } DataLoader's
-    resample   any rate                   → 16 kHz                      } workers
+    archive    a file in a tar            → its bytes                   } in the
+    dataset    a dataset's row            → its bytes                   } DataLoader's
+    source     a path, or either of these → an open file, bounded       } workers
+    audio      one Utterance              → mono float32                }
+    resample   any rate                   → 16 kHz                      }
     augment    16 kHz                     → faster, louder, noisier     }
     lines      a draw                     → its clips, as an epoch hears them
     labels     its text                   → token ids                   }
@@ -23,7 +27,18 @@ The map of the pipeline, one module a stage:
     workers    those processes            → the same, should a decoder kill one
     loader     all of the above, chained
 
-Sampling looks at metadata only; audio is decoded after sampling, as a stream, and nothing is
+A dataset that is read while it arrives takes another way to the plan:
+
+    stream     a dataset's shards         → its rows, from any place on
+    spool      rows                       → one tar file, for as long as it is needed
+    windows    so many rows at a time     → a small corpus, screened (selection)
+    windowed   windows                    → the passes of each, one window after another
+    places     where windows begin        → stream.jsonl, so that a run can go on
+
+Beside it, for people, `python -m data inspect` (survey, columns, scripts, suspicion, findings,
+figures, page), `split` (division) and `leakage`.
+
+Sampling looks at metadata only; audio is decoded after sampling, as it is needed, and nothing is
 precomputed to disk. This package knows nothing of models, devices or processes.
 """
 

@@ -1,26 +1,62 @@
-"""`python -m data demo FOLDER` makes the demo corpus."""
+"""`python -m data COMMAND …`: look into a corpus, divide it, compare splits, make a demo corpus."""
 
-import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import tyro
 
 from data.demo import make_corpus
 from data.errors import plain_errors
+from data.inspection import inspect
+from data.knobs import parse_dataclass
+from data.leakage import LeakageConfig, report_leakage
+from data.splits import SplitConfig, split_corpus
+from data.survey import InspectConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemoConfig:
+    """Make a corpus of spoken numbers, English and Mandarin."""
+
+    folder: tyro.conf.Positional[str]  # the folder to write; it must not exist
+    clips: int = 5500  # of training, both languages together
+    seed: int = 0  # of sentences and voices
+
+
+def demo(config: DemoConfig) -> None:
+    """Make the demo corpus, and print its folders."""
+    for folder in make_corpus(Path(config.folder), clips=config.clips, seed=config.seed):
+        print(folder)
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], object]]] = {
+    "demo": (DemoConfig, demo),
+    "inspect": (InspectConfig, inspect),
+    "leakage": (LeakageConfig, report_leakage),
+    "split": (SplitConfig, split_corpus),
+}
 
 
 def main() -> None:
     """Run one of the commands."""
-    parser = argparse.ArgumentParser(prog="python -m data", description="Corpora on disk.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    demo = commands.add_parser("demo", help="make a corpus of spoken numbers, English and Mandarin")
-    demo.add_argument("folder", type=Path, help="the folder to write; it must not exist")
-    demo.add_argument(
-        "--clips", type=int, default=5500, help="of training, both languages together"
-    )
-    demo.add_argument("--seed", type=int, default=0, help="of sentences and voices")
-    arguments = parser.parse_args()
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("-h", "--help"):
+        print(_usage())
+        return
+    if name not in COMMANDS:
+        print(_usage(), file=sys.stderr)
+        sys.exit(2)
     with plain_errors():
-        for folder in make_corpus(arguments.folder, clips=arguments.clips, seed=arguments.seed):
-            print(folder)
+        config, run = COMMANDS[name]
+        run(parse_dataclass(config, sys.argv[2:]))
+
+
+def _usage() -> str:
+    lines = (f"  {name:<9}{config.__doc__}" for name, (config, _) in COMMANDS.items())
+    return "\n".join(("usage: python -m data COMMAND …, or COMMAND --help for its knobs", *lines))
 
 
 if __name__ == "__main__":

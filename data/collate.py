@@ -107,7 +107,7 @@ class PaddingCollator:
         )
 
     def _masks(self, row: int, line: Line) -> list[Mask]:
-        if not line.clips:
+        if not line.draw.clips:
             return []
         frames, draw = len(line.waveform) // HOP_LENGTH, line.draw
         return self.augmentation.masks(row, frames, draw.at.epoch, draw.clips[0])

@@ -8,7 +8,21 @@ from data.errors import InputError
 
 PASS_SECONDS = 480.0  # where nobody has set or found another
 T = TypeVar("T")
-Layout = Literal["auto", "common_voice", "fleurs", "hub", "manifest", "webdataset"]
+Layout = Literal[
+    "auto",
+    "ksponspeech",
+    "aishell",
+    "librispeech",
+    "fleurs",
+    "kaldi",
+    "common_voice",
+    "audiofolder",
+    "manifest",
+    "webdataset",
+    "folder",
+    "subtitles",
+    "hub",
+]
 Task = Literal["transcribe", "translate"]
 POSITIVE = (
     "update_seconds",
@@ -33,6 +47,7 @@ class Source:
     layout: Layout
     language: str | None
     task: Task
+    audio_root: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +56,9 @@ class DataConfig:
 
     corpus: tuple[str, ...] = ()  # folders, manifests or Hub names; several are joined
     layout: tuple[Layout, ...] = ("auto",)  # one for all corpora or one for each; auto: by a look
-    train_split: str = "train"  # splits are joined with +, as in train+dev; validated: see README
+    # splits are joined with +, as in train+dev; where corpora name theirs differently, with commas
+    # one for each, or nothing for one that has none: train-clean-100,train
+    train_split: str = "train"  # validated: see README
     dev_split: str | None = "dev"  # chooses the best model; None: no choosing
     test_split: str | None = "test"  # reported, before and after; None: no report
     # Whisper's code, one for all corpora or one for each; none: as the corpus says, row by row
@@ -54,8 +71,14 @@ class DataConfig:
     language_column: str = "auto"  # auto: locale, language or lang_id, where it holds text
     speaker_column: str = "auto"  # auto: client_id, speaker_id or speaker, where it holds text
     audio_column: str = "audio"  # of a dataset from the Hub
+    # folder that a manifest's paths are relative to and stay in, one for all corpora or one for
+    # each; none: its own. The manifest itself cannot say it: whoever wrote that would choose what
+    # is read here
+    audio_root: tuple[str, ...] = ()
+    # which of KsponSpeech's (spelling)/(pronunciation) is trained on, and scored by
+    spelling: Literal["spelling", "pronunciation"] = "spelling"
     subset: str | None = None  # configuration of a dataset from the Hub
-    data_files: tuple[str, ...] = ()  # of such a dataset, as train=part-*.parquet; none: all
+    data_files: tuple[str, ...] = ()  # of that dataset, as train=part-*.parquet; none: all
     # commit of a dataset from the Hub; None: the newest, which manifest.jsonl then names
     revision: str | None = None
 
@@ -99,6 +122,29 @@ class DataConfig:
             InputError: a number is out of its range.
         """
         self._check_corpora()
+        self._check_numbers()
+        if self.streaming:
+            self._check_stream()
+
+    @property
+    def sources(self) -> list[Source]:
+        """Return the corpora, each with its knobs."""
+
+        def of(values: tuple[T, ...], number: int) -> T:
+            return values[0] if len(values) == 1 else values[number]
+
+        return [
+            Source(
+                name=name,
+                layout=of(self.layout, number),
+                language=of(self.language or (None,), number),
+                task=of(self.task, number),
+                audio_root=of(self.audio_root or (None,), number),
+            )
+            for number, name in enumerate(self.corpus)
+        ]
+
+    def _check_numbers(self) -> None:
         for key in POSITIVE:
             value = getattr(self, key)
             if value is not None and not value > 0:  # so written, NaN is refused too
@@ -115,26 +161,9 @@ class DataConfig:
             if not 0 <= getattr(self, key) <= 1:
                 raise InputError(f"data.{key} must lie between 0 and 1, got {getattr(self, key)}")
 
-    @property
-    def sources(self) -> list[Source]:
-        """Return the corpora, each with its knobs."""
-
-        def of(values: tuple[T, ...], number: int) -> T:
-            return values[0] if len(values) == 1 else values[number]
-
-        return [
-            Source(
-                name=name,
-                layout=of(self.layout, number),
-                language=of(self.language or (None,), number),
-                task=of(self.task, number),
-            )
-            for number, name in enumerate(self.corpus)
-        ]
-
     def _check_corpora(self) -> None:
         corpora = len(self.corpus)
-        for key in ("layout", "language", "task"):
+        for key in ("layout", "language", "task", "audio_root"):
             given = getattr(self, key)
             if corpora and len(given) > 1 and len(given) != corpora:
                 raise InputError(
@@ -149,10 +178,15 @@ class DataConfig:
                     f"data.{key} is {list(given)} for {corpora} corpora: give each a number "
                     "greater than 0"
                 )
+        for key in ("train_split", "dev_split", "test_split"):
+            given = getattr(self, key) or ""
+            if corpora and given.count(",") not in (0, corpora - 1):
+                raise InputError(
+                    f"data.{key} is {given!r} for {corpora} corpora: give one for all, or one for "
+                    "each, with commas between"
+                )
         if self.weights and self.hours:
             raise InputError("data.weights and data.hours say the same thing twice: give one")
-        if self.streaming:
-            self._check_stream()
 
     def _check_stream(self) -> None:
         """A stream is one split of one corpus: what joins or weighs them needs to know their sizes.

@@ -114,17 +114,14 @@ def _load(at: dict[str, Any], load: Callable[[dict[str, Any], str], Any]) -> Any
 
     try:
         return _by_either_name(at, load)
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        LookupError,  # tar files that hold nothing
-        datasets.exceptions.DatasetsError,
-    ) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"{at['name']}: split {at['split']!r} cannot be loaded: {reason}"
-        ) from error
+    except LookupError as error:  # so `datasets` says that there is no first row, or file
+        raise _not_loaded(at, "it holds nothing") from error
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise _not_loaded(at, str(error).strip().split("\n")[0]) from error
+
+
+def _not_loaded(at: dict[str, Any], reason: str) -> InputError:
+    return InputError(f"{at['name']}: split {at['split']!r} cannot be loaded: {reason}")
 
 
 def _by_either_name(at: dict[str, Any], load: Callable[[dict[str, Any], str], Any]) -> Any:

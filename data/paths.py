@@ -1,6 +1,7 @@
 """Paths that a corpus names must stay inside it, links and all."""
 
 import os
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -54,3 +55,26 @@ def _links(folder: str) -> dict[str, str]:
 @cache
 def _real(folder: str) -> str:
     return os.path.realpath(folder)
+
+
+def refuse_within(folder: Path, corpora: Iterable[str]) -> None:
+    """Refuse to write into a corpus.
+
+    Raises:
+        InputError: the folder is a corpus's, lies in one, or holds the file that is one.
+    """
+    place = os.path.realpath(folder)
+    for corpus in corpora:
+        home = os.path.realpath(corpus)
+        beside = os.path.isfile(home) and place == os.path.dirname(home)
+        if beside or (os.path.isdir(home) and os.path.commonpath([place, home]) == home):
+            raise InputError(
+                f"{folder} lies in the corpus {corpus}, which is never written into: "
+                "name another folder with --out"
+            )
+
+
+def name_of(corpora: Iterable[str]) -> str:
+    """Return a name for a folder of what is found in corpora: zh-TW alone names many."""
+    parts = ([part for part in Path(c).absolute().parts if part != os.sep] for c in corpora)
+    return "+".join("-".join(each[-2:]) for each in parts)[:100]

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from data.config import DataConfig
 from data.context import add_prompts
+from data.corpora.common_voice import holds_speakers_of_all
 from data.errors import InputError
 from data.labels import LabelEncoder
 from data.scan import Measurements
@@ -46,7 +47,7 @@ def select(
     # one name for all: of two million rows only one list at a time is to be held
     rows, faults = screen_faults(rows, split)
     rows, repeats = screen_repeats(rows, split)
-    strict = "validated" in split.split("+")  # the others share no speakers by design
+    strict = holds_speakers_of_all(split)
     rows, leaks = screen_leaks(rows, split, held_out, strict=strict)
     rows, broken = screen_audio(rows, split, measure(rows))
     refuse_missing(broken, config)

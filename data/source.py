@@ -15,6 +15,15 @@ from data import archive, dataset
 HUB = "hub:"  # what the locator of a dataset's row begins with
 RATES = range(1_000, 768_001)  # Hz
 MAX_CHANNELS = 32
+# a .pcm has no header: 16 kHz, 16 bits, mono, as KsponSpeech has them. A byte too many is not read
+PCM = {
+    "samplerate": 16_000,
+    "channels": 1,
+    "format": "RAW",
+    "subtype": "PCM_16",
+    "endian": "LITTLE",
+}
+PCM_BYTES_PER_SECOND = 32_000
 # soundfile raises a TypeError for a file without a header, such as .raw
 BROKEN = (soundfile.SoundFileError, OSError, ValueError, TypeError)
 
@@ -63,7 +72,8 @@ def revision_of(audio: str) -> str | None:
 def opened(audio: str) -> Iterator[soundfile.SoundFile]:
     """Open audio; whatever goes wrong with it until it is closed is an AudioError."""
     try:
-        with quiet_stderr, soundfile.SoundFile(open_source(audio)) as file:
+        raw = PCM if audio.endswith(".pcm") else {}
+        with quiet_stderr, soundfile.SoundFile(open_source(audio), **raw) as file:
             if file.samplerate not in RATES or file.channels > MAX_CHANNELS:
                 raise AudioError(
                     "unreadable",

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from data.config import DataConfig
 from data.corpora import NO_CORPUS, hub, layout_of, webdataset
-from data.corpora.manifest import NO_CHARACTER
 from data.dataset import open_stream
 from data.errors import InputError, disk_failed
+from data.tables import NO_CHARACTER
 from data.utterance import Utterance
 
 JSON, TEXT = "json", "txt"  # columns that `datasets` makes of KEY.json and KEY.txt in a tar shard

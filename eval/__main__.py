@@ -81,13 +81,12 @@ def score_table(scores: Scores, title: str) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left")
     for column in ("language", "clips", "WER", "CER", "WER orthographic", "CER orthographic"):
         table.add_column(column, justify="left" if column == "language" else "right")
-    groups = [(g, "") for g in scores.groups] + [(g, " over 30 s") for g in scores.long]
-    for group, length in groups:
+    for name, group in scores.named():
         rates = (group.wer, group.cer, group.wer_ortho, group.cer_ortho)
         cells = [f"{rate.rate:.2%}" for rate in rates]
-        table.add_row(group.language + length, str(group.clips), *cells)
-    names = sorted({group.normalizer for group, _ in groups})
-    empty = sum(group.empty for group, _ in groups)
+        table.add_row(name, str(group.clips), *cells)
+    names = sorted({group.normalizer for _, group in scores.named()})
+    empty = sum(group.empty for group in scores.groups + scores.long)
     table.caption = f"normaliser: {'; '.join(names)}. Empty references left out: {empty}."
     return table
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from data.features import CHUNK_SECONDS
@@ -86,6 +87,7 @@ class Scores:
 
     groups: list[Group]  # clips up to 30 s, by language
     long: list[Group]  # longer ones
+    corpora: dict[str, list[Group]]  # the short ones of each corpus, where there are several
     seconds: float  # wall time
     audio_seconds: float
 
@@ -94,12 +96,24 @@ class Scores:
         """Return the figure that models are chosen by: all edits over all units, short clips."""
         return sum((group.error for group in self.groups), ErrorCounts()).rate
 
+    def named(self) -> list[tuple[str, Group]]:
+        """Return all groups, with what they are of."""
+        found = [(group.language, group) for group in self.groups]
+        found += [(f"{group.language}, over 30 s", group) for group in self.long]
+        for corpus, groups in self.corpora.items():
+            found += [(f"{group.language}, {corpus}", group) for group in groups]
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """Return what scores.json holds."""
         return {
             "error": self.error,
             "languages": {group.language: group.to_json() for group in self.groups},
             "long": {group.language: group.to_json() for group in self.long},
+            "corpora": {
+                corpus: {group.language: group.to_json() for group in groups}
+                for corpus, groups in self.corpora.items()
+            },
             "seconds": round(self.seconds, 3),
             "audio_seconds": round(self.audio_seconds, 3),
             "clips_per_second": sum(g.clips + g.empty for g in self.groups + self.long)
@@ -119,11 +133,15 @@ class Scores:
             }
         for group in self.long:
             found[f"{group.language}/long_{group.metric.lower()}"] = group.error.rate
+        for corpus, groups in self.corpora.items():
+            for group in groups:
+                name = f"{corpus}/{group.language}/{group.metric.lower()}"
+                found[name] = group.error.rate
         return found
 
 
 def score(hypotheses: Sequence[Hypothesis], normalizer: str, seconds: float) -> Scores:
-    """Count errors by language; audio over 30 s is a group of its own.
+    """Count errors by language, and by corpus; audio over 30 s is a group of its own.
 
     Args:
         hypotheses: each utterance once.
@@ -137,9 +155,32 @@ def score(hypotheses: Sequence[Hypothesis], normalizer: str, seconds: float) -> 
     return Scores(
         groups=_groups(short, normalizer),
         long=_groups(long, normalizer),
+        corpora=_corpora(short, normalizer),
         seconds=seconds,
         audio_seconds=sum(h.utterance.seconds for h in hypotheses),
     )
+
+
+def _corpora(hypotheses: Sequence[Hypothesis], normalizer: str) -> dict[str, list[Group]]:
+    """Return the groups of each corpus, where they tell more than those of the languages do."""
+    by_corpus: dict[str, list[Hypothesis]] = {}
+    for each in hypotheses:
+        by_corpus.setdefault(each.utterance.corpus, []).append(each)
+    groups = {corpus: _groups(part, normalizer) for corpus, part in sorted(by_corpus.items())}
+    languages = [group.language for part in groups.values() for group in part]
+    if len(languages) == len(set(languages)):  # each language is one corpus
+        return {}
+    return dict(zip(_short_names(list(groups)), groups.values(), strict=True))
+
+
+def _short_names(paths: Sequence[str]) -> list[str]:
+    """Return the last parts of each path: two, or as many as it takes to tell them apart."""
+    longest = max(len(Path(path).parts) for path in paths)
+    for kept in range(2, longest + 1):
+        names = ["/".join(Path(path).parts[-kept:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return list(paths)
 
 
 def _groups(hypotheses: Sequence[Hypothesis], normalizer: str) -> list[Group]:
@@ -167,3 +208,12 @@ def _group(language: str, hypotheses: Sequence[Hypothesis], kind: str) -> Group:
         wer_ortho=word_errors(ortho_r, ortho_h),
         cer_ortho=character_errors(ortho_r, ortho_h),
     )
+
+
+def saved_groups(saved: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the groups of a scores.json as Scores.named() does."""
+    found = list(saved["languages"].items())
+    found += [(f"{language}, over 30 s", each) for language, each in saved["long"].items()]
+    for corpus, groups in saved["corpora"].items():
+        found += [(f"{language}, {corpus}", each) for language, each in groups.items()]
+    return found

@@ -248,6 +248,14 @@ def trainer(tone_corpus: Path, wide_model: Path) -> Trainer:
     return Trainer(tone_corpus, wide_model)
 
 
+@pytest.fixture
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder in which indexes of archives are kept, instead of the home folder."""
+    home = tmp_path / "cache_home"
+    monkeypatch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", str(home))
+    return home
+
+
 def read_losses(run: Path) -> dict[int, str]:
     """Return the exact loss of each update, as hexadecimal."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

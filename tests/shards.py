@@ -69,11 +69,15 @@ def write_tars(folder: Path, kind: str = "json", texts: Mapping[int, str] | None
             for number in numbers(shard):
                 text = (texts or {}).get(number, text_of(number))
                 told = json.dumps({"text": text, "language": "en"}) if kind == "json" else text
-                for suffix, content in ((kind, told.encode()), ("flac", tone(number))):
-                    header = tarfile.TarInfo(f"{number:06d}.{suffix}")
-                    header.size = len(content)
-                    tar.addfile(header, io.BytesIO(content))
+                _add(tar, f"{number:06d}.{kind}", told.encode())
+                _add(tar, f"{number:06d}.flac", tone(number))
     return folder
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    header = tarfile.TarInfo(name)
+    header.size = len(content)
+    tar.addfile(header, io.BytesIO(content))
 
 
 def write_saved(folder: Path) -> Path:

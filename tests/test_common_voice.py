@@ -9,9 +9,10 @@ from data.corpora.common_voice import read
 from data.errors import InputError
 from data.utterance import Utterance
 
-# the columns of releases 1, 7 and 17
+# the columns of releases 1, 7, 13 and 17, which those after it kept
 OLD = "client_id\tpath\tsentence\tup_votes\tdown_votes\tage\tgender\taccent"
 MIDDLE = f"{OLD}\tlocale\tsegment"
+LATER = OLD.replace("accent", "accents\tvariant\tlocale\tsegment")
 NEW = (
     "client_id\tpath\tsentence_id\tsentence\tsentence_domain\tup_votes\tdown_votes\tage\tgender\t"
     "accents\tvariant\tlocale\tsegment"
@@ -52,13 +53,29 @@ def test_old_releases_name_clips_without_mp3_and_do_not_say_their_language(tmp_p
     assert u.audio.endswith("/clips/abc.mp3")
 
 
-@pytest.mark.parametrize("columns", [OLD, MIDDLE, NEW, MIDDLE.replace("accent", "accents")])
+@pytest.mark.parametrize("columns", [OLD, MIDDLE, LATER, NEW, MIDDLE.replace("accent", "accents")])
 def test_any_releases_columns_are_read(columns: str, tmp_path: Path) -> None:
     names = columns.split("\t")
     values = {"path": "a.mp3", "sentence": "one", "locale": "en", "client_id": "ann"}
     line = "\t".join(values.get(name, "") for name in names)
     (u,) = rows(corpus(tmp_path / "en", f"{columns}\n{line}\n"))
     assert (u.text, u.language, u.speaker) == ("one", "en", "ann")
+
+
+@pytest.mark.parametrize("split", ["dev", "validated", "other", "invalidated"])
+def test_any_table_of_clips_is_a_split(split: str, tmp_path: Path) -> None:
+    folder = corpus(tmp_path / "en", f"{NEW}\n")
+    table = folder / f"{split}.tsv"
+    table.write_text(f"{NEW}\nann\ta.mp3\tid\tone\t\t0\t0\t\t\t\t\ten\t\n")
+    assert [u.text for u in read(DataConfig(), str(folder), split)] == ["one"]
+
+
+def test_tables_that_are_no_splits_are_not_named_as_such(tmp_path: Path) -> None:
+    folder = corpus(tmp_path / "en", "", "clip\tduration[ms]\n")
+    for name in ("reported", "validated_sentences", "unvalidated_sentences"):
+        (folder / f"{name}.tsv").touch()
+    with pytest.raises(InputError, match=r"dev\.tsv: no such file; splits of .*/en: train$"):
+        list(read(DataConfig(), str(folder), "dev"))
 
 
 def test_quotes_are_text(tmp_path: Path) -> None:

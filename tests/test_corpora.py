@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data.config import DataConfig
-from data.corpora import read
+from data.corpora import LAYOUTS, read
 from data.errors import InputError
 
 WriteClip = Callable[..., Path]
@@ -30,6 +30,17 @@ def test_joined_splits_are_read_one_after_another(tone_corpus: Path) -> None:
     joined = ids(tone_corpus, split="train+dev")
     assert joined == ids(tone_corpus) + ids(tone_corpus, split="dev")
     assert len(joined) == 30
+
+
+def test_each_of_several_corpora_may_name_its_split_or_none(
+    tone_corpus: Path, tmp_path: Path
+) -> None:
+    mine = manifest(tmp_path / "m", "mine.jsonl")
+    both = ids(tone_corpus, mine, split="dev+test,mine")
+    assert both == ids(tone_corpus, split="dev+test") + ids(mine, split="mine")
+    assert ids(tone_corpus, mine, split=",mine") == ids(mine, split="mine")
+    with pytest.raises(InputError, match=r"data.dev_split is 'a,b,c' for 2 corpora: give one for"):
+        ids(tone_corpus, mine, dev_split="a,b,c")
 
 
 def test_several_corpora_of_any_layout_are_joined(tone_corpus: Path, tmp_path: Path) -> None:
@@ -81,8 +92,11 @@ def test_a_name_of_the_hub_that_cannot_be_had_is_a_sentence(
 
 
 def test_an_unknown_layout_says_what_was_looked_for_and_what_was_found(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"looked for .*clips/ and \*\.tsv .* found nothing"):
+    with pytest.raises(
+        InputError, match=r"found nothing; looked for .* clips/ and \*\.tsv"
+    ) as told:
         ids(tmp_path)
+    assert all(f"({name})" in str(told.value) for name in LAYOUTS)
     for number in range(7):
         (tmp_path / f"{number}.txt").write_text("")
     with pytest.raises(InputError, match=r"found 0\.txt, 1\.txt, 2\.txt, 3\.txt, 4\.txt …"):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from data import demo
-from data.__main__ import main
+from data.__main__ import COMMANDS, main
 from data.errors import InputError
 
 
@@ -36,6 +36,52 @@ def test_no_command_names_those_there_are(
         run(monkeypatch)
     assert left.value.code == 2
     assert "COMMAND" in capsys.readouterr().err
+
+
+def test_help_names_the_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "--help")
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()[1:]] == list(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("inspect", "no/"), ("leakage", "no/", "no/"), ("split", "no/")]
+)
+def test_a_corpus_that_is_not_there_is_one_sentence_and_status_2(
+    arguments: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        run(monkeypatch, *arguments)
+    assert left.value.code == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "no/: no such folder or file" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_corpus_is_looked_into_split_and_compared(
+    tone_corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(monkeypatch, "inspect", str(tone_corpus), "--split", "train", "--data.workers=0")
+    held_out = ("--source", "validated", "--held_out", "dev", "test")
+    run(monkeypatch, "split", str(tone_corpus), *held_out, "--out=splits")
+    run(monkeypatch, "leakage", "splits", "splits")
+    name = f"{tone_corpus.parent.name}-en"
+    assert (tmp_path / "runs" / "inspect" / name / "inspection.html").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "splits"}
+    told = capsys.readouterr().out
+    assert f"to train: --data.corpus splits --data.audio_root {tone_corpus}" in told
+    assert "0 of 6 (0.0%)" in told
 
 
 def test_the_demo_prints_the_folders_it_made(

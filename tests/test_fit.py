@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from data.config import DataConfig
+from data.errors import InputError
 from data.utterance import Shape
 from trainer.budget import Fitted, budget_of, fitted
 from trainer.fit import search
@@ -87,3 +88,11 @@ def test_a_fit_is_kept_and_taken_by_runs_that_set_no_limit(
     assert none.returncode == 2
     assert "takes more than the 0.0 GB there are" in none.stderr + none.stdout
     assert "Traceback" not in none.stderr
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"pass_seconds": 1}'])
+def test_a_damaged_budget_is_a_sentence(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "cpu.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"cpu.json: holds no budget that `fit` wrote: remove it"):
+        fitted(DataConfig(), path)

@@ -91,6 +91,21 @@ def test_validated_is_without_clips_sentences_and_speakers_of_dev_and_test(
     assert manifest.train
 
 
+@pytest.mark.parametrize("split", ["other", "train+other", "invalidated"])
+def test_what_nobody_validated_is_without_sentences_and_speakers_of_dev_and_test(
+    split: str, build: Build, copied: Path
+) -> None:
+    header, *rows = (copied / "validated.tsv").read_text(encoding="utf-8").splitlines()
+    for name in ("other", "invalidated"):
+        table = "\n".join([header, *rows]) + "\n"
+        (copied / f"{name}.tsv").write_text(table, encoding="utf-8")
+    manifest, _ = build(copied, train_split=split)
+    held = manifest.dev + manifest.test
+    assert manifest.train
+    assert {u.text for u in manifest.train}.isdisjoint(u.text for u in held)
+    assert {u.speaker for u in manifest.train}.isdisjoint(u.speaker for u in held)
+
+
 def test_no_clip_is_both_trained_on_and_scored(build: Build) -> None:
     # train+dev is a common wish, and dev chooses the best model unless dev_split says otherwise
     with suppress(InputError):  # to refuse is as good as to leave them out

@@ -80,7 +80,8 @@ def test_a_file_with_a_split_column_holds_several_splits(tmp_path: Path) -> None
     parts = [{**CORRECT, "path": f"{n}.wav", "split": s} for n, s in enumerate(("train", "dev"))]
     file = jsonl(tmp_path, *parts, name="all.jsonl") / "all.jsonl"
     assert [Path(u.audio).name for u in rows(file, "dev")] == ["1.wav"]
-    assert rows(file, "test") == []
+    with pytest.raises(InputError, match="no row has split 'test'; its splits: dev, train"):
+        rows(file, "test")
 
 
 def test_slices_of_one_file_are_utterances_of_their_own(tmp_path: Path) -> None:
@@ -101,6 +102,11 @@ def test_a_text_of_null_is_empty_and_not_the_word_none(tmp_path: Path) -> None:
     first, second = rows(jsonl(tmp_path, {"path": "a.wav", "text": None}, {"path": "b.wav"}))
     assert (first.text, second.text) == ("", "")
     assert rows(jsonl(tmp_path, {**CORRECT, "id": None}))[0].id.endswith("a.wav")
+
+
+def test_a_number_as_speaker_or_language_is_a_text(tmp_path: Path) -> None:
+    (u,) = rows(jsonl(tmp_path, {**CORRECT, "speaker": 7, "language": 8}))
+    assert (u.speaker, u.language) == ("7", "8")  # 8 is refused later, as no language
 
 
 def test_an_unknown_key_is_named_with_its_line(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """A profile tells a person what to change."""
 
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from trainer.flops import WhisperFlops
-from trainer.profiling import Update, advice, length_table
+from trainer.profiling import Profile, Update, advice, length_table
 
 FLOPS = WhisperFlops(d_model=384, encoder_layers=4, decoder_layers=4, n_mels=80, vocabulary=51864)
 FINE = Update(
@@ -58,3 +60,11 @@ def test_what_is_computed_holds_padding_and_what_is_computed_twice() -> None:
     frozen = replace(FLOPS, frozen_encoder=True)
     assert frozen.computed(rows) == frozen.train(rows)
     assert replace(frozen, recomputes=True).computed(rows) < again
+
+
+def test_an_evaluation_is_no_part_of_an_update(tmp_path: Path) -> None:
+    profile = Profile(tmp_path, print, FLOPS, 1e12)
+    with profile.paused():
+        time.sleep(0.2)
+    assert time.perf_counter() - profile.began < 0.15
+    profile.profiler.stop()

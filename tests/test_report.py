@@ -34,7 +34,10 @@ def fill(folder: Path) -> None:
         group: dict[str, Any] = {name: FIGURES | {"rate": rate} for name in names}
         group |= {"clips": 2, "metric": "WER", "normalizer": "none", "empty_references": 0}
         at = folder / "eval" / f"step-{step:08d}" / "test"
-        write_json(at / "scores.json", {"step": step, "languages": {"en": group}, "long": {}})
+        write_json(
+            at / "scores.json",
+            {"step": step, "languages": {"en": group}, "long": {}, "corpora": {}},
+        )
         row = {"id": "a", "reference": "<b>one</b>", "hypothesis": f"heard {step}", "edits": 1}
         write_jsonl(at / "utterances.jsonl", [row])
 

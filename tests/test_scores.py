@@ -8,7 +8,7 @@ import pytest
 
 from data.utterance import Utterance
 from eval.errors import ErrorCounts
-from eval.scores import Hypothesis, Scores, score
+from eval.scores import Hypothesis, Scores, saved_groups, score
 
 
 def heard(name: str, reference: str, text: str, **settings: Any) -> Hypothesis:
@@ -121,3 +121,53 @@ def test_a_row_tells_edits_of_the_raw_texts_in_the_languages_unit() -> None:
     assert heard("b", "零一", "零", language="zh").to_json()["edits"] == 1
     silent = replace(english, utterance=replace(english.utterance, text=""))
     assert silent.to_json()["edits"] is None
+
+
+def test_each_of_several_corpora_has_figures_of_its_own(scores: Scores) -> None:
+    assert scores.corpora == {}
+    found = score(
+        [
+            heard("a", "one two", "one two", corpus="/here/prompts/en"),
+            heard("b", "three four", "three five", corpus="/here/joined/en"),
+            heard("c", "零一", "零一", corpus="/here/joined/en", language="zh"),
+        ],
+        "basic",
+        1.0,
+    )
+    told = {name: group.error.rate for name, group in found.named()}
+    assert told["en, prompts/en"] == 0.0
+    assert told["en, joined/en"] == 0.5
+    assert told["zh, joined/en"] == 0.0
+    assert found.groups[0].error.units == 4  # in all
+    saved = found.to_json()
+    assert [name for name, _ in saved_groups(saved)] == [name for name, _ in found.named()]
+    assert saved["corpora"]["joined/en"]["en"]["wer"]["rate"] == 0.5
+    assert found.metrics()["joined/en/en/wer"] == 0.5
+
+
+def test_corpora_that_are_a_language_each_are_told_once() -> None:
+    found = score(
+        [
+            heard("a", "one two", "one two", corpus="/here/en"),
+            heard("c", "零一", "零一", corpus="/here/zh-TW", language="zh"),
+        ],
+        "basic",
+        1.0,
+    )
+    assert found.corpora == {}
+    assert [name for name, _ in found.named()] == ["en", "zh"]
+
+
+def test_corpora_of_one_name_keep_their_own_figures() -> None:
+    found = score(
+        [
+            heard("a", "one two", "one two", corpus="/old/clips/en"),
+            heard("b", "one two", "one", corpus="/new/clips/en"),
+        ],
+        "basic",
+        1.0,
+    )
+    assert {name: groups[0].error.rate for name, groups in found.corpora.items()} == {
+        "old/clips/en": 0.0,
+        "new/clips/en": 0.5,
+    }

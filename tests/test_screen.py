@@ -14,6 +14,7 @@ from data.screen import (
     refuse_broken,
     refuse_missing,
     screen_audio,
+    screen_faults,
     screen_leaks,
     screen_repeats,
     screen_training,
@@ -53,6 +54,15 @@ def test_what_training_cannot_use_is_dropped_with_its_reason(
     assert kept == [utterance()]
     assert count_reasons(drops) == {"train": {reason: 1}}
     assert (drops[0].id, drops[0].audio) == (bad.id, bad.audio)
+
+
+def test_what_its_reader_finds_a_fault_in_is_dropped_for_it() -> None:
+    bad = utterance("bad", fault="no transcript", text="")
+    kept, drops = screen_faults([utterance(), bad], "dev")
+    assert kept == [utterance()]
+    assert [(d.split, d.id, d.audio, d.reason) for d in drops] == [
+        ("dev", "bad", "/bad.mp3", "no transcript")
+    ]
 
 
 def test_what_just_fits_is_kept_as_it_is() -> None:

@@ -12,10 +12,13 @@ state       all progress there is
 checkpoint  writes and loads; snapshot is the copy in memory, sealed the folder that is complete or
             absent, shelf where they stand
 resume      going on where a run stopped
+passes      where batches come from: the frozen corpus, or a stream
 pulse       beats between units of work: signals are heeded, and the watchdog is fed
 guard       updates that gave no finite gradient
 memory      passes that do not fit: found first, and cut smaller
 fit         searches for the largest that fit; budget keeps what it found
+planning    what a run will do: workload counts, bench times, footprint weighs, outlook tells
+forecast    what was planned, and the run held against it
 drops       clips that failed on the way
 telemetry   throughput, metrics.jsonl, the display
 report      report.html, plots, the table at the end

@@ -1,7 +1,8 @@
 """`python -m trainer RECIPE.yaml …` trains.
 
-`python -m trainer fit RECIPE.yaml …` finds how much fits in memory, `python -m trainer blank …`
-makes a new model.
+`python -m trainer plan RECIPE.yaml …` tells what that will do, `python -m trainer fit …` finds how
+much fits in memory, `python -m trainer blank …` makes a new model, `python -m trainer
+doctor` looks whether this machine can train.
 """
 
 import sys
@@ -21,5 +22,16 @@ elif sys.argv[1:2] == ["fit"]:
 
     with plain_errors():
         fit(parse_as(FitConfig, sys.argv[2:]))
+elif sys.argv[1:2] == ["doctor"]:
+    from data.knobs import parse_dataclass
+    from trainer.doctor import DoctorConfig, doctor
+
+    sys.exit(doctor(parse_dataclass(DoctorConfig, sys.argv[2:])))
+elif sys.argv[1:2] == ["plan"]:
+    from trainer.config import parse_as
+    from trainer.planning import PlanConfig, plan
+
+    with plain_errors():
+        plan(parse_as(PlanConfig, sys.argv[2:]))
 else:
     main()

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from data.config import DataConfig
+from data.errors import InputError
 from data.features import FRAMES_PER_SECOND
 from data.utterance import Shape
 from trainer.model import ModelConfig
@@ -66,9 +67,18 @@ def fit_path(folder: Path, accelerator: Accelerator, model: ModelConfig) -> Path
 
 
 def fitted(config: DataConfig, path: Path) -> DataConfig:
-    """Return the knobs with the budget that was found, unless they name one."""
+    """Return the knobs with the budget that was found, unless they name one.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     if config.pass_seconds is not None or not path.exists():
         return config
-    told = json.loads(path.read_text(encoding="utf-8"))
-    budget = {key: told[key] for key in ("pass_seconds", "pass_quadratic", "pass_tokens")}
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        budget = {key: told[key] for key in ("pass_seconds", "pass_quadratic", "pass_tokens")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: holds no budget that `fit` wrote: remove it, or run fit again"
+        ) from error
     return replace(config, **budget)

@@ -13,7 +13,14 @@ from typing import Any
 
 import torch
 
-from data.features import FRAMES_PER_POSITION, FRAMES_PER_SECOND, exact_div
+from data.features import (
+    CHUNK_SECONDS,
+    FRAMES_PER_POSITION,
+    FRAMES_PER_SECOND,
+    N_FRAMES,
+    exact_div,
+)
+from data.utterance import Shape
 
 POSITIONS_PER_SECOND = exact_div(FRAMES_PER_SECOND, FRAMES_PER_POSITION)  # 50, of the encoder
 
@@ -92,6 +99,14 @@ class WhisperFlops:
         heard = sum(self.encoder(s) for s, _ in rows)
         forward = once if self.frozen_encoder else once + heard
         return 2 * forward + once + heard + (forward if self.recomputes else 0.0)
+
+    def of_pass(self, shape: Shape, *, repair: bool) -> float:
+        """Return the FLOPs of training on a pass; a repaired one goes forward at 30 s as well."""
+        once = self.computed([(shape.frames / FRAMES_PER_SECOND, shape.tokens)])
+        if repair and shape.frames < N_FRAMES:
+            whole = CHUNK_SECONDS * POSITIONS_PER_SECOND
+            once += self.encoder(whole) + self.decoder(whole, shape.tokens)
+        return shape.rows * once
 
 
 def peak_flops(device: torch.device) -> tuple[float, str]:

@@ -42,7 +42,7 @@ def train(run: Run) -> None:
             continue
         if due(state.step, run.log_every, state.step == run.steps):
             run.recorder.record(state.step, {"train/lr": lr, **run.meter.read()})
-        with run.meter.paused():
+        with run.meter.paused(), run.profiler.paused():
             if look(run):
                 break
 

@@ -21,6 +21,7 @@ from trainer.config import Config, command_line
 from trainer.device import build_accelerator
 from trainer.drops import DropLog, clips_heard
 from trainer.flops import WhisperFlops, peak_flops
+from trainer.forecast import circumstances, plan_path
 from trainer.guard import Guard
 from trainer.loop import train
 from trainer.model import prepare_training
@@ -118,8 +119,8 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     model, optimizer = accelerator.prepare(module, build_optimizer(module, config.optim))
     plan = Plan.of(manifest.train, config.data, config.seed)
     steps = config.loop.max_steps or plan.length(config.loop.epochs)
-    data = manifest.fingerprint()
-    shape = {"seed": config.seed, "precision": config.precision, "data": data}
+    origin = {"data": manifest.fingerprint(), "revisions": manifest.revisions()}
+    shape = {"seed": config.seed, "precision": config.precision, "data": origin["data"]}
     shape |= shaping(config.model, config.optim, config.data, steps)
     state = TrainState()
     if saved is not None:
@@ -134,15 +135,9 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     )
     peak, source = peak_flops(accelerator.device)
 
-    write_settings(
-        folder,
-        config.to_yaml(),
-        accelerator,
-        data=data,
-        revisions=manifest.revisions(),
-        peak=(peak, source),
-    )
+    write_settings(folder, config.to_yaml(), accelerator, origin, (peak, source))
     recorder.begin(config.log.trackers, step=state.step, steps=steps)
+    recorder.expect(plan_path(folder), circumstances(accelerator, shape), state.step, steps)
     streaming = config.data.streaming
     recorder.say(overview(manifest, plan, whisper.model, state, steps, streaming=streaming))
     for warning in cautions(manifest, accelerator, whisper.model):

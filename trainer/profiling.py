@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +31,10 @@ class NoProfile:
 
     def step(self, batches: Sequence[Batch]) -> None:
         """Do nothing."""
+
+    def paused(self) -> nullcontext[None]:
+        """Do nothing."""
+        return nullcontext()
 
     def close(self) -> None:
         """Do nothing."""
@@ -91,6 +96,13 @@ class Profile:
             if self.updates == traced + MEASURED:
                 self.close()
         self.began = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave time out: evaluation and saving are no part of an update."""
+        started = time.perf_counter()
+        yield
+        self.began += time.perf_counter() - started
 
     def close(self) -> None:
         """Say what was measured, once."""

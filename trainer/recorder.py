@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from accelerate import Accelerator
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from data.errors import disk_failed
 from data.files import append_jsonl, read_jsonl, write_jsonl
+from trainer.forecast import Comparison, read_forecast
 
 METRICS = "metrics.jsonl"
 
@@ -48,6 +49,7 @@ class Recorder:
             disable=not self.console.is_terminal,
         )
         self.task = self.progress.add_task("train", total=None, line="")
+        self.comparison: Comparison | None = None
 
     def begin(self, trackers: Sequence[str], *, step: int, steps: int) -> None:
         """Continue a run's metrics after `step`."""
@@ -59,6 +61,25 @@ class Recorder:
                 init_kwargs={
                     "tensorboard": {"purge_step": step + 1}
                 },  # TensorBoard forgets as well
+            )
+
+    def expect(self, plan: Path, of: Mapping[str, Any], step: int, steps: int) -> None:
+        """Hold the run against its plan, if there is one.
+
+        Args:
+            plan: where it would be.
+            of: the run's circumstances, which must be the plan's.
+            step: updates made before.
+            steps: updates to make in all.
+        """
+        forecast = read_forecast(plan)
+        if forecast is None:
+            return
+        if told := forecast.difference(of):
+            self.say(f"not compared with {plan}: {told}")
+        else:
+            self.comparison = Comparison(
+                forecast, at=step, steps=steps, processes=self.accelerator.num_processes
             )
 
     def __enter__(self) -> Self:
@@ -106,6 +127,8 @@ class Recorder:
         if parts:
             self.progress.update(self.task, line="  ".join(parts[:3]))
             self.say(f"update {step:>6}  " + "  ".join(parts))
+        if self.comparison is not None and (told := self.comparison.add(step, metrics)):
+            self.say(told)
 
     def say(self, text: object) -> None:
         """Print a sentence, or a table, above the progress bar."""
@@ -123,6 +146,9 @@ class Silence:
         """Do nothing."""
 
     def begin(self, trackers: Sequence[str], *, step: int, steps: int) -> None:
+        """Do nothing."""
+
+    def expect(self, plan: Path, of: Mapping[str, Any], step: int, steps: int) -> None:
         """Do nothing."""
 
     def rewind(self, step: int) -> None:

@@ -1,15 +1,15 @@
 """report.html and plots/: a run's curves and what it hears, readable with no server."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from data.files import read_jsonl, write_text
+from data.page import STYLE, render, svg_of
+from eval.scores import saved_groups
 from trainer.recorder import METRICS
 
 SAMPLES = 12  # transcripts shown
@@ -18,13 +18,6 @@ PLOTS = {  # file name → title, unit, the metrics that go into it (by the end 
     "error": ("error on dev", "%", ("dev/error",)),
     "speed": ("speed", "audio seconds a second", ("speed/audio_seconds_per_second",)),
     "share": ("waiting and padding", "%", ("speed/data_wait", "speed/encoder_padding")),
-}
-# texts stay texts: the page can be searched and stays small
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
 }
 
 
@@ -36,10 +29,8 @@ def write_report(folder: Path) -> None:
         curves = {metric: _points(rows, metric) for metric in metrics}
         if any(curves.values()):
             figures.append(_draw(folder / "plots" / f"{name}.png", title, unit, curves))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
-    )
-    page = environment.get_template("report.html.j2").render(
+    page = render(
+        Path(__file__).with_name("report.html.j2"),
         name=folder.name,
         figures=figures,
         evaluations=_evaluations(folder),
@@ -70,10 +61,7 @@ def _draw(path: Path, title: str, unit: str, curves: dict[str, list[tuple[int, f
             axes.legend(frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
-        svg = io.StringIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-    text = svg.getvalue()
-    return text[text.index("<svg") :]
+    return svg_of(figure)
 
 
 def _evaluations(folder: Path) -> list[dict[str, Any]]:
@@ -81,10 +69,9 @@ def _evaluations(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for path in sorted((folder / "eval").glob("step-*/*/scores.json")):
         scores = json.loads(path.read_text(encoding="utf-8"))
-        for kind, suffix in (("languages", ""), ("long", ", over 30 s")):
-            for language, figures in scores[kind].items():
-                row = {"step": scores["step"], "split": path.parent.name, **figures}
-                rows.append({**row, "language": language + suffix})
+        for name, figures in saved_groups(scores):
+            row = {"step": scores["step"], "split": path.parent.name, **figures}
+            rows.append({**row, "language": name})
     return rows
 
 

@@ -105,9 +105,7 @@ def write_settings(
     folder: Path,
     config: str,
     accelerator: Accelerator,
-    *,
-    data: str,
-    revisions: dict[str, str],
+    data: dict[str, Any],
     peak: tuple[float, str],
 ) -> None:
     """Write config.yaml and environment.json.
@@ -116,8 +114,7 @@ def write_settings(
         folder: the run's.
         config: the resolved config as YAML.
         accelerator: knows the device, the processes and the precision.
-        data: the fingerprint of what is trained on.
-        revisions: the commits of the corpora from the Hub.
+        data: the fingerprint of what is trained on, and the commits it is of.
         peak: FLOP/s that MFU is a share of, and where that figure comes from.
     """
     if not accelerator.is_main_process:
@@ -129,8 +126,7 @@ def write_settings(
         {
             "command": [redact(argument) for argument in sys.argv],
             "commit": _commit(),
-            "data": data,
-            "revisions": revisions,
+            **data,
             "device": torch.cuda.get_device_name(device)
             if device.type == "cuda"
             else platform.machine(),

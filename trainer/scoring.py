@@ -13,7 +13,7 @@ from data.lazy import Outline
 from data.manifest import Manifest
 from data.utterance import Utterance
 from eval.evaluate import Evaluator, save
-from eval.scores import Scores
+from eval.scores import Scores, saved_groups
 from trainer.publish import export, exported_step, restore
 from trainer.recorder import Recorder, Silence
 from trainer.report import write_report
@@ -72,16 +72,15 @@ class Scoring:
         self.recorder.say(comparison(self.folder))
 
     def _score(self, split: str, utterances: Sequence[Utterance], step: int) -> Scores:
-        config, short = self.evaluator.config, self._short(step)
+        config, short = self.evaluator.config, self.short(step)
         scores, hypotheses = self.evaluator.evaluate(
             utterances, f"{split}, update {step}", true_length=short
         )
         metrics = {f"{split}/{name}": value for name, value in scores.metrics().items()}
         self.recorder.record(step, metrics)
-        for group in [*scores.groups, *scores.long]:
-            length = "" if group in scores.groups else " (over 30 s)"
+        for name, group in scores.named():
             self.recorder.say(
-                f"update {step:>6}  {split} {group.language}{length}: {group.metric} "
+                f"update {step:>6}  {split} {name}: {group.metric} "
                 f"{group.error.rate:.2%} normalised, {group.error_ortho.rate:.2%} orthographic"
                 f"  [{group.clips} clips{', at their own length' if short else ''}, "
                 f"{group.normalizer}]"
@@ -95,7 +94,7 @@ class Scoring:
                 write_report(self.folder)
         return scores
 
-    def _short(self, step: int) -> bool:
+    def short(self, step: int) -> bool:
         """Tell whether to decode at true length: before training no published model can."""
         asked = self.evaluator.config.pad
         trained = self.evaluator.data.pad == "bucket" and step > 0
@@ -123,17 +122,16 @@ def comparison(folder: Path) -> Table:
         return table
     first, last = (json.loads(path.read_text(encoding="utf-8")) for path in (steps[0], steps[-1]))
     normalizers = set()
-    for kind, name in (("languages", ""), ("long", ", over 30 s")):
-        for language, now in last[kind].items():
-            was, key = first[kind][language], now["metric"].lower()
-            normalizers.add(now["normalizer"])
-            table.add_row(
-                language + name,
-                str(now["clips"]),
-                now["metric"],
-                f"{was[key]['rate']:.2%}",
-                f"[bold]{now[key]['rate']:.2%}[/]",
-                f"{was[key + '_ortho']['rate']:.2%} → {now[key + '_ortho']['rate']:.2%}",
-            )
+    for (name, was), (_, now) in zip(saved_groups(first), saved_groups(last), strict=True):
+        key = now["metric"].lower()
+        normalizers.add(now["normalizer"])
+        table.add_row(
+            name,
+            str(now["clips"]),
+            now["metric"],
+            f"{was[key]['rate']:.2%}",
+            f"[bold]{now[key]['rate']:.2%}[/]",
+            f"{was[key + '_ortho']['rate']:.2%} → {now[key + '_ortho']['rate']:.2%}",
+        )
     table.caption = f"normaliser: {'; '.join(sorted(normalizers))}"
     return table

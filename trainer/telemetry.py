@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from data.errors import InputError
-from data.features import FRAMES_PER_POSITION, FRAMES_PER_SECOND
+from data.features import FRAMES_PER_POSITION
 from data.utterance import Batch
 from trainer.flops import POSITIONS_PER_SECOND, WhisperFlops
 from trainer.step import StepResult
@@ -63,8 +63,7 @@ class Meter:
             self._tokens += sum(batch.tokens)
             self._useful += self._flops.train(clips)
             shape = batch.shape
-            row = (shape.frames / FRAMES_PER_SECOND, shape.tokens)
-            self._made += shape.rows * self._flops.computed([row])
+            self._made += self._flops.of_pass(shape, repair=batch.repair)
             self._positions += shape.rows * shape.frames / FRAMES_PER_POSITION
             self._slots += shape.rows * shape.tokens
 
@@ -105,6 +104,7 @@ class Meter:
             "speed/clips_per_second": clips / wall,
             "speed/audio_seconds_per_second": seconds / wall,
             "speed/tokens_per_second": tokens / wall,
+            "speed/flops_per_second": self._made / wall,  # computed here, on the main process
             "speed/data_wait": self._waited / wall,
             "speed/encoder_padding": 1 - seconds * POSITIONS_PER_SECOND / max(1.0, positions),
             "speed/decoder_padding": 1 - tokens / max(1.0, slots),

@@ -9,7 +9,20 @@ from pathlib import Path
 from typing import Protocol
 
 from data.config import DataConfig, Source
-from data.corpora import common_voice, fleurs, hub, manifest, webdataset
+from data.corpora import (
+    aishell,
+    audiofolder,
+    common_voice,
+    fleurs,
+    folder,
+    hub,
+    kaldi,
+    ksponspeech,
+    librispeech,
+    manifest,
+    subtitles,
+    webdataset,
+)
 from data.errors import InputError
 from data.utterance import Utterance
 
@@ -29,26 +42,38 @@ class Layout(Protocol):
         """Yield the utterances of a split. Their ids begin with the corpus's name."""
 
 
-# in the order in which they are tried: what is known by more comes before what is known by less
+# in the order in which they are tried: what is known by more comes before what is known by less;
+# hub comes last, since it looks for its files in all folders below
 LAYOUTS: dict[str, Layout] = {
+    "ksponspeech": ksponspeech,
+    "aishell": aishell,
+    "librispeech": librispeech,
     "fleurs": fleurs,
+    "kaldi": kaldi,
     "common_voice": common_voice,
+    "audiofolder": audiofolder,
     "manifest": manifest,
     "webdataset": webdataset,
+    "folder": folder,
+    "subtitles": subtitles,
     "hub": hub,
 }
 
 
 def read(config: DataConfig, split: str) -> Iterator[Utterance]:
-    """Yield the utterances of a split over all corpora; `train+dev` joins splits.
+    """Yield the utterances of a split over all corpora.
+
+    `train+dev` joins splits; `train-clean-100,train` names another in each corpus.
 
     Raises:
         InputError: a corpus or a split is missing, or its layout is not known.
     """
     if not config.corpus:
         raise InputError(NO_CORPUS)
-    for source, place in zip(config.sources, _places(config), strict=True):
-        for part in split.split("+"):
+    sources = config.sources
+    splits = split.split(",") if "," in split else [split] * len(sources)
+    for source, place, mine in zip(sources, _places(config), splits, strict=True):
+        for part in filter(None, mine.split("+")):
             for u in layout_of(source).read(config, source.name, part):
                 language = source.language or u.language
                 yield replace(
@@ -96,7 +121,10 @@ def layout_of(source: Source) -> Layout:
         if layout.matches(path):
             return layout
     looks = "; ".join(f"{layout.LOOKS} ({name})" for name, layout in LAYOUTS.items())
-    raise InputError(f"{path}: no known corpus layout: looked for {looks}; found {_contents(path)}")
+    raise InputError(
+        f"{path}: no known corpus layout: found {_contents(path)}; looked for {looks}. "
+        "If it is one of these, name it with data.layout"
+    )
 
 
 def _contents(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Mozilla Common Voice's folder: clips/*.mp3 and one .tsv a split, in any release."""
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from operator import itemgetter
@@ -9,15 +10,24 @@ from pathlib import Path
 from data.config import DataConfig
 from data.errors import InputError
 from data.files import mended
+from data.folders import holds
 from data.paths import inside
 from data.utterance import Utterance
 
+MIXED = {"validated", "other", "invalidated"}  # hold sentences and speakers of dev and test
 LOOKS = "clips/ and *.tsv"
+# tables that are no splits
+OTHERS = {"clip_durations", "reported", "times", "validated_sentences", "unvalidated_sentences"}
+
+
+def holds_speakers_of_all(split: str) -> bool:
+    """Tell whether a split holds sentences and speakers of dev and test: train, by design, none."""
+    return not MIXED.isdisjoint(re.split("[+,]", split))
 
 
 def matches(path: Path) -> bool:
     """Tell whether a folder looks like a language's of Common Voice."""
-    return any(path.glob("*.tsv"))
+    return holds(path, ".tsv")
 
 
 def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
@@ -33,8 +43,8 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
             f"{folder}: no such folder; set data.corpus to a Common Voice language folder"
         )
     if not table.is_file():
-        known = ", ".join(sorted(path.stem for path in folder.glob("*.tsv"))) or "none"
-        raise InputError(f"{table}: no such file; splits of {folder}: {known}")
+        known = sorted({path.stem for path in folder.glob("*.tsv")} - OTHERS)
+        raise InputError(f"{table}: no such file; splits of {folder}: {', '.join(known) or 'none'}")
     seconds = _durations(folder / "clip_durations.tsv")
     clips = folder / "clips"
     rows = _rows(table, ("path", "sentence"), ("locale", "client_id"))

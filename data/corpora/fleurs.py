@@ -89,17 +89,18 @@ def _packed(table: Path) -> Path | None:
 def _rows(table: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield line numbers and cells; quotes are text."""
     try:
-        with table.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(mended(file), 1):
-                cells = line.rstrip("\n").split("\t")
-                if len(cells) != COLUMNS:
-                    raise InputError(
-                        f"{table}, line {number}: {len(cells)} columns instead of {COLUMNS}; "
-                        "download it again"
-                    )
-                yield number, cells
+        lines = table.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{table}: not a table in UTF-8 ({error}); download it again") from error
+    for number, line in enumerate(mended(lines), 1):
+        cells = line.split("\t")
+        if line and len(cells) != COLUMNS:
+            raise InputError(
+                f"{table}, line {number}: {len(cells)} columns instead of {COLUMNS}; "
+                "download it again"
+            )
+        if line:
+            yield number, cells
 
 
 def _samples(table: Path, line: int, cell: str) -> int:

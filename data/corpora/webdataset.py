@@ -15,8 +15,8 @@ from typing import Any
 from data.archive import Member, contents, locator, members
 from data.config import DataConfig
 from data.corpora.hub import LANGUAGE_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS, named
-from data.corpora.manifest import NO_CHARACTER
 from data.errors import InputError
+from data.tables import NO_CHARACTER
 from data.utterance import Utterance
 
 LOOKS = "SPLIT-000000.tar or SPLIT/000000.tar"
@@ -99,7 +99,7 @@ def _fields(config: DataConfig, where: str, texts: Mapping[str, bytes]) -> dict[
     return {
         "text": text.strip(),
         "seconds": _seconds(where, row),
-        "language": str(language).split("-")[0].lower() if language else None,
+        "language": re.split("[-_]", str(language))[0].lower() if language else None,
         "speaker": None if speaker is None else str(speaker),
     }
 

@@ -37,6 +37,7 @@ MODES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("bucket, repair", ("--data.pad=bucket", "--data.repair=0.25")),
     ("mixed, repair", ("--data.pad=mixed", "--data.repair=0.25")),
 )
+SPEED = "speed/clips_per_second"
 DECODED = {"padded": False, "short": True}  # name: at true length
 
 
@@ -87,13 +88,15 @@ def main() -> None:
     with plain_errors():
         command = parse_dataclass(Command, sys.argv[1:])
         found: list[Heard] = []
+        rates: list[tuple[str, str, float]] = []
         for cell in cells(command):
             if not cell.heard.exists() and not command.table:
                 train(cell, command.updates)
                 score(cell)
             if cell.heard.exists():
                 found += [Heard(**row) for row in read_jsonl(cell.heard)]
-        told = summary(found, [mode for mode, _ in MODES])
+                rates += [(cell.mode, cell.language, rate) for rate in clips_per_second(cell)]
+        told = summary(found, [mode for mode, _ in MODES], rates)
         write_json(Path(command.out) / "ablation.json", told)
         screen().print(table(told))
 
@@ -144,6 +147,12 @@ def train(cell: Cell, updates: int) -> None:
         *cell.knobs,
     ]
     launch(["trainer/main.py", *arguments], threads=os.cpu_count() or 1)
+
+
+def clips_per_second(cell: Cell) -> list[float]:
+    """Return the rates that a run's log lines tell."""
+    rows = read_jsonl(cell.folder / "metrics.jsonl")
+    return [row[SPEED] for row in rows if SPEED in row]
 
 
 def score(cell: Cell) -> None:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,13 @@ def _counts(reference: str, hypothesis: str, language: str) -> tuple[int, int]:
     return found.edits, found.units
 
 
-def summary(heard: Sequence[Heard], modes: Sequence[str]) -> dict[str, Any]:
+def summary(
+    heard: Sequence[Heard], modes: Sequence[str], rates: Sequence[tuple[str, str, float]] = ()
+) -> dict[str, Any]:
     """Return errors of each mode and way to decode, and their differences from the first mode.
+
+    Each also gets the median of its rates in clips a second, by language: `rates` are of (mode,
+    language, rate).
 
     A bootstrap draws clips, all seeds of a clip together, the same ones for both modes: 95 % of
     the differences lie in the interval. Pooled are all corpora: edits over units.
@@ -66,8 +72,17 @@ def summary(heard: Sequence[Heard], modes: Sequence[str]) -> dict[str, Any]:
         base = _by_clip(heard, modes[0], "padded")
         for mode, clips in by_mode.items():
             if clips:
-                told.setdefault(mode, {})[decoded] = _figures(clips, base)
+                speeds = _medians([each[1:] for each in rates if each[0] == mode])
+                figures = _figures(clips, base) | {"clips_per_second": speeds}
+                told.setdefault(mode, {})[decoded] = figures
     return told
+
+
+def _medians(rates: Sequence[tuple[str, float]]) -> dict[str, float]:
+    languages = sorted({language for language, _ in rates})
+    return {
+        each: median(rate for language, rate in rates if language == each) for each in languages
+    }
 
 
 Clips = dict[tuple[str, str], dict[int, Heard]]  # corpus and id: seed: what was heard
@@ -137,6 +152,10 @@ def table(told: dict[str, Any]) -> Table:
     corpora = sorted({k for m in told.values() for d in m.values() for k in d if "/" in k})
     for column in ("training", "decoded", "seeds", *corpora, "pooled", "difference", "loops"):
         shown.add_column(column, justify="left" if column in ("training", "decoded") else "right")
+    figures = [each for by in told.values() for each in by.values()]
+    languages = sorted({name for each in figures for name in each["clips_per_second"]})
+    for language in languages:
+        shown.add_column(f"clips/s {language}", justify="right")
     for mode, by in told.items():
         for decoded, figures in by.items():
             difference = ""
@@ -147,6 +166,7 @@ def table(told: dict[str, Any]) -> Table:
                 )
             rates = [f"{100 * figures[c]['rate']:.1f}" if c in figures else "" for c in corpora]
             pooled = f"{100 * figures['pooled']['rate']:.1f}"
+            speeds = [f"{figures['clips_per_second'].get(each, 0):.1f}" for each in languages]
             cells = [str(figures["seeds"]), *rates, pooled, difference, str(figures["loops"])]
-            shown.add_row(mode, decoded, *cells)
+            shown.add_row(mode, decoded, *cells, *speeds)
     return shown

@@ -119,6 +119,7 @@ def train(command: Command, name: str, knobs: Sequence[str]) -> Path:
         "--optim.lr=1e-5",
         "--optim.warmup=20",
         f"--loop.max_steps={command.updates}",
+        "--loop.stall_seconds=0",  # a benchmark may be suspended
         *knobs,
     ]
     launch(["trainer/main.py", *arguments], threads=os.cpu_count() or 1)

@@ -15,11 +15,11 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[2]))  # after this folder: its files
 
@@ -76,24 +76,28 @@ def main() -> None:
 
 def write_corpus(folder: Path, rows: int) -> None:
     """Write rows of three to fifteen words, clips that are as long, and their lengths."""
-    rng = random.Random(0)
     (folder / "clips").mkdir(parents=True)
-    speakers = [hashlib.sha512(str(n).encode()).hexdigest() for n in range(SPEAKERS)]
-    tables = {"train": rows, "dev": HELD_OUT, "test": HELD_OUT}
-    lengths: dict[str, float] = {}
-    number = 0
     with (folder / "clip_durations.tsv").open("w") as durations:
         durations.write("clip\tduration[ms]\n")
-        for split, count in tables.items():
+        lines = _rows(folder, durations)
+        for split, count in {"train": rows, "dev": HELD_OUT, "test": HELD_OUT}.items():
             with (folder / f"{split}.tsv").open("w") as table:
                 table.write(HEADER.replace(" ", "\t") + "\n")
-                for _ in range(count):
-                    name, number = f"common_voice_en_{number:08d}.mp3", number + 1
-                    seconds = _link(folder, name, rng.randrange(3, 16), lengths)
-                    text = " ".join(rng.choices(WORDS, k=round(seconds / 0.45))).capitalize()
-                    speaker = speakers[rng.randrange(SPEAKERS)]
-                    table.write(f"{speaker}\t{name}\t\t{text}.\t2\t0\t\t\t\ten\t\n")
-                    durations.write(f"{name}\t{round(1000 * seconds)}\n")
+                table.writelines(islice(lines, count))
+
+
+def _rows(folder: Path, durations: TextIO) -> Iterator[str]:
+    """Yield rows for ever; each has a clip, and a line in the table of lengths."""
+    rng = random.Random(0)
+    speakers = [hashlib.sha512(str(n).encode()).hexdigest() for n in range(SPEAKERS)]
+    lengths: dict[str, float] = {}
+    for number in count():
+        name = f"common_voice_en_{number:08d}.mp3"
+        seconds = _link(folder, name, rng.randrange(3, 16), lengths)
+        durations.write(f"{name}\t{round(1000 * seconds)}\n")
+        text = " ".join(rng.choices(WORDS, k=round(seconds / 0.45))).capitalize()
+        speaker = speakers[rng.randrange(SPEAKERS)]
+        yield f"{speaker}\t{name}\t\t{text}.\t2\t0\t\t\t\ten\t\n"
 
 
 def _link(folder: Path, name: str, words: int, made: dict[str, float]) -> float:

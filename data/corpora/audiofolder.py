@@ -1,0 +1,103 @@
+"""Hugging Face's audiofolder: audio beside a metadata.csv or metadata.jsonl that names each file.
+
+The table lies in SPLIT/, or above folders that are named as splits, or everything is `train`.
+https://huggingface.co/docs/datasets/audio_dataset#audiofolder
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.config import DataConfig
+from data.corpora.hub import LANGUAGE_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS, named
+from data.errors import InputError
+from data.folders import peek_folders, subfolders
+from data.paths import inside
+from data.tables import read_rows
+from data.utterance import Utterance
+
+LOOKS = "metadata.csv or metadata.jsonl"
+TABLES = ("metadata.csv", "metadata.jsonl")
+# folders of these names are splits to `datasets`, also where one table above them lists all
+SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval"}
+
+Row = dict[str, Any]
+
+
+def matches(path: Path) -> bool:
+    """Tell whether a folder, or one in it, holds the table."""
+    return any(_table(folder) for folder in (path, *peek_folders(path)))
+
+
+def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
+    """Yield the rows of a split. Paths are relative to the table's folder.
+
+    Raises:
+        InputError: the split, a column or a value is missing.
+    """
+    root = Path(corpus)
+    table = _table(root / split) or _table(root)
+    if table is None:
+        known = ", ".join(name for name in subfolders(root) if _table(root / name)) or "none"
+        raise InputError(
+            f"{root / split}: has no {' nor '.join(TABLES)}; splits of {root}: {known}"
+        )
+    rows = list(_rows(table))
+    if table.parent == root:
+        rows = _part(table, rows, split)
+    columns = sorted({column for _, row in rows for column in row})
+    text = _text_column(config, table, columns) if rows else ""
+    language = _first(named(config.language_column, LANGUAGE_COLUMNS), columns)
+    speaker = _first(named(config.speaker_column, SPEAKER_COLUMNS), columns)
+    for name, row in rows:
+        audio = inside(table.parent, name, table)
+        spoken = str(row[language]).split("-")[0].lower() if language in row else None
+        yield Utterance(
+            id=f"{root.name}/{Path(audio).relative_to(root.absolute())}",
+            audio=audio,
+            text=str(row.get(text, "")).strip(),
+            language=spoken,
+            speaker=str(row[speaker]) if speaker in row else None,
+        )
+
+
+def _table(folder: Path) -> Path | None:
+    return next((folder / name for name in TABLES if (folder / name).is_file()), None)
+
+
+def _rows(table: Path) -> Iterator[tuple[str, Row]]:
+    """Yield file names and rows."""
+    for line, row in read_rows(table):
+        if not isinstance(row, dict) or "file_name" not in row:
+            raise InputError(f"{table}, line {line}: has no file_name, which each row needs")
+        if None in row:
+            raise InputError(
+                f"{table}, line {line}: has more cells than columns: quote a text with commas"
+            )
+        yield str(row["file_name"]), row
+
+
+def _part(table: Path, rows: list[tuple[str, Row]], split: str) -> list[tuple[str, Row]]:
+    """Return the rows of a split from a table that holds all of them."""
+    homes = [name.split("/")[0] if "/" in name else "train" for name, _ in rows]
+    if not SPLITS.intersection(homes):
+        homes = ["train"] * len(rows)
+    if rows and split not in homes:
+        known = ", ".join(sorted(set(homes)))
+        raise InputError(f"{table}: lists nothing of split {split}; its splits: {known}")
+    return [row for home, row in zip(homes, rows, strict=True) if home == split]
+
+
+def _text_column(config: DataConfig, table: Path, columns: Sequence[str]) -> str:
+    wanted = named(config.text_column, TEXT_COLUMNS)
+    column = _first(wanted, columns)
+    if column is None:
+        raise InputError(
+            f"{table}: no column {' or '.join(wanted)} of texts; "
+            f"set data.text_column to one of {columns}"
+        )
+    return column
+
+
+def _first(wanted: Sequence[str], columns: Sequence[str]) -> str | None:
+    return next((column for column in wanted if column in columns), None)

@@ -1,0 +1,136 @@
+"""`python -m data inspect`: a corpus in the terminal, on a page, and in lists of what is wrong."""
+
+import base64
+import io
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import soundfile
+from rich.console import Console
+
+from data import findings
+from data.audio import load
+from data.features import N_SAMPLES, SAMPLE_RATE
+from data.figures import Table, draw_lengths, length_counts, plot_lengths
+from data.files import write_jsonl, write_text
+from data.manifest import scan_cache
+from data.page import render, svg_of
+from data.paths import name_of, refuse_within
+from data.source import AudioError, quiet_stderr
+from data.survey import InspectConfig, Survey
+from data.suspicion import Suspicion, paces_of, suspicions
+from data.utterance import Utterance
+
+RUNS = Path("runs")
+HEADERS = 10_000  # clips whose header is read for the formats: what 1 in 1,000 has is among them
+DRAWN = 12  # clips to be heard on the page
+WRONG = 5  # suspicious ones beside them, of each reason
+# of a clip on the page; mp3 plays in every browser, at about 3 KB a second
+MP3: Any = {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.7}
+
+
+class Heard(NamedTuple):
+    """A clip on the page."""
+
+    clip: Utterance
+    why: str  # it is here
+    sound: str  # a data URI; empty where it cannot be played
+    told: str  # why it cannot
+
+
+def inspect(config: InspectConfig) -> Path:
+    """Go through a corpus, show what is found and write it; return the page.
+
+    Raises:
+        InputError: a corpus or a split is missing, or the page would lie in a corpus.
+    """
+    folder = Path(config.out) if config.out else RUNS / "inspect" / name_of(config.corpus)
+    refuse_within(folder, (*config.corpus, *config.data.audio_root))
+    survey = Survey(config, scan_cache(folder if config.out else RUNS, config.data))
+    drops = survey.read()
+    first = list(islice(drops, 1))  # a corpus that is not there leaves no folder
+    write_jsonl(folder / "drops.jsonl", map(asdict, chain(first, drops)))
+    paces = paces_of(survey.columns)
+    wrong = list(suspicions(survey.columns, paces, survey.characters))
+    drawn, headers = _drawn(survey)
+    often = [clip for clip, _ in findings.most_repeated(survey.columns)]
+    clips = survey.look_again({*drawn, *headers, *often, *(each.clip for each in wrong)})
+    write_jsonl(folder / "suspicious.jsonl", (_row(each, clips[each.clip]) for each in wrong))
+    tables = [
+        findings.overview(survey),
+        findings.left_out(survey),
+        findings.suspicious(wrong, clips),
+        findings.speech_rates(survey.columns, paces),
+        findings.scripts(survey.columns, survey.characters),
+        findings.formats([clips[clip] for clip in headers], len(survey.columns)),
+        findings.repeats(survey.columns, {clip: clips[clip].text for clip in often}),
+    ]
+    counts = length_counts(survey.columns.numbers("seconds"))
+    page = folder / "inspection.html"
+    heard = [] if config.check == "none" else list(_heard(drawn, wrong, clips))
+    write_text(page, _page(survey, counts, tables, heard))
+    _show(counts, tables, page)
+    return page
+
+
+def _drawn(survey: Survey) -> tuple[list[int], list[int]]:
+    """Draw clips to be heard, and clips whose headers are read; none where no file is looked at."""
+    if survey.config.check == "none":
+        return [], []
+    clips = range(len(survey.columns))
+    draw = random.Random(survey.config.seed)
+    heard = draw.sample(clips, min(DRAWN, len(clips)))
+    return sorted(heard), sorted(draw.sample(clips, min(HEADERS, len(clips))))
+
+
+def _row(each: Suspicion, u: Utterance) -> dict[str, Any]:
+    told = {"reason": each.reason, "detail": each.detail}
+    return {"id": u.id, **told, "seconds": u.seconds, "text": u.text, "audio": u.audio}
+
+
+def _heard(
+    drawn: Sequence[int], wrong: Iterable[Suspicion], clips: Mapping[int, Utterance]
+) -> Iterator[Heard]:
+    """Yield what the page lets hear: clips that were drawn, and the first of each suspicion."""
+    for clip in drawn:
+        yield _playable(clips[clip], "drawn")
+    shown: Counter[str] = Counter()
+    for each in wrong:
+        shown[each.reason] += 1
+        if shown[each.reason] <= WRONG:
+            yield _playable(clips[each.clip], f"{each.reason}: {each.detail}".removesuffix(": "))
+
+
+def _playable(clip: Utterance, why: str) -> Heard:
+    try:
+        samples = load(clip)[:N_SAMPLES].numpy()
+    except AudioError as error:
+        return Heard(clip, why, "", f"{error.reason}: {error.detail}")
+    file = io.BytesIO()
+    with quiet_stderr:
+        soundfile.write(file, samples, SAMPLE_RATE, **MP3)
+    sound = base64.b64encode(file.getvalue()).decode()
+    return Heard(clip, why, f"data:audio/mpeg;base64,{sound}", "")
+
+
+def _page(survey: Survey, counts: list[int], tables: list[Table], heard: list[Heard]) -> str:
+    return render(
+        Path(__file__).with_name("inspection.html.j2"),
+        name=name_of(survey.config.corpus),
+        corpora=", ".join(survey.config.corpus),
+        lengths=svg_of(plot_lengths(counts)),
+        tables=tables,
+        heard=heard,
+    )
+
+
+def _show(counts: list[int], tables: list[Table], page: Path) -> None:
+    console = Console(highlight=False)
+    first, *others = (table.drawn() for table in tables)
+    console.print(first, draw_lengths(counts), "", *others, sep="\n")
+    console.print(f"to be heard: {page}", soft_wrap=True, markup=False)
