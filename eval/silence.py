@@ -21,6 +21,7 @@ REFERENCE_SECONDS = 1.0  # of noise like speech: the level of silence depends on
 LOUDNESS = 0.1  # its standard deviation, of 1
 LOWEST_HERTZ = 20
 REFERENCE_POSITIONS = frames_of(REFERENCE_SECONDS) // FRAMES_PER_POSITION
+CACHE = ("cache", "past_key_values")  # transformers from 5.24 on, and before
 FIRST = math.ceil(REFERENCE_POSITIONS / STRIDE) + 1  # state that is silent
 
 
@@ -33,7 +34,7 @@ class AttentionWithSilence(WhisperAttention):
         self,
         hidden_states: Tensor,
         key_value_states: Tensor | None = None,
-        past_key_values: Any = None,
+        *,
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -43,15 +44,16 @@ class AttentionWithSilence(WhisperAttention):
         first = max(FIRST, -(-source.shape[1] // STRIDE))
         if self.silence is None or first >= kept:
             return super().forward(
-                hidden_states, key_value_states, past_key_values, attention_mask, **kwargs
+                hidden_states, key_value_states, attention_mask=attention_mask, **kwargs
             )
         silence = self.silence[:, first:]
         mask = torch.zeros(source.shape[1] + kept - first, device=source.device)
         mask[source.shape[1] :] = math.log(STRIDE)
-        if past_key_values is not None:  # generate keeps keys and values: computed once a clip
+        # generate keeps keys and values: computed once a clip
+        if any(kwargs.get(name) is not None for name in CACHE):
             source = torch.cat([source, silence.to(source.dtype).expand(len(source), -1, -1)], 1)
             mask = mask.to(source.dtype).expand(1, 1, hidden_states.shape[1], -1)
-            return super().forward(hidden_states, source, past_key_values, mask, **kwargs)
+            return super().forward(hidden_states, source, attention_mask=mask, **kwargs)
         query = self._heads(self.q_proj(hidden_states) * self.scaling)
         key, value = (
             self._after(self._heads(project(source)), self._heads(project(silence)))

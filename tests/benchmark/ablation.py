@@ -3,18 +3,20 @@
     python tests/benchmark/ablation.py --corpora=FOLDER --english=tiny.en --multilingual=base
 
 docs/ablation.md says what is compared. A cell that is done is not done again; a cell that was cut
-off goes on from its checkpoint. `--table` only shows what is there.
+off goes on from its checkpoint. `--table=True` only shows what is there.
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[2]))  # after this folder: its files
 
-from ablation_table import Heard, summary, table
+from ablation_table import Heard, compared, summary, table
 from accelerate import Accelerator
 from measure import launch, screen
 
@@ -25,6 +27,7 @@ from data.knobs import parse_dataclass
 from data.manifest import read_held_out, scan_cache
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
+from eval.scores import Hypothesis
 from eval.whisper import Whisper, load_whisper
 
 # name, and the knobs that make it; the first is what the others are compared with
@@ -33,11 +36,10 @@ MODES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("bucket", ("--data.pad=bucket",)),
     ("mixed", ("--data.pad=mixed",)),
     ("packed", ("--data.pad=packed",)),
-    ("bucket, alone", ("--data.pad=bucket", "--model.silence=False")),
     ("bucket, repair", ("--data.pad=bucket", "--data.repair=0.25")),
     ("mixed, repair", ("--data.pad=mixed", "--data.repair=0.25")),
+    ("bucket, alone", ("--data.pad=bucket", "--model.silence=False")),
 )
-SPEED = "speed/clips_per_second"
 DECODED = {"padded": False, "short": True}  # name: at true length
 
 
@@ -50,7 +52,11 @@ class Command:
     multilingual: str  # a model, trained and scored on prompts/zh-TW
     updates: int = 100  # of 8 clips
     seeds: int = 3
+    only: Literal["en", "zh"] | None = None  # one side of it: the two may run beside each other
+    threads: int = os.cpu_count() or 1
+    precision: Literal["fp32", "fp16", "bf16"] = "bf16"  # autocast of training; scores: fp32
     out: str = "runs/ablation"
+    kept: str = "docs/ablation"  # gets what each model heard, in counts
     table: bool = False  # show what is there, and make nothing
 
     def __post_init__(self) -> None:
@@ -75,12 +81,8 @@ class Cell:
     mode: str
     knobs: Sequence[str]
     seed: int
-    folder: Path
-
-    @property
-    def heard(self) -> Path:
-        """Return the file that is there once the cell is done."""
-        return self.folder / "heard.jsonl"
+    folder: Path  # of the run
+    heard: Path  # the file that is there once the cell is done
 
 
 def main() -> None:
@@ -88,21 +90,21 @@ def main() -> None:
     with plain_errors():
         command = parse_dataclass(Command, sys.argv[1:])
         found: list[Heard] = []
-        rates: list[tuple[str, str, float]] = []
         for cell in cells(command):
-            if not cell.heard.exists() and not command.table:
-                train(cell, command.updates)
+            asked = not command.table and command.only in (None, cell.language)
+            if asked and not cell.heard.exists():
+                train(cell, command)
                 score(cell)
+                shutil.rmtree(cell.folder)  # a gigabyte each
             if cell.heard.exists():
                 found += [Heard(**row) for row in read_jsonl(cell.heard)]
-                rates += [(cell.mode, cell.language, rate) for rate in clips_per_second(cell)]
-        told = summary(found, [mode for mode, _ in MODES], rates)
-        write_json(Path(command.out) / "ablation.json", told)
+        told = summary(found, [mode for mode, _ in MODES])
+        write_json(Path(command.kept) / "ablation.json", told)
         screen().print(table(told))
 
 
 def cells(command: Command) -> Iterator[Cell]:
-    """Yield all runs; the quick ways to pad come first within a seed."""
+    """Yield all runs, a seed after another."""
     corpora = Path(command.corpora)
     english = [corpora / "joined/en", corpora / "prompts/en"]
     chinese = [corpora / "prompts/zh-TW"]
@@ -120,16 +122,17 @@ def cells(command: Command) -> Iterator[Cell]:
                     knobs=knobs,
                     seed=seed,
                     folder=Path(command.out) / name,
+                    heard=Path(command.kept) / f"{name}.jsonl",
                 )
 
 
-def train(cell: Cell, updates: int) -> None:
+def train(cell: Cell, command: Command) -> None:
     """Train a cell's model, from its checkpoint where there is one."""
     arguments = [
         f"--run_dir={cell.folder}",
         "--resume=auto",
         f"--seed={cell.seed}",
-        "--precision=fp32",
+        f"--precision={command.precision}",
         f"--model.name={cell.model}",
         f"--data.corpus={cell.train}",
         f"--data.language={cell.language}",
@@ -139,38 +142,31 @@ def train(cell: Cell, updates: int) -> None:
         "--optim.lr=1e-5",
         "--optim.schedule=constant",
         "--optim.warmup=50",
-        f"--loop.max_steps={updates}",
+        f"--loop.max_steps={command.updates}",
         "--checkpoint.save_every=20",
         "--checkpoint.keep=1",
         "--log.log_every=10",
         "--loop.stall_seconds=0",  # a campaign may be suspended
         *cell.knobs,
     ]
-    launch(["trainer/main.py", *arguments], threads=os.cpu_count() or 1)
-
-
-def clips_per_second(cell: Cell) -> list[float]:
-    """Return the rates that a run's log lines tell."""
-    rows = read_jsonl(cell.folder / "metrics.jsonl")
-    return [row[SPEED] for row in rows if SPEED in row]
+    launch(["trainer/main.py", *arguments], threads=command.threads)
 
 
 def score(cell: Cell) -> None:
     """Transcribe the held-out clips, padded and at their own length, and write what was heard."""
     whisper = load_whisper(str(cell.folder / "model"))
     rows = [
-        row.to_json()
+        heard(cell, corpus, name, transcribed(cell, whisper, corpus, true_length=short)).to_json()
         for corpus in cell.scored
         for name, short in DECODED.items()
-        for row in transcribed(cell, whisper, corpus, name, true_length=short)
     ]
     write_jsonl(cell.heard, rows)
 
 
 def transcribed(
-    cell: Cell, whisper: Whisper, corpus: Path, decoded: str, *, true_length: bool
-) -> Iterator[Heard]:
-    """Yield what a model hears in a corpus's dev and test, without clips of over 30 s."""
+    cell: Cell, whisper: Whisper, corpus: Path, *, true_length: bool
+) -> list[Hypothesis]:
+    """Return what a model hears in a corpus's dev and test, without clips of over 30 s."""
     data = DataConfig(corpus=(str(corpus),), language=(cell.language,))
     encoder, cache = whisper.labels(), scan_cache(cell.folder.parent, data)
     splits = (read_held_out(data, encoder, cache, split=s, show=False) for s in ("dev", "test"))
@@ -178,17 +174,24 @@ def transcribed(
     evaluator = Evaluator(
         accelerator=Accelerator(), whisper=whisper, data=data, config=EvalConfig()
     )
-    for each in evaluator.evaluate(clips, corpus.name, true_length=true_length)[1]:
-        yield Heard(
-            mode=cell.mode,
-            seed=cell.seed,
-            decoded=decoded,
-            language=cell.language,
-            corpus=str(corpus.relative_to(corpus.parents[1])),
-            id=each.utterance.id,
-            reference=each.utterance.text,
-            hypothesis=each.text,
-        )
+    return evaluator.evaluate(clips, corpus.name, true_length=true_length)[1]
+
+
+def heard(cell: Cell, corpus: Path, decoded: str, texts: Sequence[Hypothesis]) -> Heard:
+    """Compare what was heard with what was said."""
+    ordered = sorted(texts, key=lambda each: each.utterance.id)
+    rows = [compared(each.utterance.text, each.text, cell.language) for each in ordered]
+    edits, units, loops = zip(*rows, strict=True)
+    return Heard(
+        mode=cell.mode,
+        seed=cell.seed,
+        decoded=decoded,
+        language=cell.language,
+        corpus=str(corpus.relative_to(corpus.parents[1])),
+        edits=edits,
+        units=units,
+        loops=loops,
+    )
 
 
 if __name__ == "__main__":

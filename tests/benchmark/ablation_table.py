@@ -4,14 +4,12 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
-from statistics import median
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from eval.errors import character_errors, word_errors
+from eval.errors import ErrorCounts, character_errors, word_errors
 from eval.normalize import normalizer_for, unit_of
 
 DRAWS = 10_000  # of the bootstrap
@@ -20,47 +18,34 @@ LOOP = re.compile(r"(.+?)\1{3,}")  # something said four times over
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Heard:
-    """What one model heard in one clip."""
+    """What one model heard in the held-out clips of a corpus, in the order of their ids."""
 
     mode: str
     seed: int
     decoded: str  # padded or short
     language: str
     corpus: str
-    id: str
-    reference: str
-    hypothesis: str
+    edits: Sequence[int]
+    units: Sequence[int]  # words of the references, or characters where words have no spaces
+    loops: Sequence[int]  # 1: a text that repeats itself as the reference does not
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields."""
         return asdict(self)
 
-    @property
-    def counts(self) -> tuple[int, int]:
-        """Return edits and units: words, or characters where words have no spaces."""
-        return _counts(self.reference, self.hypothesis, self.language)
 
-    @property
-    def loops(self) -> bool:
-        """Tell whether the text repeats itself as the reference does not."""
-        return bool(LOOP.search(self.hypothesis)) and not LOOP.search(self.reference)
-
-
-@cache
-def _counts(reference: str, hypothesis: str, language: str) -> tuple[int, int]:
+def compared(reference: str, hypothesis: str, language: str) -> tuple[int, int, int]:
+    """Return edits and units of a clip, and whether its text is a loop."""
     clean = normalizer_for("basic", language).apply
     count = word_errors if unit_of(language) == "word" else character_errors
-    found = count([clean(reference)], [clean(hypothesis)])
-    return found.edits, found.units
+    said = clean(reference)
+    found = count([said], [clean(hypothesis)]) if said else ErrorCounts()
+    loops = bool(LOOP.search(hypothesis)) and not LOOP.search(reference)
+    return found.edits, found.units, int(loops)
 
 
-def summary(
-    heard: Sequence[Heard], modes: Sequence[str], rates: Sequence[tuple[str, str, float]] = ()
-) -> dict[str, Any]:
+def summary(heard: Sequence[Heard], modes: Sequence[str]) -> dict[str, Any]:
     """Return errors of each mode and way to decode, and their differences from the first mode.
-
-    Each also gets the median of its rates in clips a second, by language: `rates` are of (mode,
-    language, rate).
 
     A bootstrap draws clips, all seeds of a clip together, the same ones for both modes: 95 % of
     the differences lie in the interval. Pooled are all corpora: edits over units.
@@ -72,27 +57,21 @@ def summary(
         base = _by_clip(heard, modes[0], "padded")
         for mode, clips in by_mode.items():
             if clips:
-                speeds = _medians([each[1:] for each in rates if each[0] == mode])
-                figures = _figures(clips, base) | {"clips_per_second": speeds}
-                told.setdefault(mode, {})[decoded] = figures
+                told.setdefault(mode, {})[decoded] = _figures(clips, base)
     return told
 
 
-def _medians(rates: Sequence[tuple[str, float]]) -> dict[str, float]:
-    languages = sorted({language for language, _ in rates})
-    return {
-        each: median(rate for language, rate in rates if language == each) for each in languages
-    }
-
-
-Clips = dict[tuple[str, str], dict[int, Heard]]  # corpus and id: seed: what was heard
+Clips = dict[tuple[str, int], dict[int, tuple[int, int, int]]]  # corpus, number: seed: counts
 
 
 def _by_clip(heard: Sequence[Heard], mode: str, decoded: str) -> Clips:
     clips: Clips = defaultdict(dict)
     for each in heard:
-        if (each.mode, each.decoded) == (mode, decoded) and each.counts[1]:
-            clips[each.corpus, each.id][each.seed] = each
+        if (each.mode, each.decoded) == (mode, decoded):
+            rows = zip(each.edits, each.units, each.loops, strict=True)
+            for number, counts in enumerate(rows):
+                if counts[1]:
+                    clips[each.corpus, number][each.seed] = counts
     return clips
 
 
@@ -101,7 +80,7 @@ def _figures(clips: Clips, base: Clips) -> dict[str, Any]:
     for corpus in sorted({corpus for corpus, _ in clips}):
         mine = {key: by for key, by in clips.items() if key[0] == corpus}
         told[corpus] = {"rate": _rate(_sums(mine, mine)), "clips": len(mine)}
-    told["loops"] = sum(each.loops for by in clips.values() for each in by.values())
+    told["loops"] = sum(loop for by in clips.values() for _, _, loop in by.values())
     told["pooled"] = {"rate": _rate(_sums(clips, clips)), "clips": len(clips)}
     told["pooled"]["interval"] = _interval(_sums(clips, clips), None)
     if base and base is not clips:
@@ -115,9 +94,7 @@ def _sums(clips: Clips, also: Clips) -> "np.ndarray[Any, Any]":
     rows = []
     for key in sorted(clips.keys() & also.keys()):
         seeds = clips[key].keys() & also[key].keys()
-        rows.append(
-            np.sum([clips[key][seed].counts for seed in seeds], axis=0) if seeds else (0, 0)
-        )
+        rows.append(np.sum([clips[key][seed][:2] for seed in seeds], axis=0) if seeds else (0, 0))
     return np.array(rows, dtype=float).reshape(-1, 2)
 
 
@@ -152,10 +129,6 @@ def table(told: dict[str, Any]) -> Table:
     corpora = sorted({k for m in told.values() for d in m.values() for k in d if "/" in k})
     for column in ("training", "decoded", "seeds", *corpora, "pooled", "difference", "loops"):
         shown.add_column(column, justify="left" if column in ("training", "decoded") else "right")
-    figures = [each for by in told.values() for each in by.values()]
-    languages = sorted({name for each in figures for name in each["clips_per_second"]})
-    for language in languages:
-        shown.add_column(f"clips/s {language}", justify="right")
     for mode, by in told.items():
         for decoded, figures in by.items():
             difference = ""
@@ -166,7 +139,6 @@ def table(told: dict[str, Any]) -> Table:
                 )
             rates = [f"{100 * figures[c]['rate']:.1f}" if c in figures else "" for c in corpora]
             pooled = f"{100 * figures['pooled']['rate']:.1f}"
-            speeds = [f"{figures['clips_per_second'].get(each, 0):.1f}" for each in languages]
             cells = [str(figures["seeds"]), *rates, pooled, difference, str(figures["loops"])]
-            shown.add_row(mode, decoded, *cells, *speeds)
+            shown.add_row(mode, decoded, *cells)
     return shown
