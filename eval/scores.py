@@ -170,10 +170,10 @@ def _corpora(hypotheses: Sequence[Hypothesis], normalizer: str) -> dict[str, lis
     languages = [group.language for part in groups.values() for group in part]
     if len(languages) == len(set(languages)):  # each language is one corpus
         return {}
-    return dict(zip(_short_names(list(groups)), groups.values(), strict=True))
+    return dict(zip(short_names(list(groups)), groups.values(), strict=True))
 
 
-def _short_names(paths: Sequence[str]) -> list[str]:
+def short_names(paths: Sequence[str]) -> list[str]:
     """Return the last parts of each path: two, or as many as it takes to tell them apart."""
     longest = max(len(Path(path).parts) for path in paths)
     for kept in range(2, longest + 1):
