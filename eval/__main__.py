@@ -18,6 +18,7 @@ from data.manifest import read_held_out, scan_cache
 from data.screen import count_reasons
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator, save
+from eval.page import ReportConfig, report, write_page
 from eval.scores import Scores
 from eval.whisper import load_whisper
 
@@ -40,6 +41,9 @@ class Command:
 def main() -> None:
     """Read, transcribe, score, and show."""
     with plain_errors():
+        if sys.argv[1:2] == ["report"]:
+            report(parse_dataclass(ReportConfig, sys.argv[2:]))
+            return
         command = parse_dataclass(Command, sys.argv[1:])
         if command.precision == "fp16" and not torch.cuda.is_available():
             raise InputError("precision=fp16 needs a GPU; set precision to no or bf16")
@@ -65,6 +69,8 @@ def main() -> None:
             folder = out / name
             facts = {"model": command.model, "left_out": left_out, "true_length": short}
             save(folder, scores, hypotheses, **facts)
+            config = command.eval
+            write_page(folder, audio=config.audio, embed_clips=config.embed_clips)
             console = Console(highlight=False)
             console.print(score_table(scores, f"{command.model} on {command.split}"))
             console.print(f"left out: {left_out or 'nothing'}\nscores and texts: {folder}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import sqrt
 from typing import Any, NamedTuple
 
@@ -44,7 +45,9 @@ class Breakdown:
 
     @property
     def shown(self) -> list[Slice]:
-        """Return what is shown at once: not those of few clips, where there are others."""
+        """Return what is shown at once: of too many, not those of few clips."""
+        if len(self.slices) <= SHOWN:
+            return self.slices
         return ([each for each in self.slices if not each.few] or self.slices)[:SHOWN]
 
     @property
@@ -55,8 +58,8 @@ class Breakdown:
 
     @property
     def scale(self) -> float:
-        """Return the rate where the longest bar, or its interval, ends."""
-        return max(each.high for each in self.shown) or 1.0
+        """Return the rate where the longest bar ends, or an interval that tells something."""
+        return max(each.rate if each.few else each.high for each in self.shown) or 1.0
 
 
 def length_of(row: Row) -> str:
@@ -86,11 +89,15 @@ def breakdowns(rows: Sequence[Row], before: Sequence[int | None]) -> list[Breakd
     found = [Breakdown(key="length", slices=lengths)]
     short = [pair for pair in pairs if not is_long(pair[0])]
     for key in KEYS:
-        slices = _slices(short, lambda row, key=key: str(row.get(key) or UNKNOWN))
+        slices = _slices(short, partial(_value, key))
         if key == "age":  # twenties, thirties: in their own order as far as an alphabet knows it
-            slices.sort(key=lambda each: each.value)
+            slices.sort(key=lambda each: (each.value == UNKNOWN, each.value))
         found.append(Breakdown(key=key, slices=slices))
     return [each for each in found if len(each.slices) > 1]
+
+
+def _value(key: str, row: Row) -> str:
+    return str(row.get(key) or UNKNOWN)
 
 
 def _slices(pairs: Sequence[Pair], value_of: Callable[[Row], str]) -> list[Slice]:
@@ -99,7 +106,7 @@ def _slices(pairs: Sequence[Pair], value_of: Callable[[Row], str]) -> list[Slice
     for pair in pairs:
         parts.setdefault(value_of(pair[0]), []).append(pair)
     slices = [_slice(value, part) for value, part in parts.items()]
-    return sorted(slices, key=lambda each: (-each.rate, each.value))
+    return sorted(slices, key=lambda each: (each.value == UNKNOWN, -each.rate, each.value))
 
 
 def _slice(value: str, pairs: Sequence[Pair]) -> Slice:

@@ -14,6 +14,13 @@ const several = (values) => new Set(values).size > 1;
 const rate = rows.edits.map((edits, i) => (edits === null || !rows.units[i] ? null : edits / rows.units[i]));
 const compared = told(rows.beforeText);
 const change = rows.edits.map((edits, i) => (edits === null || rows.beforeEdits[i] === null ? null : edits - rows.beforeEdits[i]));
+// ids of a corpus often begin alike: what they share is left out, and told when pointed at
+const shared = total < 2 ? "" : rows.id.reduce((left, id) => {
+  let n = 0;
+  while (n < left.length && left[n] === id[n]) n++;
+  return left.slice(0, n);
+}).replace(/[^/_ -]*$/, "");
+const shortened = (id) => (shared.length > 12 ? `…${id.slice(shared.length)}` : id);
 const collator = new Intl.Collator(undefined, { numeric: true });
 
 const state = { by: "edits", down: true, query: "", page: 0, show: "", language: "", corpus: "", slice: null, edit: null };
@@ -29,7 +36,7 @@ const columns = [
   several(rows.speaker) && ["speaker", "speaker", rows.speaker, false],
   several(rows.language) && ["language", "language", rows.language, false],
   several(rows.corpus) && ["corpus", "corpus", rows.corpus, false],
-  ["id", "id", rows.id, false],
+  ["id", "id", rows.id, false, shortened],
 ].filter(Boolean);
 
 const shows = [
@@ -99,14 +106,17 @@ function drawPieces(i) {
   return box;
 }
 
-// neighbours of one kind are drawn as one: a loop adds thousands
+// neighbours of one kind are drawn as one: a loop adds thousands. Words that were heard instead of
+// others stay apart, so that it can be seen which is which
 function merged(pieces, between) {
   const parts = [];
   for (const piece of pieces) {
     const [said, heard] = typeof piece === "string" ? [piece, piece] : piece;
     const last = parts.at(-1);
+    const both = last && said && heard && last[0] && last[1] && said !== heard && last[0] !== last[1];
     if (last && !said && !last[0]) last[1] += between + heard;
     else if (last && !heard && !last[1]) last[0] += between + said;
+    else if (both && !between) [last[0], last[1]] = [last[0] + said, last[1] + heard];
     else parts.push([said, heard]);
   }
   return parts;
@@ -162,9 +172,9 @@ function drawRow(i) {
       row.append(cell);
     } else {
       const value = values[i];
-      const text = value === null || value === "" ? "–" : number ? tell(value) : value;
+      const text = value === null || value === "" ? "–" : tell ? tell(value) : value;
       const cell = element("td", { class: number ? "n" : "id", "data-label": head }, element("bdi", {}, text));
-      if (!number) cell.title = text;
+      if (!number) cell.title = value ?? "not known";
       row.append(cell);
     }
   }

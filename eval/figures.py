@@ -4,10 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from data.labels import UNSPACED
 from eval.scores import saved_groups
 
 Saved = Mapping[str, Any]  # a scores.json, or a part of one
-ORTHO = "ortho"  # what the key of a figure of raw texts ends with
+# parts of a figure's key → how the page says it
+WORDS = {"ortho": "orthographic", "folded": "with scripts folded", "spaces": "with spaces"}
+OTHER_SCRIPT = "wrong_script"  # no error rate: a share of outputs
 # key of scores.json → how the page says it
 FACTS = {
     "model": "{}",
@@ -57,28 +60,41 @@ class Total:
         return _figure(self.was, key) if key in self.was else None
 
     @property
-    def others(self) -> list[Figure]:
-        """Return all other rates."""
-        main = self.saved["metric"].lower()
-        return [_figure(self.saved, key) for key in self.saved if key != main and _is(self, key)]
+    def figures(self) -> list[tuple[Figure, Figure | None, Saved]]:
+        """Return all figures, the main one first: now, before, and with their counts.
+
+        Where words have no spaces, a word is a sentence: its errors are in scores.json alone.
+        """
+        main, language = self.saved["metric"].lower(), self.name.split(",")[0]
+        hidden = ("wer", "wer_ortho") if language in UNSPACED else ()
+        keys = [key for key, value in self.saved.items() if _is_figure(value) and key not in hidden]
+        keys.sort(key=lambda key: key != main)
+        return [
+            (_figure(self.saved, k), _figure(self.was, k) if k in self.was else None, self.saved[k])
+            for k in keys
+        ]
 
     @property
-    def counts(self) -> Saved:
-        """Return the edits of the main figure."""
-        counts: Saved = self.saved[self.saved["metric"].lower()]
-        return counts
-
-    @property
-    def resampled(self) -> str:
-        """Return what the interval was drawn over: utterances, or speakers."""
-        return str(self.counts.get("bootstrap", ""))
+    def drawn(self) -> str:
+        """Return what the interval's draws were of: utterances, or speakers."""
+        return str(self.saved[self.saved["metric"].lower()].get("bootstrap") or "")
 
 
 def totals(scores: Saved, was: Saved) -> list[Total]:
     """Return the figures of each group, beside those of an earlier evaluation."""
     earlier = dict(saved_groups(dict(was))) if was else {}
     found = saved_groups(dict(scores))
-    return [Total(name=name, saved=each, was=earlier.get(name, {})) for name, each in found]
+    return [
+        Total(name=name, saved=each, was=earlier.get(name, {}))
+        for name, each in found
+        if each["metric"].lower() in each  # not where every reference is empty
+    ]
+
+
+def normalizers(found: Sequence[Total]) -> list[str]:
+    """Return the normaliser of each language's texts, in words."""
+    told = {total.name.split(",")[0]: total.saved["normalizer"] for total in found}
+    return [f"{language}: {name}" if language else name for language, name in told.items()]
 
 
 def scale(found: Sequence[Total]) -> float:
@@ -108,15 +124,16 @@ def percent(rate: float) -> str:
     return f"{100 * rate:.2f} %"
 
 
-def _is(total: Total, key: str) -> bool:
-    return isinstance(total.saved[key], Mapping) and "rate" in total.saved[key]
+def _is_figure(value: object) -> bool:
+    return isinstance(value, Mapping) and bool(value.get("units"))
 
 
 def _figure(group: Saved, key: str) -> Figure:
     metric, *more = key.split("_")
-    words = ["orthographic" if word == ORTHO else word for word in more]
+    name = " ".join([metric.upper(), *(WORDS.get(word, word) for word in more)])
+    name = "outputs in the other script" if key == OTHER_SCRIPT else name
     low, high = group[key].get("interval") or (None, None)
-    return Figure(" ".join([metric.upper(), *words]), group[key]["rate"], low, high)
+    return Figure(name, group[key]["rate"], low, high)
 
 
 def _flat(values: Saved, above: str = "") -> Iterator[tuple[str, str]]:

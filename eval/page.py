@@ -14,7 +14,7 @@ from data.files import read_jsonl, write_text
 from data.page import render
 from eval.alignment import align, frequent
 from eval.breakdown import KEYS, LENGTHS, breakdowns, is_long, length_of
-from eval.figures import facts, meters, scale, totals
+from eval.figures import facts, meters, normalizers, scale, totals
 from eval.scores import short_names
 from eval.sound import Sound, embedded, linked
 
@@ -69,7 +69,7 @@ def write_page(
     scores, rows = _read(folder)
     was, was_rows = _read(before) if before else ({}, [])
     earlier = _matched(rows, was_rows)
-    alignments = align(rows)
+    alignments = [align(row) for row in rows]
     edits = frequent(alignments)
     parts = breakdowns(rows, [each["edits"] if each else None for each in earlier])
     found = totals(scores, was)
@@ -87,6 +87,7 @@ def write_page(
         facts=facts(scores),
         totals=found,
         scale=scale(found),
+        normalizers=normalizers(found),
         meters=meters(scores, was),
         before=_name(before.resolve(), was) if before else "",
         missed=sum(each is None for each in earlier),
