@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from data.labels import UNSPACED
+from eval.groups import LABELS
 from eval.scores import saved_groups
 
 Saved = Mapping[str, Any]  # a scores.json, or a part of one
-# parts of a figure's key → how the page says it
-WORDS = {"ortho": "orthographic", "folded": "with scripts folded", "spaces": "with spaces"}
-OTHER_SCRIPT = "wrong_script"  # no error rate: a share of outputs
+ORTHO = "_ortho"  # what the key of a figure of raw texts ends with
+UNITS = {"word": "words", "character": "characters", "mixed": "words and characters"}
 # key of scores.json → how the page says it
 FACTS = {
     "model": "{}",
@@ -92,9 +92,12 @@ def totals(scores: Saved, was: Saved) -> list[Total]:
 
 
 def normalizers(found: Sequence[Total]) -> list[str]:
-    """Return the normaliser of each language's texts, in words."""
-    told = {total.name.split(",")[0]: total.saved["normalizer"] for total in found}
-    return [f"{language}: {name}" if language else name for language, name in told.items()]
+    """Return what each language's errors are counted in, and the normaliser of its texts."""
+    told = {total.name.split(",")[0]: total.saved for total in found}
+    return [
+        f"{language or 'all'}: {UNITS[saved['unit']]}, {saved['normalizer']}"
+        for language, saved in told.items()
+    ]
 
 
 def scale(found: Sequence[Total]) -> float:
@@ -129,9 +132,8 @@ def _is_figure(value: object) -> bool:
 
 
 def _figure(group: Saved, key: str) -> Figure:
-    metric, *more = key.split("_")
-    name = " ".join([metric.upper(), *(WORDS.get(word, word) for word in more)])
-    name = "outputs in the other script" if key == OTHER_SCRIPT else name
+    name = LABELS.get(key.removesuffix(ORTHO), key)
+    name += " orthographic" if key.endswith(ORTHO) else ""
     low, high = group[key].get("interval") or (None, None)
     return Figure(name, group[key]["rate"], low, high)
 

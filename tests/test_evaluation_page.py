@@ -58,7 +58,7 @@ def fill(folder: Path, rows: list[Row], rate: float = 0.25, **facts: Any) -> Pat
     """Write what an evaluation leaves."""
     counts = {"substitutions": 1, "deletions": 0, "insertions": 0, "units": 4}
     figure = {"rate": rate, "interval": [rate / 2, rate * 1.5], "bootstrap": "utterances", **counts}
-    group = {"clips": len(rows), "empty_references": 0, "metric": "WER", "normalizer": "my <b> 1"}
+    group = {"clips": len(rows), "metric": "WER", "unit": "word", "normalizer": "my <b> 1"}
     group |= {"wer": figure, "cer": figure, "wer_ortho": figure}
     scores = {"languages": {"en": group}, "long": {}, "corpora": {}}
     write_json(folder / "scores.json", facts | scores)
