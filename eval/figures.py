@@ -144,5 +144,5 @@ def _flat(values: Saved, above: str = "") -> Iterator[tuple[str, str]]:
         name = f"{above} {key}".strip().replace("_", " ")
         if isinstance(value, Mapping):
             yield from _flat(value, name)
-        else:
+        elif value is not None:
             yield name, f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -15,7 +15,7 @@ from data.page import render
 from eval.alignment import align, frequent
 from eval.breakdown import KEYS, LENGTHS, breakdowns, is_long, length_of
 from eval.figures import facts, meters, normalizers, scale, totals
-from eval.scores import short_names
+from eval.scores import saved_groups, short_names
 from eval.sound import Sound, embedded, linked
 
 Row = dict[str, Any]  # of utterances.jsonl
@@ -104,15 +104,17 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[Row]]:
     try:
         scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
         rows = [dict.fromkeys(COLUMNS) | row for row in read_jsonl(folder / "utterances.jsonl")]
-        lacking = next((key for row in rows for key in NEEDED if row.get(key) is None), None)
+        needed: list[tuple[Row, tuple[str, ...]]] = [(row, NEEDED) for row in rows]
+        needed += [(group, ("metric", "unit")) for _, group in saved_groups(scores)]
+        lacking = next((key for row, keys in needed for key in keys if row.get(key) is None), None)
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: no such file: name an evaluation's folder") from error
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder}: {error}: its files are damaged: score again") from error
     if lacking:
         raise InputError(
-            f"{folder / 'utterances.jsonl'}: a row has no {lacking}: an earlier version wrote it, "
-            "or another program: score again"
+            f"{folder}: something in its files has no {lacking}: an earlier version wrote them, or "
+            "another program: score again"
         )
     corpora = sorted({row["corpus"] or "" for row in rows})
     short = dict(zip(corpora, short_names(corpora), strict=True)) if corpora else {}

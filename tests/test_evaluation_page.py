@@ -433,11 +433,12 @@ def test_the_command_makes_the_page_and_tells_mistakes(
         report(ReportConfig(folder=str(tmp_path / "nowhere")))
     (first,) = read_jsonl(folder / "utterances.jsonl")
     write_jsonl(folder / "utterances.jsonl", [first | {"unit": None}])
-    with pytest.raises(InputError, match="a row has no unit"):
+    with pytest.raises(InputError, match="has no unit: an earlier version"):
         report(ReportConfig(folder=str(folder)))
-    (folder / "scores.json").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match="damaged: score again"):
-        report(ReportConfig(folder=str(folder)))
+    for broken in ("{", "[]", '{"languages": 1}'):
+        (folder / "scores.json").write_text(broken, encoding="utf-8")
+        with pytest.raises(InputError, match="damaged: score again"):
+            report(ReportConfig(folder=str(folder)))
 
 
 def test_the_sound_of_a_page_is_16_khz_mono(

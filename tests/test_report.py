@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 
+from data.config import DataConfig
 from data.files import read_jsonl, write_json, write_jsonl
+from eval.config import EvalConfig
+from eval.evaluate import Evaluator
 from trainer.plots import curves_of, write_plots
 from trainer.recorder import Recorder, Silence
 from trainer.report import write_report
-from trainer.scoring import comparison
+from trainer.scoring import Scoring, comparison
 
 FIGURES = {"rate": 0.5, "substitutions": 1, "deletions": 0, "insertions": 0, "units": 2}
 
@@ -129,6 +132,22 @@ def test_the_table_at_the_end_compares_the_first_with_the_last(tmp_path: Path) -
     assert cells[:3] == ["en", "2", "WER"]
     assert cells[3] == "100.00 %"
     assert "25.00 %\n(20.0 to 30.0)" in str(cells[4])
+
+
+def test_a_page_that_cannot_be_made_ends_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path)  # rows as an earlier version wrote them
+    accelerator = Accelerator(cpu=True)
+    evaluator = Evaluator(
+        accelerator=accelerator, whisper=None, data=DataConfig(), config=EvalConfig()
+    )
+    recorder = Recorder(tmp_path, accelerator)
+    scoring = Scoring(evaluator=evaluator, manifest=None, folder=tmp_path, recorder=recorder)
+    at = tmp_path / "eval" / "step-00000003" / "test"
+    scoring._show(at, "test", 3)
+    assert "WARNING: no page of" in capsys.readouterr().out
+    assert not (at / "report.html").exists()
 
 
 def test_lines_after_the_checkpoint_are_cut_off_at_resume(

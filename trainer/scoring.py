@@ -72,7 +72,8 @@ class Scoring:
         restore(self.evaluator.whisper, self.model_folder)
         if self.manifest.test:
             self._score("test", self.manifest.test, state.best_step or state.step)
-        if self.evaluator.accelerator.is_main_process:
+        scored = self.manifest.dev or self.manifest.test
+        if scored and self.evaluator.accelerator.is_main_process:
             with self.recorder.despite_disk(str(self.folder / "plots")):
                 write_plots(self.folder)
         self.recorder.say(comparison(self.folder))
