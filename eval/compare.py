@@ -61,7 +61,7 @@ def read_heard(folder: Path) -> list[Hypothesis]:
             found[row["id"]] = _hypothesis({key: row[key] for key in NEEDED} | row)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path}: not what was heard ({error!r}); score the model again"
+            f"{path}: not what an evaluation wrote ({error!r}); score the model again"
         ) from error
     return list(found.values())
 
@@ -98,8 +98,6 @@ def compare(
     """
     heard = {h.utterance.id: h for h in second}
     shared = [(h, heard[h.utterance.id]) for h in first if h.utterance.id in heard]
-    if not shared:
-        raise InputError("A and B have no utterance in common: compare two models on one corpus")
     pairs: list[Pair] = []
     for a, b in shared:
         if (a.utterance.text, a.written) != (b.utterance.text, b.written):
@@ -109,7 +107,12 @@ def compare(
             )
         one, other = (compare_texts(each, normalizer, unit) for each in (a, b))
         pairs.append((a, one, other))
-    return list(_compares([pair for pair in pairs if pair[1].counts]))
+    pairs = [pair for pair in pairs if pair[1].counts]
+    if not pairs:
+        raise InputError(
+            "A and B have no utterance with a reference in common: compare two models on one corpus"
+        )
+    return list(_compares(pairs))
 
 
 def _compares(pairs: Sequence[Pair]) -> Iterable[Compare]:
