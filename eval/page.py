@@ -69,31 +69,16 @@ def write_page(
     scores, rows = _read(folder)
     was, was_rows = _read(before) if before else ({}, [])
     earlier = _matched(rows, was_rows)
-    alignments = [align(row) for row in rows]
-    edits = frequent(alignments)
-    parts = breakdowns(rows, [each["edits"] if each else None for each in earlier])
-    found = totals(scores, was)
-    sounds = _sounds(rows, folder, audio, embed_clips)
     here = Path(__file__)
     page = render(
         here.with_name("evaluation.html.j2"),
         script=here.with_name("evaluation.js"),
-        rows={
-            "columns": _columns(rows, earlier, sounds) | {"pieces": alignments},
-            "edits": [(each.said, each.heard) for kind in edits.values() for each in kind],
-            "slices": {part.key: [each.value for each in part.slices] for part in parts},
-        },
         name=_name(folder.resolve(), scores),
-        facts=facts(scores),
-        totals=found,
-        scale=scale(found),
-        normalizers=normalizers(found),
-        meters=meters(scores, was),
         before=_name(before.resolve(), was) if before else "",
         missed=sum(each is None for each in earlier),
-        parts=parts,
-        edits=edits,
         clips=len(rows),
+        **_figures(scores, was),
+        **_utterances(rows, earlier, _sounds(rows, folder, audio, embed_clips)),
     )
     write_text(folder / "report.html", page)
     return folder / "report.html"
@@ -140,6 +125,33 @@ def _sounds(rows: Sequence[Row], folder: Path, audio: str, embed_clips: int) -> 
     if audio == "none":
         return [Sound()] * len(rows)
     return embedded(rows, embed_clips) if audio == "embed" else linked(rows, folder)
+
+
+def _figures(scores: dict[str, Any], was: dict[str, Any]) -> dict[str, Any]:
+    """Return what the template says of scores.json."""
+    found = totals(scores, was)
+    return {
+        "facts": facts(scores),
+        "totals": found,
+        "scale": scale(found),
+        "normalizers": normalizers(found),
+        "meters": meters(scores, was),
+    }
+
+
+def _utterances(
+    rows: Sequence[Row], earlier: Sequence[Row | None], sounds: Sequence[Sound]
+) -> dict[str, Any]:
+    """Return what the template and the script say of utterances.jsonl."""
+    alignments = [align(row) for row in rows]
+    edits = frequent(alignments)
+    parts = breakdowns(rows, [each["edits"] if each else None for each in earlier])
+    data = {
+        "columns": _columns(rows, earlier, sounds) | {"pieces": alignments},
+        "edits": [(each.said, each.heard) for kind in edits.values() for each in kind],
+        "slices": {part.key: [each.value for each in part.slices] for part in parts},
+    }
+    return {"rows": data, "parts": parts, "edits": edits}
 
 
 def _columns(
