@@ -6,6 +6,7 @@
     normalize   texts              → what is compared, under a name that stands beside every figure
     errors      text pairs         → ErrorCounts, which add up
     evaluate    utterances         → Scores, the same on every process
+    page        an evaluation's files → report.html (figures, breakdown, alignment, sound)
 
 Edits and lengths are summed over clips and processes, and divided once. This package knows nothing
 of training.
