@@ -170,7 +170,7 @@ def test_help_names_the_commands(
 
 
 @pytest.mark.parametrize(
-    ("settings", "locale", "told"),
+    "case",
     [
         ({"is_multilingual": False}, "zh-TW", "was trained only on en, but split test holds zh"),
         ({"is_multilingual": False}, "en", ""),
@@ -180,14 +180,13 @@ def test_help_names_the_commands(
     ],
 )
 def test_a_corpus_in_another_language_than_the_models_is_warned_about(
-    settings: dict[str, Any],
-    locale: str,
-    told: str,
+    case: tuple[dict[str, Any], str, str],
     evaluate: Callable[..., Path],
     blank_model: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    settings, locale, told = case
     model = Path(shutil.copytree(blank_model, tmp_path / "model"))
     path = model / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
