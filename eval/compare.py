@@ -11,7 +11,7 @@ from data.errors import InputError
 from data.features import CHUNK_SECONDS
 from data.files import read_jsonl
 from data.utterance import Utterance
-from eval.bootstrap import Difference, paired
+from eval.bootstrap import Difference, Interval, intervals, paired
 from eval.hypothesis import Compared, Hypothesis, compare_texts
 
 UTTERANCES = "utterances.jsonl"  # of an evaluation's folder
@@ -29,6 +29,7 @@ class Compare:
     metric: str  # WER, CER or MER; of all languages together: error
     normalizer: str
     difference: Difference
+    sides: tuple[Interval, Interval] | None  # of A's and B's rates; None: of a single utterance
 
     @property
     def clips(self) -> int:
@@ -37,8 +38,16 @@ class Compare:
 
     def to_json(self) -> dict[str, Any]:
         """Return what compare.json holds of it."""
-        about = {"clips": self.clips, "metric": self.metric, "normalizer": self.normalizer}
-        return {**about, **self.difference.to_json()}
+        sides = self.sides or (None, None)
+        ends = [side and [side.low, side.high] for side in sides]
+        return {
+            "clips": self.clips,
+            "metric": self.metric,
+            "normalizer": self.normalizer,
+            **self.difference.to_json(),
+            "a_interval": ends[0],
+            "b_interval": ends[1],
+        }
 
 
 def read_heard(folder: Path) -> list[Hypothesis]:
@@ -123,25 +132,22 @@ def _compares(pairs: Sequence[Pair]) -> Iterable[Compare]:
         for language in sorted({pair[0].languages for pair in part}):
             mine = [pair for pair in part if pair[0].languages == language]
             _, one, _ = mine[0]
-            yield Compare(
-                name=of.format(language),
-                metric=one.metric.upper(),
-                normalizer=one.normalizer,
-                difference=_difference(mine),
-            )
+            yield _compared(of.format(language), one.metric.upper(), one.normalizer, mine)
     if len({pair[0].languages for pair in short}) > 1:
         names = sorted({one.normalizer for _, one, _ in short})
-        yield Compare(
-            name=ALL, metric="error", normalizer="; ".join(names), difference=_difference(short)
-        )
+        yield _compared(ALL, "error", "; ".join(names), short)
 
 
-def _difference(pairs: Sequence[Pair]) -> Difference:
-    first = [one.counts[one.metric] for _, one, _ in pairs]
-    second = [other.counts[other.metric] for _, _, other in pairs]
-    return paired(
-        np.array([counts.edits for counts in first]),
-        np.array([counts.edits for counts in second]),
-        np.array([counts.units for counts in first]),
-        [pair[0].speaker for pair in pairs],
+def _compared(name: str, metric: str, normalizer: str, pairs: Sequence[Pair]) -> Compare:
+    counts = [(one.counts[one.metric], other.counts[one.metric]) for _, one, other in pairs]
+    edits = np.array([[a.edits, b.edits] for a, b in counts])
+    units = np.array([[a.units, a.units] for a, _ in counts])
+    speakers = [pair[0].speaker for pair in pairs]
+    found = intervals(edits, units, speakers)
+    return Compare(
+        name=name,
+        metric=metric,
+        normalizer=normalizer,
+        difference=paired(edits[:, 0], edits[:, 1], units[:, 0], speakers),
+        sides=(found[0], found[1]) if found else None,
     )

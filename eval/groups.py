@@ -15,9 +15,9 @@ from eval.units import METRICS
 LABELS = {
     **{name: name.upper() for name in METRICS.values()},
     "cer_spaces": "CER with spaces",
-    "cer_folded": "CER, scripts folded",
-    "mer_folded": "MER, scripts folded",
-    "wrong_script": "outputs in the other script",
+    "cer_folded": "folded CER",
+    "mer_folded": "folded MER",
+    "wrong_script": "other script",
 }
 
 ALWAYS = set(METRICS.values())
@@ -78,7 +78,10 @@ class Group:
 
     def told(self, figure: str) -> str:
         """Return a figure and its interval: 4.51 % (3.2 to 6.0)."""
-        return percent(self.of(figure).rate, self.intervals.get(figure))
+        told = percent(self.of(figure).rate, self.intervals.get(figure))
+        # of outputs, not of what was said: of how many is as telling as the share
+        of = f" % of {self.of(figure).units}"
+        return told.replace(" %", of, 1) if figure == "wrong_script" else told
 
     @property
     def how(self) -> str:

@@ -2,26 +2,30 @@
 
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import JustifyMethod
+from rich.markup import escape
 from rich.table import Table
 
 from eval.bootstrap import percent
-from eval.compare import Compare
+from eval.compare import ALL, Compare
 from eval.groups import LABELS
 from eval.scores import Scores
 
 
 def score_table(scores: Scores, title: str) -> Table:
     """Return the figures of an evaluation as a table: the main one of each group first."""
-    table = Table(title=title, title_justify="left", caption_justify="left")
+    table = Table(
+        title=escape(title), title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD
+    )
     for column in ("language", "clips", "figure", "normalised", "orthographic"):
         justify: JustifyMethod = "left" if column in ("language", "figure") else "right"
-        table.add_column(column, justify=justify, no_wrap=column != "figure")
+        table.add_column(column, justify=justify, no_wrap=True)
     for name, group in scores.named():
-        about = (name, str(group.clips))
+        about = (escape(name), str(group.clips))
         for figure in group.shown():
             written = f"{figure}_ortho" if f"{figure}_ortho" in group.figures else ""
-            cells = (group.told(figure), written and group.told(written))
+            cells = (two_lines(group.told(figure)), two_lines(written and group.told(written)))
             table.add_row(*about, LABELS[figure], *cells)
             about = ("", "")
         table.add_section()
@@ -32,6 +36,11 @@ def score_table(scores: Scores, title: str) -> Table:
     return table
 
 
+def two_lines(told: str) -> str:
+    """Return a figure above its interval, so that 80 characters hold a table of them."""
+    return told.replace(" (", "\n(")
+
+
 def difference_table(found: Sequence[Compare], names: tuple[str, str]) -> Table:
     """Return comparisons as a table.
 
@@ -39,27 +48,22 @@ def difference_table(found: Sequence[Compare], names: tuple[str, str]) -> Table:
         found: what compare() returned.
         names: of A and B.
     """
-    title = f"A: {names[0]}\nB: {names[1]}"
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    for column in (
-        "language",
-        "clips",
-        "metric",
-        "A",
-        "B",
-        "B better",
-        "worse",
-        "equal",
-        "B less A",
-    ):
-        table.add_column(column, justify="left" if column in ("language", "metric") else "right")
+    title = escape(f"A: {names[0]}\nB: {names[1]}")
+    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("language")
+    table.add_column("clips", justify="right")
+    table.add_column("metric")
+    for column in ("A", "B", "B better, worse, equal"):
+        table.add_column(column, justify="right")
     for each in found:
         told, clips = each.difference, each.clips
         shares = [f"{100 * n / clips:.0f} %" for n in (told.better, told.worse, told.equal)]
-        rates = [percent(told.first), percent(told.second)]
-        change = f"{100 * told.change:+.2f} points"
-        table.add_row(each.name, str(clips), each.metric, *rates, *shares, change)
-    table.caption = f"normaliser: {'; '.join(sorted({each.normalizer for each in found}))}"
+        rates = zip((told.first, told.second), each.sides or (None, None), strict=True)
+        cells = [two_lines(percent(rate, side)) for rate, side in rates]
+        table.add_row(each.name, str(clips), each.metric, *cells, ", ".join(shares))
+    table.caption = "Normaliser: " + "; ".join(
+        sorted({each.normalizer for each in found if each.name != ALL})
+    )
     return table
 
 

@@ -134,7 +134,10 @@ def test_the_table_tells_rates_shares_and_normaliser() -> None:
     with console.capture() as shown:
         console.print(difference_table(found, ("old", "new")))
     text = shown.get()
-    for told in ("A: old", "20.00 %", "6.67 %", "40 %", "-13.33 points", "unicode 1"):
+    for told in ("A: old", "20.00 %", "6.67 %", "40 %, 0 %, 60 %", "unicode 1"):
         assert told in text
+    told = found[0].to_json()
+    assert told["a_interval"][0] < 0.2 < told["a_interval"][1]
+    assert told["b_interval"][0] < 1 / 15 < told["b_interval"][1]
     (sentence,) = sentences(found)
     assert sentence.endswith("; B has the lower WER in 100.0 % of the draws")

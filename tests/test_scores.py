@@ -211,7 +211,7 @@ def test_a_line_tells_the_main_figure_as_written_too_and_the_script(scores: Scor
     english, mandarin = scores.groups
     assert english.sentence().startswith("WER 50.00 % (0.0 to 100.0) normalised, 100.00 % (")
     assert english.sentence().endswith(" orthographic")
-    assert "CER, scripts folded 33.33 %" in mandarin.sentence()
+    assert "folded CER 33.33 %" in mandarin.sentence()
     assert english.how == f"words, {english.normalizer}"
     assert mandarin.shown() == ["cer", "cer_folded"]
 

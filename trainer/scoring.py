@@ -16,6 +16,7 @@ from eval.bootstrap import percent, saved_percent
 from eval.evaluate import Evaluator, save
 from eval.page import write_page
 from eval.scores import Scores, saved_groups
+from eval.table import two_lines
 from trainer.plots import write_plots
 from trainer.publish import export, exported_step, restore
 from trainer.recorder import Recorder, Silence
@@ -144,8 +145,8 @@ def comparison(folder: Path) -> Table:
             name,
             str(now["clips"]),
             now["metric"],
-            saved_percent(was[key]).replace(" (", "\n("),  # 80 characters hold it so
-            f"[bold]{saved_percent(now[key])}[/]".replace(" (", "\n("),
+            two_lines(saved_percent(was[key])),
+            f"[bold]{two_lines(saved_percent(now[key]))}[/]",
             f"{percent(was[key + '_ortho']['rate'])} → {percent(now[key + '_ortho']['rate'])}",
         )
     table.caption = f"In brackets: 95 %. Normaliser: {'; '.join(sorted(normalizers))}"
