@@ -15,8 +15,8 @@ UNITS = {"word": "words", "character": "characters", "mixed": "words and charact
 FACTS = {
     "model": "{}",
     "true_length": "heard at their own length",
-    "beams": "{} beams",
-    "max_length": "{} tokens at most",
+    "beams": "beams: {}",
+    "max_length": "at most {} tokens",
 }
 
 
