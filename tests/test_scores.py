@@ -8,7 +8,7 @@ import pytest
 
 from data.utterance import Utterance
 from eval.errors import ErrorCounts
-from eval.scores import Hypothesis, Scores, saved_groups, score
+from eval.scores import Hypothesis, Scores, compare_texts, saved_groups, score
 
 
 def heard(name: str, reference: str, text: str, **settings: Any) -> Hypothesis:
@@ -91,6 +91,8 @@ def test_what_is_written_can_be_recounted(scores: Scores) -> None:
         "deletions": 0,
         "insertions": 1,
         "units": 4,
+        "interval": told["languages"]["en"]["wer"]["interval"],
+        "bootstrap": "utterances",
     }
     assert told["languages"]["en"]["empty_references"] == 1
     assert "whisper-basic" in told["languages"]["zh"]["normalizer"]
@@ -107,20 +109,111 @@ def test_metrics_have_slash_names_and_are_fractions(scores: Scores) -> None:
     assert all(isinstance(value, float) for value in metrics.values())
 
 
-def test_a_row_tells_edits_of_the_raw_texts_in_the_languages_unit() -> None:
-    english = heard("a", "One two.", "one two")
-    assert english.to_json() == {
+def row(hypothesis: Hypothesis, normalizer: str = "auto", unit: str = "auto") -> dict[str, Any]:
+    """Return an utterance's row of utterances.jsonl."""
+    return hypothesis.to_json(compare_texts(hypothesis, normalizer, unit))
+
+
+def test_a_row_tells_who_said_what_and_edits_of_what_was_compared() -> None:
+    english = heard("a", "One two.", "one too", speaker="kim", age="teens", start=1.5, end=3.5)
+    assert row(replace(english, tokens=3, truncated=True)) == {
         "id": "a",
+        "corpus": "",
         "language": "en",
+        "task": "transcribe",
+        "speaker": "kim",
+        "age": "teens",
+        "gender": None,
+        "accent": None,
         "seconds": 2.0,
-        "reference": "One two.",
-        "hypothesis": "one two",
-        "edits": 2,
         "audio": "/a.mp3",
+        "start": 1.5,
+        "end": 3.5,
+        "reference": "One two.",
+        "hypothesis": "one too",
+        "reference_normalized": "12",
+        "hypothesis_normalized": "one too",
+        "unit": "word",
+        "edits": 2,
+        "units": 1,
+        "tokens": 3,
+        "truncated": True,
     }
-    assert heard("b", "零一", "零", language="zh").to_json()["edits"] == 1
-    silent = replace(english, utterance=replace(english.utterance, text=""))
-    assert silent.to_json()["edits"] is None
+    assert row(heard("b", "零一", "零", language="zh"))["edits"] == 1
+
+
+def test_a_row_without_a_reference_has_no_edits_and_is_listed_all_the_same() -> None:
+    for said in ("", "...", "(laughs)"):
+        told = row(heard("a", said, "anything"))
+        assert (told["edits"], told["units"], told["hypothesis"]) == (None, 0, "anything")
+
+
+def test_the_rows_of_an_evaluation_add_up_to_its_figures(scores: Scores) -> None:
+    counts = [c.counts[c.metric] for c in scores.compared.values() if c.counts]
+    together = [group.error for group in scores.groups + scores.long]
+    assert sum(counts, ErrorCounts()) == sum(together, ErrorCounts())
+
+
+def test_korean_is_told_in_characters_with_and_without_spaces_and_in_words() -> None:
+    (group,) = score([heard("a", "안녕 하세요.", "안녕하세오", language="ko")], "auto", 1.0).groups
+    assert (group.metric, group.unit) == ("CER", "character")
+    assert group.normalizer.endswith("no spaces")
+    assert group.error == group.cer == ErrorCounts(1, 0, 0, 5)
+    assert group.figures["cer_spaces"] == ErrorCounts(1, 1, 0, 6)
+    assert group.wer == ErrorCounts(1, 1, 0, 2)
+    assert "CER with spaces 33.33 %" in group.sentence()
+    assert group.shown() == ["cer", "wer", "cer_spaces"]
+
+
+def test_mixed_units_are_asked_for() -> None:
+    said, text = "我有three個apple。", "我有 tree 個 apple"
+    (group,) = score([heard("a", said, text, language="zh")], "auto", 1.0, "mixed").groups
+    assert (group.metric, group.error) == ("MER", ErrorCounts(1, 0, 0, 5))
+    assert group.how == f"words and characters, {group.normalizer}"
+    assert "no spaces" not in group.normalizer
+
+
+def test_a_translation_is_counted_as_the_english_that_it_is() -> None:
+    found = [
+        heard("a", "It's colour.", "it is color", language="zh", task="translate"),
+        heard("b", "零一", "零一", language="zh"),
+    ]
+    chinese, english = score(found, "auto", 1.0).groups
+    assert (chinese.language, chinese.metric) == ("zh", "CER")
+    assert (english.language, english.metric) == ("zh-en", "WER")
+    assert english.error == ErrorCounts(0, 0, 0, 3)
+
+
+def test_every_figure_has_an_interval_and_says_what_was_drawn() -> None:
+    rows = [
+        heard(f"{n}", "one two", "one two" if n % 3 else "one", speaker=f"{n}") for n in range(30)
+    ]
+    scores = score(rows, "basic", 1.0)
+    told = scores.to_json()
+    for figure in ("wer", "cer", "wer_ortho", "cer_ortho"):
+        saved = told["languages"]["en"][figure]
+        low, high = saved["interval"]
+        assert low < saved["rate"] < high
+        assert saved["bootstrap"] == "speakers"
+    assert told["interval"] == told["languages"]["en"]["wer"]["interval"]
+    assert scores.groups[0].told("wer").startswith("16.67 % (")
+    alone = score(rows[:1], "basic", 1.0).to_json()
+    assert (alone["interval"], alone["languages"]["en"]["wer"]["interval"]) == (None, None)
+
+
+def test_speakers_of_one_name_in_two_corpora_are_two() -> None:
+    rows = [heard(f"{n}", "one", "one", speaker=f"{n % 5}", corpus=f"/{n % 2}") for n in range(40)]
+    (group,) = score(rows, "basic", 1.0).groups
+    assert group.intervals["wer"].drawn == "speakers"  # ten of them
+
+
+def test_a_line_tells_the_main_figure_as_written_too_and_the_script(scores: Scores) -> None:
+    english, mandarin = scores.groups
+    assert english.sentence().startswith("WER 50.00 % (0.0 to 100.0) normalised, 100.00 % (")
+    assert english.sentence().endswith(" orthographic")
+    assert "folded CER 33.33 %" in mandarin.sentence()
+    assert english.how == f"words, {english.normalizer}"
+    assert mandarin.shown() == ["cer", "cer_folded"]
 
 
 def test_each_of_several_corpora_has_figures_of_its_own(scores: Scores) -> None:
