@@ -10,7 +10,11 @@
     hypothesis  an utterance heard → its counts, once, for all figures
     groups      many of them       → figures of a language, with intervals (bootstrap)
     evaluate    utterances         → Scores, the same on every process
+<<<<<<< HEAD
+    page        an evaluation's files → report.html (figures, breakdown, alignment, sound)
+=======
     compare     two evaluations    → whether B is better, in pairs
+>>>>>>> e-scores
 
 Edits and lengths are summed over clips and processes, and divided once. This package knows nothing
 of training.

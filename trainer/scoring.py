@@ -14,8 +14,10 @@ from data.manifest import Manifest
 from data.utterance import Utterance
 from eval.bootstrap import percent, saved_percent
 from eval.evaluate import Evaluator, save
+from eval.page import write_page
 from eval.scores import Scores, saved_groups
 from eval.table import two_lines
+from trainer.plots import write_plots
 from trainer.publish import export, exported_step, restore
 from trainer.recorder import Recorder, Silence
 from trainer.report import write_report
@@ -71,6 +73,10 @@ class Scoring:
         restore(self.evaluator.whisper, self.model_folder)
         if self.manifest.test:
             self._score("test", self.manifest.test, state.best_step or state.step)
+        scored = self.manifest.dev or self.manifest.test
+        if scored and self.evaluator.accelerator.is_main_process:
+            with self.recorder.despite_disk(str(self.folder / "plots")):
+                write_plots(self.folder)
         self.recorder.say(comparison(self.folder))
 
     def _score(self, split: str, utterances: Sequence[Utterance], step: int) -> Scores:
@@ -91,8 +97,18 @@ class Scoring:
             facts["true_length"] = short
             with self.recorder.despite_disk(str(at)):
                 save(at, scores, hypotheses, **facts)
+                self._show(at, split, step)
                 write_report(self.folder)
         return scores
+
+    def _show(self, at: Path, split: str, step: int) -> None:
+        """Make an evaluation's page, beside what the model made of it before training."""
+        config, first = self.evaluator.config, self.folder / "eval" / f"step-{0:08d}" / split
+        before = first if step and (first / "scores.json").is_file() else None
+        try:
+            write_page(at, before, audio=config.audio, embed_clips=config.embed_clips)
+        except InputError as error:  # what an earlier version wrote must not end a run
+            self.recorder.say(f"WARNING: no page of {at}: {error}")
 
     def short(self, step: int) -> bool:
         """Tell whether to decode at true length: before training no published model can."""
