@@ -34,6 +34,7 @@ def train(run: Run) -> None:
             continue
         state.advance(batches[-1].after, totals.tokens, totals.audio_seconds)
         run.meter.add(batches, result)
+        run.losses.add(state.step, batches, result)
         run.recorder.advance(state.step)
         run.profiler.step(batches)
 
@@ -41,6 +42,7 @@ def train(run: Run) -> None:
             roll_back(run)
             continue
         if due(state.step, run.log_every, state.step == run.steps):
+            run.losses.write()
             run.recorder.record(state.step, {"train/lr": lr, **run.meter.read()})
         with run.meter.paused(), run.profiler.paused():
             if look(run):

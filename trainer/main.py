@@ -24,6 +24,7 @@ from trainer.flops import WhisperFlops, peak_flops
 from trainer.forecast import circumstances, plan_path
 from trainer.guard import Guard
 from trainer.loop import train
+from trainer.losses import ClipLosses
 from trainer.model import prepare_training
 from trainer.optim import build_optimizer
 from trainer.passes import build_passes
@@ -137,6 +138,8 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
 
     write_settings(folder, config.to_yaml(), accelerator, origin, (peak, source))
     recorder.begin(config.log.trackers, step=state.step, steps=steps)
+    losses = ClipLosses(folder, accelerator, recorder)
+    losses.rewind(state.step)
     recorder.expect(plan_path(folder), circumstances(accelerator, shape), state.step, steps)
     streaming = config.data.streaming
     recorder.say(overview(manifest, plan, whisper.model, state, steps, streaming=streaming))
@@ -151,6 +154,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
         pulse=pulse,
         guard=Guard(accelerator, folder / "nonfinite.jsonl", config.loop.max_failed),
         meter=Meter(accelerator, flops, peak),
+        losses=losses,
         recorder=recorder,
         scoring=scoring,
         checkpoints=checkpoints,

@@ -12,6 +12,7 @@ from data.windowed import WindowedPasses
 from trainer.checkpoint import Checkpoints
 from trainer.drops import DropLog
 from trainer.guard import Guard
+from trainer.losses import ClipLosses
 from trainer.optim import OptimConfig
 from trainer.profiling import NoProfile, Profile
 from trainer.pulse import Pulse
@@ -58,6 +59,7 @@ class Run:
     pulse: Pulse
     guard: Guard
     meter: Meter
+    losses: ClipLosses
     recorder: Recorder | Silence
     scoring: Scoring
     checkpoints: Checkpoints
@@ -75,5 +77,6 @@ class Run:
 def save(run: Run) -> None:
     """Begin to write a checkpoint."""
     run.guard.settle(run.state)
+    run.losses.write()  # a start from this checkpoint does not make these updates again
     run.checkpoints.save(run.state, run.shape)
     run.pulse.save_seconds = run.checkpoints.seconds
