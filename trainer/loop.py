@@ -75,7 +75,7 @@ def fetch(run: Run, batches: Iterator[Batch]) -> list[Batch]:
     """Return the passes of the next update; measure the wait, and name clips that failed."""
     update: list[Batch] = []
     while not (update and update[-1].last):
-        with run.meter.waiting(), phase("data wait"):
+        with run.meter.waiting(), run.clock.on("waiting"), phase("data wait"):
             batch = next(batches, None)
         if batch is None:
             break

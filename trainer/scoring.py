@@ -1,7 +1,8 @@
 """When a run looks at itself: before training, when due, and at the end with its best model."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,20 @@ from data.lazy import Outline
 from data.manifest import Manifest
 from data.utterance import Utterance
 from eval.evaluate import Evaluator, save
+from eval.likelihood import Likelihood, likelihoods
+from eval.sample import stratified
 from eval.scores import Scores, saved_groups
-from trainer.publish import export, exported_step, restore
+from trainer.choice import TEXTS, choose, write_losses
+from trainer.clock import Clock
+from trainer.processes import decide
+from trainer.publish import describe, export, exported_step, restore
 from trainer.recorder import Recorder, Silence
 from trainer.report import write_report
 from trainer.state import TrainState
+
+ALL_OF_DEV = "dev-all"  # beside "dev", the clips that models are chosen by
+
+Losses = dict[str, Likelihood]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +38,18 @@ class Scoring:
     manifest: Manifest
     folder: Path
     recorder: Recorder | Silence
+    clock: Clock
+    eval_clips: int | None  # of dev, while training
+
+    @property
+    def sample(self) -> list[Utterance]:
+        """Return the clips of dev that models are chosen by."""
+        return stratified(self.manifest.dev, self.eval_clips)
+
+    @property
+    def sampled(self) -> bool:
+        """Tell whether they are a part of dev only."""
+        return len(self.sample) < len(self.manifest.dev)
 
     @property
     def model_folder(self) -> Path:
@@ -36,25 +58,38 @@ class Scoring:
 
     def before(self, state: TrainState) -> None:
         """Score the model as it came, on both splits; a run that goes on has done so."""
-        for split, utterances in (("dev", self.manifest.dev), ("test", self.manifest.test)):
-            if utterances and state.step == 0:
+        splits = [("dev", self.sample), ("test", self.manifest.test)]
+        held = [(split, utterances) for split, utterances in splits if utterances]
+        if state.step or not held:
+            return
+        with self._timed(0):
+            for split, utterances in held:
                 self._score(split, utterances, 0)
 
     def judge(self, state: TrainState) -> bool:
-        """Score dev; return whether this is the best so far. Without a dev split nothing is."""
+        """Score dev's sample; return whether this is the best so far. Without dev nothing is."""
         if not self.manifest.dev:
             return False
-        return state.judge(self._score("dev", self.manifest.dev, state.step).error)
+        with self._timed(state.step):
+            error = self._score("dev", self.sample, state.step).error
+            old, new = (self._at(step, "dev") for step in (state.best_step, state.step))
+            verdict = decide(
+                self.evaluator.accelerator, lambda: choose(old, new, error, state.best_error)
+            )
+        state.judge(error, better=verdict.better)
+        self.recorder.say(f"update {state.step:>6}  {verdict.told}")
+        return verdict.better
 
     def keep_best(self, state: TrainState) -> None:
         """Write the model in hand as the run's model."""
         if self.evaluator.accelerator.is_main_process:
-            with self.recorder.despite_disk(f"{self.model_folder} of update {state.step}"):
+            told = f"{self.model_folder} of update {state.step}"
+            with self.clock.on("saving"), self.recorder.despite_disk(told):
                 export(self.evaluator.whisper, self.model_folder, self._facts(state))
         self.evaluator.accelerator.wait_for_everyone()
 
     def after(self, state: TrainState) -> None:
-        """Take the best model back in hand and score it on test.
+        """Take the best model back in hand and score it on all of dev, and on test.
 
         Raises:
             InputError: the disk did not take it when it was found.
@@ -67,9 +102,46 @@ class Scoring:
                 "go on with --resume=auto, which takes it from its checkpoint"
             )
         restore(self.evaluator.whisper, self.model_folder)
-        if self.manifest.test:
-            self._score("test", self.manifest.test, state.best_step or state.step)
+        if self.sampled or self.manifest.test:
+            with self._timed(state.best_step or state.step):
+                self._report(state, state.best_step or state.step)
         self.recorder.say(comparison(self.folder))
+
+    def _report(self, state: TrainState, step: int) -> None:
+        """Score the chosen model on all of dev, since its sample flatters it, and on test."""
+        if self.sampled:
+            error = self._score(ALL_OF_DEV, self.manifest.dev, step).error
+            if self.evaluator.accelerator.is_main_process:
+                with self.recorder.despite_disk(str(self.model_folder)):
+                    describe(self.model_folder, {**self._facts(state), "error": error})
+        if self.manifest.test:
+            self._score("test", self.manifest.test, step)
+
+    @contextmanager
+    def _timed(self, step: int) -> Iterator[None]:
+        """Tell what share of the time so far went into evaluations."""
+        before = self.clock.spent("evaluation")
+        with self.clock.on("evaluation"):
+            yield
+        took = self.clock.spent("evaluation") - before
+        self.recorder.record(step, self.clock.shares())
+        self.recorder.say(
+            f"update {step:>6}  evaluation took {took:.0f} s; so far {self.clock.told()}"
+        )
+
+    def _at(self, step: int, split: str) -> Path:
+        return self.folder / "eval" / f"step-{step:08d}" / split
+
+    def _losses(self, split: str, utterances: Sequence[Utterance], step: int) -> Losses:
+        """Return what references of dev cost; test decides nothing."""
+        if split == "test":
+            return {}
+        losses = likelihoods(self.evaluator, utterances, true_length=self.short(step))
+        nll, tokens = (sum(each[i] for each in losses.values()) for i in (0, 1))
+        if tokens:
+            self.recorder.record(step, {f"{split}/loss": nll / tokens})
+            self.recorder.say(f"update {step:>6}  {split} loss {nll / tokens:.4f} nats a token")
+        return losses
 
     def _score(self, split: str, utterances: Sequence[Utterance], step: int) -> Scores:
         config, short = self.evaluator.config, self.short(step)
@@ -85,12 +157,15 @@ class Scoring:
                 f"  [{group.clips} clips{', at their own length' if short else ''}, "
                 f"{group.normalizer}]"
             )
+        losses = self._losses(split, utterances, step)
         if self.evaluator.accelerator.is_main_process:
-            at = self.folder / "eval" / f"step-{step:08d}" / split
+            at = self._at(step, split)
             facts = {"step": step, "max_length": config.max_length, "beams": config.num_beams}
             facts["true_length"] = short
             with self.recorder.despite_disk(str(at)):
+                (at / TEXTS).unlink(missing_ok=True)  # a full disk shall leave no other model's
                 save(at, scores, hypotheses, **facts)
+                write_losses(at, losses)
                 write_report(self.folder)
         return scores
 
