@@ -15,7 +15,11 @@ class EvalConfig:
     tokens_per_second: float = 40.0  # of audio, and 16 more: a loop ends there; speech has 3 to 15
     pad: Literal["auto", "30s", "bucket"] = "auto"  # auto: true length where it was trained so
     num_beams: int = 1  # 1: greedy
-    normalizer: Literal["basic", "none"] = "basic"  # basic: no punctuation, no case (Whisper's own)
+    # auto: characters where words have no spaces, and in Korean; mixed: both, for code-switching
+    unit: Literal["auto", "word", "character", "mixed"] = "auto"
+    # basic and english: Whisper's own; unicode: basic that keeps the marks of Hindi or Thai; auto:
+    # english for English, unicode else; docs/scores.md
+    normalizer: Literal["auto", "basic", "english", "unicode", "none"] = "auto"
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.

@@ -56,7 +56,8 @@ class Evaluator:
         self.whisper.model.train(training)
         seconds = time.perf_counter() - started
         hypotheses = [Hypothesis(utterance=u, text=texts[u.id]) for u in utterances]
-        return score(hypotheses, self.config.normalizer, seconds), hypotheses
+        config = self.config
+        return score(hypotheses, config.normalizer, seconds, config.unit), hypotheses
 
     def _transcribe(
         self, utterances: Sequence[Utterance], label: str, *, true_length: bool
@@ -102,5 +103,6 @@ class Evaluator:
 
 def save(folder: Path, scores: Scores, hypotheses: Sequence[Hypothesis], **facts: Any) -> None:
     """Write scores.json and utterances.jsonl."""
-    write_jsonl(folder / "utterances.jsonl", (h.to_json() for h in hypotheses))
+    rows = (h.to_json(scores.compared[h.utterance.id]) for h in hypotheses)
+    write_jsonl(folder / "utterances.jsonl", rows)
     write_json(folder / "scores.json", {**facts, **scores.to_json()})
