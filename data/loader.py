@@ -139,7 +139,22 @@ def eval_batches(
     batches: Sequence[Sequence[int]],
     *,
     true_length: bool = False,
-    references: bool = False,
+) -> Iterator[Batch]:
+    """Yield given groups of utterances to be transcribed: as labelled_batches(), without texts.
+
+    A reference may be too long for a label, or hold special tokens, and still be scored.
+    """
+    silent = [replace(u, text="") for u in utterances]
+    return labelled_batches(silent, config, stages, batches, true_length=true_length)
+
+
+def labelled_batches(
+    utterances: Sequence[Utterance],
+    config: DataConfig,
+    stages: Stages,
+    batches: Sequence[Sequence[int]],
+    *,
+    true_length: bool = False,
 ) -> Iterator[Batch]:
     """Yield given groups of utterances: padded to 30 s as stock pipelines decode, or to a bucket.
 
@@ -149,17 +164,14 @@ def eval_batches(
         stages: make the decoder's prefix and features.
         batches: groups of indices.
         true_length: whether to pad to each group's longest only.
-        references: whether labels hold the texts, which then have to fit.
     """
     draws = []
     for batch in batches:
         longest = max(utterances[i].seconds for i in batch)
         frames = edge_of(longest) if true_length else N_FRAMES
         draws.append([Draw((i,), Position(), Position(), last=True, frames=frames) for i in batch])
-    # without texts: a reference may be too long, or hold special tokens, and still be scored
-    texts = utterances if references else [replace(u, text="") for u in utterances]
     watch = Watch(partial(_audio_of, utterances), config.workers)
-    lines = Lines(texts, "evaluation", load, watch)
+    lines = Lines(utterances, "evaluation", load, watch)
     return _batches(draws, lines, stages, config)
 
 

@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from data.features import CHUNK_SECONDS
-from data.loader import Stages, eval_batches
+from data.loader import Stages, labelled_batches
 from data.screen import SPECIAL
 from data.utterance import IGNORE, Batch, Utterance
 from eval.evaluate import Evaluator
@@ -45,9 +45,7 @@ def likelihoods(
     held = [u for u in fitting if 0 < u.tokens <= encoder.max_tokens]
     mine, rounds = _share(evaluator, held)
     stages = Stages(encoder, whisper.n_mels, evaluator.accelerator.device)
-    batches = eval_batches(
-        held, evaluator.data, stages, mine, true_length=true_length, references=True
-    )
+    batches = labelled_batches(held, evaluator.data, stages, mine, true_length=true_length)
     training = model.training
     model.eval()
     if true_length:
