@@ -13,6 +13,7 @@ from data.errors import InputError
 from data.lazy import Outline
 from data.manifest import Manifest
 from data.utterance import Utterance
+from eval.bootstrap import percent, saved_percent
 from eval.evaluate import Evaluator, save
 from eval.likelihood import Likelihood, likelihoods
 from eval.sample import stratified
@@ -152,10 +153,8 @@ class Scoring:
         self.recorder.record(step, metrics)
         for name, group in scores.named():
             self.recorder.say(
-                f"update {step:>6}  {split} {name}: {group.metric} "
-                f"{group.error.rate:.2%} normalised, {group.error_ortho.rate:.2%} orthographic"
-                f"  [{group.clips} clips{', at their own length' if short else ''}, "
-                f"{group.normalizer}]"
+                f"update {step:>6}  {split} {name}: {group.sentence()}  "
+                f"[{group.clips} clips{', at their own length' if short else ''}, {group.how}]"
             )
         losses = self._losses(split, utterances, step)
         if self.evaluator.accelerator.is_main_process:
@@ -192,7 +191,7 @@ def comparison(folder: Path) -> Table:
     steps = sorted((folder / "eval").glob("step-*/test/scores.json"))
     table = Table(title="test: before → after", title_justify="left", caption_justify="left")
     for column in ("language", "clips", "metric", "before", "after", "orthographic"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column != "language")
     if not steps:
         return table
     first, last = (json.loads(path.read_text(encoding="utf-8")) for path in (steps[0], steps[-1]))
@@ -204,9 +203,9 @@ def comparison(folder: Path) -> Table:
             name,
             str(now["clips"]),
             now["metric"],
-            f"{was[key]['rate']:.2%}",
-            f"[bold]{now[key]['rate']:.2%}[/]",
-            f"{was[key + '_ortho']['rate']:.2%} → {now[key + '_ortho']['rate']:.2%}",
+            saved_percent(was[key]).replace(" (", "\n("),  # 80 characters hold it so
+            f"[bold]{saved_percent(now[key])}[/]".replace(" (", "\n("),
+            f"{percent(was[key + '_ortho']['rate'])} → {percent(now[key + '_ortho']['rate'])}",
         )
-    table.caption = f"normaliser: {'; '.join(sorted(normalizers))}"
+    table.caption = f"In brackets: 95 %. Normaliser: {'; '.join(sorted(normalizers))}"
     return table
