@@ -22,6 +22,7 @@ from eval.compare import Compare, compare, read_heard
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator, save
 from eval.scores import Hypothesis, short_names
+from eval.suspects import SuspectsConfig, suspects
 from eval.table import difference_table, score_table, sentences
 from eval.whisper import Whisper, load_whisper
 
@@ -164,6 +165,7 @@ def _short(model: str) -> str:
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], object]]] = {
     "compare": (CompareCommand, compare_two),
+    "suspects": (SuspectsConfig, suspects),
 }
 
 

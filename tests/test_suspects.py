@@ -48,9 +48,8 @@ def test_a_wrong_transcript_is_the_first_to_be_looked_at(ran: Path) -> None:
     shutil.rmtree(ran / "model")
     with pytest.raises(InputError, match="no model yet"):
         suspects(SuspectsConfig(run=str(ran)))
-    refused = subprocess.run(
-        [*command[:4], "/no/such"], capture_output=True, text=True, check=False
-    )
+    command[4] = "/no/such"
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
 
