@@ -18,10 +18,10 @@ from torch import Tensor
 
 from data.files import append_jsonl
 from data.utterance import Batch
+from eval.outliers import LOSSES
 from trainer.recorder import Recorder, Silence
 from trainer.step import StepResult
 
-LOSSES = "losses.jsonl"
 DIGITS = 4  # of nats
 
 Row = dict[str, Any]
