@@ -21,6 +21,7 @@ from data.screen import count_reasons
 from eval.compare import Compare, compare, read_heard
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator, save
+from eval.page import ReportConfig, report, write_page
 from eval.scores import Hypothesis, short_names
 from eval.suspects import SuspectsConfig, suspects
 from eval.table import difference_table, score_table, sentences
@@ -137,8 +138,9 @@ def _evaluate(
         left_out = count_reasons(drops).get(knobs.split, {})
         folder = out / f"{name}-{Path(corpus[0]).name}-{knobs.split}"
         save(folder, scores, hypotheses, model=model, left_out=left_out, true_length=short)
+        write_page(folder, audio=knobs.eval.audio, embed_clips=knobs.eval.embed_clips)
         console.print(score_table(scores, f"{model} on {knobs.split}"))
-        console.print(f"left out: {left_out or 'nothing'}\nscores and texts: {folder}")
+        console.print(f"left out: {left_out or 'nothing'}\nscores, texts and report.html: {folder}")
     return hypotheses
 
 
@@ -165,6 +167,7 @@ def _short(model: str) -> str:
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], object]]] = {
     "compare": (CompareCommand, compare_two),
+    "report": (ReportConfig, report),
     "suspects": (SuspectsConfig, suspects),
 }
 

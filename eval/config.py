@@ -20,6 +20,8 @@ class EvalConfig:
     # basic and english: Whisper's own; unicode: basic that keeps the marks of Hindi or Thai; auto:
     # english for English, unicode else; docs/scores.md
     normalizer: Literal["auto", "basic", "english", "unicode", "none"] = "auto"
+    audio: Literal["link", "embed", "none"] = "link"  # of report.html: to files, or inside it
+    embed_clips: int = 200  # whose sound is inside: those with the most edits
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.
@@ -27,7 +29,7 @@ class EvalConfig:
         Raises:
             InputError: a number is out of its range.
         """
-        for key in ("batch_clips", "max_length", "num_beams"):
+        for key in ("batch_clips", "max_length", "num_beams", "embed_clips"):
             if getattr(self, key) < 1:
                 raise InputError(f"eval.{key} must be at least 1, got {getattr(self, key)}")
         if not self.tokens_per_second > 0:

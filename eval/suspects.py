@@ -19,6 +19,7 @@ from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator, save
 from eval.outliers import Cost, costs
+from eval.page import write_page
 from eval.whisper import load_whisper
 
 FOLDER = "suspects"  # in the run's
@@ -63,7 +64,7 @@ def suspects(config: SuspectsConfig) -> None:
     save(folder, scores, hypotheses, model=str(run / "model"), most=config.most)
     rows = with_costs(folder / "utterances.jsonl", ranked)
     Console(highlight=False).print(table(rows, str(run)))
-    print(f"these and their audio: {folder}")
+    print(f"to be heard: {write_page(folder)}")
 
 
 def heard_by(run: Path, ranked: Sequence[Cost]) -> list[Utterance]:

@@ -1,25 +1,24 @@
 """When a run looks at itself: before training, when due, and at the end with its best model."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from data.errors import InputError
 from data.lazy import Outline
 from data.manifest import Manifest
 from data.utterance import Utterance
-from eval.bootstrap import percent, saved_percent
 from eval.evaluate import Evaluator, save
 from eval.likelihood import Likelihood, likelihoods
+from eval.page import write_page
 from eval.sample import stratified
-from eval.scores import Scores, saved_groups
+from eval.scores import Scores
 from trainer.choice import TEXTS, choose, write_losses
 from trainer.clock import Clock
+from trainer.comparison import comparison
+from trainer.plots import write_plots
 from trainer.processes import decide
 from trainer.publish import describe, export, exported_step, restore
 from trainer.recorder import Recorder, Silence
@@ -106,6 +105,10 @@ class Scoring:
         if self.sampled or self.manifest.test:
             with self._timed(state.best_step or state.step):
                 self._report(state, state.best_step or state.step)
+        scored = self.manifest.dev or self.manifest.test
+        if scored and self.evaluator.accelerator.is_main_process:
+            with self.recorder.despite_disk(str(self.folder / "plots")):
+                write_plots(self.folder)
         self.recorder.say(comparison(self.folder))
 
     def _report(self, state: TrainState, step: int) -> None:
@@ -165,8 +168,18 @@ class Scoring:
                 (at / TEXTS).unlink(missing_ok=True)  # a full disk shall leave no other model's
                 save(at, scores, hypotheses, **facts)
                 write_losses(at, losses)
+                self._show(at, split, step)
                 write_report(self.folder)
         return scores
+
+    def _show(self, at: Path, split: str, step: int) -> None:
+        """Make an evaluation's page, beside what the model made of it before training."""
+        config, first = self.evaluator.config, self.folder / "eval" / f"step-{0:08d}" / split
+        before = first if step and (first / "scores.json").is_file() else None
+        try:
+            write_page(at, before, audio=config.audio, embed_clips=config.embed_clips)
+        except InputError as error:  # what an earlier version wrote must not end a run
+            self.recorder.say(f"WARNING: no page of {at}: {error}")
 
     def short(self, step: int) -> bool:
         """Tell whether to decode at true length: before training no published model can."""
@@ -184,28 +197,3 @@ class Scoring:
             "hours": state.audio_seconds / 3600 if streamed else outline.hours,
             "error": state.best_error,
         }
-
-
-def comparison(folder: Path) -> Table:
-    """Return the table of a run's test scores before and after, from its files."""
-    steps = sorted((folder / "eval").glob("step-*/test/scores.json"))
-    table = Table(title="test: before → after", title_justify="left", caption_justify="left")
-    for column in ("language", "clips", "metric", "before", "after", "orthographic"):
-        table.add_column(column, no_wrap=column != "language")
-    if not steps:
-        return table
-    first, last = (json.loads(path.read_text(encoding="utf-8")) for path in (steps[0], steps[-1]))
-    normalizers = set()
-    for (name, was), (_, now) in zip(saved_groups(first), saved_groups(last), strict=True):
-        key = now["metric"].lower()
-        normalizers.add(now["normalizer"])
-        table.add_row(
-            name,
-            str(now["clips"]),
-            now["metric"],
-            saved_percent(was[key]).replace(" (", "\n("),  # 80 characters hold it so
-            f"[bold]{saved_percent(now[key])}[/]".replace(" (", "\n("),
-            f"{percent(was[key + '_ortho']['rate'])} → {percent(now[key + '_ortho']['rate'])}",
-        )
-    table.caption = f"In brackets: 95 %. Normaliser: {'; '.join(sorted(normalizers))}"
-    return table
