@@ -9,6 +9,7 @@ import pytest
 from data.files import write_jsonl
 from eval.likelihood import Likelihood
 from trainer.choice import LEAST, TEXTS, choose, compare, write_losses
+from trainer.state import TrainState
 
 CLIPS = 200
 
@@ -60,7 +61,7 @@ def test_a_figure_that_is_lower_by_chance_is_no_better_model(tmp_path: Path) -> 
     luck = [*ALIKE[:20], 0, *ALIKE[21:]]  # one word less of 2000
     old, new = evaluation(tmp_path / "old", WORSE), evaluation(tmp_path / "new", luck, nll=10.5)
     assert sum(luck) < sum(WORSE)
-    assert not choose(old, new, sum(luck) / 2000, sum(WORSE) / 2000).better
+    assert not choose(old, new, sum(luck) / 2000, TrainState(best_error=sum(WORSE) / 2000)).better
 
 
 def test_only_clips_that_both_heard_are_compared(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_clips_without_a_reference_and_over_30_s_do_not_choose(tmp_path: Path) -
 
 
 def test_the_first_one_is_the_best_so_far(tmp_path: Path) -> None:
-    assert choose(tmp_path, tmp_path, 0.9, None).better
+    assert choose(tmp_path, tmp_path, 0.9, TrainState()).better
 
 
 @pytest.mark.parametrize(("error", "better"), [(0.4, True), (0.5, False), (0.6, False)])
@@ -92,10 +93,11 @@ def test_where_the_texts_of_one_are_gone_the_bare_figures_decide(
     tmp_path: Path, error: float, better: bool
 ) -> None:
     new = evaluation(tmp_path / "step-00000009" / "dev", BETTER)
-    found = choose(tmp_path / "step-00000003" / "dev", new, error, 0.5)
+    old = tmp_path / "step-00000003" / "dev"
+    found = choose(old, new, error, TrainState(best_error=0.5, best_step=3))
     assert found.better is better
     assert "nothing is left to compare clip by clip" in found.told
-    assert ("step-00000003 stays the best" in found.told) is not better
+    assert ("update 3 stays" in found.told) is not better
 
 
 def test_one_clip_proves_nothing(tmp_path: Path) -> None:

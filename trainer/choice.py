@@ -10,6 +10,7 @@ from data.features import CHUNK_SECONDS
 from data.files import read_jsonl, write_jsonl
 from eval.bootstrap import Difference, paired
 from eval.likelihood import Likelihood
+from trainer.state import TrainState
 
 TEXTS, LOSSES = "utterances.jsonl", "losses.jsonl"
 LEAST = 1e-4  # nats a token: where dev losses differ by less, nothing was learned
@@ -31,7 +32,7 @@ def write_losses(folder: Path, losses: dict[str, Likelihood]) -> None:
     write_jsonl(folder / LOSSES, rows)
 
 
-def choose(best: Path, challenger: Path, error: float, best_error: float | None) -> Verdict:
+def choose(best: Path, challenger: Path, error: float, state: TrainState) -> Verdict:
     """Tell whether a model is the best so far.
 
     What is compared are files of the run: they are there on every start, with any processes.
@@ -40,17 +41,17 @@ def choose(best: Path, challenger: Path, error: float, best_error: float | None)
         best: folder of the evaluation of the best one before it.
         challenger: folder of its own.
         error: its bare figure, a fraction.
-        best_error: that of the best one; None: it is the first.
+        state: knows the best one's figure and update.
     """
-    if best_error is None:
+    if state.best_error is None:
         return Verdict(better=True, told="the best so far: the first one")
     found = compare(best, challenger)
     if found is None:  # a full disk took one, or loop.eval_clips was changed to other clips
-        told = f"nothing is left to compare clip by clip, {error:.2%} after {best_error:.2%}"
-        found = Verdict(better=error < best_error, told=told)
-    old = best.parent.name
-    stands = "the best so far" if found.better else f"{old} stays the best"
-    return Verdict(better=found.better, told=f"{stands}; against {old}: {found.told}")
+        told = f"nothing is left to compare clip by clip, {error:.2%} after {state.best_error:.2%}"
+        found = Verdict(better=error < state.best_error, told=told)
+    old = f"update {state.best_step}"
+    stands = f"the best so far; against {old}" if found.better else f"{old} stays; against it"
+    return Verdict(better=found.better, told=f"{stands}: {found.told}")
 
 
 def compare(best: Path, challenger: Path) -> Verdict | None:

@@ -73,9 +73,7 @@ class Scoring:
         with self._timed(state.step):
             error = self._score("dev", self.sample, state.step).error
             old, new = (self._at(step, "dev") for step in (state.best_step, state.step))
-            verdict = decide(
-                self.evaluator.accelerator, lambda: choose(old, new, error, state.best_error)
-            )
+            verdict = decide(self.evaluator.accelerator, lambda: choose(old, new, error, state))
         state.judge(error, better=verdict.better)
         self.recorder.say(f"update {state.step:>6}  {verdict.told}")
         return verdict.better
