@@ -140,6 +140,22 @@ def eval_batches(
     *,
     true_length: bool = False,
 ) -> Iterator[Batch]:
+    """Yield given groups of utterances to be transcribed: as labelled_batches(), without texts.
+
+    A reference may be too long for a label, or hold special tokens, and still be scored.
+    """
+    silent = [replace(u, text="") for u in utterances]
+    return labelled_batches(silent, config, stages, batches, true_length=true_length)
+
+
+def labelled_batches(
+    utterances: Sequence[Utterance],
+    config: DataConfig,
+    stages: Stages,
+    batches: Sequence[Sequence[int]],
+    *,
+    true_length: bool = False,
+) -> Iterator[Batch]:
     """Yield given groups of utterances: padded to 30 s as stock pipelines decode, or to a bucket.
 
     Args:
@@ -154,10 +170,8 @@ def eval_batches(
         longest = max(utterances[i].seconds for i in batch)
         frames = edge_of(longest) if true_length else N_FRAMES
         draws.append([Draw((i,), Position(), Position(), last=True, frames=frames) for i in batch])
-    # without texts: a reference may be too long, or hold special tokens, and still be scored
-    texts = [replace(u, text="") for u in utterances]
     watch = Watch(partial(_audio_of, utterances), config.workers)
-    lines = Lines(texts, "evaluation", load, watch)
+    lines = Lines(utterances, "evaluation", load, watch)
     return _batches(draws, lines, stages, config)
 
 

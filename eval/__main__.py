@@ -23,6 +23,7 @@ from eval.config import EvalConfig
 from eval.evaluate import Evaluator, save
 from eval.page import ReportConfig, report, write_page
 from eval.scores import Hypothesis, short_names
+from eval.suspects import SuspectsConfig, suspects
 from eval.table import difference_table, score_table, sentences
 from eval.whisper import Whisper, load_whisper
 
@@ -167,6 +168,7 @@ def _short(model: str) -> str:
 COMMANDS: dict[str, tuple[type, Callable[[Any], object]]] = {
     "compare": (CompareCommand, compare_two),
     "report": (ReportConfig, report),
+    "suspects": (SuspectsConfig, suspects),
 }
 
 

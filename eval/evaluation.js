@@ -23,11 +23,13 @@ const shared = total < 2 ? "" : rows.id.reduce((left, id) => {
 const shortened = (id) => (shared.length > 12 ? `…${id.slice(shared.length)}` : id);
 const collator = new Intl.Collator(undefined, { numeric: true });
 
-const state = { by: "edits", down: true, query: "", page: 0, show: "", language: "", corpus: "", slice: null, edit: null };
+const state = { by: told(rows.excess) ? "excess" : "edits", down: true, query: "", page: 0, show: "", language: "", corpus: "", slice: null, edit: null };
 
 // key, head, values, whether they are numbers, how one is told
 const columns = [
   ["text", "said and heard", rows.reference, false],
+  told(rows.excess) && ["excess", "excess", rows.excess, true, (value) => value.toFixed(1)],
+  told(rows.loss) && ["loss", "loss", rows.loss, true, (value) => value.toFixed(2)],
   ["edits", "edits", rows.edits, true, String],
   compared && ["before", "before", rows.beforeEdits, true, String],
   compared && ["change", "change", change, true, (value) => (value > 0 ? `+${value}` : String(value).replace("-", "−"))],

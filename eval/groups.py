@@ -140,10 +140,12 @@ def pooled(heard: Sequence[Heard]) -> tuple[ErrorCounts, Interval | None]:
 
 def _group(language: str, heard: Sequence[Heard]) -> Group:
     counted = [(h, c) for h, c in heard if c.counts]
-    names = list(counted[0][1].counts) if counted else []
+    first = heard[0][1]
+    always = (f"{name}{end}" for name in ("wer", "cer", first.metric) for end in ("", "_ortho"))
+    # where all references are empty, a reader finds the usual figures all the same, of nothing
+    names = counted[0][1].counts if counted else dict.fromkeys(always)
     columns = {name: [c.counts[name] for _, c in counted] for name in names}
     figures, found = _summed([h for h, _ in counted], columns)
-    first = heard[0][1]
     return Group(
         language=language,
         normalizer=first.normalizer,
@@ -160,7 +162,7 @@ def _summed(
 ) -> tuple[dict[str, ErrorCounts], dict[str, Interval]]:
     """Return the sums of figures over the same utterances, and their intervals."""
     if not heard:
-        return {}, {}
+        return dict.fromkeys(columns, ErrorCounts()), {}
     edits = np.array([[each.edits for each in column] for column in columns.values()]).T
     units = np.array([[each.units for each in column] for column in columns.values()]).T
     figures = {name: sum(column, ErrorCounts()) for name, column in columns.items()}

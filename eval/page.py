@@ -19,8 +19,9 @@ from eval.scores import saved_groups, short_names
 from eval.sound import Sound, embedded, linked
 
 Row = dict[str, Any]  # of utterances.jsonl
-# of a row, as they are on the page
-COLUMNS = ("id", "reference", "hypothesis", "seconds", "edits", "units", "unit", "tokens", *KEYS)
+# of a row, as they are on the page; loss and excess: what suspects cost in training
+TEXTS = ("id", "reference", "hypothesis")
+COLUMNS = (*TEXTS, "seconds", "edits", "units", "unit", "tokens", "loss", "excess", *KEYS)
 NEEDED = ("id", "reference", "hypothesis", "reference_normalized", "hypothesis_normalized", "unit")
 
 

@@ -148,8 +148,9 @@ def test_two_models_are_compared_and_so_are_the_folders_they_left(
 ) -> None:
     out = evaluate("compare", blank_model, blank_model, tone_corpus, "--eval.normalizer=basic")
     folders = [out / f"blank-{side}-en-test" for side in "ab"]  # one name would be one folder
+    written = {"report.html", "scores.json", "utterances.jsonl"}
     for folder in folders:
-        assert {path.name for path in folder.iterdir()} == {"scores.json", "utterances.jsonl"}
+        assert {path.name for path in folder.iterdir()} == written
     told = json.loads((out / "blank-a-vs-blank-b-en-test" / "compare.json").read_text())
     assert (told["a"], told["b"], told["only_a"]) == (str(blank_model), str(blank_model), 0)
     assert told["languages"]["en"]["clips"] == told["languages"]["en"]["equal"] == 6

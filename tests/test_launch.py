@@ -42,6 +42,7 @@ def test_accelerate_launch_trains_from_any_folder_and_leaves_what_the_design_say
         "drops.jsonl",
         "status.json",
         "metrics.jsonl",
+        "losses.jsonl",
         "checkpoints",
         "model",
         "eval",

@@ -10,10 +10,12 @@ from data.config import DataConfig
 from data.files import read_jsonl, write_json, write_jsonl
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
+from trainer.clock import Clock
+from trainer.comparison import comparison
 from trainer.plots import curves_of, write_plots
 from trainer.recorder import Recorder, Silence
 from trainer.report import write_report
-from trainer.scoring import Scoring, comparison
+from trainer.scoring import Scoring
 
 FIGURES = {"rate": 0.5, "substitutions": 1, "deletions": 0, "insertions": 0, "units": 2}
 
@@ -143,7 +145,14 @@ def test_a_page_that_cannot_be_made_ends_no_run(
         accelerator=accelerator, whisper=None, data=DataConfig(), config=EvalConfig()
     )
     recorder = Recorder(tmp_path, accelerator)
-    scoring = Scoring(evaluator=evaluator, manifest=None, folder=tmp_path, recorder=recorder)
+    scoring = Scoring(
+        evaluator=evaluator,
+        manifest=None,
+        folder=tmp_path,
+        recorder=recorder,
+        clock=Clock(),
+        eval_clips=None,
+    )
     at = tmp_path / "eval" / "step-00000003" / "test"
     scoring._show(at, "test", 3)
     assert "WARNING: no page of" in capsys.readouterr().out

@@ -52,6 +52,10 @@ def test_empty_references_are_left_out_and_counted(scores: Scores) -> None:
     assert [group.empty for group in scores.groups] == [1, 0]
     alone = score([heard("a", "!", "one"), heard("b", "", "")], "basic", 1.0)
     assert (alone.groups[0].clips, alone.groups[0].empty, alone.error) == (0, 2, 0.0)
+    told = alone.to_json()["languages"]["en"]  # a report looks for these
+    for figure in ("wer", "cer", "wer_ortho", "cer_ortho"):
+        assert (told[figure]["rate"], told[figure]["interval"]) == (0.0, None)
+    assert alone.groups[0].sentence() == "WER 0.00 % normalised, 0.00 % orthographic"
 
 
 def test_clips_over_30_s_are_scored_apart(scores: Scores) -> None:

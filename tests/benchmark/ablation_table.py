@@ -67,12 +67,11 @@ Clips = dict[tuple[str, int], dict[int, tuple[int, int, int]]]  # corpus, number
 
 def _by_clip(heard: Sequence[Heard], mode: str, decoded: str) -> Clips:
     clips: Clips = defaultdict(dict)
-    for each in heard:
-        if (each.mode, each.decoded) == (mode, decoded):
-            rows = zip(each.edits, each.units, each.loops, strict=True)
-            for number, counts in enumerate(rows):
-                if counts[1]:
-                    clips[each.corpus, number][each.seed] = counts
+    for each in (h for h in heard if (h.mode, h.decoded) == (mode, decoded)):
+        rows = zip(each.edits, each.units, each.loops, strict=True)
+        for number, counts in enumerate(rows):
+            if counts[1]:
+                clips[each.corpus, number][each.seed] = counts
     return clips
 
 
