@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data.audio import load, load_audible
@@ -139,6 +139,7 @@ def eval_batches(
     batches: Sequence[Sequence[int]],
     *,
     true_length: bool = False,
+    hear: Callable[[Utterance], Tensor] = load,
 ) -> Iterator[Batch]:
     """Yield given groups of utterances: padded to 30 s as stock pipelines decode, or to a bucket.
 
@@ -148,6 +149,7 @@ def eval_batches(
         stages: make the decoder's prefix and features.
         batches: groups of indices.
         true_length: whether to pad to each group's longest only.
+        hear: returns an utterance's samples.
     """
     draws = []
     for batch in batches:
@@ -157,7 +159,7 @@ def eval_batches(
     # without texts: a reference may be too long, or hold special tokens, and still be scored
     texts = [replace(u, text="") for u in utterances]
     watch = Watch(partial(_audio_of, utterances), config.workers)
-    lines = Lines(texts, "evaluation", load, watch)
+    lines = Lines(texts, "evaluation", hear, watch)
     return _batches(draws, lines, stages, config)
 
 

@@ -18,6 +18,8 @@ from data.manifest import read_held_out, scan_cache
 from data.screen import count_reasons
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator, save
+from eval.meters import Meters
+from eval.noise import hear_noise
 from eval.scores import Scores
 from eval.whisper import load_whisper
 
@@ -59,14 +61,17 @@ def main() -> None:
         )
         short = command.eval.pad == "bucket"
         scores, hypotheses = evaluator.evaluate(utterances, command.split, true_length=short)
+        noise = hear_noise(evaluator, hypotheses, true_length=short)
+        meters = Meters.of(hypotheses, noise)
         if accelerator.is_main_process:
             left_out = count_reasons(drops).get(command.split, {})
             name = f"{_short(command.model)}-{Path(data.corpus[0]).name}-{command.split}"
             folder = out / name
             facts = {"model": command.model, "left_out": left_out, "true_length": short}
-            save(folder, scores, hypotheses, **facts)
+            save(folder, scores, hypotheses, meters=meters.to_json(), **facts)
             console = Console(highlight=False)
             console.print(score_table(scores, f"{command.model} on {command.split}"))
+            console.print(str(meters))
             console.print(f"left out: {left_out or 'nothing'}\nscores and texts: {folder}")
 
 

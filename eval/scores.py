@@ -17,6 +17,8 @@ class Hypothesis:
 
     utterance: Utterance
     text: str
+    tokens: int = 0  # of the text, without special ones
+    truncated: bool = False  # decoding reached its most tokens
 
     def to_json(self) -> dict[str, Any]:
         """Return a row of utterances.jsonl: edits are of the raw texts, in the language's unit."""
@@ -30,6 +32,8 @@ class Hypothesis:
             "reference": u.text,
             "hypothesis": self.text,
             "edits": edits,
+            "tokens": self.tokens,
+            "truncated": self.truncated,
             "audio": u.audio,
         }
 

@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 import eval.__main__ as command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-QUICK = ("--eval.max_length=12", "--data.workers=0")
+QUICK = ("--eval.max_length=12", "--data.workers=0", "--eval.noise=False")
 
 
 @pytest.fixture(autouse=True)

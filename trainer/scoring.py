@@ -12,6 +12,7 @@ from data.errors import InputError
 from data.lazy import Outline
 from data.manifest import Manifest
 from data.utterance import Utterance
+from eval.beside import look_beside
 from eval.evaluate import Evaluator, save
 from eval.scores import Scores, saved_groups
 from trainer.publish import export, exported_step, restore
@@ -76,8 +77,11 @@ class Scoring:
         scores, hypotheses = self.evaluator.evaluate(
             utterances, f"{split}, update {step}", true_length=short
         )
-        metrics = {f"{split}/{name}": value for name, value in scores.metrics().items()}
-        self.recorder.record(step, metrics)
+        at = self.folder / "eval" / f"step-{step:08d}" / split
+        unlearnt = split == "dev" or not self.manifest.dev
+        beside = look_beside(self.evaluator, hypotheses, at, forgetting=unlearnt, true_length=short)
+        found = scores.metrics() | beside.metrics()
+        self.recorder.record(step, {f"{split}/{name}": value for name, value in found.items()})
         for name, group in scores.named():
             self.recorder.say(
                 f"update {step:>6}  {split} {name}: {group.metric} "
@@ -85,12 +89,14 @@ class Scoring:
                 f"  [{group.clips} clips{', at their own length' if short else ''}, "
                 f"{group.normalizer}]"
             )
+        for line in beside.lines():
+            self.recorder.say(f"update {step:>6}  {split} {line}")
         if self.evaluator.accelerator.is_main_process:
-            at = self.folder / "eval" / f"step-{step:08d}" / split
             facts = {"step": step, "max_length": config.max_length, "beams": config.num_beams}
             facts["true_length"] = short
             with self.recorder.despite_disk(str(at)):
-                save(at, scores, hypotheses, **facts)
+                beside.save(at, step)
+                save(at, scores, hypotheses, meters=beside.meters.to_json(), **facts)
                 write_report(self.folder)
         return scores
 
