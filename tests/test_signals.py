@@ -78,6 +78,24 @@ def test_a_signal_to_either_of_two_processes_stops_both(
     assert saved_step(run) == max(losses(run))
 
 
+def test_a_run_outlives_the_reader_of_its_output(
+    trainer: Any, tmp_path: Path, losses: Losses
+) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, MAIN, *trainer.arguments(run, *ENDLESS)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        wait_for(trains(run, losses), process)
+        process.stdout.close()  # as Ctrl-C ends `tee`
+        seen = len(losses(run))
+        wait_for(lambda: len(losses(run)) > seen + 2, process)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    assert process.returncode == STOPPED
+    assert saved_step(run) == max(losses(run))
+
+
 def test_a_stop_before_the_first_update_leaves_nothing_half_done(
     trainer: Any, tmp_path: Path
 ) -> None:

@@ -1,5 +1,7 @@
 """Where metrics go: metrics.jsonl, Accelerate's trackers, and a person's screen."""
 
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,15 @@ LINE = (
 )
 
 
+class Screen(Console):
+    """A console that training outlives: Ctrl-C ends the `tee` behind a pipe as well."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing any more, where rich would end the process."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Recorder:
     """Writes on the main process."""
 
@@ -37,7 +48,7 @@ class Recorder:
         self.path = folder / METRICS
         self.unwritten: list[dict[str, float]] = []
         self.accelerator = accelerator
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Screen(highlight=False, soft_wrap=True)
         self.progress = Progress(
             TextColumn("update {task.completed:.0f}/{task.total:.0f}"),
             BarColumn(bar_width=None),
