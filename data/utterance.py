@@ -30,6 +30,9 @@ class Utterance:
     prompt: str = ""  # what was said before it in the same recording
     prompt_tokens: int = 0  # its length
     rules: tuple[str, ...] = ()  # that changed its transcript, by name
+    age: str | None = None  # of the speaker, as the corpus says it: twenties
+    gender: str | None = None  # as the corpus says it
+    accent: str | None = None  # as the corpus says it
     fault: str = ""  # why its reader says that it cannot be used: the reason of its drop
 
     def to_json(self) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from rich.table import Table
 from data.config import DataConfig
 from data.errors import InputError, plain_errors
 from data.knobs import parse_dataclass
+from data.labels import LabelEncoder
 from data.manifest import read_held_out, scan_cache
 from data.screen import count_reasons
 from eval.config import EvalConfig
+from eval.ct2 import Ct2, is_ct2, load_ct2
 from eval.evaluate import Evaluator, save
 from eval.meters import Meters
 from eval.noise import hear_noise
@@ -28,7 +30,8 @@ from eval.whisper import load_whisper
 class Command:
     """Score a Whisper on a corpus."""
 
-    model: tyro.conf.Positional[str]  # a folder, or a name on the Hub
+    # a folder, a name on the Hub, or a folder that CTranslate2 made (with the extra ct2)
+    model: tyro.conf.Positional[str]
     corpus: tyro.conf.Positional[tuple[str, ...]]  # folders, manifests or Hub names
     split: str = "test"  # of the corpus
     # Whisper's code, one for all corpora or one for each; none: as the corpus says
@@ -48,17 +51,11 @@ def main() -> None:
         accelerator = Accelerator(mixed_precision=command.precision)
         language = command.language or command.data.language
         data = replace(command.data, corpus=command.corpus, language=language)
-        whisper = load_whisper(command.model)
-        whisper.model.to(accelerator.device)
+        evaluator, labels = _evaluator(command, data, accelerator)
         out = Path(command.out)
         cache = scan_cache(out.parent, data)
         show = accelerator.is_main_process
-        utterances, drops = read_held_out(
-            data, whisper.labels(), cache, split=command.split, show=show
-        )
-        evaluator = Evaluator(
-            accelerator=accelerator, whisper=whisper, data=data, config=command.eval
-        )
+        utterances, drops = read_held_out(data, labels, cache, split=command.split, show=show)
         short = command.eval.pad == "bucket"
         scores, hypotheses = evaluator.evaluate(utterances, command.split, true_length=short)
         noise = hear_noise(evaluator, hypotheses, true_length=short)
@@ -73,6 +70,19 @@ def main() -> None:
             console.print(score_table(scores, f"{command.model} on {command.split}"))
             console.print(str(meters))
             console.print(f"left out: {left_out or 'nothing'}\nscores and texts: {folder}")
+
+
+def _evaluator(
+    command: Command, data: DataConfig, accelerator: Accelerator
+) -> tuple[Evaluator | Ct2, LabelEncoder]:
+    """Load the model; return what scores it, and what knows its languages."""
+    if is_ct2(command.model):
+        ct2 = load_ct2(command.model, command.eval, command.precision)
+        return ct2, ct2.labels()
+    whisper = load_whisper(command.model)
+    whisper.model.to(accelerator.device)
+    evaluator = Evaluator(accelerator=accelerator, whisper=whisper, data=data, config=command.eval)
+    return evaluator, whisper.labels()
 
 
 def _short(model: str) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 from eval.evaluate import Evaluator, save
 from eval.forgetting import Forgetting, hear_forgetting
+from eval.hypothesis import Hypothesis
 from eval.meters import Meters, first_meters
 from eval.noise import hear_noise
-from eval.scores import Hypothesis
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

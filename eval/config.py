@@ -19,7 +19,11 @@ class EvalConfig:
     num_beams: int = 1  # 1: greedy
     fallback: bool = False  # decode what loops or is unsure again at temperatures 0.2 … 1.0
     timestamps: bool = False  # decode with times, as long audio always is; texts are scored without
-    normalizer: Literal["basic", "none"] = "basic"  # basic: no punctuation, no case (Whisper's own)
+    # auto: characters where words have no spaces, and in Korean; mixed: both, for code-switching
+    unit: Literal["auto", "word", "character", "mixed"] = "auto"
+    # basic and english: Whisper's own; unicode: basic that keeps the marks of Hindi or Thai; auto:
+    # english for English, unicode else; docs/scores.md
+    normalizer: Literal["auto", "basic", "english", "unicode", "none"] = "auto"
 
     noise: bool = True  # hear silence and noise whenever test is scored: what is said to nothing
     # a corpus in another language or task, of which a few clips are scored beside dev: what the

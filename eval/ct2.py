@@ -8,13 +8,14 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from rich.progress import track
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from data.audio import load
@@ -25,7 +26,8 @@ from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.decode import MORE_TOKENS, Heard
 from eval.fallback import LEAST_PROBABLE, MOST_COMPRESSED, NO_SPEECH, TEMPERATURES
-from eval.scores import Hypothesis, Scores, score
+from eval.hypothesis import Hypothesis
+from eval.scores import Scores, score
 
 WEIGHTS = "model.bin"
 COMPUTE = {"no": "default", "fp16": "float16", "bf16": "bfloat16"}  # default: as it was converted
@@ -43,7 +45,7 @@ class Ct2:
     model: Any  # faster-whisper's WhisperModel
     tokenizer: Any
     suppressed: list[int]  # tokens that it never says
-    name: str  # its folder
+    config: EvalConfig
 
     def labels(self) -> LabelEncoder:
         """Return what knows its languages and counts its tokens."""
@@ -51,27 +53,36 @@ class Ct2:
         return LabelEncoder(self.tokenizer, max_tokens=MAX_TOKENS, multilingual=multilingual)
 
     def evaluate(
-        self, utterances: Sequence[Utterance], label: str, config: EvalConfig
+        self,
+        utterances: Sequence[Utterance],
+        label: str,
+        *,
+        true_length: bool = False,
+        hear: Callable[[Utterance], Tensor] = load,
     ) -> tuple[Scores, list[Hypothesis]]:
         """Transcribe and score, as Evaluator.evaluate() does.
 
         Args:
             utterances: what to transcribe, with references.
             label: shown beside the progress bar.
-            config: how to decode.
+            true_length: never: faster-whisper pads to 30 s.
+            hear: returns an utterance's samples.
         """
+        assert not true_length
         started = time.perf_counter()
         hypotheses = []
         for u in track(utterances, label, disable=not sys.stdout.isatty(), transient=True):
-            h = self.transcribe(u, config)
+            h = self.transcribe(u, hear(u).numpy())
             hypotheses.append(
                 Hypothesis(utterance=u, text=h.text, tokens=h.tokens, truncated=h.truncated)
             )
         seconds = time.perf_counter() - started
-        return score(hypotheses, config.normalizer, seconds), hypotheses
+        config = self.config
+        return score(hypotheses, config.normalizer, seconds, config.unit), hypotheses
 
-    def transcribe(self, u: Utterance, config: EvalConfig) -> Heard:
-        """Return what is heard in a clip of any length."""
+    def transcribe(self, u: Utterance, samples: Any) -> Heard:
+        """Return what is heard in a clip of any length; samples are numpy's."""
+        config = self.config
         long = u.seconds > CHUNK_SECONDS
         timed, most = config.timestamps or long, config.max_length
         if not long:
@@ -79,7 +90,7 @@ class Ct2:
         most = min(most, MAX_TOKENS // 2)
         prefix = (3 if self.model.model.is_multilingual else 1) + (not timed)
         segments, _ = self.model.transcribe(
-            load(u).numpy(),
+            samples,
             language=u.language,
             task=u.task,
             beam_size=config.num_beams,
@@ -103,16 +114,22 @@ class Ct2:
         )
 
 
-def load_ct2(name: str, precision: str = "no") -> Ct2:
+def load_ct2(name: str, config: EvalConfig, precision: str = "no") -> Ct2:
     """Load a folder that CTranslate2's converter made.
 
     Args:
         name: the folder.
+        config: how to decode.
         precision: no, fp16 or bf16; no: as the folder was converted.
 
     Raises:
-        InputError: faster-whisper is not installed, or the folder is not whole.
+        InputError: faster-whisper is not installed, the folder is not whole, or true length is
+            asked for.
     """
+    if config.pad == "bucket":
+        raise InputError(
+            f"eval.pad=bucket: faster-whisper pads every clip of {name!r} to 30 s: leave it out"
+        )
     folder = Path(name)
     for file in ("config.json", "tokenizer.json"):
         if not (folder / file).is_file():
@@ -140,6 +157,5 @@ def load_ct2(name: str, precision: str = "no") -> Ct2:
     model.feature_extractor = FeatureExtractor(feature_size=model.model.n_mels)
     told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-    return Ct2(
-        model=model, tokenizer=tokenizer, suppressed=told.get("suppress_ids") or [], name=name
-    )
+    suppressed = told.get("suppress_ids") or []
+    return Ct2(model=model, tokenizer=tokenizer, suppressed=suppressed, config=config)

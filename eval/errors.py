@@ -1,9 +1,11 @@
 """Edits and lengths. They add up over clips, batches and processes; rates are divided once."""
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
-import jiwer
+from rapidfuzz.distance import Levenshtein
+
+from eval.units import pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,12 @@ class ErrorCounts:
 
     def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
         """Add counts."""
-        return ErrorCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return ErrorCounts(
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+            self.units + other.units,
+        )
 
     @property
     def edits(self) -> int:
@@ -40,20 +47,33 @@ class ErrorCounts:
         }
 
 
+def errors(reference: str, hypothesis: str, unit: str) -> ErrorCounts:
+    """Count the edits of one text.
+
+    jiwer counts with the same library, and gives the same totals. It also builds an alignment of
+    each text, which takes a hundred times as long.
+
+    Args:
+        reference: what was said; empty, all of the hypothesis is inserted.
+        hypothesis: what was heard.
+        unit: word, character or mixed.
+    """
+    said, heard = pieces(reference, unit), pieces(hypothesis, unit)
+    steps = [step.tag for step in Levenshtein.editops(said, heard)]
+    substituted, deleted = steps.count("replace"), steps.count("delete")
+    return ErrorCounts(substituted, deleted, len(steps) - substituted - deleted, len(said))
+
+
 def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
-    """Count edits of words. References must not be empty: jiwer refuses them."""
-    if not references:
-        return ErrorCounts()
-    return _counts(jiwer.process_words(list(references), list(hypotheses)))
+    """Count edits of words."""
+    return _total(references, hypotheses, "word")
 
 
 def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
-    """Count edits of characters, spaces among them. References must not be empty."""
-    if not references:
-        return ErrorCounts()
-    return _counts(jiwer.process_characters(list(references), list(hypotheses)))
+    """Count edits of characters, spaces among them."""
+    return _total(references, hypotheses, "character")
 
 
-def _counts(output: "jiwer.WordOutput | jiwer.CharacterOutput") -> ErrorCounts:
-    units = output.hits + output.substitutions + output.deletions
-    return ErrorCounts(output.substitutions, output.deletions, output.insertions, units)
+def _total(references: Sequence[str], hypotheses: Sequence[str], unit: str) -> ErrorCounts:
+    pairs = zip(references, hypotheses, strict=True)
+    return sum((errors(said, heard, unit) for said, heard in pairs), ErrorCounts())

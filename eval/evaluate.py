@@ -23,7 +23,8 @@ from data.plan import edge_of
 from data.utterance import Batch, Utterance
 from eval.config import EvalConfig
 from eval.decode import Heard, transcribe
-from eval.scores import Hypothesis, Scores, score
+from eval.hypothesis import Hypothesis
+from eval.scores import Scores, score
 from eval.silence import lend, listen
 from eval.whisper import Whisper
 
@@ -75,7 +76,8 @@ class Evaluator:
             Hypothesis(utterance=u, text=h.text, tokens=h.tokens, truncated=h.truncated)
             for u, h in ((u, heard[u.id]) for u in utterances)
         ]
-        return score(hypotheses, self.config.normalizer, seconds), hypotheses
+        config = self.config
+        return score(hypotheses, config.normalizer, seconds, config.unit), hypotheses
 
     def _transcribe(self, batches: Iterator[Batch], rounds: int, label: str) -> dict[str, Heard]:
         """Return what was heard in each utterance by id, gathered from all processes."""
@@ -125,5 +127,6 @@ class Evaluator:
 
 def save(folder: Path, scores: Scores, hypotheses: Sequence[Hypothesis], **facts: Any) -> None:
     """Write scores.json and utterances.jsonl."""
-    write_jsonl(folder / UTTERANCES, (h.to_json() for h in hypotheses))
+    rows = (h.to_json(scores.compared[h.utterance.id]) for h in hypotheses)
+    write_jsonl(folder / UTTERANCES, rows)
     write_json(folder / SCORES, {**facts, **scores.to_json()})

@@ -18,7 +18,8 @@ from data.lazy import read_row
 from data.manifest import read_held_out, scan_cache
 from data.utterance import Utterance
 from eval.evaluate import SCORES, UTTERANCES, Evaluator
-from eval.scores import Hypothesis, Scores, saved_groups, score
+from eval.hypothesis import Hypothesis
+from eval.scores import Scores, saved_groups, score
 
 CHOSEN = "forgetting.jsonl"  # in a run's folder eval/
 GROWN, GROWN_BY = 1.1, 0.01  # times the first error, and at least so much more: worth a warning
@@ -42,8 +43,9 @@ class Forgetting:
         before = dict(saved_groups(self.first))
         told = []
         for name, group in self.scores.named():
-            was = before[name][group.metric.lower()]["rate"]
-            told.append(f"{name} {group.metric} {was:.1%} → {group.error.rate:.1%}")
+            was = before.get(name, {}).get(group.metric.lower())  # None: nothing was said then
+            first = f"{was['rate']:.1%} → " if was else ""
+            told.append(f"{name} {group.metric} {first}{group.error.rate:.1%}")
         against = ", against what it heard at first" if self.own else ""
         return f"forgetting: {'; '.join(told)}{against}"
 
@@ -71,17 +73,20 @@ def hear_forgetting(
     Raises:
         InputError: the corpus cannot be used.
     """
-    if evaluator.config.forget_corpus is None:
+    config = evaluator.config
+    if config.forget_corpus is None:
         return None
     chosen = _agreed(evaluator, evaluations / CHOSEN)
     scores, heard = evaluator.evaluate(chosen, "forgetting", true_length=true_length)
     first = min(evaluations.glob("step-*/forgetting"), default=None)
     own = not any(u.text.strip() for u in chosen)
     if own:
-        rows = [h.to_json() for h in heard] if first is None else read_jsonl(first / UTTERANCES)
-        texts = {row["id"]: row["hypothesis"] for row in rows}
+        texts = {h.utterance.id: h.text for h in heard}
+        if first is not None:
+            rows = read_jsonl(first / UTTERANCES)
+            texts = {row["id"]: row["hypothesis"] for row in rows}
         heard = [replace(h, utterance=_said(h.utterance, texts)) for h in heard]
-        scores = score(heard, evaluator.config.normalizer, scores.seconds)
+        scores = score(heard, config.normalizer, scores.seconds, config.unit)
     saved = None if first is None else json.loads((first / SCORES).read_text(encoding="utf-8"))
     return Forgetting(scores=scores, heard=heard, first=saved or scores.to_json(), own=own)
 

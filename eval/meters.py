@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data.labels import UNSPACED
 from eval.fallback import MOST_COMPRESSED, compression
-from eval.normalize import unit_of
-from eval.scores import Hypothesis
+from eval.hypothesis import Hypothesis
 
 REPEATS = 4  # times in a row that something is said: a loop, unless the reference says so
 LONGEST = 40  # words or characters of what is looked for
@@ -124,22 +124,22 @@ def loops(h: Hypothesis) -> bool:
 
     Not where its reference does the same.
     """
-    unit = unit_of(h.utterance.language or "")
-    said, meant = repeats(h.text, unit), repeats(h.utterance.text, unit)
+    spaced = h.written not in UNSPACED
+    said, meant = (repeats(text, spaced=spaced) for text in (h.text, h.utterance.text))
     if said >= REPEATS and said > meant:
         return True
     return compression(h.text) > MOST_COMPRESSED >= compression(h.utterance.text)
 
 
-def repeats(text: str, unit: str) -> int:
+def repeats(text: str, *, spaced: bool) -> int:
     """Return how often a text says the same in a row, at most: words, or up to 40 of them.
 
     Args:
         text: with punctuation and case, which do not count.
-        unit: word or character.
+        spaced: whether words are what repeats, or characters.
     """
     words = re.findall(r"\w+", text.casefold())
-    units: Sequence[str] = words if unit == "word" else "".join(words)
+    units: Sequence[str] = words if spaced else "".join(words)
     most = min(1, len(units))
     for period in range(1, min(LONGEST, len(units) // 2) + 1):
         run = longest = 0

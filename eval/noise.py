@@ -15,8 +15,9 @@ from torch import Tensor
 
 from data.features import SAMPLE_RATE
 from data.utterance import Utterance
+from eval.ct2 import Ct2
 from eval.evaluate import Evaluator
-from eval.scores import Hypothesis
+from eval.hypothesis import Hypothesis
 
 LOWEST_HERTZ = 20.0  # the slopes of pink and brown noise begin there
 SYLLABLES = 4.0  # a second, in which speech swells
@@ -98,7 +99,7 @@ def noise_set(language: str | None) -> list[Utterance]:
 
 
 def hear_noise(
-    evaluator: Evaluator, hypotheses: Sequence[Hypothesis], *, true_length: bool
+    evaluator: Evaluator | Ct2, hypotheses: Sequence[Hypothesis], *, true_length: bool
 ) -> list[Hypothesis]:
     """Return what the model says to the set, decoded as it decodes; none with eval.noise off.
 
@@ -110,6 +111,9 @@ def hear_noise(
     if not (evaluator.config.noise and hypotheses):
         return []
     ((language, _),) = Counter(h.utterance.language for h in hypotheses).most_common(1)
-    here = replace(evaluator, data=replace(evaluator.data, workers=0))
     sounds = noise_set(language)
-    return here.evaluate(sounds, "silence and noise", true_length=true_length, hear=sound_of)[1]
+    if isinstance(evaluator, Evaluator):  # workers would take longer to start than this takes
+        evaluator = replace(evaluator, data=replace(evaluator.data, workers=0))
+    return evaluator.evaluate(sounds, "silence and noise", true_length=true_length, hear=sound_of)[
+        1
+    ]

@@ -1,88 +1,14 @@
 """What an evaluation found: counts by language, short and long audio apart."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data.features import CHUNK_SECONDS
-from data.utterance import Utterance
-from eval.errors import ErrorCounts, character_errors, word_errors
-from eval.normalize import normalizer_for, unit_of
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Hypothesis:
-    """What a model heard in an utterance."""
-
-    utterance: Utterance
-    text: str
-    tokens: int = 0  # of the text, without special ones
-    truncated: bool = False  # decoding reached its most tokens
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a row of utterances.jsonl: edits are of the raw texts, in the language's unit."""
-        u = self.utterance
-        count = word_errors if unit_of(u.language or "") == "word" else character_errors
-        edits = count([u.text], [self.text]).edits if u.text else None
-        return {
-            "id": u.id,
-            "language": u.language,
-            "seconds": u.seconds,
-            "reference": u.text,
-            "hypothesis": self.text,
-            "edits": edits,
-            "tokens": self.tokens,
-            "truncated": self.truncated,
-            "audio": u.audio,
-        }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
-    """The figures of one language."""
-
-    language: str
-    normalizer: str
-    clips: int
-    empty: int  # clips left out because their reference is empty, normalised
-    wer: ErrorCounts
-    cer: ErrorCounts
-    wer_ortho: ErrorCounts
-    cer_ortho: ErrorCounts
-
-    @property
-    def unit(self) -> str:
-        """Return word or character."""
-        return unit_of(self.language)
-
-    @property
-    def metric(self) -> str:
-        """Return the name of the main figure."""
-        return "WER" if self.unit == "word" else "CER"
-
-    @property
-    def error(self) -> ErrorCounts:
-        """Return the main figure: normalised, in the language's unit."""
-        return self.wer if self.unit == "word" else self.cer
-
-    @property
-    def error_ortho(self) -> ErrorCounts:
-        """Return the same of the raw texts."""
-        return self.wer_ortho if self.unit == "word" else self.cer_ortho
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all counts and rates."""
-        return {
-            "clips": self.clips,
-            "empty_references": self.empty,
-            "metric": self.metric,
-            "normalizer": self.normalizer,
-            "wer": self.wer.to_json(),
-            "cer": self.cer.to_json(),
-            "wer_ortho": self.wer_ortho.to_json(),
-            "cer_ortho": self.cer_ortho.to_json(),
-        }
+from eval.bootstrap import Interval
+from eval.groups import Group, Heard, groups_of, pooled
+from eval.hypothesis import Compared, Hypothesis, compare_texts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,11 +20,9 @@ class Scores:
     corpora: dict[str, list[Group]]  # the short ones of each corpus, where there are several
     seconds: float  # wall time
     audio_seconds: float
-
-    @property
-    def error(self) -> float:
-        """Return the figure that models are chosen by: all edits over all units, short clips."""
-        return sum((group.error for group in self.groups), ErrorCounts()).rate
+    error: float  # what models are chosen by: all edits over all units, short clips
+    interval: Interval | None  # of it; None: of fewer than two clips nothing can be said
+    compared: Mapping[str, Compared] = field(repr=False)  # each utterance's texts, by id
 
     def named(self) -> list[tuple[str, Group]]:
         """Return all groups, with what they are of."""
@@ -112,6 +36,7 @@ class Scores:
         """Return what scores.json holds."""
         return {
             "error": self.error,
+            **(self.interval.to_json() if self.interval else {"interval": None, "bootstrap": None}),
             "languages": {group.language: group.to_json() for group in self.groups},
             "long": {group.language: group.to_json() for group in self.long},
             "corpora": {
@@ -128,13 +53,8 @@ class Scores:
         """Return the main figures under slash names, for the recorder. Rates are fractions."""
         found = {"error": self.error}
         for group in self.groups:
-            name = group.language
-            found |= {
-                f"{name}/wer": group.wer.rate,
-                f"{name}/cer": group.cer.rate,
-                f"{name}/wer_ortho": group.wer_ortho.rate,
-                f"{name}/cer_ortho": group.cer_ortho.rate,
-            }
+            figures = group.figures.items()
+            found |= {f"{group.language}/{name}": counts.rate for name, counts in figures}
         for group in self.long:
             found[f"{group.language}/long_{group.metric.lower()}"] = group.error.rate
         for corpus, groups in self.corpora.items():
@@ -144,36 +64,48 @@ class Scores:
         return found
 
 
-def score(hypotheses: Sequence[Hypothesis], normalizer: str, seconds: float) -> Scores:
+def score(
+    hypotheses: Sequence[Hypothesis], normalizer: str, seconds: float, unit: str = "auto"
+) -> Scores:
     """Count errors by language, and by corpus; audio over 30 s is a group of its own.
 
     Args:
         hypotheses: each utterance once.
         normalizer: kind, see normalizer_for().
         seconds: wall time that decoding took.
+        unit: kind, see unit_of().
     """
     ids = [h.utterance.id for h in hypotheses]
     assert len(ids) == len(set(ids)), "an utterance would count twice"
-    short = [h for h in hypotheses if h.utterance.seconds <= CHUNK_SECONDS]
-    long = [h for h in hypotheses if h.utterance.seconds > CHUNK_SECONDS]
+    heard = [(h, compare_texts(h, normalizer, unit)) for h in hypotheses]
+    short = [each for each in heard if each[0].utterance.seconds <= CHUNK_SECONDS]
+    long = [each for each in heard if each[0].utterance.seconds > CHUNK_SECONDS]
+    error, interval = pooled(short)
     return Scores(
-        groups=_groups(short, normalizer),
-        long=_groups(long, normalizer),
-        corpora=_corpora(short, normalizer),
+        groups=groups_of(short),
+        long=groups_of(long),
+        corpora=_corpora(short),
         seconds=seconds,
         audio_seconds=sum(h.utterance.seconds for h in hypotheses),
+        error=error.rate,
+        interval=interval,
+        compared={h.utterance.id: compared for h, compared in heard},
     )
 
 
-def _corpora(hypotheses: Sequence[Hypothesis], normalizer: str) -> dict[str, list[Group]]:
+def _corpora(heard: Sequence[Heard]) -> dict[str, list[Group]]:
     """Return the groups of each corpus, where they tell more than those of the languages do."""
-    by_corpus: dict[str, list[Hypothesis]] = {}
-    for each in hypotheses:
-        by_corpus.setdefault(each.utterance.corpus, []).append(each)
-    groups = {corpus: _groups(part, normalizer) for corpus, part in sorted(by_corpus.items())}
-    languages = [group.language for part in groups.values() for group in part]
+    by_corpus: dict[str, list[Heard]] = {}
+    for each in heard:
+        by_corpus.setdefault(each[0].utterance.corpus, []).append(each)
+    languages = [
+        language
+        for part in by_corpus.values()
+        for language in {hypothesis.languages for hypothesis, _ in part}
+    ]
     if len(languages) == len(set(languages)):  # each language is one corpus
         return {}
+    groups = {corpus: groups_of(part) for corpus, part in sorted(by_corpus.items())}
     return dict(zip(_short_names(list(groups)), groups.values(), strict=True))
 
 
@@ -185,33 +117,6 @@ def _short_names(paths: Sequence[str]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return list(paths)
-
-
-def _groups(hypotheses: Sequence[Hypothesis], normalizer: str) -> list[Group]:
-    by_language: dict[str, list[Hypothesis]] = {}
-    for each in hypotheses:
-        by_language.setdefault(each.utterance.language or "", []).append(each)
-    return [_group(name, part, normalizer) for name, part in sorted(by_language.items())]
-
-
-def _group(language: str, hypotheses: Sequence[Hypothesis], kind: str) -> Group:
-    normalizer = normalizer_for(kind, language)
-    raw = [(h.utterance.text, h.text) for h in hypotheses]
-    # a reference that normalises to nothing would make any text an endless error: left out, counted
-    pairs = [
-        (r, h, normalizer.apply(r), normalizer.apply(h)) for r, h in raw if normalizer.apply(r)
-    ]
-    ortho_r, ortho_h, norm_r, norm_h = ([pair[i] for pair in pairs] for i in range(4))
-    return Group(
-        language=language,
-        normalizer=normalizer.name,
-        clips=len(pairs),
-        empty=len(raw) - len(pairs),
-        wer=word_errors(norm_r, norm_h),
-        cer=character_errors(norm_r, norm_h),
-        wer_ortho=word_errors(ortho_r, ortho_h),
-        cer_ortho=character_errors(ortho_r, ortho_h),
-    )
 
 
 def saved_groups(saved: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

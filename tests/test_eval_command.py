@@ -62,7 +62,7 @@ def test_the_command_writes_scores_and_texts(
     done = as_a_person_does(blank_model, tone_corpus, f"--out={tmp_path / 'eval'}", *QUICK)
     assert done.returncode == 0, done.stderr
     assert "WER" in done.stdout
-    assert "whisper-basic" in done.stdout
+    assert "whisper-english (whisper-normalizer" in done.stdout
     folder = tmp_path / "eval" / "blank-en-test"
     told = json.loads((folder / "scores.json").read_text())
     assert told["languages"]["en"]["clips"] == 6

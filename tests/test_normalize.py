@@ -3,7 +3,7 @@
 import pytest
 import transformers
 
-from eval.normalize import UNSPACED, normalizer_for, unit_of
+from eval.normalize import normalizer_for
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,3 @@ def test_normalising_twice_is_normalising_once() -> None:
         apply = normalizer_for("basic", language).apply
         for text in ("He said: 'no' (twice)!", "零 一，二", "A  b－c"):
             assert apply(apply(text)) == apply(text)
-
-
-def test_errors_are_counted_in_characters_where_words_have_no_spaces() -> None:
-    assert {unit_of(language) for language in UNSPACED} == {"character"}
-    assert {unit_of(language) for language in ("en", "ko", "de", "vi", "")} == {"word"}

@@ -8,7 +8,7 @@ import pytest
 
 from data.utterance import Utterance
 from eval.errors import ErrorCounts
-from eval.scores import Hypothesis, Scores, saved_groups, score
+from eval.scores import Hypothesis, Scores, compare_texts, saved_groups, score
 
 
 def heard(name: str, reference: str, text: str, **settings: Any) -> Hypothesis:
@@ -91,6 +91,8 @@ def test_what_is_written_can_be_recounted(scores: Scores) -> None:
         "deletions": 0,
         "insertions": 1,
         "units": 4,
+        "interval": told["languages"]["en"]["wer"]["interval"],
+        "bootstrap": "utterances",
     }
     assert told["languages"]["en"]["empty_references"] == 1
     assert "whisper-basic" in told["languages"]["zh"]["normalizer"]
@@ -107,20 +109,49 @@ def test_metrics_have_slash_names_and_are_fractions(scores: Scores) -> None:
     assert all(isinstance(value, float) for value in metrics.values())
 
 
-def test_a_row_tells_edits_of_the_raw_texts_in_the_languages_unit() -> None:
-    english = heard("a", "One two.", "one two")
-    assert english.to_json() == {
+def row(hypothesis: Hypothesis, normalizer: str = "auto", unit: str = "auto") -> dict[str, Any]:
+    """Return an utterance's row of utterances.jsonl."""
+    return hypothesis.to_json(compare_texts(hypothesis, normalizer, unit))
+
+
+def test_a_row_tells_who_said_what_and_edits_of_what_was_compared() -> None:
+    english = heard("a", "One two.", "one too", speaker="kim", age="teens", start=1.5, end=3.5)
+    assert row(replace(english, tokens=3, truncated=True)) == {
         "id": "a",
+        "corpus": "",
         "language": "en",
+        "task": "transcribe",
+        "speaker": "kim",
+        "age": "teens",
+        "gender": None,
+        "accent": None,
         "seconds": 2.0,
-        "reference": "One two.",
-        "hypothesis": "one two",
-        "edits": 2,
         "audio": "/a.mp3",
+        "start": 1.5,
+        "end": 3.5,
+        "reference": "One two.",
+        "hypothesis": "one too",
+        "reference_normalized": "12",
+        "hypothesis_normalized": "one too",
+        "unit": "word",
+        "edits": 2,
+        "units": 1,
+        "tokens": 3,
+        "truncated": True,
     }
-    assert heard("b", "零一", "零", language="zh").to_json()["edits"] == 1
-    silent = replace(english, utterance=replace(english.utterance, text=""))
-    assert silent.to_json()["edits"] is None
+    assert row(heard("b", "零一", "零", language="zh"))["edits"] == 1
+
+
+def test_a_row_without_a_reference_has_no_edits_and_is_listed_all_the_same() -> None:
+    for said in ("", "...", "(laughs)"):
+        told = row(heard("a", said, "anything"))
+        assert (told["edits"], told["units"], told["hypothesis"]) == (None, 0, "anything")
+
+
+def test_the_rows_of_an_evaluation_add_up_to_its_figures(scores: Scores) -> None:
+    counts = [c.counts[c.metric] for c in scores.compared.values() if c.counts]
+    together = [group.error for group in scores.groups + scores.long]
+    assert sum(counts, ErrorCounts()) == sum(together, ErrorCounts())
 
 
 def test_each_of_several_corpora_has_figures_of_its_own(scores: Scores) -> None:

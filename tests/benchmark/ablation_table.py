@@ -10,7 +10,8 @@ import numpy as np
 from rich.table import Table
 
 from eval.errors import ErrorCounts, character_errors, word_errors
-from eval.normalize import normalizer_for, unit_of
+from eval.normalize import normalizer_for
+from eval.units import unit_of
 
 DRAWS = 10_000  # of the bootstrap
 LOOP = re.compile(r"(.+?)\1{3,}")  # something said four times over

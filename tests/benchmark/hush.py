@@ -32,8 +32,9 @@ from data.manifest import read_held_out, scan_cache
 from data.plan import edge_of
 from data.utterance import Utterance
 from eval.errors import character_errors, word_errors
-from eval.normalize import normalizer_for, unit_of
+from eval.normalize import normalizer_for
 from eval.silence import lend, listen
+from eval.units import unit_of
 from eval.whisper import Whisper, load_whisper
 
 SILENCES = (0.0, 0.5, 2.0, 8.0, float(CHUNK_SECONDS))  # seconds

@@ -32,7 +32,8 @@ from data.knobs import parse_dataclass
 from data.manifest import read_held_out, scan_cache
 from data.utterance import Utterance
 from eval.errors import character_errors, word_errors
-from eval.normalize import normalizer_for, unit_of
+from eval.normalize import normalizer_for
+from eval.units import unit_of
 from eval.whisper import Whisper, load_whisper
 
 LENGTHS = (120.0, 300.0)  # seconds of a recording

@@ -1,0 +1,144 @@
+"""The figures of utterances that belong together: of a language, of a corpus, of long audio."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from eval.bootstrap import Interval, intervals, percent
+from eval.errors import ErrorCounts
+from eval.hypothesis import Compared, Hypothesis
+from eval.units import METRICS
+
+Heard = tuple[Hypothesis, Compared]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """The figures of one language."""
+
+    language: str
+    normalizer: str
+    unit: str  # word, character or mixed
+    clips: int
+    empty: int  # clips left out because their reference is empty, normalised
+    figures: Mapping[str, ErrorCounts]  # wer, cer, wer_ortho, cer_ortho, and what a language adds
+    intervals: Mapping[str, Interval] = field(default_factory=dict)  # by figure
+
+    @property
+    def metric(self) -> str:
+        """Return the name of the main figure: WER, CER or MER."""
+        return METRICS[self.unit].upper()
+
+    @property
+    def error(self) -> ErrorCounts:
+        """Return the main figure: normalised, in the language's unit."""
+        return self.of(METRICS[self.unit])
+
+    @property
+    def error_ortho(self) -> ErrorCounts:
+        """Return the same of the raw texts."""
+        return self.of(f"{METRICS[self.unit]}_ortho")
+
+    @property
+    def wer(self) -> ErrorCounts:
+        """Return the errors in words, normalised."""
+        return self.of("wer")
+
+    @property
+    def cer(self) -> ErrorCounts:
+        """Return the errors in characters, normalised."""
+        return self.of("cer")
+
+    @property
+    def wer_ortho(self) -> ErrorCounts:
+        """Return the errors in words of the raw texts."""
+        return self.of("wer_ortho")
+
+    @property
+    def cer_ortho(self) -> ErrorCounts:
+        """Return the errors in characters of the raw texts."""
+        return self.of("cer_ortho")
+
+    def of(self, figure: str) -> ErrorCounts:
+        """Return a figure, without counts where there is none."""
+        return self.figures.get(figure, ErrorCounts())
+
+    def told(self, figure: str) -> str:
+        """Return a figure and its interval: 4.51 % (3.2 to 6.0)."""
+        return percent(self.of(figure).rate, self.intervals.get(figure))
+
+    def sentence(self) -> str:
+        """Return the figures that count, with unit and normaliser: what a log says."""
+        main = METRICS[self.unit]
+        said = [f"{self.metric} {self.told(main)} normalised"]
+        said += [f"{self.told(f'{main}_ortho')} orthographic"]
+        if f"{main}_folded" in self.figures:
+            said.append(f"{self.told(f'{main}_folded')} with the scripts folded")
+        if self.of("wrong_script").units:
+            said.append(f"{self.told('wrong_script')} of outputs in the other script")
+        if "cer_spaces" in self.figures:
+            said += [f"CER with spaces {self.told('cer_spaces')}", f"WER {self.told('wer')}"]
+        return ", ".join(said)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all counts, rates and intervals."""
+        unsaid = {"interval": None, "bootstrap": None}
+        return {
+            "clips": self.clips,
+            "empty_references": self.empty,
+            "metric": self.metric,
+            "unit": self.unit,
+            "normalizer": self.normalizer,
+            **{
+                name: counts.to_json()
+                | (self.intervals[name].to_json() if name in self.intervals else unsaid)
+                for name, counts in self.figures.items()
+            },
+        }
+
+
+def groups_of(heard: Sequence[Heard]) -> list[Group]:
+    """Return the figures of each language."""
+    by_language: dict[str, list[Heard]] = {}
+    for each in heard:
+        by_language.setdefault(each[0].languages, []).append(each)
+    return [_group(name, part) for name, part in sorted(by_language.items())]
+
+
+def pooled(heard: Sequence[Heard]) -> tuple[ErrorCounts, Interval | None]:
+    """Return the main figure of all together, each in its own unit, and its interval."""
+    counted = [(h, c.counts[c.metric]) for h, c in heard if c.counts]
+    figures, found = _summed([h for h, _ in counted], {"error": [counts for _, counts in counted]})
+    return figures.get("error", ErrorCounts()), found.get("error")
+
+
+def _group(language: str, heard: Sequence[Heard]) -> Group:
+    counted = [(h, c) for h, c in heard if c.counts]
+    names = list(counted[0][1].counts) if counted else []
+    columns = {name: [c.counts[name] for _, c in counted] for name in names}
+    figures, found = _summed([h for h, _ in counted], columns)
+    first = heard[0][1]
+    return Group(
+        language=language,
+        normalizer=first.normalizer,
+        unit=first.unit,
+        clips=len(counted),
+        empty=len(heard) - len(counted),
+        figures=figures,
+        intervals=found,
+    )
+
+
+def _summed(
+    heard: Sequence[Hypothesis], columns: Mapping[str, Sequence[ErrorCounts]]
+) -> tuple[dict[str, ErrorCounts], dict[str, Interval]]:
+    """Return the sums of figures over the same utterances, and their intervals."""
+    if not heard:
+        return {}, {}
+    edits = np.array([[each.edits for each in column] for column in columns.values()]).T
+    units = np.array([[each.units for each in column] for column in columns.values()]).T
+    figures = {name: sum(column, ErrorCounts()) for name, column in columns.items()}
+    found = intervals(edits, units, [h.speaker for h in heard]) or []
+    return figures, dict(zip(columns, found, strict=False))  # none of a single utterance
