@@ -68,7 +68,7 @@ def main() -> None:
             save(folder, scores, hypotheses, meters=meters.to_json(), **facts)
             console = Console(highlight=False)
             console.print(score_table(scores, f"{command.model} on {command.split}"))
-            console.print(str(meters))
+            console.print(str(meters), soft_wrap=True)
             console.print(f"left out: {left_out or 'nothing'}\nscores and texts: {folder}")
 
 

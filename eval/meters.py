@@ -25,7 +25,7 @@ SIGNS = {  # count → what it is called, what a growing one means
     "fast": ("too fast", "it says more than was said: look for clips cut off before their text"),
     "empty": ("empty", "it says nothing: look for clips whose text is missing or cut"),
     "truncated": ("cut off", "it finds no end: do transcripts break off in mid-sentence?"),
-    "spoken": ("noise", "it makes things up: mix in clips in which nothing is said"),
+    "noise": ("noise", "it makes things up: mix in clips in which nothing is said"),
 }
 
 
@@ -112,7 +112,7 @@ class Meters:
         """Return each sign's name, count, and the clips that it is of, where there are any."""
         found = [(name, told[name], told["clips"]) for name in COUNTS if name in told]
         if noise := told.get("noise"):
-            found.append(("spoken", noise["spoken"], noise["clips"]))
+            found.append(("noise", noise["spoken"], noise["clips"]))
         return [each for each in found if each[2]]
 
 
