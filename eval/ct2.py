@@ -137,6 +137,15 @@ def load_ct2(name: str, config: EvalConfig, precision: str = "no") -> Ct2:
                 f"model {name!r}: the folder has {WEIGHTS} and no {file}: convert it again with "
                 "ct2-transformers-converter … --copy_files tokenizer.json"
             )
+    model = _load(name, COMPUTE[precision])
+    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    suppressed = told.get("suppress_ids") or []
+    return Ct2(model=model, tokenizer=tokenizer, suppressed=suppressed, config=config)
+
+
+def _load(name: str, compute: str) -> Any:
+    """Return faster-whisper's model."""
     try:
         from ctranslate2 import set_random_seed
         from faster_whisper import WhisperModel
@@ -149,13 +158,10 @@ def load_ct2(name: str, config: EvalConfig, precision: str = "no") -> Ct2:
     logging.getLogger("faster_whisper").setLevel(logging.ERROR)
     set_random_seed(0)  # a score repeats
     try:
-        model = WhisperModel(name, compute_type=COMPUTE[precision], local_files_only=True)
+        model = WhisperModel(name, compute_type=compute, local_files_only=True)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"model {name!r} cannot be loaded: {reason}") from error
     # its own reads a file that transformers 5 no longer writes, and takes 80 channels without it
     model.feature_extractor = FeatureExtractor(feature_size=model.model.n_mels)
-    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-    suppressed = told.get("suppress_ids") or []
-    return Ct2(model=model, tokenizer=tokenizer, suppressed=suppressed, config=config)
+    return model
