@@ -32,7 +32,8 @@ RUNS = Path("runs")
 SUMMARY = "splits.json"  # written last: what was asked, and what came of it
 FILES = (*(f"{split}.jsonl" for split in SPLITS), "drops.jsonl", SUMMARY)
 ASKED = ("corpus", "source", "held_out", "by", "unit", "dev", "test", "seed", "shared_sentences")
-FIELDS = ("seconds", "start", "end", "language", "speaker")  # of a row, where they are set
+# of a row, where they are set
+FIELDS = ("seconds", "start", "end", "language", "speaker", "age", "gender", "accent")
 
 
 Figures = dict[str, str | int | float]

@@ -4,8 +4,13 @@
     silence     a Whisper          → the states of silence that short audio's attention rests on
     decode      a Batch            → texts
     normalize   texts              → what is compared, under a name that stands beside every figure
+    units       a text             → its words, characters, or both
     errors      text pairs         → ErrorCounts, which add up
+    script      Chinese texts      → the same in one script; who wrote the other one
+    hypothesis  an utterance heard → its counts, once, for all figures
+    groups      many of them       → figures of a language, with intervals (bootstrap)
     evaluate    utterances         → Scores, the same on every process
+    compare     two evaluations    → whether B is better, in pairs
 
 Edits and lengths are summed over clips and processes, and divided once. This package knows nothing
 of training.

@@ -1,88 +1,178 @@
-"""Score a Whisper on a corpus: `python -m eval MODEL CORPUS --split test --language zh`."""
+"""`python -m eval MODEL CORPUS` scores a Whisper; `python -m eval compare A B CORPUS`, two."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
 from accelerate import Accelerator
 from rich.console import Console
-from rich.table import Table
 
 from data.config import DataConfig
+from data.corpora import read
 from data.errors import InputError, plain_errors
+from data.files import write_json
 from data.knobs import parse_dataclass
-from data.labels import LabelEncoder
 from data.manifest import read_held_out, scan_cache
 from data.screen import count_reasons
+from eval.compare import Compare, compare, read_heard
 from eval.config import EvalConfig
 from eval.ct2 import Ct2, is_ct2, load_ct2
 from eval.evaluate import Evaluator, save
 from eval.meters import Meters
 from eval.noise import hear_noise
-from eval.scores import Scores
-from eval.whisper import load_whisper
+from eval.scores import Hypothesis, short_names
+from eval.table import difference_table, score_table, sentences
+from eval.whisper import Whisper, load_whisper
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Command:
-    """Score a Whisper on a corpus."""
+class Scoring:
+    """How to score, whatever is scored."""
 
-    # a folder, a name on the Hub, or a folder that CTranslate2 made (with the extra ct2)
-    model: tyro.conf.Positional[str]
-    corpus: tyro.conf.Positional[tuple[str, ...]]  # folders, manifests or Hub names
     split: str = "test"  # of the corpus
     # Whisper's code, one for all corpora or one for each; none: as the corpus says
     language: tuple[str, ...] = ()
-    out: str = "runs/eval"  # gets a folder with scores.json and utterances.jsonl
+    out: str = "runs/eval"  # gets a folder with what was found
     precision: Literal["no", "fp16", "bf16"] = "no"  # autocast
     data: DataConfig = field(default_factory=DataConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
+    def accelerator(self) -> Accelerator:
+        """Return the devices to compute on.
 
-def main() -> None:
-    """Read, transcribe, score, and show."""
-    with plain_errors():
-        command = parse_dataclass(Command, sys.argv[1:])
-        if command.precision == "fp16" and not torch.cuda.is_available():
+        Raises:
+            InputError: they have no such precision.
+        """
+        if self.precision == "fp16" and not torch.cuda.is_available():
             raise InputError("precision=fp16 needs a GPU; set precision to no or bf16")
-        accelerator = Accelerator(mixed_precision=command.precision)
-        language = command.language or command.data.language
-        data = replace(command.data, corpus=command.corpus, language=language)
-        evaluator, labels = _evaluator(command, data, accelerator)
-        out = Path(command.out)
-        cache = scan_cache(out.parent, data)
-        show = accelerator.is_main_process
-        utterances, drops = read_held_out(data, labels, cache, split=command.split, show=show)
-        short = command.eval.pad == "bucket"
-        scores, hypotheses = evaluator.evaluate(utterances, command.split, true_length=short)
-        noise = hear_noise(evaluator, hypotheses, true_length=short)
-        meters = Meters.of(hypotheses, noise)
-        if accelerator.is_main_process:
-            left_out = count_reasons(drops).get(command.split, {})
-            name = f"{_short(command.model)}-{Path(data.corpus[0]).name}-{command.split}"
-            folder = out / name
-            facts = {"model": command.model, "left_out": left_out, "true_length": short}
-            save(folder, scores, hypotheses, meters=meters.to_json(), **facts)
-            console = Console(highlight=False)
-            console.print(score_table(scores, f"{command.model} on {command.split}"))
-            console.print(str(meters), soft_wrap=True)
-            console.print(f"left out: {left_out or 'nothing'}\nscores and texts: {folder}")
+        return Accelerator(mixed_precision=self.precision)
 
 
-def _evaluator(
-    command: Command, data: DataConfig, accelerator: Accelerator
-) -> tuple[Evaluator | Ct2, LabelEncoder]:
-    """Load the model; return what scores it, and what knows its languages."""
-    if is_ct2(command.model):
-        ct2 = load_ct2(command.model, command.eval, command.precision)
-        return ct2, ct2.labels()
-    whisper = load_whisper(command.model)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreCommand(Scoring):
+    """Score a Whisper on a corpus: `python -m eval MODEL CORPUS`."""
+
+    # a folder, a name on the Hub, or a folder that CTranslate2 made (with the extra ct2)
+    model: tyro.conf.Positional[str]
+    corpus: tyro.conf.Positional[tuple[str, ...]]  # folders, manifests or Hub names
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareCommand(Scoring):
+    """Say whether B is better than A: two models and a corpus, or two folders with scores."""
+
+    a: tyro.conf.Positional[str]  # a model; or a folder that an evaluation wrote
+    b: tyro.conf.Positional[str]  # the same
+    corpus: tyro.conf.Positional[tuple[str, ...]] = ()  # of two models
+
+
+def score(command: ScoreCommand) -> None:
+    """Read, transcribe, score, and show."""
+    accelerator = command.accelerator()
+    _evaluate(command, accelerator, command.model, command.corpus, _short(command.model))
+
+
+def compare_two(command: CompareCommand) -> None:
+    """Compare two models, or what two models heard, and write compare.json."""
+    out, names = Path(command.out), (command.a, command.b)
+    if command.corpus:
+        short = [_short(name) for name in names]
+        if short[0] == short[1]:
+            short = [f"{short[0]}-a", f"{short[1]}-b"]
+        accelerator = command.accelerator()
+        first, second = (
+            _evaluate(command, accelerator, model, command.corpus, name)
+            for model, name in zip(names, short, strict=True)
+        )
+        if not accelerator.is_main_process:
+            return
+        end = f"-{Path(command.corpus[0]).name}-{command.split}"
+    else:
+        first, second = (read_heard(Path(name)) for name in names)
+        short = [name.strip("/").replace("/", "-") for name in short_names(names)]
+        end = ""
+    found = compare(first, second, command.eval.normalizer, command.eval.unit)
+    folder = out / f"{short[0]}-vs-{short[1]}{end}"
+    alone = [_left_out(one, other) for one, other in ((first, second), (second, first))]
+    write_json(folder / "compare.json", _told(found, names, alone))
+    console = Console(highlight=False)
+    console.print(difference_table(found, names))
+    if any(alone):
+        console.print(f"left out: {alone[0]} that only A heard, {alone[1]} that only B heard")
+    for sentence in sentences(found):
+        console.print(sentence, soft_wrap=True)
+    console.print(f"all of it: {folder / 'compare.json'}", soft_wrap=True)
+
+
+def _left_out(one: list[Hypothesis], other: list[Hypothesis]) -> int:
+    """Return how many utterances only the first has."""
+    return len({h.utterance.id for h in one} - {h.utterance.id for h in other})
+
+
+def _told(found: list[Compare], names: tuple[str, str], alone: list[int]) -> dict[str, Any]:
+    models = {"a": names[0], "b": names[1], "only_a": alone[0], "only_b": alone[1]}
+    return {**models, "languages": {each.name: each.to_json() for each in found}}
+
+
+def _evaluate(
+    knobs: Scoring, accelerator: Accelerator, model: str, corpus: tuple[str, ...], name: str
+) -> list[Hypothesis]:
+    """Score a model, show and write its figures, and return what it heard."""
+    language = knobs.language or knobs.data.language
+    data = replace(knobs.data, corpus=corpus, language=language)
+    whisper, evaluator = _loaded(knobs, accelerator, model, data)
+    out, console = Path(knobs.out), Console(highlight=False)
+    show = accelerator.is_main_process
+    cache = scan_cache(out.parent, data)
+    utterances, drops = read_held_out(data, whisper.labels(), cache, split=knobs.split, show=show)
+    warning = foreign(whisper, data, knobs.split)
+    if warning and show:
+        console.print(f"warning: {warning}", soft_wrap=True)
+    short = knobs.eval.pad == "bucket"
+    scores, hypotheses = evaluator.evaluate(utterances, knobs.split, true_length=short)
+    meters = Meters.of(hypotheses, hear_noise(evaluator, hypotheses, true_length=short))
+    if show:
+        left_out = count_reasons(drops).get(knobs.split, {})
+        folder = out / f"{name}-{Path(corpus[0]).name}-{knobs.split}"
+        facts = {"model": model, "left_out": left_out, "true_length": short}
+        save(folder, scores, hypotheses, meters=meters.to_json(), **facts)
+        console.print(score_table(scores, f"{model} on {knobs.split}"))
+        console.print(str(meters), soft_wrap=True)
+        console.print(f"left out: {left_out or 'nothing'}\nscores and texts: {folder}")
+    return hypotheses
+
+
+def _loaded(
+    knobs: Scoring, accelerator: Accelerator, model: str, data: DataConfig
+) -> tuple[Whisper | Ct2, Evaluator | Ct2]:
+    """Load a model, and return it with what scores it."""
+    if is_ct2(model):
+        ct2 = load_ct2(model, knobs.eval, knobs.precision)
+        return ct2, ct2
+    whisper = load_whisper(model)
     whisper.model.to(accelerator.device)
-    evaluator = Evaluator(accelerator=accelerator, whisper=whisper, data=data, config=command.eval)
-    return evaluator, whisper.labels()
+    return whisper, Evaluator(
+        accelerator=accelerator, whisper=whisper, data=data, config=knobs.eval
+    )
+
+
+def foreign(whisper: Whisper | Ct2, data: DataConfig, split: str) -> str | None:
+    """Return a sentence where a corpus is in another language than the model's, or None."""
+    mine = whisper.language
+    if mine is None:
+        return None
+    found = {u.language for u in read(data, split) if u.language} - {mine}
+    if not found:
+        return None
+    kind = "fine-tuned for" if whisper.multilingual else "trained only on"
+    return (
+        f"{whisper.name} was {kind} {mine}, but split {split} holds {', '.join(sorted(found))}: "
+        "its figures tell little"
+    )
 
 
 def _short(model: str) -> str:
@@ -91,19 +181,24 @@ def _short(model: str) -> str:
     return path.parent.name if path.name == "model" else path.name
 
 
-def score_table(scores: Scores, title: str) -> Table:
-    """Return the figures of an evaluation as a table."""
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    for column in ("language", "clips", "WER", "CER", "WER orthographic", "CER orthographic"):
-        table.add_column(column, justify="left" if column == "language" else "right")
-    for name, group in scores.named():
-        rates = (group.wer, group.cer, group.wer_ortho, group.cer_ortho)
-        cells = [f"{rate.rate:.2%}" for rate in rates]
-        table.add_row(name, str(group.clips), *cells)
-    names = sorted({group.normalizer for _, group in scores.named()})
-    empty = sum(group.empty for group in scores.groups + scores.long)
-    table.caption = f"normaliser: {'; '.join(names)}. Empty references left out: {empty}."
-    return table
+COMMANDS: dict[str, tuple[type, Callable[[Any], object]]] = {
+    "compare": (CompareCommand, compare_two),
+}
+
+
+def main() -> None:
+    """Score, or run the command that the first word names."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("-h", "--help"):
+        print(_usage())
+    with plain_errors():
+        config, run = COMMANDS.get(name, (ScoreCommand, score))
+        run(parse_dataclass(config, sys.argv[2 if name in COMMANDS else 1 :]))
+
+
+def _usage() -> str:
+    lines = (f"  {name:<9}{config.__doc__}" for name, (config, _) in COMMANDS.items())
+    return "\n".join(("python -m eval COMMAND …, or COMMAND --help for its knobs:", *lines, ""))
 
 
 if __name__ == "__main__":

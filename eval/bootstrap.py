@@ -93,6 +93,14 @@ def percent(rate: float, interval: Interval | None = None) -> str:
     return f"{told} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
+def saved_percent(figure: dict[str, Any]) -> str:
+    """Return the same of a figure in scores.json."""
+    low, high = figure.get("interval") or (None, None)
+    if low is None or high is None:
+        return percent(figure["rate"])
+    return percent(figure["rate"], Interval(low=low, high=high, drawn=figure["bootstrap"]))
+
+
 def intervals(edits: Counts, units: Counts, speakers: Speakers) -> list[Interval] | None:
     """Return the interval of each of several error rates over the same utterances.
 

@@ -46,11 +46,21 @@ class Ct2:
     tokenizer: Any
     suppressed: list[int]  # tokens that it never says
     config: EvalConfig
+    name: str  # its folder
+
+    @property
+    def multilingual(self) -> bool:
+        """Tell whether it knows other languages than English."""
+        return bool(self.model.model.is_multilingual)
+
+    @property
+    def language(self) -> str | None:
+        """Return the one language that it knows; nobody wrote down what it was fine-tuned for."""
+        return None if self.multilingual else "en"
 
     def labels(self) -> LabelEncoder:
         """Return what knows its languages and counts its tokens."""
-        multilingual = bool(self.model.model.is_multilingual)
-        return LabelEncoder(self.tokenizer, max_tokens=MAX_TOKENS, multilingual=multilingual)
+        return LabelEncoder(self.tokenizer, max_tokens=MAX_TOKENS, multilingual=self.multilingual)
 
     def evaluate(
         self,
@@ -88,7 +98,7 @@ class Ct2:
         if not long:
             most = min(most, MORE_TOKENS + round(config.tokens_per_second * u.seconds))
         most = min(most, MAX_TOKENS // 2)
-        prefix = (3 if self.model.model.is_multilingual else 1) + (not timed)
+        prefix = (3 if self.multilingual else 1) + (not timed)
         segments, _ = self.model.transcribe(
             samples,
             language=u.language,
@@ -141,7 +151,7 @@ def load_ct2(name: str, config: EvalConfig, precision: str = "no") -> Ct2:
     told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     suppressed = told.get("suppress_ids") or []
-    return Ct2(model=model, tokenizer=tokenizer, suppressed=suppressed, config=config)
+    return Ct2(model=model, tokenizer=tokenizer, suppressed=suppressed, config=config, name=name)
 
 
 def _load(name: str, compute: str) -> Any:

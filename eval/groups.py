@@ -6,10 +6,21 @@ from typing import Any
 
 import numpy as np
 
+from data.labels import UNSPACED
 from eval.bootstrap import Interval, intervals, percent
 from eval.errors import ErrorCounts
 from eval.hypothesis import Compared, Hypothesis
 from eval.units import METRICS
+
+LABELS = {
+    **{name: name.upper() for name in METRICS.values()},
+    "cer_spaces": "CER with spaces",
+    "cer_folded": "folded CER",
+    "mer_folded": "folded MER",
+    "wrong_script": "other script",
+}
+
+ALWAYS = set(METRICS.values())
 
 Heard = tuple[Hypothesis, Compared]
 
@@ -67,20 +78,33 @@ class Group:
 
     def told(self, figure: str) -> str:
         """Return a figure and its interval: 4.51 % (3.2 to 6.0)."""
-        return percent(self.of(figure).rate, self.intervals.get(figure))
+        told = percent(self.of(figure).rate, self.intervals.get(figure))
+        # of outputs, not of what was said: of how many is as telling as the share
+        of = f" % of {self.of(figure).units}"
+        return told.replace(" %", of, 1) if figure == "wrong_script" else told
+
+    @property
+    def how(self) -> str:
+        """Return unit and normaliser, which stand beside every figure."""
+        unit = "words and characters" if self.unit == "mixed" else f"{self.unit}s"
+        return f"{unit}, {self.normalizer}"
+
+    def shown(self) -> list[str]:
+        """Return the figures that a person looks at, the main one first.
+
+        A word is a sentence where words have no spaces: its errors are in scores.json alone.
+        """
+        main = METRICS[self.unit]
+        hidden = {"wer"} if self.language in UNSPACED else set()
+        others = [name for name in LABELS if self.of(name).units and name not in {main, *hidden}]
+        return [main, *others]
 
     def sentence(self) -> str:
-        """Return the figures that count, with unit and normaliser: what a log says."""
-        main = METRICS[self.unit]
-        said = [f"{self.metric} {self.told(main)} normalised"]
-        said += [f"{self.told(f'{main}_ortho')} orthographic"]
-        if f"{main}_folded" in self.figures:
-            said.append(f"{self.told(f'{main}_folded')} with the scripts folded")
-        if self.of("wrong_script").units:
-            said.append(f"{self.told('wrong_script')} of outputs in the other script")
-        if "cer_spaces" in self.figures:
-            said += [f"CER with spaces {self.told('cer_spaces')}", f"WER {self.told('wer')}"]
-        return ", ".join(said)
+        """Return the main figure and what its language adds in a line, for a log."""
+        main, *others = self.shown()
+        more = [f"{LABELS[name]} {self.told(name)}" for name in others if name not in ALWAYS]
+        written = f"{self.told(f'{main}_ortho')} orthographic"
+        return ", ".join([f"{self.metric} {self.told(main)} normalised", written, *more])
 
     def to_json(self) -> dict[str, Any]:
         """Return all counts, rates and intervals."""

@@ -106,10 +106,10 @@ def _corpora(heard: Sequence[Heard]) -> dict[str, list[Group]]:
     if len(languages) == len(set(languages)):  # each language is one corpus
         return {}
     groups = {corpus: groups_of(part) for corpus, part in sorted(by_corpus.items())}
-    return dict(zip(_short_names(list(groups)), groups.values(), strict=True))
+    return dict(zip(short_names(list(groups)), groups.values(), strict=True))
 
 
-def _short_names(paths: Sequence[str]) -> list[str]:
+def short_names(paths: Sequence[str]) -> list[str]:
     """Return the last parts of each path: two, or as many as it takes to tell them apart."""
     longest = max(len(Path(path).parts) for path in paths)
     for kept in range(2, longest + 1):

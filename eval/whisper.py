@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 from transformers.utils import logging as transformers_logging
 
 from data.errors import InputError
@@ -52,6 +53,15 @@ class Whisper:
         """Tell whether the model was trained with language tokens."""
         told = getattr(self.model.generation_config, "is_multilingual", None)
         return bool(self.model.config.vocab_size >= 51865 if told is None else told)
+
+    @property
+    def language(self) -> str | None:
+        """Return the code of the only language that it was made for; None: of any."""
+        if not self.multilingual:
+            return "en"
+        told = getattr(self.model.generation_config, "language", None)
+        name = str(told or "").strip("<|>").lower()
+        return TO_LANGUAGE_CODE.get(name, name) or None
 
     @property
     def n_mels(self) -> int:

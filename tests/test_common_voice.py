@@ -62,6 +62,22 @@ def test_any_releases_columns_are_read(columns: str, tmp_path: Path) -> None:
     assert (u.text, u.language, u.speaker) == ("one", "en", "ann")
 
 
+@pytest.mark.parametrize("columns", [OLD, NEW])
+def test_what_is_known_of_a_speaker_is_kept_and_what_is_not_costs_nothing(
+    columns: str, tmp_path: Path
+) -> None:
+    names = columns.split("\t")
+    told = {"age": "twenties", "gender": "female", "accent": "Kent", "accents": "Kent"}
+    lines = [
+        "\t".join({"path": f"{n}.mp3", "sentence": "one", **each}.get(name, "") for name in names)
+        for n, each in enumerate((told, {}))
+    ]
+    known, unknown = rows(corpus(tmp_path / "en", "\n".join([columns, *lines]) + "\n"))
+    assert (known.age, known.gender, known.accent) == ("twenties", "female", "Kent")
+    assert (unknown.age, unknown.gender, unknown.accent) == (None, None, None)
+    assert unknown.to_json().keys() == {"id", "audio", "text", "language"}
+
+
 @pytest.mark.parametrize("split", ["dev", "validated", "other", "invalidated"])
 def test_any_table_of_clips_is_a_split(split: str, tmp_path: Path) -> None:
     folder = corpus(tmp_path / "en", f"{NEW}\n")

@@ -15,6 +15,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 import eval.__main__ as command
+from tests.conftest import make_tone_corpus
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 QUICK = ("--eval.max_length=12", "--data.workers=0", "--eval.noise=False")
@@ -124,6 +125,75 @@ def test_two_models_of_one_name_do_not_overwrite_each_other(
         out = evaluate(tmp_path / run / "model", tone_corpus)
     models = {json.loads(path.read_text())["model"] for path in out.rglob("scores.json")}
     assert models == {str(tmp_path / run / "model") for run in ("first", "second")}
+
+
+def test_two_models_are_compared_and_so_are_the_folders_they_left(
+    evaluate: Callable[..., Path],
+    blank_model: Path,
+    tone_corpus: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = evaluate("compare", blank_model, blank_model, tone_corpus, "--eval.normalizer=basic")
+    folders = [out / f"blank-{side}-en-test" for side in "ab"]  # one name would be one folder
+    for folder in folders:
+        assert {path.name for path in folder.iterdir()} == {"scores.json", "utterances.jsonl"}
+    told = json.loads((out / "blank-a-vs-blank-b-en-test" / "compare.json").read_text())
+    assert (told["a"], told["b"], told["only_a"]) == (str(blank_model), str(blank_model), 0)
+    assert told["languages"]["en"]["clips"] == told["languages"]["en"]["equal"] == 6
+    assert told["languages"]["en"]["normalizer"].startswith("whisper-basic")
+    shown = capsys.readouterr().out
+    assert "no difference can be shown: +0.0 points (+0.0 to +0.0); B has the lower WER" in shown
+    evaluate("compare", *folders, "--eval.normalizer=basic")
+    (again,) = out.glob("*blank-a-en-test-vs-*blank-b-en-test/compare.json")
+    assert json.loads(again.read_text())["languages"] == told["languages"]
+    assert capsys.readouterr().out.count("no difference can be shown") == 1
+
+
+def test_comparing_what_is_not_there_is_one_sentence(
+    evaluate: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        evaluate("compare", tmp_path / "a", tmp_path / "b")
+    assert left.value.code == 2
+    assert "utterances.jsonl: no such file; name two folders" in capsys.readouterr().err
+
+
+def test_help_names_the_commands(
+    evaluate: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        evaluate("--help")
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    assert "compare" in shown
+    assert "--eval.normalizer" in shown
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ({"is_multilingual": False}, "zh-TW", "was trained only on en, but split test holds zh"),
+        ({"is_multilingual": False}, "en", ""),
+        ({"language": "chinese"}, "en", "was fine-tuned for zh, but split test holds en"),
+        ({"language": "<|zh|>"}, "zh-TW", ""),
+        ({}, "zh-TW", ""),
+    ],
+)
+def test_a_corpus_in_another_language_than_the_models_is_warned_about(
+    case: tuple[dict[str, Any], str, str],
+    evaluate: Callable[..., Path],
+    blank_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings, locale, told = case
+    model = Path(shutil.copytree(blank_model, tmp_path / "model"))
+    path = model / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    evaluate(model, make_tone_corpus(tmp_path / locale, locale=locale, splits={"test": 1}))
+    shown = capsys.readouterr().out
+    assert shown.count("warning: ") == bool(told)
+    assert told in shown
 
 
 def test_the_model_is_moved_to_where_the_accelerator_computes(

@@ -55,7 +55,7 @@ def test_rows_have_texts_as_written_and_lengths(corpus: Path) -> None:
     found = rows(corpus)
     assert [u.text for u in found] == ['"첫" 문장.', '"첫" 문장.', "Two."]
     assert [u.seconds for u in found] == [1.0, 2.0, 3.0]
-    assert {(u.language, u.speaker) for u in found} == {("ko", None)}
+    assert {(u.language, u.speaker, u.gender) for u in found} == {("ko", None, "female")}
     assert [declared_seconds(u.audio) for u in found] == [1.0, 2.0, 3.0]
 
 

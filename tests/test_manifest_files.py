@@ -43,6 +43,9 @@ def test_a_row_needs_path_and_text_and_may_have_more(tmp_path: Path) -> None:
         "end": "4",
         "language": "en",
         "speaker": "ann",
+        "age": 42,
+        "gender": "female",
+        "accent": "Kent",
         "split": "train",
     }
     first, second = rows(jsonl(tmp_path, CORRECT, "", {**full, "seconds": 9}))
@@ -55,6 +58,9 @@ def test_a_row_needs_path_and_text_and_may_have_more(tmp_path: Path) -> None:
         seconds=2.5,
         language="en",
         speaker="ann",
+        age="42",
+        gender="female",
+        accent="Kent",
         start=1.5,
         end=4.0,
     )
@@ -112,7 +118,7 @@ def test_a_number_as_speaker_or_language_is_a_text(tmp_path: Path) -> None:
 def test_an_unknown_key_is_named_with_its_line(tmp_path: Path) -> None:
     told = refused(jsonl(tmp_path, CORRECT, {**CORRECT, "txt": "x"}), "unknown key 'txt'")
     assert "train.jsonl, line 2" in told
-    assert "known keys: end, id, language, path" in told
+    assert "known keys: accent, age, end, gender, id, language, path" in told
 
 
 def test_a_missing_path_is_named_with_its_line(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ def fill(folder: Path) -> None:
     for step, rate in ((0, 1.0), (3, 0.25)):
         names = ("wer", "cer", "wer_ortho", "cer_ortho")
         group: dict[str, Any] = {name: FIGURES | {"rate": rate} for name in names}
+        if step:
+            group["wer"] |= {"interval": [0.2, 0.3], "bootstrap": "utterances"}
         group |= {"clips": 2, "metric": "WER", "normalizer": "none", "empty_references": 0}
         at = folder / "eval" / f"step-{step:08d}" / "test"
         write_json(
@@ -77,8 +79,8 @@ def test_the_table_at_the_end_compares_the_first_with_the_last(tmp_path: Path) -
     table = comparison(tmp_path)
     cells = [next(iter(column.cells)) for column in table.columns]
     assert cells[:3] == ["en", "2", "WER"]
-    assert cells[3] == "100.00%"
-    assert "25.00%" in str(cells[4])
+    assert cells[3] == "100.00 %"
+    assert "25.00 %\n(20.0 to 30.0)" in str(cells[4])
 
 
 def test_lines_after_the_checkpoint_are_cut_off_at_resume(

@@ -154,6 +154,68 @@ def test_the_rows_of_an_evaluation_add_up_to_its_figures(scores: Scores) -> None
     assert sum(counts, ErrorCounts()) == sum(together, ErrorCounts())
 
 
+def test_korean_is_told_in_characters_with_and_without_spaces_and_in_words() -> None:
+    (group,) = score([heard("a", "안녕 하세요.", "안녕하세오", language="ko")], "auto", 1.0).groups
+    assert (group.metric, group.unit) == ("CER", "character")
+    assert group.normalizer.endswith("no spaces")
+    assert group.error == group.cer == ErrorCounts(1, 0, 0, 5)
+    assert group.figures["cer_spaces"] == ErrorCounts(1, 1, 0, 6)
+    assert group.wer == ErrorCounts(1, 1, 0, 2)
+    assert "CER with spaces 33.33 %" in group.sentence()
+    assert group.shown() == ["cer", "wer", "cer_spaces"]
+
+
+def test_mixed_units_are_asked_for() -> None:
+    said, text = "我有three個apple。", "我有 tree 個 apple"
+    (group,) = score([heard("a", said, text, language="zh")], "auto", 1.0, "mixed").groups
+    assert (group.metric, group.error) == ("MER", ErrorCounts(1, 0, 0, 5))
+    assert group.how == f"words and characters, {group.normalizer}"
+    assert "no spaces" not in group.normalizer
+
+
+def test_a_translation_is_counted_as_the_english_that_it_is() -> None:
+    found = [
+        heard("a", "It's colour.", "it is color", language="zh", task="translate"),
+        heard("b", "零一", "零一", language="zh"),
+    ]
+    chinese, english = score(found, "auto", 1.0).groups
+    assert (chinese.language, chinese.metric) == ("zh", "CER")
+    assert (english.language, english.metric) == ("zh-en", "WER")
+    assert english.error == ErrorCounts(0, 0, 0, 3)
+
+
+def test_every_figure_has_an_interval_and_says_what_was_drawn() -> None:
+    rows = [
+        heard(f"{n}", "one two", "one two" if n % 3 else "one", speaker=f"{n}") for n in range(30)
+    ]
+    scores = score(rows, "basic", 1.0)
+    told = scores.to_json()
+    for figure in ("wer", "cer", "wer_ortho", "cer_ortho"):
+        saved = told["languages"]["en"][figure]
+        low, high = saved["interval"]
+        assert low < saved["rate"] < high
+        assert saved["bootstrap"] == "speakers"
+    assert told["interval"] == told["languages"]["en"]["wer"]["interval"]
+    assert scores.groups[0].told("wer").startswith("16.67 % (")
+    alone = score(rows[:1], "basic", 1.0).to_json()
+    assert (alone["interval"], alone["languages"]["en"]["wer"]["interval"]) == (None, None)
+
+
+def test_speakers_of_one_name_in_two_corpora_are_two() -> None:
+    rows = [heard(f"{n}", "one", "one", speaker=f"{n % 5}", corpus=f"/{n % 2}") for n in range(40)]
+    (group,) = score(rows, "basic", 1.0).groups
+    assert group.intervals["wer"].drawn == "speakers"  # ten of them
+
+
+def test_a_line_tells_the_main_figure_as_written_too_and_the_script(scores: Scores) -> None:
+    english, mandarin = scores.groups
+    assert english.sentence().startswith("WER 50.00 % (0.0 to 100.0) normalised, 100.00 % (")
+    assert english.sentence().endswith(" orthographic")
+    assert "folded CER 33.33 %" in mandarin.sentence()
+    assert english.how == f"words, {english.normalizer}"
+    assert mandarin.shown() == ["cer", "cer_folded"]
+
+
 def test_each_of_several_corpora_has_figures_of_its_own(scores: Scores) -> None:
     assert scores.corpora == {}
     found = score(

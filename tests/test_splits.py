@@ -58,7 +58,9 @@ def flat(tmp_path: Path, write_clip: WriteClip) -> Path:
     rows = []
     for number, u in enumerate(clips(40, 10, 30)):
         write_clip(folder / "deep" / f"{number}.wav", 0.5 + number / 100)
-        rows.append({"path": f"deep/{number}.wav", "text": u.text, "speaker": u.speaker})
+        rows.append(
+            {"path": f"deep/{number}.wav", "text": u.text, "speaker": u.speaker, "age": "teens"}
+        )
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -171,6 +173,7 @@ def test_the_manifests_name_the_audio_that_the_corpus_named(flat: Path, tmp_path
         )
         assert Path(u.audio).is_file()
         assert u.seconds > 0
+        assert u.age == "teens"
 
 
 def test_the_same_corpus_and_seed_give_the_same_bytes(flat: Path, tmp_path: Path) -> None:

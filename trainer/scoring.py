@@ -13,8 +13,10 @@ from data.lazy import Outline
 from data.manifest import Manifest
 from data.utterance import Utterance
 from eval.beside import look_beside
+from eval.bootstrap import percent, saved_percent
 from eval.evaluate import Evaluator, save
 from eval.scores import Scores, saved_groups
+from eval.table import two_lines
 from trainer.publish import export, exported_step, restore
 from trainer.recorder import Recorder, Silence
 from trainer.report import write_report
@@ -84,10 +86,8 @@ class Scoring:
         self.recorder.record(step, {f"{split}/{name}": value for name, value in found.items()})
         for name, group in scores.named():
             self.recorder.say(
-                f"update {step:>6}  {split} {name}: {group.metric} "
-                f"{group.error.rate:.2%} normalised, {group.error_ortho.rate:.2%} orthographic"
-                f"  [{group.clips} clips{', at their own length' if short else ''}, "
-                f"{group.normalizer}]"
+                f"update {step:>6}  {split} {name}: {group.sentence()}  "
+                f"[{group.clips} clips{', at their own length' if short else ''}, {group.how}]"
             )
         for line in beside.lines():
             self.recorder.say(f"update {step:>6}  {split} {line}")
@@ -123,7 +123,7 @@ def comparison(folder: Path) -> Table:
     steps = sorted((folder / "eval").glob("step-*/test/scores.json"))
     table = Table(title="test: before → after", title_justify="left", caption_justify="left")
     for column in ("language", "clips", "metric", "before", "after", "orthographic"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column != "language")
     if not steps:
         return table
     first, last = (json.loads(path.read_text(encoding="utf-8")) for path in (steps[0], steps[-1]))
@@ -135,9 +135,9 @@ def comparison(folder: Path) -> Table:
             name,
             str(now["clips"]),
             now["metric"],
-            f"{was[key]['rate']:.2%}",
-            f"[bold]{now[key]['rate']:.2%}[/]",
-            f"{was[key + '_ortho']['rate']:.2%} → {now[key + '_ortho']['rate']:.2%}",
+            two_lines(saved_percent(was[key])),
+            f"[bold]{two_lines(saved_percent(now[key]))}[/]",
+            f"{percent(was[key + '_ortho']['rate'])} → {percent(now[key + '_ortho']['rate'])}",
         )
-    table.caption = f"normaliser: {'; '.join(sorted(normalizers))}"
+    table.caption = f"In brackets: 95 %. Normaliser: {'; '.join(sorted(normalizers))}"
     return table

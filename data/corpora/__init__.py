@@ -83,6 +83,9 @@ def read(config: DataConfig, split: str) -> Iterator[Utterance]:
                     # of millions of rows, few have names of their own here: one string for each
                     language=language and sys.intern(language),
                     speaker=u.speaker and sys.intern(u.speaker),
+                    age=u.age and sys.intern(u.age),
+                    gender=u.gender and sys.intern(u.gender),
+                    accent=u.accent and sys.intern(u.accent),
                     task=source.task,
                 )
 

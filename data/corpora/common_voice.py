@@ -47,8 +47,9 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
         raise InputError(f"{table}: no such file; splits of {folder}: {', '.join(known) or 'none'}")
     seconds = _durations(folder / "clip_durations.tsv")
     clips = folder / "clips"
-    rows = _rows(table, ("path", "sentence"), ("locale", "client_id"))
-    for path, sentence, locale, speaker in rows:
+    columns = ("locale", "client_id", "age", "gender", "accents", "accent")  # accent: old releases
+    rows = _rows(table, ("path", "sentence"), columns)
+    for path, sentence, locale, speaker, age, gender, accents, accent in rows:
         name = path if path.endswith(".mp3") else f"{path}.mp3"  # releases 1 to 3
         yield Utterance(
             id=f"{folder.name}/{name}",
@@ -57,6 +58,9 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
             seconds=seconds.get(name, 0.0),
             language=_language(locale or folder.name),
             speaker=speaker or None,
+            age=age or None,
+            gender=gender or None,
+            accent=accents or accent or None,
         )
 
 

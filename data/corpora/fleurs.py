@@ -56,6 +56,7 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
             text=cells[TEXTS[config.text_column]].strip(),
             seconds=_samples(table, line, cells[5]) / SAMPLE_RATE,
             language=WHISPER.get(language[1], language[1]) if language else None,
+            gender=cells[6].strip().lower() or None,
         )
 
 

@@ -1,7 +1,8 @@
 """JSON Lines or CSV with a row an utterance: path and text, and optionally more.
 
-Columns: path, text; optionally id, seconds, start, end, language, speaker, split. A folder holds
-SPLIT.jsonl or SPLIT.csv; a single file has a column `split`, or is named after its only one.
+Columns: path, text; optionally id, seconds, start, end, language, speaker, age, gender, accent,
+split. A folder holds SPLIT.jsonl or SPLIT.csv; a single file has a column `split`, or is named
+after its only one.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from data.tables import read_rows, seconds_of
 from data.utterance import Utterance
 
 LOOKS = "*.jsonl or *.csv"
-KNOWN = {"id", "path", "text", "seconds", "start", "end", "language", "speaker", "split"}
+KNOWN = {"id", "path", "text", "seconds", "start", "end", "language", "split"}
+KNOWN |= {"speaker", "age", "gender", "accent"}
 
 
 def matches(path: Path) -> bool:
@@ -105,6 +107,9 @@ def _utterance(source: Path, line: int, row: dict[str, Any], root: Path) -> Utte
         speaker=_text(row, "speaker"),
         start=start,
         end=end,
+        age=_text(row, "age"),
+        gender=_text(row, "gender"),
+        accent=_text(row, "accent"),
     )
 
 
