@@ -113,7 +113,10 @@ class PaddingCollator:
         return self.augmentation.masks(row, frames, draw.at.epoch, draw.clips[0])
 
     def _targets(self, line: Line) -> Targets:
-        """Lay out a line's labels. Prefix and end token are the first sound clip's."""
+        """Lay out a line's labels. The prefix is the first sound clip's, the end token the last's.
+
+        So the targets of each clip lie together, in the clips' order.
+        """
         shares = [0] * len(line.clips)
         if not line.clips:  # the decoder needs something to look at
             return Targets([], [self.encoder.start, self.encoder.end], shares)
@@ -129,7 +132,8 @@ class PaddingCollator:
         for i, piece in zip(sound, pieces, strict=False):
             shares[i] = len(piece) + held
         if sound:
-            shares[sound[0]] += len(row) - 1 - sum(shares)  # the start token is no target
+            shares[sound[0]] += len(row) - 2 - sum(shares)  # the start token is no target
+            shares[sound[-1]] += 1
         context = []
         if line.draw.prompted:
             prompt, room = line.clips[0].utterance.prompt, self.encoder.max_tokens - len(row)

@@ -1,7 +1,5 @@
 """`python -m data inspect`: a corpus in the terminal, on a page, and in lists of what is wrong."""
 
-import base64
-import io
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,18 +8,16 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import soundfile
 from rich.console import Console
 
 from data import findings
-from data.audio import load
-from data.features import N_SAMPLES, SAMPLE_RATE
 from data.figures import Table, draw_lengths, length_counts, plot_lengths
 from data.files import write_jsonl, write_text
 from data.manifest import scan_cache
 from data.page import render, svg_of
 from data.paths import name_of, refuse_within
-from data.source import AudioError, quiet_stderr
+from data.sound import data_uri
+from data.source import AudioError
 from data.survey import InspectConfig, Survey
 from data.suspicion import Suspicion, paces_of, suspicions
 from data.utterance import Utterance
@@ -30,8 +26,6 @@ RUNS = Path("runs")
 HEADERS = 10_000  # clips whose header is read for the formats: what 1 in 1,000 has is among them
 DRAWN = 12  # clips to be heard on the page
 WRONG = 5  # suspicious ones beside them, of each reason
-# of a clip on the page; mp3 plays in every browser, at about 3 KB a second
-MP3: Any = {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.7}
 
 
 class Heard(NamedTuple):
@@ -108,14 +102,9 @@ def _heard(
 
 def _playable(clip: Utterance, why: str) -> Heard:
     try:
-        samples = load(clip)[:N_SAMPLES].numpy()
+        return Heard(clip, why, data_uri(clip), "")
     except AudioError as error:
         return Heard(clip, why, "", f"{error.reason}: {error.detail}")
-    file = io.BytesIO()
-    with quiet_stderr:
-        soundfile.write(file, samples, SAMPLE_RATE, **MP3)
-    sound = base64.b64encode(file.getvalue()).decode()
-    return Heard(clip, why, f"data:audio/mpeg;base64,{sound}", "")
 
 
 def _page(survey: Survey, counts: list[int], tables: list[Table], heard: list[Heard]) -> str:

@@ -141,6 +141,23 @@ def eval_batches(
     true_length: bool = False,
     hear: Callable[[Utterance], Tensor] = load,
 ) -> Iterator[Batch]:
+    """Yield given groups of utterances to be transcribed: as labelled_batches(), without texts.
+
+    A reference may be too long for a label, or hold special tokens, and still be scored.
+    """
+    silent = [replace(u, text="") for u in utterances]
+    return labelled_batches(silent, config, stages, batches, true_length=true_length, hear=hear)
+
+
+def labelled_batches(
+    utterances: Sequence[Utterance],
+    config: DataConfig,
+    stages: Stages,
+    batches: Sequence[Sequence[int]],
+    *,
+    true_length: bool = False,
+    hear: Callable[[Utterance], Tensor] = load,
+) -> Iterator[Batch]:
     """Yield given groups of utterances: padded to 30 s as stock pipelines decode, or to a bucket.
 
     Args:
@@ -156,10 +173,8 @@ def eval_batches(
         longest = max(utterances[i].seconds for i in batch)
         frames = edge_of(longest) if true_length else N_FRAMES
         draws.append([Draw((i,), Position(), Position(), last=True, frames=frames) for i in batch])
-    # without texts: a reference may be too long, or hold special tokens, and still be scored
-    texts = [replace(u, text="") for u in utterances]
     watch = Watch(partial(_audio_of, utterances), config.workers)
-    lines = Lines(texts, "evaluation", hear, watch)
+    lines = Lines(utterances, "evaluation", hear, watch)
     return _batches(draws, lines, stages, config)
 
 

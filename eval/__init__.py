@@ -11,8 +11,10 @@
     groups      many of them       → figures of a language, with intervals (bootstrap)
     evaluate    utterances         → Scores, the same on every process
     ct2         the same           → the same, of a model that CTranslate2 converted
+    likelihood  the same           → what references cost the model
     meters      what was heard     → signs of trouble; of silence and noise too (noise)
     forgetting  another corpus     → what the model unlearns; all that is beside errors: beside
+    page        its files          → report.html (figures, breakdown, alignment, sound)
     compare     two evaluations    → whether B is better, in pairs
 
 Edits and lengths are summed over clips and processes, and divided once. This package knows nothing

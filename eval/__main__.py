@@ -24,7 +24,9 @@ from eval.ct2 import Ct2, is_ct2, load_ct2
 from eval.evaluate import Evaluator, save
 from eval.meters import Meters
 from eval.noise import hear_noise
+from eval.page import ReportConfig, report, write_page
 from eval.scores import Hypothesis, short_names
+from eval.suspects import SuspectsConfig, suspects
 from eval.table import difference_table, score_table, sentences
 from eval.whisper import Whisper, load_whisper
 
@@ -140,9 +142,10 @@ def _evaluate(
         folder = out / f"{name}-{Path(corpus[0]).name}-{knobs.split}"
         facts = {"model": model, "left_out": left_out, "true_length": short}
         save(folder, scores, hypotheses, meters=meters.to_json(), **facts)
+        write_page(folder, audio=knobs.eval.audio, embed_clips=knobs.eval.embed_clips)
         console.print(score_table(scores, f"{model} on {knobs.split}"))
         console.print(str(meters), soft_wrap=True)
-        console.print(f"left out: {left_out or 'nothing'}\nscores and texts: {folder}")
+        console.print(f"left out: {left_out or 'nothing'}\nscores, texts and report.html: {folder}")
     return hypotheses
 
 
@@ -183,6 +186,8 @@ def _short(model: str) -> str:
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], object]]] = {
     "compare": (CompareCommand, compare_two),
+    "report": (ReportConfig, report),
+    "suspects": (SuspectsConfig, suspects),
 }
 
 

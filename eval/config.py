@@ -24,6 +24,8 @@ class EvalConfig:
     # basic and english: Whisper's own; unicode: basic that keeps the marks of Hindi or Thai; auto:
     # english for English, unicode else; docs/scores.md
     normalizer: Literal["auto", "basic", "english", "unicode", "none"] = "auto"
+    audio: Literal["link", "embed", "none"] = "link"  # of report.html: to files, or inside it
+    embed_clips: int = 200  # whose sound is inside: those with the most edits
 
     noise: bool = True  # hear silence and noise whenever test is scored: what is said to nothing
     # a corpus in another language or task, of which a few clips are scored beside dev: what the
@@ -40,7 +42,7 @@ class EvalConfig:
         Raises:
             InputError: a number is out of its range.
         """
-        for key in ("max_length", "num_beams", "forget_clips"):
+        for key in ("max_length", "num_beams", "embed_clips", "forget_clips"):
             if getattr(self, key) < 1:
                 raise InputError(f"eval.{key} must be at least 1, got {getattr(self, key)}")
         for key in ("batch_seconds", "tokens_per_second"):

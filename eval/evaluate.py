@@ -64,7 +64,7 @@ class Evaluator:
         self.whisper.model.eval()
         if true_length:
             lend(self.whisper.model, listen(self.whisper.model))
-        mine, rounds = self._share(utterances, true_length=true_length)
+        mine, rounds = self.share(utterances, true_length=true_length)
         stages = Stages(self.whisper.labels(), self.whisper.n_mels, self.accelerator.device)
         batches = eval_batches(
             utterances, self.data, stages, mine, true_length=true_length, hear=hear
@@ -98,7 +98,7 @@ class Evaluator:
                 heard += zip(batch.ids, transcribe(self.whisper, batch, self.config), strict=True)
         return dict(gather_object(heard))
 
-    def _share(
+    def share(
         self, utterances: Sequence[Utterance], *, true_length: bool
     ) -> tuple[list[list[int]], int]:
         """Return this process's batches, and how many the process with the most has.

@@ -209,7 +209,7 @@ def test_slices_of_a_recording_are_trained_with_prompts(
     ]
     batch = PaddingCollator(whisper.labels(), LogMel(80))(lines)
     module = TrainingModule(whisper.model, freeze_encoder=False)
-    told = module(batch.features, batch.decoder_input_ids, batch.labels)
+    told = module(batch.features, batch.decoder_input_ids, batch.labels).sum()
     told.backward()
     assert torch.isfinite(told)
     # what was said before is heard: with another prompt, another loss
@@ -217,4 +217,4 @@ def test_slices_of_a_recording_are_trained_with_prompts(
     for each, u in zip(lines, others, strict=True):
         each.clips[0].utterance = u
     again = PaddingCollator(whisper.labels(), LogMel(80))(lines)
-    assert module(again.features, again.decoder_input_ids, again.labels) != told
+    assert module(again.features, again.decoder_input_ids, again.labels).sum() != told

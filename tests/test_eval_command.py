@@ -73,6 +73,19 @@ def test_the_command_writes_scores_and_texts(
     assert {json.loads(line)["id"] for line in lines} == {
         f"en/common_voice_en_test_{n:03d}.mp3" for n in range(6)
     }
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "clips/common_voice_en_test_000.mp3" in page
+
+
+def test_the_page_of_an_evaluation_is_made_again(tmp_path: Path) -> None:
+    done = as_a_person_does("report", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path / 'scores.json'}: no such file: name an eval")
+    (tmp_path / "scores.json").write_text('{"languages": {}, "long": {}, "corpora": {}}')
+    (tmp_path / "utterances.jsonl").touch()
+    done = as_a_person_does("report", tmp_path, "--audio", "none")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report.html").is_file()
 
 
 def test_a_wrong_path_is_one_sentence_and_status_2(blank_model: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from eval.config import EvalConfig
         ({"forget_clips": 0}, "eval.forget_clips must be at least 1, got 0"),
         ({"max_length": 0}, "eval.max_length must be at least 1, got 0"),
         ({"num_beams": -1}, "eval.num_beams must be at least 1, got -1"),
+        ({"embed_clips": 0}, "eval.embed_clips must be at least 1, got 0"),
         ({"max_length": 449}, "eval.max_length must be at most 448, got 449"),
         ({"tokens_per_second": 0.0}, "eval.tokens_per_second must be greater than 0, got 0.0"),
     ],

@@ -140,7 +140,7 @@ def shares(
             data=DataConfig(),
             config=EvalConfig(batch_seconds=seconds),
         )
-        batches, rounds = evaluator._share(utterances, true_length=true_length)
+        batches, rounds = evaluator.share(utterances, true_length=true_length)
         assert len(batches) in (rounds, rounds - 1)  # every process beats as often
         found.append(batches)
     return found

@@ -42,6 +42,7 @@ def test_accelerate_launch_trains_from_any_folder_and_leaves_what_the_design_say
         "drops.jsonl",
         "status.json",
         "metrics.jsonl",
+        "losses.jsonl",
         "checkpoints",
         "model",
         "eval",
@@ -53,7 +54,13 @@ def test_accelerate_launch_trains_from_any_folder_and_leaves_what_the_design_say
     facts = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     assert facts["packages"]["torch"]
     assert len(facts["data"]) == 16
-    assert {"dev", "test"} == {path.name for path in (run / "eval").glob("step-*/*")}
+    evaluations = sorted((run / "eval").glob("step-*/*"))
+    assert {"dev", "test"} == {path.name for path in evaluations}
+    page = (run / "report.html").read_text(encoding="utf-8")
+    for evaluation in evaluations:
+        assert f'href="{evaluation.relative_to(run)}/report.html"' in page
+        shown = (evaluation / "report.html").read_text(encoding="utf-8")
+        assert ("before: " in shown) == (evaluation.parent.name != "step-00000000")
     assert "before" in done.stdout
     assert str(run / "report.html") in done.stdout
 

@@ -6,10 +6,16 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 
+from data.config import DataConfig
 from data.files import read_jsonl, write_json, write_jsonl
+from eval.config import EvalConfig
+from eval.evaluate import Evaluator
+from trainer.clock import Clock
+from trainer.comparison import comparison
+from trainer.plots import curves_of, write_plots
 from trainer.recorder import Recorder, Silence
 from trainer.report import write_report
-from trainer.scoring import comparison
+from trainer.scoring import Scoring
 
 FIGURES = {"rate": 0.5, "substitutions": 1, "deletions": 0, "insertions": 0, "units": 2}
 
@@ -17,6 +23,7 @@ FIGURES = {"rate": 0.5, "substitutions": 1, "deletions": 0, "insertions": 0, "un
 def fill(folder: Path) -> None:
     """Write what a short run leaves."""
     rows: list[dict[str, Any]] = [{"step": 0, "dev/error": 1.0}]
+    rows += [{"step": 0, "test/error": 1.0}, {"step": 3, "test/error": 0.25}]
     rows += [
         {
             "step": step,
@@ -38,33 +45,79 @@ def fill(folder: Path) -> None:
         at = folder / "eval" / f"step-{step:08d}" / "test"
         write_json(
             at / "scores.json",
-            {"step": step, "languages": {"en": group}, "long": {}, "corpora": {}},
+            {
+                "step": step,
+                "interval": [rate / 2, rate],
+                "languages": {"en": group},
+                "long": {},
+                "corpora": {},
+            },
         )
         row = {"id": "a", "reference": "<b>one</b>", "hypothesis": f"heard {step}", "edits": 1}
         write_jsonl(at / "utterances.jsonl", [row])
 
 
-def test_the_report_shows_curves_scores_and_texts_and_escapes_them(tmp_path: Path) -> None:
+def test_the_report_shows_scores_and_texts_and_escapes_them(tmp_path: Path) -> None:
     fill(tmp_path)
     write_jsonl(tmp_path / "drops.jsonl", [{"split": "train", "reason": "too long"}] * 3)
+    (tmp_path / "eval" / "step-00000003" / "test" / "report.html").touch()
     write_report(tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 4
     assert "&lt;b&gt;one" in page
     assert "<b>one" not in page
     assert "heard 0" in page
     assert "heard 3" in page
     assert "25.00 %" in page
     assert "too long" in page
-    assert "http" not in page.replace("http://www.w3.org", "").replace(
-        "http://purl.org", ""
-    ).replace("http://creativecommons.org", "").replace("https://matplotlib.org", "")
-    assert {p.name for p in (tmp_path / "plots").iterdir()} == {
-        "loss.png",
-        "error.png",
-        "speed.png",
-        "share.png",
-    }
+    assert page.count('<a href="') == 1
+    assert '<a href="eval/step-00000003/test/report.html">' in page
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+
+
+def test_the_curves_tell_their_values_where_a_person_points(browser: Any, tmp_path: Path) -> None:
+    fill(tmp_path)
+    write_report(tmp_path)
+    browser.get_log("browser")
+    browser.get((tmp_path / "report.html").as_uri())
+
+    def captions() -> list[str]:
+        script = "return [...document.querySelectorAll('figcaption')].map((each) => each.innerText)"
+        return [" ".join(told.split()) for told in browser.execute_script(script)]
+
+    def point(figure: int, share: float) -> str:
+        script = """const svg = document.querySelectorAll("figure svg")[arguments[0]];
+        const box = svg.getBoundingClientRect();
+        svg.dispatchEvent(new PointerEvent("pointermove",
+          { clientX: box.left + box.width * arguments[1], clientY: box.top + 9 }))"""
+        browser.execute_script(script, figure, share)
+        return captions()[figure]
+
+    loss, error, speed, share = captions()  # without a pointer: the last
+    assert loss == "update 3 train/loss 1"
+    assert speed == "update 3 speed/audio_seconds_per_second 100"
+    assert share == "update 3 speed/data_wait 1 speed/encoder_padding 5"
+    assert error == "update 3 dev/error 100 at 0 test/error 25 (12.5 – 25)"
+    assert point(0, 0.11) == "update 1 train/loss 3"
+    assert point(0, 0.7) == "update 2 train/loss 1.5"
+    assert point(1, 0.2) == "update 0 dev/error 100 test/error 100 (50 – 100)"
+    bands = "return document.querySelectorAll('figure:nth-child(2) polygon').length"
+    assert browser.execute_script(bands) == 1
+    assert browser.get_log("browser") == []
+
+
+def test_pictures_of_the_curves_are_drawn(tmp_path: Path) -> None:
+    fill(tmp_path)
+    write_plots(tmp_path)
+    drawn = {"loss.png", "error.png", "speed.png", "share.png"}
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == drawn
+
+
+def test_a_long_run_is_thinned_and_keeps_its_ends(tmp_path: Path) -> None:
+    rows = [{"step": step, "train/loss": 1.0} for step in range(1, 10_001)]
+    (figure,) = curves_of(tmp_path, rows)
+    points = figure["curves"][0]["points"]
+    assert len(points) < 2_100
+    assert (points[0][0], points[-1][0]) == (1, 10_000)
 
 
 def test_a_run_without_evaluations_has_a_report_too(tmp_path: Path) -> None:
@@ -81,6 +134,29 @@ def test_the_table_at_the_end_compares_the_first_with_the_last(tmp_path: Path) -
     assert cells[:3] == ["en", "2", "WER"]
     assert cells[3] == "100.00 %"
     assert "25.00 %\n(20.0 to 30.0)" in str(cells[4])
+
+
+def test_a_page_that_cannot_be_made_ends_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path)  # rows as an earlier version wrote them
+    accelerator = Accelerator(cpu=True)
+    evaluator = Evaluator(
+        accelerator=accelerator, whisper=None, data=DataConfig(), config=EvalConfig()
+    )
+    recorder = Recorder(tmp_path, accelerator)
+    scoring = Scoring(
+        evaluator=evaluator,
+        manifest=None,
+        folder=tmp_path,
+        recorder=recorder,
+        clock=Clock(),
+        eval_clips=None,
+    )
+    at = tmp_path / "eval" / "step-00000003" / "test"
+    scoring._show(at, "test", 3)
+    assert "WARNING: no page of" in capsys.readouterr().out
+    assert not (at / "report.html").exists()
 
 
 def test_lines_after_the_checkpoint_are_cut_off_at_resume(

@@ -14,6 +14,8 @@ import pytest
 from safetensors.torch import load_file
 
 from data.config import DataConfig
+from data.files import read_jsonl
+from trainer.choice import TEXTS
 from trainer.model import ModelConfig
 from trainer.optim import OptimConfig
 from trainer.resume import shaping
@@ -174,6 +176,43 @@ def test_an_older_checkpoint_rewinds_the_run(trainer: Any, tmp_path: Path, losse
         (run / "checkpoints" / "step-00000006" / "state.json").read_text(encoding="utf-8")
     )
     assert facts["step"] == state["state"]["best_step"]
+
+
+def test_a_run_that_goes_on_chooses_the_same_best_on_any_processes(
+    trainer: Any, tmp_path: Path
+) -> None:
+    looks = ("--data.dev_split=dev", "--loop.eval_every=1", "--loop.eval_clips=4")
+    extra = (*looks, "--eval.max_length=4", "--loop.max_steps=4", "--checkpoint.save_every=2")
+    whole, cut, two = (tmp_path / name for name in ("whole", "cut", "two"))
+    trainer(whole, *extra)
+    trainer(cut, *extra, "--loop.max_steps=2")
+    trainer(cut, *extra, "--resume=auto")
+    trainer(two, *extra, "--loop.max_steps=2")
+    trainer(two, *extra, "--resume=auto", processes=2)
+    states = [
+        json.loads((run / "checkpoints" / "step-00000004" / "state.json").read_text())["state"]
+        for run in (whole, cut, two)
+    ]
+    assert states[0] == states[1]
+    assert states[0]["best_step"] == states[2]["best_step"]
+    heard = [
+        [row["id"] for row in read_jsonl(run / "eval" / f"step-0000000{step}" / "dev" / TEXTS)]
+        for run in (whole, cut, two)
+        for step in range(5)
+    ]
+    assert len(heard[0]) == 4
+    assert all(ids == heard[0] for ids in heard)
+    # and all of dev at the end, which the card tells of
+    best = states[0]["best_step"]
+    scores = json.loads(
+        (whole / "eval" / f"step-{best:08d}" / "dev-all" / "scores.json").read_text()
+    )
+    assert sum(group["clips"] for group in scores["languages"].values()) == 6
+    facts = json.loads((whole / "model" / "whisper_loop.json").read_text())
+    assert (facts["step"], facts["error"]) == (best, scores["error"])
+    rows = list(read_jsonl(whole / "metrics.jsonl"))
+    assert [row["step"] for row in rows if "dev/loss" in row] == [0, 1, 2, 3, 4]
+    assert 0 < rows[-1]["time/evaluation_share"] < 1
 
 
 def test_a_knob_that_shapes_training_is_refused_at_resume_unless_accepted(

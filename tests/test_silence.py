@@ -122,7 +122,7 @@ def test_training_moves_the_projections_and_not_the_silence(whisper: Whisper) ->
     ids = torch.tensor([whisper.labels().encode("one", "en")] * 2)
     assert module.silence is not None
     before = module.silence.clone()
-    module(features(200), ids[:, :-1], ids[:, 1:]).backward()
+    module(features(200), ids[:, :-1], ids[:, 1:]).sum().backward()
     assert torch.equal(module.silence, before)
     assert module.silence.grad is None
     assert all(p.grad is not None for p in whisper.model.model.encoder.layers.parameters())

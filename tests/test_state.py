@@ -12,22 +12,22 @@ from trainer.state import TrainState
 def test_state_survives_json() -> None:
     state = TrainState()
     state.advance(Position(2, 7), tokens=10, audio_seconds=1.5)
-    state.judge(0.25)
+    state.judge(0.25, better=True)
     restored = TrainState()
     restored.load_state_dict(json.loads(json.dumps(state.state_dict())))
     assert restored == state
     assert restored.position == Position(2, 7)
 
 
-def test_the_best_is_the_lowest_error_and_ties_keep_the_older() -> None:
+def test_evaluations_since_the_best_are_counted() -> None:
     state = TrainState(step=1)
-    assert state.judge(0.5)
+    state.judge(0.5, better=True)
     state.step = 2
-    assert not state.judge(0.5)
-    assert (state.best_step, state.stale) == (1, 1)
+    state.judge(0.4, better=False)  # chance, says the test
+    assert (state.best_step, state.best_error, state.stale, state.judged) == (1, 0.5, 1, 2)
     state.step = 3
-    assert state.judge(0.4)
-    assert (state.best_step, state.stale) == (3, 0)
+    state.judge(0.45, better=True)
+    assert (state.best_step, state.best_error, state.stale) == (3, 0.45, 0)
 
 
 @pytest.mark.parametrize("change", [{"more": 1}, {"step": None}])

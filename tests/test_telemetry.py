@@ -39,7 +39,10 @@ def batch(seconds: list[float], tokens: list[int], frames: int) -> Batch:
 def result(loss: float, finite: bool = True) -> StepResult:
     """Return a result with this summed loss."""
     return StepResult(
-        loss=torch.tensor(loss), grad_norm=torch.tensor(2.0), finite=torch.tensor(finite)
+        loss=torch.tensor(loss),
+        nll=[],
+        grad_norm=torch.tensor(2.0),
+        finite=torch.tensor(finite),
     )
 
 

@@ -21,7 +21,7 @@ planning    what a run will do: workload counts, bench times, footprint weighs, 
 forecast    what was planned, and the run held against it
 drops       clips that failed on the way
 telemetry   throughput, metrics.jsonl, the display
-report      report.html, plots, the table at the end
+report      report.html; plots: its curves, and pictures of them at the end
 """
 
 import os

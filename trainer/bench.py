@@ -17,6 +17,7 @@ from data.errors import InputError
 from data.features import CHUNK_SECONDS
 from data.loader import Passes
 from data.utterance import Batch, Position, Utterance
+from eval.likelihood import likelihoods
 from trainer.flops import WhisperFlops
 from trainer.forecast import Pace
 from trainer.loop import SILENCE_EVERY
@@ -144,19 +145,20 @@ def scoring_seconds(scoring: Scoring, looks: int) -> dict[str, float]:
 
     Args:
         scoring: what the run would score, and how.
-        looks: how often dev is scored after training began.
+        looks: how often the sample of dev is scored after training began.
 
     Raises:
         InputError: a batch does not fit in memory.
     """
-    dev, test = _windows(scoring.manifest.dev), _windows(scoring.manifest.test)
+    dev, test = _windows(scoring.sample), _windows(scoring.manifest.test)
+    all_of_dev = _windows(scoring.manifest.dev) if scoring.sampled else 0.0  # at the end
     if not dev + test:
         return {"before": 0.0, "after": 0.0, "dev": 0.0}
     first, later = (scoring.short(step) for step in (0, 1))
     took = {short: _window_seconds(scoring, true_length=short) for short in {first, later}}
     return {
         "before": took[first] * (dev + test),
-        "after": took[later] * (looks * dev + test),
+        "after": took[later] * (looks * dev + all_of_dev + test),
         "dev": took[later] * dev,
     }
 
@@ -170,6 +172,7 @@ def _window_seconds(scoring: Scoring, *, true_length: bool) -> float:
         evaluator.evaluate(sample[:1], "a first clip", true_length=true_length)
         began = time.perf_counter()
         evaluator.evaluate(sample, "some clips", true_length=true_length)
+        likelihoods(evaluator, sample, true_length=true_length)
     return (time.perf_counter() - began) / _windows(sample)
 
 

@@ -34,6 +34,7 @@ def train(run: Run) -> None:
             continue
         state.advance(batches[-1].after, totals.tokens, totals.audio_seconds)
         run.meter.add(batches, result)
+        run.losses.add(state.step, batches, result)
         run.recorder.advance(state.step)
         run.profiler.step(batches)
 
@@ -41,6 +42,7 @@ def train(run: Run) -> None:
             roll_back(run)
             continue
         if due(state.step, run.log_every, state.step == run.steps):
+            run.losses.write()
             run.recorder.record(state.step, {"train/lr": lr, **run.meter.read()})
         with run.meter.paused(), run.profiler.paused():
             if look(run):
@@ -73,7 +75,7 @@ def fetch(run: Run, batches: Iterator[Batch]) -> list[Batch]:
     """Return the passes of the next update; measure the wait, and name clips that failed."""
     update: list[Batch] = []
     while not (update and update[-1].last):
-        with run.meter.waiting(), phase("data wait"):
+        with run.meter.waiting(), run.clock.on("waiting"), phase("data wait"):
             batch = next(batches, None)
         if batch is None:
             break

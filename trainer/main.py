@@ -17,6 +17,7 @@ from data.plan import Plan
 from eval.evaluate import Evaluator
 from eval.whisper import load_whisper
 from trainer.checkpoint import Checkpoints
+from trainer.clock import Clock
 from trainer.config import Config, command_line
 from trainer.device import build_accelerator
 from trainer.drops import DropLog, clips_heard
@@ -24,6 +25,7 @@ from trainer.flops import WhisperFlops, peak_flops
 from trainer.forecast import circumstances, plan_path
 from trainer.guard import Guard
 from trainer.loop import train
+from trainer.losses import ClipLosses
 from trainer.model import prepare_training
 from trainer.optim import build_optimizer
 from trainer.passes import build_passes
@@ -81,6 +83,8 @@ def fit(run: Run) -> None:
         run.scoring.after(run.state)
         run.profiler.close()
         run.checkpoints.close()
+        run.recorder.record(run.state.step, run.clock.shares())
+        run.recorder.say(f"the time of this start: {run.clock.told()}")
         run.accelerator.end_training()
 
 
@@ -102,7 +106,14 @@ def build_scoring(
         config=config.eval,
         beat=pulse.beat,
     )
-    return Scoring(evaluator=evaluator, manifest=manifest, folder=folder, recorder=recorder)
+    return Scoring(
+        evaluator=evaluator,
+        manifest=manifest,
+        folder=folder,
+        recorder=recorder,
+        clock=Clock(),
+        eval_clips=config.loop.eval_clips,
+    )
 
 
 def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) -> Run:
@@ -137,6 +148,8 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
 
     write_settings(folder, config.to_yaml(), accelerator, origin, (peak, source))
     recorder.begin(config.log.trackers, step=state.step, steps=steps)
+    losses = ClipLosses(folder, accelerator, recorder)
+    losses.rewind(state.step)
     recorder.expect(plan_path(folder), circumstances(accelerator, shape), state.step, steps)
     streaming = config.data.streaming
     recorder.say(overview(manifest, plan, whisper.model, state, steps, streaming=streaming))
@@ -151,6 +164,8 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
         pulse=pulse,
         guard=Guard(accelerator, folder / "nonfinite.jsonl", config.loop.max_failed),
         meter=Meter(accelerator, flops, peak),
+        clock=scoring.clock,
+        losses=losses,
         recorder=recorder,
         scoring=scoring,
         checkpoints=checkpoints,

@@ -25,7 +25,7 @@ def rehearse(accelerator: Accelerator, model: nn.Module, optimizer: object, wors
     try:
         features = torch.zeros(worst.rows, n_mels, worst.frames, device=device)
         ids: Tensor = torch.zeros(worst.rows, worst.tokens, dtype=torch.long, device=device)
-        accelerator.backward(model(features, ids, ids))
+        accelerator.backward(model(features, ids, ids).sum())
         hold_still(accelerator, optimizer)
     except torch.OutOfMemoryError:
         return False

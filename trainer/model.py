@@ -1,4 +1,4 @@
-"""What training adds to Whisper: selected positions and a summed loss."""
+"""What training adds to Whisper: selected positions, and the loss of each target token."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -45,10 +45,10 @@ class TrainingModule(nn.Module):
     def forward(
         self, features: Tensor, decoder_input_ids: Tensor, labels: Tensor, repair: bool = False
     ) -> Tensor:
-        """Return the negative log likelihood, summed over target tokens. Shape: ().
+        """Return the negative log likelihood of every target token, row by row. Shape: (targets,).
 
         Positions without a target are left out before the LM head: over 51,865 classes they cost
-        more than their share. The sum is divided once, in the step, by the tokens of all processes.
+        more than their share. The step adds up, and divides once by the tokens of all processes.
 
         Args:
             features: (batch, n_mels, frames).
@@ -64,13 +64,13 @@ class TrainingModule(nn.Module):
         logits = logits.to(
             torch.promote_types(logits.dtype, torch.float32)
         )  # half sums too coarsely
-        nll = nn.functional.cross_entropy(logits, labels[chosen], reduction="sum")
+        nll = nn.functional.cross_entropy(logits, labels[chosen], reduction="none")
         if not repair or features.shape[-1] >= N_FRAMES:
             return nll
         with torch.no_grad():
             aim = self._states(pad_features(features), decoder_input_ids)[chosen].float()
         distance = (hidden.float() - aim).square().sum(dim=-1) / aim.square().sum(dim=-1)
-        return nll + distance.sum()
+        return nll + distance
 
     def _states(self, features: Tensor, decoder_input_ids: Tensor) -> Tensor:
         """Return the decoder's last hidden states. Shape: (batch, tokens, d)."""

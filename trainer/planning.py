@@ -18,6 +18,7 @@ from eval.evaluate import Evaluator
 from eval.whisper import load_whisper
 from trainer.bench import Bench, scoring_seconds
 from trainer.budget import fit_path, fitted
+from trainer.clock import Clock
 from trainer.config import Config
 from trainer.device import build_accelerator
 from trainer.flops import WhisperFlops
@@ -162,7 +163,12 @@ class Draft:
             config=self.config.eval,
         )
         scoring = Scoring(
-            evaluator=evaluator, manifest=self.manifest, folder=self.folder, recorder=Silence()
+            evaluator=evaluator,
+            manifest=self.manifest,
+            folder=self.folder,
+            recorder=Silence(),
+            clock=Clock(),
+            eval_clips=self.config.loop.eval_clips,
         )
         took = scoring_seconds(scoring, looks=len(self.looks))
         return {name: seconds / self.config.processes for name, seconds in took.items()}

@@ -39,8 +39,7 @@ def export(whisper: Whisper, folder: Path, facts: dict[str, Any]) -> None:
     try:
         whisper.model.save_pretrained(fresh)
         whisper.processor.save_pretrained(fresh)
-        write_text(fresh / "README.md", card(facts))
-        write_json(fresh / FACTS, facts)
+        describe(fresh, facts)
         sync_tree(fresh)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
@@ -50,6 +49,12 @@ def export(whisper: Whisper, folder: Path, facts: dict[str, Any]) -> None:
     finally:  # a full disk is left no fuller than it was, and the older model as it is
         shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def describe(folder: Path, facts: dict[str, Any]) -> None:
+    """Write the card of an exported model, and what it was made of."""
+    write_text(folder / "README.md", card(facts))
+    write_json(folder / FACTS, facts)
 
 
 def restore(whisper: Whisper, folder: Path) -> None:

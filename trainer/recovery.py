@@ -52,6 +52,7 @@ def roll_back(run: Run) -> None:
     pass_over(state, saved)
     state.load_state_dict(saved.state_dict())
     run.recorder.rewind(state.step)
+    run.losses.rewind(state.step)
     run.recorder.say(
         f"warning: {len(state.passed_over)} updates without a finite gradient are passed over "
         f"(nonfinite.jsonl names their clips); back at update {state.step}"

@@ -10,8 +10,10 @@ from data.errors import InputError
 from data.loader import Passes
 from data.windowed import WindowedPasses
 from trainer.checkpoint import Checkpoints
+from trainer.clock import Clock
 from trainer.drops import DropLog
 from trainer.guard import Guard
+from trainer.losses import ClipLosses
 from trainer.optim import OptimConfig
 from trainer.profiling import NoProfile, Profile
 from trainer.pulse import Pulse
@@ -28,6 +30,7 @@ class LoopConfig:
     max_steps: int | None = None  # updates; None: as many as `epochs` hold
     epochs: int = 3  # passes over the corpus, where max_steps is None
     eval_every: int = 500  # updates; the last one is evaluated as well
+    eval_clips: int | None = 400  # of dev, the same each time; all of it at the end; None: all
     patience: int | None = None  # evaluations without a better one until it stops; None: never
     max_failed: int = 8  # updates in a row without a finite gradient, until it rolls back
     stall_seconds: float = 60.0  # without progress until it ends with its stacks; 0: never
@@ -38,7 +41,7 @@ class LoopConfig:
         Raises:
             InputError: a number is out of its range.
         """
-        for key in ("max_steps", "epochs", "eval_every", "patience", "max_failed"):
+        for key in ("max_steps", "epochs", "eval_every", "eval_clips", "patience", "max_failed"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise InputError(f"loop.{key} must be at least 1, got {value}")
@@ -58,6 +61,8 @@ class Run:
     pulse: Pulse
     guard: Guard
     meter: Meter
+    clock: Clock
+    losses: ClipLosses
     recorder: Recorder | Silence
     scoring: Scoring
     checkpoints: Checkpoints
@@ -74,6 +79,8 @@ class Run:
 
 def save(run: Run) -> None:
     """Begin to write a checkpoint."""
-    run.guard.settle(run.state)
-    run.checkpoints.save(run.state, run.shape)
+    with run.clock.on("saving"):
+        run.guard.settle(run.state)
+        run.losses.write()  # a start from this checkpoint does not make these updates again
+        run.checkpoints.save(run.state, run.shape)
     run.pulse.save_seconds = run.checkpoints.seconds

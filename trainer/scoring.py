@@ -1,26 +1,34 @@
 """When a run looks at itself: before training, when due, and at the end with its best model."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from rich.table import Table
 
 from data.errors import InputError
 from data.lazy import Outline
 from data.manifest import Manifest
 from data.utterance import Utterance
 from eval.beside import look_beside
-from eval.bootstrap import percent, saved_percent
 from eval.evaluate import Evaluator, save
-from eval.scores import Scores, saved_groups
-from eval.table import two_lines
-from trainer.publish import export, exported_step, restore
+from eval.likelihood import Likelihood, likelihoods
+from eval.page import write_page
+from eval.sample import stratified
+from eval.scores import Scores
+from trainer.choice import TEXTS, choose, write_losses
+from trainer.clock import Clock
+from trainer.comparison import comparison
+from trainer.plots import write_plots
+from trainer.processes import decide
+from trainer.publish import describe, export, exported_step, restore
 from trainer.recorder import Recorder, Silence
 from trainer.report import write_report
 from trainer.state import TrainState
+
+ALL_OF_DEV = "dev-all"  # beside "dev", the clips that models are chosen by
+
+Losses = dict[str, Likelihood]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +39,18 @@ class Scoring:
     manifest: Manifest
     folder: Path
     recorder: Recorder | Silence
+    clock: Clock
+    eval_clips: int | None  # of dev, while training
+
+    @property
+    def sample(self) -> list[Utterance]:
+        """Return the clips of dev that models are chosen by."""
+        return stratified(self.manifest.dev, self.eval_clips)
+
+    @property
+    def sampled(self) -> bool:
+        """Tell whether they are a part of dev only."""
+        return len(self.sample) < len(self.manifest.dev)
 
     @property
     def model_folder(self) -> Path:
@@ -39,25 +59,36 @@ class Scoring:
 
     def before(self, state: TrainState) -> None:
         """Score the model as it came, on both splits; a run that goes on has done so."""
-        for split, utterances in (("dev", self.manifest.dev), ("test", self.manifest.test)):
-            if utterances and state.step == 0:
+        splits = [("dev", self.sample), ("test", self.manifest.test)]
+        held = [(split, utterances) for split, utterances in splits if utterances]
+        if state.step or not held:
+            return
+        with self._timed(0):
+            for split, utterances in held:
                 self._score(split, utterances, 0)
 
     def judge(self, state: TrainState) -> bool:
-        """Score dev; return whether this is the best so far. Without a dev split nothing is."""
+        """Score dev's sample; return whether this is the best so far. Without dev nothing is."""
         if not self.manifest.dev:
             return False
-        return state.judge(self._score("dev", self.manifest.dev, state.step).error)
+        with self._timed(state.step):
+            error = self._score("dev", self.sample, state.step).error
+            old, new = (self._at(step, "dev") for step in (state.best_step, state.step))
+            verdict = decide(self.evaluator.accelerator, lambda: choose(old, new, error, state))
+        state.judge(error, better=verdict.better)
+        self.recorder.say(f"update {state.step:>6}  {verdict.told}")
+        return verdict.better
 
     def keep_best(self, state: TrainState) -> None:
         """Write the model in hand as the run's model."""
         if self.evaluator.accelerator.is_main_process:
-            with self.recorder.despite_disk(f"{self.model_folder} of update {state.step}"):
+            told = f"{self.model_folder} of update {state.step}"
+            with self.clock.on("saving"), self.recorder.despite_disk(told):
                 export(self.evaluator.whisper, self.model_folder, self._facts(state))
         self.evaluator.accelerator.wait_for_everyone()
 
     def after(self, state: TrainState) -> None:
-        """Take the best model back in hand and score it on test.
+        """Take the best model back in hand and score it on all of dev, and on test.
 
         Raises:
             InputError: the disk did not take it when it was found.
@@ -70,17 +101,57 @@ class Scoring:
                 "go on with --resume=auto, which takes it from its checkpoint"
             )
         restore(self.evaluator.whisper, self.model_folder)
-        if self.manifest.test:
-            self._score("test", self.manifest.test, state.best_step or state.step)
+        if self.sampled or self.manifest.test:
+            with self._timed(state.best_step or state.step):
+                self._report(state, state.best_step or state.step)
+        scored = self.manifest.dev or self.manifest.test
+        if scored and self.evaluator.accelerator.is_main_process:
+            with self.recorder.despite_disk(str(self.folder / "plots")):
+                write_plots(self.folder)
         self.recorder.say(comparison(self.folder))
+
+    def _report(self, state: TrainState, step: int) -> None:
+        """Score the chosen model on all of dev, since its sample flatters it, and on test."""
+        if self.sampled:
+            error = self._score(ALL_OF_DEV, self.manifest.dev, step).error
+            if self.evaluator.accelerator.is_main_process:
+                with self.recorder.despite_disk(str(self.model_folder)):
+                    describe(self.model_folder, {**self._facts(state), "error": error})
+        if self.manifest.test:
+            self._score("test", self.manifest.test, step)
+
+    @contextmanager
+    def _timed(self, step: int) -> Iterator[None]:
+        """Tell what share of the time so far went into evaluations."""
+        before = self.clock.spent("evaluation")
+        with self.clock.on("evaluation"):
+            yield
+        took = self.clock.spent("evaluation") - before
+        self.recorder.record(step, self.clock.shares())
+        self.recorder.say(
+            f"update {step:>6}  evaluation took {took:.0f} s; so far {self.clock.told()}"
+        )
+
+    def _at(self, step: int, split: str) -> Path:
+        return self.folder / "eval" / f"step-{step:08d}" / split
+
+    def _losses(self, split: str, utterances: Sequence[Utterance], step: int) -> Losses:
+        """Return what references of dev cost; test decides nothing."""
+        if split == "test":
+            return {}
+        losses = likelihoods(self.evaluator, utterances, true_length=self.short(step))
+        nll, tokens = (sum(each[i] for each in losses.values()) for i in (0, 1))
+        if tokens:
+            self.recorder.record(step, {f"{split}/loss": nll / tokens})
+            self.recorder.say(f"update {step:>6}  {split} loss {nll / tokens:.4f} nats a token")
+        return losses
 
     def _score(self, split: str, utterances: Sequence[Utterance], step: int) -> Scores:
         config, short = self.evaluator.config, self.short(step)
         scores, hypotheses = self.evaluator.evaluate(
             utterances, f"{split}, update {step}", true_length=short
         )
-        at = self.folder / "eval" / f"step-{step:08d}" / split
-        unlearnt = split == "dev" or not self.manifest.dev
+        at, unlearnt = self._at(step, split), split == "dev" or not self.manifest.dev
         beside = look_beside(self.evaluator, hypotheses, at, forgetting=unlearnt, true_length=short)
         found = scores.metrics() | beside.metrics()
         self.recorder.record(step, {f"{split}/{name}": value for name, value in found.items()})
@@ -91,14 +162,27 @@ class Scoring:
             )
         for line in beside.lines():
             self.recorder.say(f"update {step:>6}  {split} {line}")
+        losses = self._losses(split, utterances, step)
         if self.evaluator.accelerator.is_main_process:
             facts = {"step": step, "max_length": config.max_length, "beams": config.num_beams}
             facts["true_length"] = short
             with self.recorder.despite_disk(str(at)):
+                (at / TEXTS).unlink(missing_ok=True)  # a full disk shall leave no other model's
                 beside.save(at, step)
                 save(at, scores, hypotheses, meters=beside.meters.to_json(), **facts)
+                write_losses(at, losses)
+                self._show(at, split, step)
                 write_report(self.folder)
         return scores
+
+    def _show(self, at: Path, split: str, step: int) -> None:
+        """Make an evaluation's page, beside what the model made of it before training."""
+        config, first = self.evaluator.config, self.folder / "eval" / f"step-{0:08d}" / split
+        before = first if step and (first / "scores.json").is_file() else None
+        try:
+            write_page(at, before, audio=config.audio, embed_clips=config.embed_clips)
+        except InputError as error:  # what an earlier version wrote must not end a run
+            self.recorder.say(f"WARNING: no page of {at}: {error}")
 
     def short(self, step: int) -> bool:
         """Tell whether to decode at true length: before training no published model can."""
@@ -116,28 +200,3 @@ class Scoring:
             "hours": state.audio_seconds / 3600 if streamed else outline.hours,
             "error": state.best_error,
         }
-
-
-def comparison(folder: Path) -> Table:
-    """Return the table of a run's test scores before and after, from its files."""
-    steps = sorted((folder / "eval").glob("step-*/test/scores.json"))
-    table = Table(title="test: before → after", title_justify="left", caption_justify="left")
-    for column in ("language", "clips", "metric", "before", "after", "orthographic"):
-        table.add_column(column, no_wrap=column != "language")
-    if not steps:
-        return table
-    first, last = (json.loads(path.read_text(encoding="utf-8")) for path in (steps[0], steps[-1]))
-    normalizers = set()
-    for (name, was), (_, now) in zip(saved_groups(first), saved_groups(last), strict=True):
-        key = now["metric"].lower()
-        normalizers.add(now["normalizer"])
-        table.add_row(
-            name,
-            str(now["clips"]),
-            now["metric"],
-            two_lines(saved_percent(was[key])),
-            f"[bold]{two_lines(saved_percent(now[key]))}[/]",
-            f"{percent(was[key + '_ortho']['rate'])} → {percent(now[key + '_ortho']['rate'])}",
-        )
-    table.caption = f"In brackets: 95 %. Normaliser: {'; '.join(sorted(normalizers))}"
-    return table

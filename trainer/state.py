@@ -16,7 +16,7 @@ class TrainState:
     update: int = 0  # … of this epoch
     tokens: int = 0  # target tokens trained on
     audio_seconds: float = 0.0  # of real audio trained on
-    best_error: float | None = None  # on dev; a fraction
+    best_error: float | None = None  # on the clips of dev that models are chosen by; a fraction
     best_step: int = 0
     stale: int = 0  # evaluations since the best
     judged: int = 0  # the last update that was evaluated
@@ -42,15 +42,13 @@ class TrainState:
         self.tokens += tokens
         self.audio_seconds += audio_seconds
 
-    def judge(self, error: float) -> bool:
-        """Take note of an evaluation; return whether it is the best so far."""
+    def judge(self, error: float, *, better: bool) -> None:
+        """Take note of an evaluation, and of whether it is the best so far."""
         self.judged = self.step
-        better = self.best_error is None or error < self.best_error
         if better:
             self.best_error, self.best_step, self.stale = error, self.step, 0
         else:
             self.stale += 1
-        return better
 
     def state_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""

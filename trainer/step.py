@@ -31,6 +31,7 @@ class StepResult:
     """What an update did. Tensors are read only when a line is due: reading is a device sync."""
 
     loss: Tensor  # summed over this process's target tokens, shape ()
+    nll: list[Tensor]  # the same of every target token, of each pass: shape (targets,)
     grad_norm: Tensor  # before clipping, shape ()
     finite: Tensor  # whether the update was made: no NaN or infinity on any process, shape ()
 
@@ -57,10 +58,10 @@ def train_step(
         tokens: target tokens of all passes and processes.
         max_norm: the gradient's norm is clipped to this.
     """
-    loss = torch.zeros((), device=accelerator.device)
+    nll: list[Tensor] = []
     share = accelerator.num_processes / max(1, tokens)  # DDP averages over processes: undone here
     for batch in batches:
-        loss += _accumulate(accelerator, model, batch, share)
+        nll.append(_accumulate(accelerator, model, batch, share))
     with phase("optimizer"):
         grad_norm = accelerator.clip_grad_norm_(model.parameters(), max_norm)
         finite = torch.isfinite(grad_norm)
@@ -69,18 +70,19 @@ def train_step(
         if tokens:  # else all clips failed: momentum alone would move the weights
             optimizer.step()
         optimizer.zero_grad()
-    return StepResult(loss=loss, grad_norm=grad_norm, finite=finite)
+    loss = torch.stack([each.sum() for each in nll]).sum()
+    return StepResult(loss=loss, nll=nll, grad_norm=grad_norm, finite=finite)
 
 
 def _accumulate(accelerator: Accelerator, model: nn.Module, batch: Batch, share: float) -> Tensor:
-    """Add a pass's gradient, times its share; return its loss, summed over target tokens."""
+    """Add a pass's gradient, times its share; return the loss of its target tokens."""
     with nullcontext() if batch.last else accelerator.no_sync(model):
         with phase("forward"):
             nll: Tensor = model(
                 batch.features, batch.decoder_input_ids, batch.labels, repair=batch.repair
             )
         with phase("backward"):
-            accelerator.backward(_infect(nll) * share)
+            accelerator.backward(_infect(nll.sum()) * share)
     return nll.detach()
 
 

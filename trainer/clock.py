@@ -1,0 +1,47 @@
+"""Where a run's wall time goes."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+Part = Literal["evaluation", "saving", "waiting"]
+
+
+class Clock:
+    """Adds up what one start spends its time on: what is on no other account is training.
+
+    It is no progress, and in no checkpoint: a run that goes on counts afresh.
+    """
+
+    def __init__(self) -> None:
+        """Begin now."""
+        self._began = time.perf_counter()
+        self._spent: dict[Part, float] = {"evaluation": 0.0, "waiting": 0.0, "saving": 0.0}
+
+    @contextmanager
+    def on(self, part: Part) -> Iterator[None]:
+        """Put the body's time on an account."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[part] += time.perf_counter() - started
+
+    def spent(self, part: Part) -> float:
+        """Return an account's seconds."""
+        return self._spent[part]
+
+    def shares(self) -> dict[str, float]:
+        """Return the shares of all time so far, as metrics."""
+        wall = max(time.perf_counter() - self._began, 1e-9)
+        shares = {f"time/{part}_share": seconds / wall for part, seconds in self._spent.items()}
+        return {"time/training_share": 1 - sum(shares.values()), **shares}
+
+    def told(self) -> str:
+        """Return them in words."""
+        training, evaluation, waiting, saving = self.shares().values()
+        return (
+            f"{training:.0%} training, {evaluation:.0%} evaluation, "
+            f"{waiting:.0%} waiting for data, {saving:.0%} saving"
+        )
