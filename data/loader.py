@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data.audio import load, load_audible
@@ -139,13 +139,14 @@ def eval_batches(
     batches: Sequence[Sequence[int]],
     *,
     true_length: bool = False,
+    hear: Callable[[Utterance], Tensor] = load,
 ) -> Iterator[Batch]:
     """Yield given groups of utterances to be transcribed: as labelled_batches(), without texts.
 
     A reference may be too long for a label, or hold special tokens, and still be scored.
     """
     silent = [replace(u, text="") for u in utterances]
-    return labelled_batches(silent, config, stages, batches, true_length=true_length)
+    return labelled_batches(silent, config, stages, batches, true_length=true_length, hear=hear)
 
 
 def labelled_batches(
@@ -155,6 +156,7 @@ def labelled_batches(
     batches: Sequence[Sequence[int]],
     *,
     true_length: bool = False,
+    hear: Callable[[Utterance], Tensor] = load,
 ) -> Iterator[Batch]:
     """Yield given groups of utterances: padded to 30 s as stock pipelines decode, or to a bucket.
 
@@ -164,6 +166,7 @@ def labelled_batches(
         stages: make the decoder's prefix and features.
         batches: groups of indices.
         true_length: whether to pad to each group's longest only.
+        hear: returns an utterance's samples.
     """
     draws = []
     for batch in batches:
@@ -171,7 +174,7 @@ def labelled_batches(
         frames = edge_of(longest) if true_length else N_FRAMES
         draws.append([Draw((i,), Position(), Position(), last=True, frames=frames) for i in batch])
     watch = Watch(partial(_audio_of, utterances), config.workers)
-    lines = Lines(utterances, "evaluation", load, watch)
+    lines = Lines(utterances, "evaluation", hear, watch)
     return _batches(draws, lines, stages, config)
 
 

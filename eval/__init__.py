@@ -2,7 +2,7 @@
 
     whisper     a name or folder   → a Whisper that takes short audio, and its tokenizer
     silence     a Whisper          → the states of silence that short audio's attention rests on
-    decode      a Batch            → texts
+    decode      a Batch            → texts; what is decoded again: fallback
     normalize   texts              → what is compared, under a name that stands beside every figure
     units       a text             → its words, characters, or both
     errors      text pairs         → ErrorCounts, which add up
@@ -10,11 +10,12 @@
     hypothesis  an utterance heard → its counts, once, for all figures
     groups      many of them       → figures of a language, with intervals (bootstrap)
     evaluate    utterances         → Scores, the same on every process
-<<<<<<< HEAD
-    page        an evaluation's files → report.html (figures, breakdown, alignment, sound)
-=======
+    ct2         the same           → the same, of a model that CTranslate2 converted
+    likelihood  the same           → what references cost the model
+    meters      what was heard     → signs of trouble; of silence and noise too (noise)
+    forgetting  another corpus     → what the model unlearns; all that is beside errors: beside
+    page        its files          → report.html (figures, breakdown, alignment, sound)
     compare     two evaluations    → whether B is better, in pairs
->>>>>>> e-scores
 
 Edits and lengths are summed over clips and processes, and divided once. This package knows nothing
 of training.

@@ -20,7 +20,10 @@ from data.manifest import read_held_out, scan_cache
 from data.screen import count_reasons
 from eval.compare import Compare, compare, read_heard
 from eval.config import EvalConfig
+from eval.ct2 import Ct2, is_ct2, load_ct2
 from eval.evaluate import Evaluator, save
+from eval.meters import Meters
+from eval.noise import hear_noise
 from eval.page import ReportConfig, report, write_page
 from eval.scores import Hypothesis, short_names
 from eval.suspects import SuspectsConfig, suspects
@@ -55,7 +58,8 @@ class Scoring:
 class ScoreCommand(Scoring):
     """Score a Whisper on a corpus: `python -m eval MODEL CORPUS`."""
 
-    model: tyro.conf.Positional[str]  # a folder, or a name on the Hub
+    # a folder, a name on the Hub, or a folder that CTranslate2 made (with the extra ct2)
+    model: tyro.conf.Positional[str]
     corpus: tyro.conf.Positional[tuple[str, ...]]  # folders, manifests or Hub names
 
 
@@ -122,8 +126,7 @@ def _evaluate(
     """Score a model, show and write its figures, and return what it heard."""
     language = knobs.language or knobs.data.language
     data = replace(knobs.data, corpus=corpus, language=language)
-    whisper = load_whisper(model)
-    whisper.model.to(accelerator.device)
+    whisper, evaluator = _loaded(knobs, accelerator, model, data)
     out, console = Path(knobs.out), Console(highlight=False)
     show = accelerator.is_main_process
     cache = scan_cache(out.parent, data)
@@ -131,20 +134,36 @@ def _evaluate(
     warning = foreign(whisper, data, knobs.split)
     if warning and show:
         console.print(f"warning: {warning}", soft_wrap=True)
-    evaluator = Evaluator(accelerator=accelerator, whisper=whisper, data=data, config=knobs.eval)
     short = knobs.eval.pad == "bucket"
     scores, hypotheses = evaluator.evaluate(utterances, knobs.split, true_length=short)
+    meters = Meters.of(hypotheses, hear_noise(evaluator, hypotheses, true_length=short))
     if show:
         left_out = count_reasons(drops).get(knobs.split, {})
         folder = out / f"{name}-{Path(corpus[0]).name}-{knobs.split}"
-        save(folder, scores, hypotheses, model=model, left_out=left_out, true_length=short)
+        facts = {"model": model, "left_out": left_out, "true_length": short}
+        save(folder, scores, hypotheses, meters=meters.to_json(), **facts)
         write_page(folder, audio=knobs.eval.audio, embed_clips=knobs.eval.embed_clips)
         console.print(score_table(scores, f"{model} on {knobs.split}"))
+        console.print(str(meters), soft_wrap=True)
         console.print(f"left out: {left_out or 'nothing'}\nscores, texts and report.html: {folder}")
     return hypotheses
 
 
-def foreign(whisper: Whisper, data: DataConfig, split: str) -> str | None:
+def _loaded(
+    knobs: Scoring, accelerator: Accelerator, model: str, data: DataConfig
+) -> tuple[Whisper | Ct2, Evaluator | Ct2]:
+    """Load a model, and return it with what scores it."""
+    if is_ct2(model):
+        ct2 = load_ct2(model, knobs.eval, knobs.precision)
+        return ct2, ct2
+    whisper = load_whisper(model)
+    whisper.model.to(accelerator.device)
+    return whisper, Evaluator(
+        accelerator=accelerator, whisper=whisper, data=data, config=knobs.eval
+    )
+
+
+def foreign(whisper: Whisper | Ct2, data: DataConfig, split: str) -> str | None:
     """Return a sentence where a corpus is in another language than the model's, or None."""
     mine = whisper.language
     if mine is None:

@@ -1,52 +1,166 @@
 """A Batch to texts, with the stock model's own generate."""
 
+from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
 
+from data.errors import InputError
 from data.features import N_FRAMES
+from data.labels import END, LAST_TIME, NO_TIMESTAMPS
 from data.utterance import Batch
 from eval.config import EvalConfig
+from eval.fallback import LONG, TEMPERATURES, Verdict, judge, seed
 from eval.whisper import Whisper
 
 MORE_TOKENS = 16  # than a clip's seconds allow, for the prefix and the shortest clips
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heard:
+    """What a model made of a clip."""
+
+    text: str
+    tokens: int = 0  # of the text, without special ones
+    truncated: bool = False  # it reached its most tokens, in any window, before the model ended it
+
+
 @torch.inference_mode()
-def transcribe(whisper: Whisper, batch: Batch, config: EvalConfig) -> list[str]:
-    """Return one text a clip. Batches hold one task; up to 30 s is decoded in one window.
+def transcribe(whisper: Whisper, batch: Batch, config: EvalConfig) -> list[Heard]:
+    """Return what is heard in each clip. Batches hold one task; up to 30 s is one window.
 
     What is shorter than that is encoded at its length: a model has to be trained so. What is longer
     is transcribed whole, window by window, with timestamps (transformers' sequential algorithm,
     after section 3.8 of Whisper's paper): pass one clip at a time.
+
+    Raises:
+        InputError: times are asked for, and the model knows none.
     """
-    model = whisper.model
-    features = batch.features.to(model.device)
-    frames = features.shape[-1]
+    device = whisper.model.device
+    features = batch.features.to(device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        if features.shape[-1] > N_FRAMES:
+            return [_long(whisper, batch, features, config)]
+        return _short(whisper, batch, features, config)
+
+
+def _short(whisper: Whisper, batch: Batch, features: Tensor, config: EvalConfig) -> list[Heard]:
+    if config.timestamps and not whisper.labels().knows_times:
+        raise InputError(
+            f"eval.timestamps: {whisper.name} has no tokens of times: set eval.timestamps=false"
+        )
+    window = Window(whisper, batch, config, whisper.model.model.encoder(features).last_hidden_state)
+    rows = window.decode(range(len(batch.ids)))
+    if config.fallback:
+        rows = [window.settle(number, row) for number, row in enumerate(rows)]
+    return [window.heard(number, row) for number, row in enumerate(rows)]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Clips of up to 30 s, encoded; each is decoded once, or until one text is good."""
+
+    whisper: Whisper
+    batch: Batch
+    config: EvalConfig
+    states: Tensor  # (batch, positions, d_model)
+
+    def decode(self, numbers: Sequence[int], temperature: float | None = None) -> list[Any]:
+        """Return the ids of some clips, from the start token on; sampled at a temperature."""
+        config, batch = self.config, self.batch
+        most = max(self._most(number) for number in numbers)
+        options = _told(self.whisper, batch, list(numbers))
+        options["generation_config"] = _generation(self.whisper, config, most)
+        # a window that is not full ends with its speech: what follows would be heard once more
+        options |= {"return_timestamps": config.timestamps, "force_unique_generate_call": True}
+        # generate repeats the states in place, once a beam
+        options["encoder_outputs"] = BaseModelOutput(self.states[list(numbers)])
+        rows = self.whisper.model.generate(temperature=temperature, **options)
+        return [row.tolist() for row in rows]
+
+    def settle(self, number: int, row: list[int]) -> list[int]:
+        """Return a clip's ids, sampled again where Whisper would: see eval.fallback."""
+        seed(self.batch.ids[number])
+        for temperature in (*TEMPERATURES, None):
+            verdict = self._judge(number, row)
+            if verdict != Verdict.BAD or temperature is None:
+                break
+            (row,) = self.decode([number], temperature)
+        silent = [*row[: self._prefix(row)], _id(self.whisper, END)]
+        return silent if verdict == Verdict.SILENT else row
+
+    def heard(self, number: int, row: list[int]) -> Heard:
+        """Cut a row of ids to what its own seconds allow, and read it."""
+        end, most = _id(self.whisper, END), self._prefix(row) + self._most(number)
+        kept = row[: row.index(end)] if end in row else row
+        ids = kept[:most]
+        return _read(self.whisper, ids, truncated=end not in row or len(kept) > most)
+
+    def _judge(self, number: int, row: list[int]) -> Verdict:
+        states, text = self.states[[number]], self.heard(number, row).text
+        end = _id(self.whisper, END)
+        ids = row[: row.index(end) + 1] if end in row else row
+        return judge(self.whisper, states, ids, self._prefix(row), text)
+
+    def _prefix(self, row: list[int]) -> int:
+        """Return how many tokens stand before the text."""
+        first, last = _id(self.whisper, END) + 1, _id(self.whisper, NO_TIMESTAMPS)
+        return next((i for i, token in enumerate(row) if not first <= token <= last), len(row))
+
+    def _most(self, number: int) -> int:
+        """Return the tokens that a clip may have; nobody says more than so much in its seconds."""
+        spoken = MORE_TOKENS + round(self.config.tokens_per_second * self.batch.seconds[number])
+        return min(self.config.max_length, spoken)
+
+
+def _long(whisper: Whisper, batch: Batch, features: Tensor, config: EvalConfig) -> Heard:
+    """Return what is heard in one clip over 30 s."""
+    options = _told(whisper, batch, [0])
+    options["generation_config"] = _generation(whisper, config, config.max_length)
+    mask = torch.ones(1, features.shape[-1], dtype=torch.long, device=features.device)
+    options |= {"return_timestamps": True, "attention_mask": mask, "return_segments": True}
+    if config.fallback:
+        seed(batch.ids[0])
+        options |= LONG
+    found = whisper.model.generate(features, **options)
+    ends = []
+    for segment in found["segments"][0]:
+        window = segment["result"]
+        sequence = window if isinstance(window, Tensor) else window["sequences"]
+        ends.append(_id(whisper, END) in sequence.tolist())
+    return _read(whisper, [int(i) for i in found["sequences"][0]], truncated=not all(ends))
+
+
+def _told(whisper: Whisper, batch: Batch, numbers: list[int]) -> dict[str, Any]:
+    """Return what generate is told of some clips; an English-only model refuses to be told."""
     options: dict[str, Any] = {"use_cache": True}
-    options["generation_config"] = _generation(whisper, config, max(batch.seconds))
-    if whisper.multilingual:  # an English-only model refuses to be told
+    if whisper.multilingual:
         (task,) = set(batch.tasks)  # generate takes one value, and of languages one a clip
-        options |= {"language": batch.languages, "task": task}
-    if frames > N_FRAMES:
-        mask = torch.ones(features.shape[0], frames, dtype=torch.long, device=model.device)
-        options |= {"return_timestamps": True, "attention_mask": mask}
-    if frames < N_FRAMES:  # generate would pad short features, with zeros
-        options["encoder_outputs"] = model.model.encoder(features)
-    else:
-        options["input_features"] = features
-    tokens = model.generate(**options)
-    texts = whisper.processor.batch_decode(tokens, skip_special_tokens=True)
-    return [text.strip() for text in texts]
+        options |= {"language": [batch.languages[i] for i in numbers], "task": task}
+    return options
 
 
-def _generation(whisper: Whisper, config: EvalConfig, seconds: float) -> Any:
-    """Return how to decode audio of so many seconds; nobody says more than so much in them."""
+def _generation(whisper: Whisper, config: EvalConfig, most: int) -> Any:
+    """Return how to decode texts of at most so many tokens."""
     generation = deepcopy(whisper.model.generation_config)
-    most = MORE_TOKENS + round(config.tokens_per_second * seconds)
-    generation.max_length = min(config.max_length, most)
+    generation.max_length = most
     generation.max_new_tokens = None
     generation.num_beams = config.num_beams
     generation.do_sample = False
+    generation.top_k, generation.top_p = 0, 1.0  # sampled from all tokens, as Whisper's own
     return generation
+
+
+def _read(whisper: Whisper, ids: list[int], *, truncated: bool) -> Heard:
+    text = whisper.processor.decode(ids, skip_special_tokens=True).strip()
+    first, last = _id(whisper, END), _id(whisper, NO_TIMESTAMPS) + 1 + LAST_TIME
+    tokens = sum(not first <= i <= last for i in ids)
+    return Heard(text=text, tokens=tokens, truncated=truncated)
+
+
+def _id(whisper: Whisper, token: str) -> int:
+    return int(whisper.processor.tokenizer.convert_tokens_to_ids(token))

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,24 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from rich.progress import track
+from torch import Tensor
 
+from data.audio import load
 from data.config import DataConfig
 from data.errors import InputError
-from data.features import CHUNK_SECONDS
+from data.features import CHUNK_SECONDS, FRAMES_PER_SECOND
 from data.files import write_json, write_jsonl
 from data.loader import Stages, eval_batches
-from data.utterance import Utterance
+from data.plan import edge_of
+from data.utterance import Batch, Utterance
 from eval.config import EvalConfig
-from eval.decode import transcribe
-from eval.scores import Hypothesis, Scores, score
+from eval.decode import Heard, transcribe
+from eval.hypothesis import Hypothesis
+from eval.scores import Scores, score
 from eval.silence import lend, listen
 from eval.whisper import Whisper
+
+SCORES, UTTERANCES = "scores.json", "utterances.jsonl"  # of an evaluation's folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +42,12 @@ class Evaluator:
     beat: Callable[[], None] = lambda: None  # before every batch, as often on every process
 
     def evaluate(
-        self, utterances: Sequence[Utterance], label: str, *, true_length: bool = False
+        self,
+        utterances: Sequence[Utterance],
+        label: str,
+        *,
+        true_length: bool = False,
+        hear: Callable[[Utterance], Tensor] = load,
     ) -> tuple[Scores, list[Hypothesis]]:
         """Transcribe and score; the result is the same on every process.
 
@@ -46,31 +57,33 @@ class Evaluator:
             utterances: what to transcribe, with references.
             label: shown beside the progress bar.
             true_length: whether the encoder hears clips without padding them to 30 s.
+            hear: returns an utterance's samples.
         """
         started = time.perf_counter()
         training = self.whisper.model.training
         self.whisper.model.eval()
         if true_length:
             lend(self.whisper.model, listen(self.whisper.model))
-        texts = self._transcribe(utterances, label, true_length=true_length)
+        mine, rounds = self.share(utterances, true_length=true_length)
+        stages = Stages(self.whisper.labels(), self.whisper.n_mels, self.accelerator.device)
+        batches = eval_batches(
+            utterances, self.data, stages, mine, true_length=true_length, hear=hear
+        )
+        heard = self._transcribe(batches, rounds, label)
         self.whisper.model.train(training)
         seconds = time.perf_counter() - started
-        hypotheses = [Hypothesis(utterance=u, text=texts[u.id]) for u in utterances]
+        hypotheses = [
+            Hypothesis(utterance=u, text=h.text, tokens=h.tokens, truncated=h.truncated)
+            for u, h in ((u, heard[u.id]) for u in utterances)
+        ]
         config = self.config
         return score(hypotheses, config.normalizer, seconds, config.unit), hypotheses
 
-    def _transcribe(
-        self, utterances: Sequence[Utterance], label: str, *, true_length: bool
-    ) -> dict[str, str]:
-        """Return the text of each utterance by id, gathered from all processes."""
-        mine, rounds = self._share(utterances)
-        labels = self.whisper.labels()
-        stages = Stages(labels, self.whisper.n_mels, self.accelerator.device)
-        loader = eval_batches(utterances, self.data, stages, mine, true_length=true_length)
+    def _transcribe(self, batches: Iterator[Batch], rounds: int, label: str) -> dict[str, Heard]:
+        """Return what was heard in each utterance by id, gathered from all processes."""
         quiet = not (self.accelerator.is_main_process and sys.stdout.isatty())
-        texts: list[tuple[str, str]] = []
+        heard: list[tuple[str, Heard]] = []
         with self.accelerator.autocast(), torch.inference_mode():
-            batches = iter(loader)
             for _ in track(range(rounds), label, disable=quiet, transient=True):
                 self.beat()
                 batch = next(batches, None)
@@ -82,27 +95,38 @@ class Evaluator:
                         f"{first.audio}: {first.reason} ({first.detail}): it was sound when the "
                         "run began; put it back, or start a new run without it"
                     )
-                found = transcribe(self.whisper, batch, self.config)
-                texts += zip(batch.ids, found, strict=True)
-        return dict(gather_object(texts))
+                heard += zip(batch.ids, transcribe(self.whisper, batch, self.config), strict=True)
+        return dict(gather_object(heard))
 
-    def _share(self, utterances: Sequence[Utterance]) -> tuple[list[list[int]], int]:
+    def share(
+        self, utterances: Sequence[Utterance], *, true_length: bool
+    ) -> tuple[list[list[int]], int]:
         """Return this process's batches, and how many the process with the most has.
 
         Clips of one task and similar length are together, the longest first, those over 30 s alone.
         """
+
+        def padded(index: int) -> float:
+            longest = utterances[index].seconds
+            return edge_of(longest) / FRAMES_PER_SECOND if true_length else CHUNK_SECONDS
+
         order = sorted(range(len(utterances)), key=lambda i: -utterances[i].seconds)
         batches = [[i] for i in order if utterances[i].seconds > CHUNK_SECONDS]
-        short, size = order[len(batches) :], self.config.batch_clips
+        short, processes = order[len(batches) :], self.accelerator.num_processes
+        budget = self.config.batch_seconds
+        if processes > 1:  # none shall wait for one that has all
+            budget = min(budget, sum(map(padded, short)) / processes)
         for task in sorted({u.task for u in utterances}):
             alike = [i for i in short if utterances[i].task == task]
-            batches += [alike[i : i + size] for i in range(0, len(alike), size)]
-        processes = self.accelerator.num_processes
+            while alike:
+                size = max(1, int(budget / padded(alike[0])))
+                batches.append(alike[:size])
+                alike = alike[size:]
         return batches[self.accelerator.process_index :: processes], -(-len(batches) // processes)
 
 
 def save(folder: Path, scores: Scores, hypotheses: Sequence[Hypothesis], **facts: Any) -> None:
     """Write scores.json and utterances.jsonl."""
     rows = (h.to_json(scores.compared[h.utterance.id]) for h in hypotheses)
-    write_jsonl(folder / "utterances.jsonl", rows)
-    write_json(folder / "scores.json", {**facts, **scores.to_json()})
+    write_jsonl(folder / UTTERANCES, rows)
+    write_json(folder / SCORES, {**facts, **scores.to_json()})

@@ -43,7 +43,7 @@ def likelihoods(
     encoder = whisper.labels()
     fitting = [u for u in utterances if u.seconds <= CHUNK_SECONDS and not SPECIAL.search(u.text)]
     held = [u for u in fitting if 0 < u.tokens <= encoder.max_tokens]
-    mine, rounds = _share(evaluator, held)
+    mine, rounds = evaluator.share(held, true_length=true_length)
     stages = Stages(encoder, whisper.n_mels, evaluator.accelerator.device)
     batches = labelled_batches(held, evaluator.data, stages, mine, true_length=true_length)
     training = model.training
@@ -72,11 +72,3 @@ def _of(whisper: Whisper, batch: Batch) -> list[Likelihood]:
     nll = nn.functional.cross_entropy(logits, batch.labels[chosen], reduction="none")
     rows = nll.double().cpu().split(batch.tokens)
     return [Likelihood(float(row.sum()), len(row)) for row in rows]
-
-
-def _share(evaluator: Evaluator, utterances: Sequence[Utterance]) -> tuple[list[list[int]], int]:
-    """Return this process's batches of like length, and how many the one with the most has."""
-    order = sorted(range(len(utterances)), key=lambda i: -utterances[i].seconds)
-    size, processes = evaluator.config.batch_clips, evaluator.accelerator.num_processes
-    batches = [order[i : i + size] for i in range(0, len(order), size)]
-    return batches[evaluator.accelerator.process_index :: processes], -(-len(batches) // processes)

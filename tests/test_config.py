@@ -39,7 +39,7 @@ def test_the_guides_recipe_has_the_guides_values() -> None:
     assert (config.optim.lr, config.optim.schedule, config.optim.warmup) == (1e-5, "constant", 50)
     assert (config.loop.max_steps, config.loop.eval_every) == (500, 500)
     assert (config.checkpoint.save_every, config.log.log_every) == (500, 25)
-    assert (config.eval.max_length, config.eval.batch_clips) == (225, 16)
+    assert (config.eval.max_length, config.eval.batch_seconds) == (225, 480)
     assert config.precision == "fp16"
 
 

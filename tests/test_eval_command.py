@@ -18,7 +18,7 @@ import eval.__main__ as command
 from tests.conftest import make_tone_corpus
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-QUICK = ("--eval.max_length=12", "--data.workers=0")
+QUICK = ("--eval.max_length=12", "--data.workers=0", "--eval.noise=False")
 
 
 @pytest.fixture(autouse=True)

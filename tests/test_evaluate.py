@@ -22,13 +22,13 @@ from data.loader import Stages, eval_batches
 from data.plan import edge_of
 from data.utterance import Batch, Utterance
 from eval.config import EvalConfig
-from eval.decode import transcribe
+from eval.decode import Heard, transcribe
 from eval.evaluate import Evaluator, save
 from eval.whisper import Whisper, load_whisper
 from trainer.blank import BlankConfig, make_blank
 
 WriteClip = Callable[..., Path]
-SHORT = EvalConfig(batch_clips=4, max_length=20)
+SHORT = EvalConfig(batch_seconds=120, max_length=20)
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +117,7 @@ def test_every_utterance_is_heard_once_in_its_order(
     assert scores.seconds > 0
 
 
-@pytest.mark.parametrize("knobs", [{"batch_clips": 1}, {"batch_clips": 100}])
+@pytest.mark.parametrize("knobs", [{"batch_seconds": 1.0}, {"batch_seconds": 3000.0}])
 def test_the_size_of_batches_changes_no_text(
     knobs: dict[str, Any], evaluator: Evaluator, rows: list[Utterance]
 ) -> None:
@@ -126,33 +126,58 @@ def test_the_size_of_batches_changes_no_text(
     assert [h.text for h in first] == [h.text for h in second]
 
 
-def shares(utterances: Sequence[Utterance], world: int, **knobs: Any) -> list[list[list[int]]]:
+def shares(
+    utterances: Sequence[Utterance], world: int, seconds: float, *, true_length: bool = False
+) -> list[list[list[int]]]:
     """Return the batches of each process."""
     whisper: Any = None
     found = []
     for rank in range(world):
         process: Any = SimpleNamespace(process_index=rank, num_processes=world)
         evaluator = Evaluator(
-            accelerator=process, whisper=whisper, data=DataConfig(), config=EvalConfig(**knobs)
+            accelerator=process,
+            whisper=whisper,
+            data=DataConfig(),
+            config=EvalConfig(batch_seconds=seconds),
         )
-        batches, rounds = evaluator._share(utterances)
+        batches, rounds = evaluator.share(utterances, true_length=true_length)
         assert len(batches) in (rounds, rounds - 1)  # every process beats as often
         found.append(batches)
     return found
 
 
+LENGTHS = [1.0, 31.0, 30.0, 4.0, 4.0, 100.0, 2.0, 8.0, 30.1, 0.5]
+CLIPS = [Utterance(id=str(n), audio="", text="", seconds=s) for n, s in enumerate(LENGTHS)]
+
+
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
-def test_processes_together_hear_every_utterance_once(world: int) -> None:
-    lengths = [1.0, 31.0, 30.0, 4.0, 4.0, 100.0, 2.0, 8.0, 30.1, 0.5]
-    utterances = [Utterance(id=str(n), audio="", text="", seconds=s) for n, s in enumerate(lengths)]
-    found = shares(utterances, world, batch_clips=3)
+@pytest.mark.parametrize("true_length", [False, True])
+def test_processes_together_hear_every_utterance_once(world: int, true_length: bool) -> None:
+    found = shares(CLIPS, world, 90.0, true_length=true_length)
     batches = [batch for share in found for batch in share]
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    assert max(map(len, batches)) == 3
-    long = [batch for batch in batches if any(lengths[i] > 30 for i in batch)]
+    assert sorted(i for batch in batches for i in batch) == list(range(len(LENGTHS)))
+    long = [batch for batch in batches if any(LENGTHS[i] > 30 for i in batch)]
     assert sorted(long) == [[1], [5], [8]]  # whole windows each, so alone
     for batch in batches:
-        assert [lengths[i] for i in batch] == sorted((lengths[i] for i in batch), reverse=True)
+        assert [LENGTHS[i] for i in batch] == sorted((LENGTHS[i] for i in batch), reverse=True)
+
+
+def test_a_batch_holds_as_many_clips_as_its_seconds_have_room_for() -> None:
+    (padded,) = shares(CLIPS, 1, 90.0)
+    assert sorted(map(len, padded)) == [1, 1, 1, 1, 3, 3]  # three clips over 30 s, and 7 windows
+    (short,) = shares(CLIPS, 1, 90.0, true_length=True)
+    assert sorted(map(len, short)) == [1, 1, 1, 3, 4]  # 3 as long as 30 s; the others as 4 s
+    assert all(
+        max(LENGTHS[i] for i in batch) * len(batch) <= 90 for batch in short if len(batch) > 1
+    )
+    (alone,) = shares(CLIPS, 1, 0.1, true_length=True)
+    assert [len(batch) for batch in alone] == [1] * len(CLIPS)
+
+
+def test_no_process_waits_for_one_that_has_all() -> None:
+    short = [u for u in CLIPS if u.seconds < 10]
+    found = shares(short, 3, 480.0)
+    assert [len(share) for share in found] == [1, 1, 1]
 
 
 def test_a_clip_over_30_s_is_heard_whole_and_scored_apart(
@@ -216,7 +241,7 @@ def heard(
     """Transcribe one batch."""
     stages, group = Stages(whisper.labels(), whisper.n_mels), list(range(len(rows)))
     (batch,) = eval_batches(rows, config, stages, [group], true_length=true_length)
-    return transcribe(whisper, batch, knobs)
+    return [h.text for h in transcribe(whisper, batch, knobs)]
 
 
 def test_true_length_is_what_the_decoder_makes_of_the_short_encoders_output(
@@ -248,7 +273,7 @@ def test_clips_of_two_tasks_are_decoded_apart_and_scored_together(
 ) -> None:
     seen: list[set[str]] = []
 
-    def watched(whisper: Whisper, batch: Batch, config: EvalConfig) -> list[str]:
+    def watched(whisper: Whisper, batch: Batch, config: EvalConfig) -> list[Heard]:
         seen.append(set(batch.tasks))
         return transcribe(whisper, batch, config)
 
@@ -265,7 +290,7 @@ def test_an_evaluation_at_true_length_hears_less_and_scores_all(
 ) -> None:
     seen: list[int] = []
 
-    def watched(whisper: Whisper, batch: Batch, config: EvalConfig) -> list[str]:
+    def watched(whisper: Whisper, batch: Batch, config: EvalConfig) -> list[Heard]:
         seen.append(batch.features.shape[-1])
         return transcribe(whisper, batch, config)
 

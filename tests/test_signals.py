@@ -114,7 +114,7 @@ def test_an_evaluation_that_was_cut_off_is_made_up_for(
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     extra = ("--data.dev_split=dev", "--loop.eval_every=2", "--eval.max_length=16")
-    slow = (*extra, "--eval.batch_clips=1")
+    slow = (*extra, "--eval.batch_seconds=0.1")  # each clip alone
     trainer(whole, *slow)
     (process,) = trainer.start(cut, *slow, sabotage=slow_evaluations)
     wait_for(lambda: (cut / "metrics.jsonl").exists() and 2 in losses(cut), process)

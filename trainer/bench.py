@@ -166,9 +166,9 @@ def scoring_seconds(scoring: Scoring, looks: int) -> dict[str, float]:
 def _window_seconds(scoring: Scoring, *, true_length: bool) -> float:
     evaluator, manifest = scoring.evaluator, scoring.manifest
     ordered = sorted([*manifest.dev, *manifest.test], key=lambda u: u.seconds)
-    size = min(len(ordered), evaluator.config.batch_clips)
+    size = min(len(ordered), max(1, int(evaluator.config.batch_seconds / CHUNK_SECONDS)))
     sample = ordered[(len(ordered) - size) // 2 :][:size]
-    with fitting(f"while scoring {size} clips together: set eval.batch_clips lower"):
+    with fitting(f"while scoring {size} clips together: set eval.batch_seconds lower"):
         evaluator.evaluate(sample[:1], "a first clip", true_length=true_length)
         began = time.perf_counter()
         evaluator.evaluate(sample, "some clips", true_length=true_length)

@@ -10,6 +10,7 @@ from data.errors import InputError
 from data.lazy import Outline
 from data.manifest import Manifest
 from data.utterance import Utterance
+from eval.beside import look_beside
 from eval.evaluate import Evaluator, save
 from eval.likelihood import Likelihood, likelihoods
 from eval.page import write_page
@@ -150,21 +151,25 @@ class Scoring:
         scores, hypotheses = self.evaluator.evaluate(
             utterances, f"{split}, update {step}", true_length=short
         )
-        metrics = {f"{split}/{name}": value for name, value in scores.metrics().items()}
-        self.recorder.record(step, metrics)
+        at, unlearnt = self._at(step, split), split == "dev" or not self.manifest.dev
+        beside = look_beside(self.evaluator, hypotheses, at, forgetting=unlearnt, true_length=short)
+        found = scores.metrics() | beside.metrics()
+        self.recorder.record(step, {f"{split}/{name}": value for name, value in found.items()})
         for name, group in scores.named():
             self.recorder.say(
                 f"update {step:>6}  {split} {name}: {group.sentence()}  "
                 f"[{group.clips} clips{', at their own length' if short else ''}, {group.how}]"
             )
+        for line in beside.lines():
+            self.recorder.say(f"update {step:>6}  {split} {line}")
         losses = self._losses(split, utterances, step)
         if self.evaluator.accelerator.is_main_process:
-            at = self._at(step, split)
             facts = {"step": step, "max_length": config.max_length, "beams": config.num_beams}
             facts["true_length"] = short
             with self.recorder.despite_disk(str(at)):
                 (at / TEXTS).unlink(missing_ok=True)  # a full disk shall leave no other model's
-                save(at, scores, hypotheses, **facts)
+                beside.save(at, step)
+                save(at, scores, hypotheses, meters=beside.meters.to_json(), **facts)
                 write_losses(at, losses)
                 self._show(at, split, step)
                 write_report(self.folder)

@@ -96,7 +96,7 @@ def evaluate(task: Task, folder: Path, updates: int, *extra: str) -> Evaluation:
                 "--eval.pad=bucket",
                 f"--out={folder / 'short'}",
             ),
-            *(f"--eval.batch_clips={task.knobs.eval_clips}", "--eval.max_length=225"),
+            *(f"--eval.batch_seconds={30 * task.knobs.eval_clips}", "--eval.max_length=225"),
         ],
         task.knobs.threads,
     )
@@ -133,7 +133,7 @@ def trainer(task: Task, folder: Path, *extra: str) -> Process:
         "--optim.lr=1e-5",
         "--optim.schedule=constant",
         "--optim.warmup=50",
-        f"--eval.batch_clips={knobs.eval_clips}",
+        f"--eval.batch_seconds={30 * knobs.eval_clips}",
         "--eval.max_length=225",
     ]
     return launch(["trainer/main.py", *arguments, *extra], knobs.threads)

@@ -1,0 +1,249 @@
+"""What is decoded again, what is cut off, and what times do to a text."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from data.config import DataConfig
+from data.corpora import read
+from data.errors import InputError
+from data.labels import END, LAST_TIME
+from data.loader import Stages, eval_batches
+from data.utterance import Batch, Utterance
+from eval.config import EvalConfig
+from eval.decode import MORE_TOKENS, Heard, Window, transcribe
+from eval.fallback import Verdict, compression, judge
+from eval.whisper import Whisper, load_whisper
+from trainer.blank import BlankConfig, make_blank
+
+SHORT = EvalConfig(max_length=16)
+FALLBACK = EvalConfig(max_length=8, fallback=True)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: on a busy machine two wait for each other longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> Path:
+    """Return a model that never ends by itself, and is sure of nothing."""
+    out = tmp_path_factory.mktemp("model") / "talkative"
+    shape = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "heads": 2}
+    make_blank(BlankConfig(out=str(out), corpus=(str(tone_corpus),), init_std=0.3, **shape))
+    return out
+
+
+@pytest.fixture
+def whisper(talkative: Path) -> Whisper:
+    """Return that model, ready to use."""
+    whisper = load_whisper(str(talkative))
+    whisper.model.eval()
+    return whisper
+
+
+@pytest.fixture
+def timed(whisper: Whisper) -> Whisper:
+    """Return it with tokens of times."""
+    torch.manual_seed(0)
+    size = whisper.model.config.vocab_size + LAST_TIME + 1
+    whisper.model.resize_token_embeddings(size, mean_resizing=False)
+    assert whisper.labels().knows_times
+    return whisper
+
+
+@pytest.fixture
+def rows(tone_corpus: Path) -> list[Utterance]:
+    """Return the test split, the longest first."""
+    found = read(DataConfig(corpus=(str(tone_corpus),)), "test")
+    return sorted(found, key=lambda u: -u.seconds)
+
+
+def batch_of(whisper: Whisper, rows: list[Utterance], *, true_length: bool = True) -> Batch:
+    """Return clips as an evaluation hears them."""
+    stages, group = Stages(whisper.labels(), whisper.n_mels), list(range(len(rows)))
+    config = DataConfig(workers=0)
+    (batch,) = eval_batches(rows, config, stages, [group], true_length=true_length)
+    return batch
+
+
+def heard(whisper: Whisper, rows: list[Utterance], config: EvalConfig, **how: bool) -> list[Heard]:
+    """Transcribe one batch."""
+    return transcribe(whisper, batch_of(whisper, rows, **how), config)
+
+
+def ending(whisper: Whisper) -> Whisper:
+    """Let a model end every text at once."""
+    decoder = whisper.model.model.decoder
+    with torch.no_grad():
+        decoder.layer_norm.bias += 3.0
+        decoder.embed_tokens.weight[whisper.labels().end] = 3.0  # it is what comes out, too
+    return whisper
+
+
+# length
+
+
+def test_what_finds_no_end_is_cut_off_and_said_to_be(
+    whisper: Whisper, rows: list[Utterance]
+) -> None:
+    for h in heard(whisper, rows[:2], SHORT):
+        assert h.truncated
+        assert 8 <= h.tokens <= 16  # this model says special tokens as well
+
+
+def test_what_ends_by_itself_is_whole(whisper: Whisper, rows: list[Utterance]) -> None:
+    assert (
+        heard(ending(whisper), rows[:2], SHORT) == [Heard(text="", tokens=0, truncated=False)] * 2
+    )
+
+
+def test_a_clips_seconds_limit_its_text_whatever_it_is_decoded_with(
+    whisper: Whisper, rows: list[Utterance]
+) -> None:
+    config = EvalConfig(tokens_per_second=10.0)
+    longest, shortest = rows[0], rows[-1]
+    assert longest.seconds > 2 * shortest.seconds
+    together = heard(whisper, [longest, shortest], config, true_length=False)
+    alone = [heard(whisper, [u], config, true_length=False)[0] for u in (longest, shortest)]
+    assert together == alone
+    for u, h in zip((longest, shortest), together, strict=True):
+        assert h.truncated
+        assert h.tokens <= MORE_TOKENS + round(10 * u.seconds)
+    assert together[1].tokens < together[0].tokens
+
+
+def test_long_audio_is_cut_off_in_any_window(
+    whisper: Whisper, rows: list[Utterance], tmp_path: Path, write_clip: Any
+) -> None:
+    path = write_clip(tmp_path / "long.wav", 31.0)
+    long = replace(rows[0], id="long", audio=str(path), seconds=31.0)
+    (endless,) = heard(whisper, [long], SHORT)
+    (whole,) = heard(ending(whisper), [long], SHORT)
+    assert (endless.truncated, whole.truncated) == (True, False)
+    assert endless.tokens > 16  # in two windows
+    assert whole.tokens < endless.tokens
+
+
+# fallback
+
+
+def spoken(logits: Tensor) -> Any:
+    """Return a Whisper whose decoder says these logits: (tokens, vocabulary)."""
+    vocabulary = {"<|nospeech|>": 3}
+    tokenizer = SimpleNamespace(get_vocab=lambda: vocabulary)
+    return SimpleNamespace(
+        model=lambda **_: SimpleNamespace(logits=logits[None]),
+        processor=SimpleNamespace(tokenizer=tokenizer),
+    )
+
+
+@pytest.mark.parametrize(
+    ("sure", "silent", "text", "verdict"),
+    [
+        (0.9, 0.0, "one two three", Verdict.GOOD),
+        (0.9, 0.99, "one two three", Verdict.GOOD),  # sure enough to be speech all the same
+        (0.1, 0.0, "one two three", Verdict.BAD),
+        (0.1, 0.99, "one two three", Verdict.SILENT),
+        (0.9, 0.0, "one two three " * 12, Verdict.BAD),
+        (0.37, 0.0, "one", Verdict.GOOD),  # e ** -1 is 0.368
+        (0.36, 0.0, "one", Verdict.BAD),
+    ],
+)
+def test_a_text_is_good_bad_or_silence(
+    sure: float, silent: float, text: str, verdict: Verdict
+) -> None:
+    ids = [0, 1, 2, 2, 2]  # start, language, text
+    logits = torch.full((5, 4), (1 - sure) / 3).log()
+    logits[1:4, 2] = torch.tensor(sure).log()
+    logits[0] = torch.tensor([(1 - silent) / 3] * 3 + [silent]).log()
+    assert judge(spoken(logits), torch.zeros(1, 2, 2), ids, 2, text) == verdict
+
+
+def test_a_text_that_repeats_itself_compresses() -> None:
+    assert compression("") == 0
+    assert compression("The number you have dialed is not in service.") < 1.2
+    assert compression("I'm not sure. " * 16) > 5
+
+
+def test_what_is_sampled_is_the_same_in_every_batch_and_every_time(
+    whisper: Whisper, rows: list[Utterance]
+) -> None:
+    rows = rows[1:4]
+    greedy = [h.text for h in heard(whisper, rows, EvalConfig(max_length=8), true_length=False)]
+    together = [h.text for h in heard(whisper, rows, FALLBACK, true_length=False)]
+    again = [h.text for h in heard(whisper, rows[::-1], FALLBACK, true_length=False)][::-1]
+    alone = [heard(whisper, [u], FALLBACK, true_length=False)[0].text for u in rows]
+    assert together == again == alone
+    assert together != greedy  # it is sure of nothing
+    assert len(set(together)) > 1  # each clip draws for itself
+
+
+def test_sampling_leaves_chance_as_it_was(whisper: Whisper, rows: list[Utterance]) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    heard(whisper, rows[:1], FALLBACK)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_is_good_is_not_decoded_again(whisper: Whisper, rows: list[Utterance]) -> None:
+    assert heard(ending(whisper), rows[:2], FALLBACK) == heard(whisper, rows[:2], SHORT)
+
+
+def test_a_clip_that_sounds_like_silence_has_no_text(
+    whisper: Whisper, rows: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eval.decode.judge", lambda *_: Verdict.SILENT)
+    silent = Heard(text="", tokens=0, truncated=False)
+    assert heard(whisper, rows[:2], FALLBACK) == [silent, silent]
+
+
+def test_beams_and_long_audio_fall_back_too(
+    timed: Whisper, rows: list[Utterance], tmp_path: Path, write_clip: Any
+) -> None:
+    path = write_clip(tmp_path / "long.wav", 31.0)
+    long = replace(rows[0], id="long", audio=str(path), seconds=31.0)
+    config = replace(FALLBACK, num_beams=2, max_length=6)
+    for clips in ([long], rows[:2]):
+        assert heard(timed, clips, config) == heard(timed, clips, config)
+
+
+# times
+
+
+def test_times_are_decoded_and_not_in_the_text(timed: Whisper, rows: list[Utterance]) -> None:
+    config = replace(SHORT, timestamps=True)
+    batch = batch_of(timed, rows[:2])
+    states = timed.model.model.encoder(batch.features).last_hidden_state
+    ids = [i for row in Window(timed, batch, config, states).decode([0, 1]) for i in row]
+    first = timed.labels().time(0.0)
+    assert any(i >= first for i in ids)
+    for h in transcribe(timed, batch, config):
+        assert "<|" not in h.text
+        assert h.tokens < 16  # times are none
+
+
+def test_a_model_without_times_cannot_tell_them(whisper: Whisper, rows: list[Utterance]) -> None:
+    with pytest.raises(InputError, match=r"eval\.timestamps: .*talkative has no tokens of times"):
+        heard(whisper, rows[:1], replace(SHORT, timestamps=True))
+
+
+def test_an_end_is_found_in_a_row_of_ids(whisper: Whisper, rows: list[Utterance]) -> None:
+    batch = batch_of(whisper, rows[:1])
+    states = whisper.model.model.encoder(batch.features).last_hidden_state
+    window = Window(whisper, batch, SHORT, states)
+    prefix = batch.decoder_input_ids[0].tolist()
+    one = whisper.processor.tokenizer(" one", add_special_tokens=False)["input_ids"]
+    end = whisper.labels().vocabulary[END]
+    assert window.heard(0, [*prefix, *one, end, end]) == Heard(text="one", tokens=len(one))
+    assert window.heard(0, [*prefix, *one]) == Heard(text="one", tokens=len(one), truncated=True)
