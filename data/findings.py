@@ -99,18 +99,17 @@ def scripts(columns: Columns, characters: Mapping[str, Counter[str]]) -> Table:
         for script, found in sorted(letters.items(), key=lambda item: -item[1].total()):
             share, told = f"{found.total() / total:.2%}", _mostly(script, clips)
             rarest = " ".join(c for c, _ in found.most_common()[: -RAREST - 1 : -1])
-            rows.append((name, script, rarest, f"{len(found):,}", share, told))
+            rows.append((name, script, rarest, told, f"{len(found):,}", share))
         shown = " ".join(c for c, _ in marks.most_common(MARKS) if c.isprintable() and c != " ")
-        rows.append((name, "none", shown, f"{len(marks):,}", "", ""))
-    names = ("language", "script", "such as")
-    counted = ("characters", "of letters", "clips mostly of it")
+        rows.append((name, "none", shown, "", f"{len(marks):,}", ""))
+    names = ("language", "script", "such as", "clips mostly of it")
     note = (
         "The rarest characters of each script, and the most frequent without one. Scripts are "
         "Unicode's; Han is traditional or simplified by CC-CEDICT. A clip is suspicious if most "
         f"of it is of a script that has less than {RARE:.0%} of its language's letters, or of a "
         "kind of Han that has less of its clips."
     )
-    return Table("characters", (*names, *counted), rows, note, texts=3)
+    return Table("characters", (*names, "characters", "of letters"), rows, note, texts=4)
 
 
 def _mostly(script: str, clips: Mapping[str, int]) -> str:
