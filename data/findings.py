@@ -16,6 +16,7 @@ from data.utterance import Utterance
 
 PERCENTILES = (1, 50, 99)
 RAREST = 12  # characters of a script that are shown
+SHOWN = 100  # characters of a sentence that is repeated
 MARKS = 30  # characters without a script that are shown
 
 
@@ -136,10 +137,14 @@ def repeats(columns: Columns, texts: Mapping[int, str]) -> Table:
         audio = columns.numbers("audio")[inside]
         heard = _repeats(audio[audio != 0]) if audio.any() else "not looked at"
         rows.append((split, *told, heard))
-    often = "; ".join(f"{texts[clip]!r} {n:,} times" for clip, n in most_repeated(columns))
+    often = "; ".join(f"{_cut(texts[clip])!r} {n:,} times" for clip, n in most_repeated(columns))
     note = "A plain sentence is one without case, punctuation and spaces."
     note += f" Most often: {often}." if often else ""
     return Table("repeats", ("split", "sentences", "plain sentences", "audio"), rows, note)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} …"
 
 
 def _repeats(hashes: NDArray[np.int64]) -> str:

@@ -265,6 +265,19 @@ def test_the_corpus_stays_as_it_is_and_the_page_plays(copied: Path, tmp_path: Pa
     assert names == {"inspection.html", "drops.jsonl", "suspicious.jsonl", ".scan"}
 
 
+def test_a_text_without_end_is_shown_in_part(
+    tmp_path: Path, write_clip: WriteClip, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = table(tmp_path / "m", *((f"{n}.wav", "word " * 100_000, 0) for n in range(2)))
+    for number in range(2):
+        write_clip(corpus / f"{number}.wav", 1.0)
+    page = inspect(InspectConfig(corpus=(str(corpus),), out=str(tmp_path / "out")))
+    assert page.stat().st_size < 200_000
+    told = capsys.readouterr().out
+    assert "… word" not in told
+    assert len(told) < 10_000
+
+
 def test_a_seed_draws_the_same_clips(tone_corpus: Path, tmp_path: Path) -> None:
     pages = [
         inspect(InspectConfig(corpus=(str(tone_corpus),), out=str(tmp_path / name), seed=seed))
