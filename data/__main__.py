@@ -43,13 +43,13 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], object]]] = {
 def main() -> None:
     """Run one of the commands."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name in ("-h", "--help"):
-        print(_usage())
-        return
-    if name not in COMMANDS:
+    if name not in (*COMMANDS, "-h", "--help"):
         print(_usage(), file=sys.stderr)
         sys.exit(2)
     with plain_errors():
+        if name not in COMMANDS:
+            print(_usage())
+            return
         config, run = COMMANDS[name]
         run(parse_dataclass(config, sys.argv[2:]))
 

@@ -17,16 +17,27 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 DISK_SAID = re.compile(
     r"No space left on device|Disk quota exceeded|Input/output error|PytorchStreamWriter failed"
 )
+CLOSED = 141  # exit status where output was no longer read, as of programs that SIGPIPE ends
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{10,}")
 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turn a person's mistake, or a full disk, into one line on stderr and exit status 2."""
+    """Turn a person's mistake, or a full disk, into one line on stderr and exit status 2.
+
+    Whoever stops reading what is printed, as `| head` does, ends it without a word.
+    """
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # at the interpreter's end nobody could catch what this raises
     except InputError as error:
         _leave(str(error))
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        sys.exit(CLOSED)
     except Exception as error:
         if not disk_failed(error):
             raise
@@ -42,6 +53,16 @@ def disk_failed(error: Exception) -> bool:
 def redact(text: str) -> str:
     """Blot out access tokens of the Hugging Face Hub."""
     return TOKEN.sub("hf_…", text)
+
+
+def _unread() -> bool:
+    """Tell whether nobody reads what is printed; what is printed from now on goes nowhere then."""
+    try:
+        print(flush=True)  # another pipe may have broken, such as a worker's
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _leave(sentence: str) -> None:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +75,12 @@ def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def mended(lines: Iterable[str]) -> Iterator[str]:
-    """Yield lines with U+FFFD for NUL, which crashes leave in files.
+    """Return lines with U+FFFD for NUL, which crashes leave in files.
 
     Only the row that holds one is lost then: its text is dropped as damaged, or its audio is
     missing.
     """
-    for line in lines:
-        yield line.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return map(methodcaller("replace", "\0", "\N{REPLACEMENT CHARACTER}"), lines)
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

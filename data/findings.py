@@ -16,6 +16,7 @@ from data.utterance import Utterance
 
 PERCENTILES = (1, 50, 99)
 RAREST = 12  # characters of a script that are shown
+SHOWN = 100  # characters of a sentence that is repeated
 MARKS = 30  # characters without a script that are shown
 
 
@@ -99,18 +100,17 @@ def scripts(columns: Columns, characters: Mapping[str, Counter[str]]) -> Table:
         for script, found in sorted(letters.items(), key=lambda item: -item[1].total()):
             share, told = f"{found.total() / total:.2%}", _mostly(script, clips)
             rarest = " ".join(c for c, _ in found.most_common()[: -RAREST - 1 : -1])
-            rows.append((name, script, rarest, f"{len(found):,}", share, told))
+            rows.append((name, script, rarest, told, f"{len(found):,}", share))
         shown = " ".join(c for c, _ in marks.most_common(MARKS) if c.isprintable() and c != " ")
-        rows.append((name, "none", shown, f"{len(marks):,}", "", ""))
-    names = ("language", "script", "such as")
-    counted = ("characters", "of letters", "clips mostly of it")
+        rows.append((name, "none", shown, "", f"{len(marks):,}", ""))
+    names = ("language", "script", "such as", "clips mostly of it")
     note = (
         "The rarest characters of each script, and the most frequent without one. Scripts are "
         "Unicode's; Han is traditional or simplified by CC-CEDICT. A clip is suspicious if most "
         f"of it is of a script that has less than {RARE:.0%} of its language's letters, or of a "
         "kind of Han that has less of its clips."
     )
-    return Table("characters", (*names, *counted), rows, note, texts=3)
+    return Table("characters", (*names, "characters", "of letters"), rows, note, texts=4)
 
 
 def _mostly(script: str, clips: Mapping[str, int]) -> str:
@@ -137,10 +137,14 @@ def repeats(columns: Columns, texts: Mapping[int, str]) -> Table:
         audio = columns.numbers("audio")[inside]
         heard = _repeats(audio[audio != 0]) if audio.any() else "not looked at"
         rows.append((split, *told, heard))
-    often = "; ".join(f"{texts[clip]!r} {n:,} times" for clip, n in most_repeated(columns))
+    often = "; ".join(f"{_cut(texts[clip])!r} {n:,} times" for clip, n in most_repeated(columns))
     note = "A plain sentence is one without case, punctuation and spaces."
     note += f" Most often: {often}." if often else ""
     return Table("repeats", ("split", "sentences", "plain sentences", "audio"), rows, note)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} …"
 
 
 def _repeats(hashes: NDArray[np.int64]) -> str:

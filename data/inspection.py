@@ -26,6 +26,7 @@ RUNS = Path("runs")
 HEADERS = 10_000  # clips whose header is read for the formats: what 1 in 1,000 has is among them
 DRAWN = 12  # clips to be heard on the page
 WRONG = 5  # suspicious ones beside them, of each reason
+SHOWN = 500  # characters of a text on the page
 
 
 class Heard(NamedTuple):
@@ -115,6 +116,7 @@ def _page(survey: Survey, counts: list[int], tables: list[Table], heard: list[He
         lengths=svg_of(plot_lengths(counts)),
         tables=tables,
         heard=heard,
+        most=SHOWN,
     )
 
 

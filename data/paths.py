@@ -17,13 +17,15 @@ def inside(root: Path, name: str, source: Path) -> str:
     Raises:
         InputError: the name is absolute or climbs out, or a link on the way leads out.
     """
-    if os.path.isabs(name) or ".." in name.split("/"):
+    if name.startswith("/") or ".." in name.split("/"):
         raise InputError(
             f"{source}: {name!r} lies outside of {root}: paths in a corpus must stay in it"
         )
     home = str(root.absolute())
-    place = os.path.join(home, os.path.normpath(name))
-    folder, file = os.path.split(place)
+    folder, file = home, name
+    if "/" in name or name in ("", "."):  # most names are a file's in the folder itself
+        folder, file = os.path.split(os.path.join(home, os.path.normpath(name)))
+    place = f"{folder}/{file}"
     link = _links(folder).get(file)
     if not (_within(folder, home) if link is None else _holds(_real(home), link)):
         raise InputError(

@@ -102,8 +102,8 @@ def refuse_empty(
 
 
 def with_tokens(rows: list[Utterance], encoder: LabelEncoder) -> list[Utterance]:
-    """Fill in the number of tokens, in place: a second list of millions may be one too many."""
+    """Fill in the number of tokens, in place."""
     counts = encoder.count([u.text for u in rows], [u.language or "" for u in rows])
-    for index, tokens in enumerate(counts):
-        rows[index] = replace(rows[index], tokens=tokens)
+    for u, tokens in zip(rows, counts, strict=True):
+        u.tokens = tokens
     return rows

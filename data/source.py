@@ -42,14 +42,18 @@ def open_source(audio: str) -> str | io.BytesIO:
     """Return what soundfile can open: the path, or the bytes in an archive or a dataset's row.
 
     Raises:
-        OSError: there is no such file, or it is no file: reading a pipe would wait for ever.
+        OSError: there is no such file, it is empty, or it is no file: reading a pipe would wait
+            for ever.
     """
     if audio.startswith(HUB):
         return io.BytesIO(dataset.fetch(json.loads(audio.removeprefix(HUB))))
     if audio.startswith(archive.KIND):
         return io.BytesIO(archive.fetch(*archive.located(audio)))
-    if not stat.S_ISREG(os.stat(audio).st_mode):
+    status = os.stat(audio)
+    if not stat.S_ISREG(status.st_mode):
         raise OSError("not a file")
+    if status.st_size == 0:
+        raise OSError("the file is empty")
     return audio
 
 

@@ -159,9 +159,9 @@ class Survey:
             return usable
         texts = [u.text for u in usable]
         ids = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [
-            replace(u, tokens=len(row) + SPECIAL_TOKENS) for u, row in zip(usable, ids, strict=True)
-        ]
+        for u, row in zip(usable, ids, strict=True):
+            u.tokens = len(row) + SPECIAL_TOKENS
+        return usable
 
     def _unfit(self, usable: list[Utterance], split: str) -> list[Drop]:
         """Return what training would leave out though its audio can be used."""

@@ -11,9 +11,13 @@ from data.features import FRAMES_PER_SECOND
 IGNORE = -100  # label of a position that carries no loss
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Utterance:
-    """One spoken sentence: where its audio lies and what is said in it."""
+    """One spoken sentence: where its audio lies and what is said in it.
+
+    Not frozen: it is filled in on its way to the manifest, where a copy would cost 4 microseconds,
+    of each of millions.
+    """
 
     id: str  # unique within a split
     # an absolute path; a row of a dataset: hub:{"name": …, "row": …}; or a file in an archive:

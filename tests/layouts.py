@@ -12,6 +12,7 @@ import soundfile
 RATE = 16_000
 CLIPS = {"train": 6, "dev": 2}
 KOREAN = ("아/ 몬 소리야", "그+ 그래서 b/ 갔어", "(70%)/(칠 십 퍼센트) 확률이라니 n/")
+UNDIVIDED = "(70%)(칠 십 퍼센트) 확률이라니"
 MANDARIN = ("而 对 楼市 成交", "抑制 作用 最 大 的", "限 购 ａ ｔ ｍ")
 ENGLISH = ("CHAPTER ONE", "MISSUS RACHEL LYNDE", "IS SURPRISED")
 
@@ -47,6 +48,21 @@ def ksponspeech(root: Path) -> Path:
             write(root / f"{name}.txt", text, encoding="cp949")
             lines.append(f"{name}.pcm :: {text}")
         write(root / "scripts" / f"{split}.trn", *lines)
+    return root
+
+
+def ksponspeech_eval(root: Path) -> Path:
+    """Write lists in CP949, half a sample too much, a missing slash, and a folder too many."""
+    folders = {"train": "KsponSpeech_01/KsponSpeech_0001", "eval_clean": "eval_clean"}
+    for (split, folder), count in zip(folders.items(), CLIPS.values(), strict=True):
+        kind = "0" if split == "train" else "E"
+        names = [f"{folder}/KsponSpeech_{kind}{number:05d}.pcm" for number in range(count)]
+        for name in names:
+            audio = write_tone(root / name)
+            audio.write_bytes(audio.read_bytes() + b"\x01")
+        above = "" if split == "train" else "KsponSpeech_eval/"
+        lines = (f"{above}{name} :: {UNDIVIDED}" for name in names)
+        write(root / f"{split}.trn", *lines, encoding="cp949")
     return root
 
 
@@ -137,6 +153,33 @@ def manifest(root: Path) -> Path:
     return root
 
 
+def common_voice(root: Path) -> Path:
+    """Write a release of today: lengths in a table of their own."""
+    columns = "client_id path sentence_id sentence sentence_domain up_votes down_votes age gender"
+    header = f"{columns} accents variant locale segment".replace(" ", "\t")
+    lengths = ["clip\tduration[ms]"]
+    for split, count in CLIPS.items():
+        names = [f"common_voice_en_{split}_{number}.mp3" for number in range(count)]
+        rows = (f'{split}\t{n}\t\tone "two"\t\t2\t0\t\t\t\t\ten\t' for n in names)
+        write(root / "en" / f"{split}.tsv", header, *rows)
+        lengths += [f"{n}\t1000" for n in names]
+        for name in names:
+            write_tone(root / "en" / "clips" / name)
+    write(root / "en" / "clip_durations.tsv", *lengths)
+    return root / "en"
+
+
+def common_voice_1(root: Path) -> Path:
+    """Write the first release: no lengths, no locale, clips named without .mp3."""
+    corpus = common_voice(root)
+    (corpus / "clip_durations.tsv").unlink()
+    for split, count in CLIPS.items():
+        rows = (f"{split}\tcommon_voice_en_{split}_{n}\tone\t2\t0\t\t\t" for n in range(count))
+        header = "client_id path sentence up_votes down_votes age gender accent"
+        write(corpus / f"{split}.tsv", header.replace(" ", "\t"), *rows)
+    return corpus
+
+
 class Case(NamedTuple):
     """A layout, and the knobs that a person sets for it."""
 
@@ -148,6 +191,9 @@ class Case(NamedTuple):
 CASES = [
     Case("ksponspeech", ksponspeech, {}),
     Case("ksponspeech", ksponspeech_texts, {"dev_split": None}),
+    Case("ksponspeech", ksponspeech_eval, {"dev_split": "eval_clean"}),
+    Case("common_voice", common_voice, {}),
+    Case("common_voice", common_voice_1, {}),
     Case("aishell", aishell, {}),
     Case("librispeech", librispeech, {"train_split": "train-clean-100", "dev_split": "dev-clean"}),
     Case("kaldi", kaldi, {"language": ("en",)}),

@@ -343,3 +343,10 @@ def test_a_closed_stderr_stays_closed_and_keeps_nobody_from_decoding(
     finally:
         os.dup2(saved, 2)
         os.close(saved)
+
+
+def test_a_file_without_a_byte_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "a.mp3").touch()
+    with pytest.raises(AudioError) as found:
+        decode(str(tmp_path / "a.mp3"))
+    assert (found.value.reason, found.value.detail) == ("unreadable", "the file is empty")

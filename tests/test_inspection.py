@@ -265,6 +265,19 @@ def test_the_corpus_stays_as_it_is_and_the_page_plays(copied: Path, tmp_path: Pa
     assert names == {"inspection.html", "drops.jsonl", "suspicious.jsonl", ".scan"}
 
 
+def test_a_text_without_end_is_shown_in_part(
+    tmp_path: Path, write_clip: WriteClip, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = table(tmp_path / "m", *((f"{n}.wav", "word " * 100_000, 0) for n in range(2)))
+    for number in range(2):
+        write_clip(corpus / f"{number}.wav", 1.0)
+    page = inspect(InspectConfig(corpus=(str(corpus),), out=str(tmp_path / "out")))
+    assert page.stat().st_size < 200_000
+    told = capsys.readouterr().out
+    assert "… word" not in told
+    assert len(told) < 10_000
+
+
 def test_a_seed_draws_the_same_clips(tone_corpus: Path, tmp_path: Path) -> None:
     pages = [
         inspect(InspectConfig(corpus=(str(tone_corpus),), out=str(tmp_path / name), seed=seed))
@@ -289,6 +302,24 @@ def test_a_hostile_text_neither_runs_nor_steers_the_terminal(
     told = capsys.readouterr().out
     assert "\x1b" not in told
     assert "special token in text" in told
+
+
+def test_nothing_is_cut_off_in_80_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    kinds = {"發展": 1234, "发展": 20, "發展发展": 3, "人口": 1000, "abc": 1, "！": 2}
+    rows = [(f"{i}{text}.wav", text, 1.0) for text, n in kinds.items() for i in range(n)]
+    corpus = table(tmp_path / "m", *rows)
+    file = corpus / "train.jsonl"
+    file.write_text(file.read_text(encoding="utf-8").replace('"en"', '"zh"'), encoding="utf-8")
+    inspect(InspectConfig(corpus=(str(corpus),), check="none", out=str(tmp_path / "out")))
+    shown = capsys.readouterr().out
+    lines = [line for line in shown.splitlines() if not line.startswith("to be heard")]
+    assert max(map(len, lines)) <= 80
+    assert {line[-1] for line in lines if line[:1] in set("┏┡┃│└")} == set("┓┩┃│┘")
+    for told in ("1,000 either", "3 mixed", "20 simplified", "1,234", "traditional", "of letters"):
+        assert told in " ".join(shown.replace("│", " ").split())
 
 
 def test_what_is_wrong_is_listed_with_its_file(tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from data.errors import InputError, plain_errors
+from data.errors import CLOSED, InputError, plain_errors
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +64,25 @@ def test_a_really_full_device_is_told_so(capsys: pytest.CaptureFixture[str]) -> 
         Path("/dev/full").write_text("x")
     assert left.value.code == 2
     assert "no space left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])  # fewer than a buffer holds, and more
+def test_who_stops_reading_hears_nothing_more(lines: int) -> None:
+    told = f"with plain_errors(): print('a line\\n' * {lines})"
+    program = [sys.executable, "-c", f"from data.errors import plain_errors\n{told}"]
+    with subprocess.Popen(
+        program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.wait() == CLOSED
+
+
+def test_a_broken_pipe_that_is_not_the_output_keeps_its_traceback() -> None:
+    with pytest.raises(BrokenPipeError), plain_errors():
+        raise BrokenPipeError(errno.EPIPE, "a worker's")
 
 
 def test_other_errors_keep_their_traceback() -> None:

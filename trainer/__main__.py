@@ -26,7 +26,8 @@ elif sys.argv[1:2] == ["doctor"]:
     from data.knobs import parse_dataclass
     from trainer.doctor import DoctorConfig, doctor
 
-    sys.exit(doctor(parse_dataclass(DoctorConfig, sys.argv[2:])))
+    with plain_errors():
+        sys.exit(doctor(parse_dataclass(DoctorConfig, sys.argv[2:])))
 elif sys.argv[1:2] == ["plan"]:
     from trainer.config import parse_as
     from trainer.planning import PlanConfig, plan

@@ -4,7 +4,6 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -76,18 +75,15 @@ def read(config: DataConfig, split: str) -> Iterator[Utterance]:
         for part in filter(None, mine.split("+")):
             for u in layout_of(source).read(config, source.name, part):
                 language = source.language or u.language
-                yield replace(
-                    u,
-                    id=place + u.id,
-                    corpus=source.name,
-                    # of millions of rows, few have names of their own here: one string for each
-                    language=language and sys.intern(language),
-                    speaker=u.speaker and sys.intern(u.speaker),
-                    age=u.age and sys.intern(u.age),
-                    gender=u.gender and sys.intern(u.gender),
-                    accent=u.accent and sys.intern(u.accent),
-                    task=source.task,
-                )
+                u.id = place + u.id
+                u.corpus, u.task = source.name, source.task
+                # of millions of rows, few have names of their own here: one string for each
+                u.language = language and sys.intern(language)
+                u.speaker = u.speaker and sys.intern(u.speaker)
+                u.age = u.age and sys.intern(u.age)
+                u.gender = u.gender and sys.intern(u.gender)
+                u.accent = u.accent and sys.intern(u.accent)
+                yield u
 
 
 def _places(config: DataConfig) -> list[str]:

@@ -46,7 +46,7 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
         known = sorted({path.stem for path in folder.glob("*.tsv")} - OTHERS)
         raise InputError(f"{table}: no such file; splits of {folder}: {', '.join(known) or 'none'}")
     seconds = _durations(folder / "clip_durations.tsv")
-    clips = folder / "clips"
+    clips = folder.absolute() / "clips"
     columns = ("locale", "client_id", "age", "gender", "accents", "accent")  # accent: old releases
     rows = _rows(table, ("path", "sentence"), columns)
     for path, sentence, locale, speaker, age, gender, accents, accent in rows:
@@ -81,7 +81,8 @@ def _rows(table: Path, needed: Sequence[str], known: Sequence[str] = ()) -> Iter
             places = [header.index(c) if c in header else wide for c in (*needed, *known)]
             cells = itemgetter(*places)
             for row in filter(None, rows):
-                yield cells([*row[:wide], *[""] * (wide + 1 - len(row))])
+                row[wide:] = [""] * max(1, wide + 1 - len(row))
+                yield cells(row)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             f"{table}: not a table in UTF-8 ({error}); unpack the corpus again"
@@ -92,16 +93,24 @@ def _durations(table: Path) -> dict[str, float]:
     """Return seconds by clip name, or nothing for releases that do not have the file."""
     if not table.is_file():
         return {}
-    seconds = {}
+    seconds: dict[str, float] = {}
+    known: dict[str, float] = {}  # one number for all clips of a length: among millions many are
     for clip, duration in _rows(table, ("clip", "duration[ms]")):
-        try:
-            seconds[clip] = int(duration) / 1000
-        except ValueError as error:
-            raise InputError(
-                f"{table}: {clip} has a duration of {duration!r}, "
-                "not of whole milliseconds; remove the file to measure the clips instead"
-            ) from error
+        length = known.get(duration)
+        if length is None:
+            length = known[duration] = _seconds(duration, clip, table)
+        seconds[clip] = length
     return seconds
+
+
+def _seconds(duration: str, clip: str, table: Path) -> float:
+    try:
+        return int(duration) / 1000
+    except ValueError as error:
+        raise InputError(
+            f"{table}: {clip} has a duration of {duration!r}, "
+            "not of whole milliseconds; remove the file to measure the clips instead"
+        ) from error
 
 
 @cache
