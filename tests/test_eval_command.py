@@ -149,7 +149,8 @@ def test_two_models_are_compared_and_so_are_the_folders_they_left(
     out = evaluate("compare", blank_model, blank_model, tone_corpus, "--eval.normalizer=basic")
     folders = [out / f"blank-{side}-en-test" for side in "ab"]  # one name would be one folder
     for folder in folders:
-        assert {path.name for path in folder.iterdir()} == {"scores.json", "utterances.jsonl"}
+        names = {path.name for path in folder.iterdir()}
+        assert names == {"scores.json", "utterances.jsonl", "report.html"}
     told = json.loads((out / "blank-a-vs-blank-b-en-test" / "compare.json").read_text())
     assert (told["a"], told["b"], told["only_a"]) == (str(blank_model), str(blank_model), 0)
     assert told["languages"]["en"]["clips"] == told["languages"]["en"]["equal"] == 6
