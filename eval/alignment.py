@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from rapidfuzz.distance import Levenshtein
-
+from eval.errors import aligned
 from eval.units import pieces
 
 Row = Mapping[str, Any]  # of utterances.jsonl
@@ -41,8 +40,8 @@ def frequent(alignments: Sequence[Sequence[Piece]]) -> dict[str, list[Edit]]:
     """Return the most frequent edits, by kind."""
     times: Counter[tuple[str, str]] = Counter()
     clips: Counter[tuple[str, str]] = Counter()
-    for aligned in alignments:
-        edits = [piece for piece in aligned if not isinstance(piece, str)]
+    for alignment in alignments:
+        edits = [piece for piece in alignment if not isinstance(piece, str)]
         times.update(edits)
         clips.update(set(edits))
     kinds: dict[str, list[Edit]] = {"heard instead": [], "left out": [], "added": []}
@@ -54,12 +53,12 @@ def frequent(alignments: Sequence[Sequence[Piece]]) -> dict[str, list[Edit]]:
 
 
 def _aligned(said: Sequence[str], heard: Sequence[str], unit: str) -> Iterator[Piece]:
-    for step in Levenshtein.opcodes(said, heard):
-        ours = said[step.src_start : step.src_end]
-        if step.tag == "equal":
+    for step in aligned(said, heard, unit).alignments[0]:
+        ours = said[step.ref_start_idx : step.ref_end_idx]
+        if step.type == "equal":
             yield _joined(ours, unit)
         else:
-            yield from zip_longest(ours, heard[step.dest_start : step.dest_end], fillvalue="")
+            yield from zip_longest(ours, heard[step.hyp_start_idx : step.hyp_end_idx], fillvalue="")
 
 
 def _heard_alone(heard: Sequence[str], unit: str) -> Iterator[Piece]:

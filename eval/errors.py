@@ -58,12 +58,23 @@ def errors(reference: str, hypothesis: str, unit: str) -> ErrorCounts:
     said, heard = pieces(reference, unit), pieces(hypothesis, unit)
     if not said:  # jiwer refuses it
         return ErrorCounts(insertions=len(heard))
-    found: jiwer.WordOutput | jiwer.CharacterOutput
-    if unit == "character":
-        found = jiwer.process_characters(reference, hypothesis)
-    else:
-        found = jiwer.process_words(" ".join(said), " ".join(heard))
+    found = aligned(said, heard, unit)
     return ErrorCounts(found.substitutions, found.deletions, found.insertions, len(said))
+
+
+def aligned(
+    said: Sequence[str], heard: Sequence[str], unit: str
+) -> "jiwer.WordOutput | jiwer.CharacterOutput":
+    """Return the edits of one text in their places.
+
+    Args:
+        said: what pieces() makes of the reference; not empty.
+        heard: what it makes of the hypothesis.
+        unit: that they are in.
+    """
+    if unit == "character":
+        return jiwer.process_characters("".join(said), "".join(heard))
+    return jiwer.process_words(" ".join(said), " ".join(heard))
 
 
 def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
