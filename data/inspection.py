@@ -15,6 +15,7 @@ from rich.console import Console
 
 from data import findings
 from data.audio import load
+from data.corpora.common_voice import read_once
 from data.features import N_SAMPLES, SAMPLE_RATE
 from data.figures import Table, draw_lengths, length_counts, plot_lengths
 from data.files import write_jsonl, write_text
@@ -44,6 +45,7 @@ class Heard(NamedTuple):
     told: str  # why it cannot
 
 
+@read_once()
 def inspect(config: InspectConfig) -> Path:
     """Go through a corpus, show what is found and write it; return the page.
 
