@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from data import findings
+from data.corpora.common_voice import read_once
 from data.figures import Table, draw_lengths, length_counts, plot_lengths
 from data.files import write_jsonl, write_text
 from data.manifest import scan_cache
@@ -38,6 +39,7 @@ class Heard(NamedTuple):
     told: str  # why it cannot
 
 
+@read_once()
 def inspect(config: InspectConfig) -> Path:
     """Go through a corpus, show what is found and write it; return the page.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data.config import DataConfig
 from data.corpora import read as read_corpus
+from data.corpora.common_voice import read_once
 from data.errors import InputError
 from data.files import write_jsonl
 from data.labels import LabelEncoder
@@ -81,7 +82,7 @@ def build_manifest(
     Raises:
         InputError: a split is missing or empty, clips are missing, a language is unknown.
     """
-    with _unswept():
+    with _unswept(), read_once():
         return _build(config, encoder, cache, show=show, seed=seed)
 
 

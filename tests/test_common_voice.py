@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from data.config import DataConfig
+from data.corpora import common_voice
 from data.corpora.common_voice import read
 from data.errors import InputError
 from data.utterance import Utterance
@@ -92,6 +93,23 @@ def test_tables_that_are_no_splits_are_not_named_as_such(tmp_path: Path) -> None
         (folder / f"{name}.tsv").touch()
     with pytest.raises(InputError, match=r"dev\.tsv: no such file; splits of .*/en: train$"):
         list(read(DataConfig(), str(folder), "dev"))
+
+
+def test_lengths_are_read_once_for_all_splits_and_forgotten(
+    tone_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables: list[Path] = []
+    durations = common_voice._durations
+    monkeypatch.setattr(
+        common_voice, "_durations", lambda table: tables.append(table) or durations(table)
+    )
+    splits = ("train", "dev")
+    before = [list(read(DataConfig(), str(tone_corpus), split)) for split in splits]
+    assert len(tables) == 2
+    for _ in range(2):
+        with common_voice.read_once():
+            assert [list(read(DataConfig(), str(tone_corpus), s)) for s in splits] == before
+    assert len(tables) == 4
 
 
 def test_quotes_are_text(tmp_path: Path) -> None:
