@@ -14,8 +14,9 @@ def comparison(folder: Path) -> Table:
     """Return the table of a run's test scores before and after, from its files."""
     steps = sorted((folder / "eval").glob("step-*/test/scores.json"))
     table = Table(title="test: before → after", title_justify="left", caption_justify="left")
-    for column in ("language", "clips", "metric", "before", "after", "orthographic"):
-        table.add_column(column, no_wrap=column != "language")
+    for column in ("language", "clips", "metric", "before", "after", "as written"):
+        # 80 characters hold the widest figures where these two are folded
+        table.add_column(column, no_wrap=column not in ("language", "as written"), min_width=5)
     if not steps:
         return table
     first, last = (json.loads(path.read_text(encoding="utf-8")) for path in (steps[0], steps[-1]))
