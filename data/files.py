@@ -41,7 +41,7 @@ def write_bytes(path: Path, parts: Iterable[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("wb", buffering=1 << 20) as file:
             file.writelines(parts)
         sync(temporary)
         os.replace(temporary, path)

@@ -14,7 +14,7 @@ PROMPT_TOKENS = 223  # of what was said before, at most: the last ones, as in Wh
 TIME_STEP = 0.02  # seconds from one timestamp token to the next, which follow <|notimestamps|>
 LAST_TIME = 1500  # steps: 30 s
 MAX_TOKENS = 448  # positions of the decoder, in every published model
-TOKENIZED = 1_000  # texts at a time
+TOKENIZED = 4_000  # texts at a time
 UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km"})  # no spaces between words
 
 

@@ -64,10 +64,16 @@ class LazyUtterances(Sequence[Utterance]):
     counting references writes into what is only read (pytorch#13246).
     """
 
-    def __init__(self, path: Path) -> None:
-        """Begin without rows of a file that read_row() can read."""
-        self.outline = Outline()
-        self._offsets = array("q")
+    def __init__(self, path: Path, outline: Outline, offsets: "array[int]") -> None:
+        """Take a file whose lines read_row() can read.
+
+        Args:
+            path: the file.
+            outline: of the rows that are meant.
+            offsets: the bytes at which they begin.
+        """
+        self.outline = outline
+        self._offsets = offsets
         self._path = path
         self._lines = _mapped(path)
 
@@ -79,11 +85,6 @@ class LazyUtterances(Sequence[Utterance]):
         """Map the file. The outline stays with whoever plans."""
         self._path, self._offsets = state["_path"], state["_offsets"]
         self._lines = _mapped(self._path)
-
-    def add(self, offset: int, row: dict[str, Any]) -> None:
-        """Append the row that begins at a byte of the file."""
-        self._offsets.append(offset)
-        self.outline.add(row)
 
     def __len__(self) -> int:
         """Return the number of rows."""

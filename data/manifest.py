@@ -3,9 +3,10 @@
 import gc
 import hashlib
 import json
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from data.config import DataConfig
 from data.corpora import read as read_corpus
 from data.corpora.common_voice import read_once
 from data.errors import InputError
-from data.files import write_jsonl
+from data.files import TO_JSON, write_bytes
 from data.labels import LabelEncoder
 from data.lazy import LazyUtterances, Outline, read_row
 from data.scan import scan
 from data.screen import Screened, refuse_missing, screen_audio, screen_faults, screen_repeats
-from data.selection import refuse_empty, refuse_unknown, select, spoken, with_tokens
+from data.selection import refuse_empty, select, settle, spoken
 from data.source import revision_of
 from data.utterance import Drop, Utterance
 from data.windows import first_window
@@ -32,10 +33,24 @@ class Manifest:
     dev: Sequence[Utterance] = field(default_factory=list)
     test: Sequence[Utterance] = field(default_factory=list)
 
-    def write(self, path: Path) -> None:
-        """Write one utterance a line, with its split."""
-        splits = (("train", self.train), ("dev", self.dev), ("test", self.test))
-        write_jsonl(path, ({"split": name, **u.to_json()} for name, part in splits for u in part))
+    def write(self, path: Path) -> "Manifest":
+        """Write one utterance a line, with its split; return what read() would."""
+        outline, offsets = Outline(), array("q")
+        write_bytes(path, self._lines(outline, offsets))
+        return replace(self, train=LazyUtterances(path, outline, offsets))
+
+    def _lines(self, outline: Outline, offsets: "array[int]") -> Iterator[bytes]:
+        """Yield the lines, and note what is trained on: to read millions again takes a while."""
+        offset = 0
+        for split, part in (("train", self.train), ("dev", self.dev), ("test", self.test)):
+            for u in part:
+                row = u.to_json()
+                line = (TO_JSON({"split": split, **row}) + "\n").encode()
+                if split == "train":
+                    offsets.append(offset)
+                    outline.add(row)
+                offset += len(line)
+                yield line
 
     def revisions(self) -> dict[str, str]:
         """Return the commit that each corpus from the Hub was loaded at."""
@@ -53,18 +68,20 @@ class Manifest:
     @classmethod
     def read(cls, path: Path) -> "Manifest":
         """Read back what write() wrote; what is trained on stays in the file."""
-        train = LazyUtterances(path)
+        outline, offsets = Outline(), array("q")
         held_out: dict[str, list[Utterance]] = {"dev": [], "test": []}
+        from_json = json.JSONDecoder().raw_decode  # json.loads looks for blanks on both sides
         with path.open("rb") as file:
             offset = 0
             for line in file:
-                row = json.loads(line.decode())
+                row = from_json(line.decode())[0]
                 if row["split"] == "train":
-                    train.add(offset, row)
+                    offsets.append(offset)
+                    outline.add(row)
                 else:
                     held_out[row["split"]].append(read_row(row))
                 offset += len(line)
-        return cls(train=train, **held_out)
+        return cls(train=LazyUtterances(path, outline, offsets), **held_out)
 
 
 def build_manifest(
@@ -130,15 +147,14 @@ def read_held_out(
     refuse_missing(broken, config)
     gone = faults + repeats + broken
     refuse_empty(kept, split, gone, config)
-    return with_tokens(kept, encoder), gone
+    return kept, gone
 
 
 def _read(config: DataConfig, encoder: LabelEncoder, split: str) -> list[Utterance]:
-    """Read a split and settle every utterance's language."""
-    rows = list(read_corpus(spoken(config, encoder), split))
+    """Read a split and settle every utterance's language and tokens."""
+    rows = settle(read_corpus(spoken(config, encoder), split), config, encoder, split)
     if not rows:
         raise InputError(f"{', '.join(config.corpus)}: split {split!r} is empty")
-    refuse_unknown(rows, config, encoder, split)
     return rows
 
 

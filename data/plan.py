@@ -5,10 +5,11 @@ workers there are, nor how much memory one has, so any of these may change betwe
 """
 
 import random
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+
+import numpy as np
 
 from data.config import DataConfig
 from data.features import CHUNK_SECONDS, N_FRAMES, frames_of
@@ -94,15 +95,17 @@ class Plan:
 
     def _cut(self, indices: Sequence[int]) -> list[list[int]]:
         """Cut into groups within the budget; a clip over it on its own is a group."""
-        groups: list[list[int]] = [[]]
-        seconds, tokens = 0.0, 0
+        group: list[int] = []
+        groups, seconds, tokens = [group], 0.0, 0
         for index in indices:
-            seconds += self.seconds[index]
-            tokens += self.tokens[index]
-            if groups[-1] and self._exceeds(len(groups[-1]) + 1, seconds, tokens):
-                groups.append([])
-                seconds, tokens = self.seconds[index], self.tokens[index]
-            groups[-1].append(index)
+            more_seconds, more_tokens = self.seconds[index], self.tokens[index]
+            seconds += more_seconds
+            tokens += more_tokens
+            if group and self._exceeds(len(group) + 1, seconds, tokens):
+                group = []
+                groups.append(group)
+                seconds, tokens = more_seconds, more_tokens
+            group.append(index)
         return groups
 
     def _exceeds(self, clips: int, seconds: float, tokens: int) -> bool:
@@ -133,12 +136,11 @@ def make_buckets(
         return [list(everything)]
     most = max(1, min(config.buckets, int(updates(everything) / LEAST_UPDATES)))
     edges = bucket_edges(seconds, most)
-    lengths: list[list[int]] = [[] for _ in edges]
-    for index in everything:
-        lengths[bisect_left(edges, frames_of(seconds[index]))].append(index)
+    place = np.searchsorted(edges, list(map(frames_of, seconds)))
+    by_tokens = np.argsort(tokens, kind="stable")
+    lengths = (by_tokens[place[by_tokens] == each].tolist() for each in range(len(edges)))
     buckets = []
     for held in filter(None, lengths):
-        held.sort(key=lambda index: tokens[index])
         parts = max(1, min(config.token_buckets, int(updates(held) / LEAST_UPDATES)))
         cuts = [len(held) * part // parts for part in range(parts + 1)]
         buckets += [held[a:b] for a, b in pairwise(cuts)]

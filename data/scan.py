@@ -119,7 +119,10 @@ def _stamp(audio: str, check: str) -> str:
 
 def _missing(audio: str) -> bool:
     file = file_of(audio)
-    return file is not None and not os.path.exists(file)
+    try:  # not os.path.exists(), which takes twice as long and is asked of millions
+        return file is not None and not os.access(file, os.F_OK)
+    except ValueError:  # a name that cannot be one
+        return True
 
 
 def _read(cache: Path) -> Cached:

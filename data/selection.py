@@ -1,13 +1,16 @@
 """What of a split is trained on: one row after another is settled, measured and screened."""
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 
 from data.config import DataConfig
 from data.context import add_prompts
 from data.corpora.common_voice import holds_speakers_of_all
 from data.errors import InputError
-from data.labels import LabelEncoder
+from data.labels import TOKENIZED, LabelEncoder
 from data.scan import Measurements
 from data.screen import (
     Screened,
@@ -34,9 +37,9 @@ def select(
     """Return what is trained on, and what is not.
 
     Args:
-        rows: of the training split, as they were read.
+        rows: of the training split, settled.
         config: says what is left out.
-        encoder: counts tokens, knows the languages.
+        encoder: counts tokens, knows times.
         held_out: dev and test.
         measure: finds lengths, and what is broken; asked for what nothing else speaks against.
 
@@ -51,7 +54,7 @@ def select(
     rows, leaks = screen_leaks(rows, split, held_out, strict=strict)
     rows, broken = screen_audio(rows, split, measure(rows))
     refuse_missing(broken, config)
-    rows, unfit = screen_training(with_tokens(rows, encoder), split, config, encoder.max_tokens)
+    rows, unfit = screen_training(rows, split, config, encoder.max_tokens)
     if config.timestamps and not encoder.knows_times:
         raise InputError(
             f"data.timestamps is {config.timestamps:g}, but the model's vocabulary has no times: "
@@ -68,15 +71,41 @@ def spoken(config: DataConfig, encoder: LabelEncoder) -> DataConfig:
     return replace(config, language=("en",))
 
 
-def refuse_unknown(
-    rows: Sequence[Utterance], config: DataConfig, encoder: LabelEncoder, split: str
-) -> None:
-    """Stop where a row's language is not said, or the model does not know it.
+def settle(
+    rows: Iterable[Utterance], config: DataConfig, encoder: LabelEncoder, split: str
+) -> list[Utterance]:
+    """Return rows with their tokens counted, in place; the model knows their languages.
+
+    A thread counts those of one part while the next is read. It is never further behind: Python
+    hardly lets it begin while this one reads, and at once where this one waits.
 
     Raises:
-        InputError: it is so.
+        InputError: a row's language is not said, or the model does not know it.
     """
-    for language in {u.language for u in rows}:
+    rows, settled = iter(rows), list[Utterance]()
+    counting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="tokens") as thread:
+        while part := list(islice(rows, TOKENIZED)):
+            _refuse_unknown({u.language for u in part}, config, encoder, split)
+            settled += part
+            counting.append(thread.submit(_count_tokens, part, encoder))
+            if len(counting) > 1:
+                counting.popleft().result()
+    for last in counting:
+        last.result()
+    return settled
+
+
+def _count_tokens(part: Sequence[Utterance], encoder: LabelEncoder) -> None:
+    counts = encoder.count([u.text for u in part], [u.language or "" for u in part])
+    for u, tokens in zip(part, counts, strict=True):
+        u.tokens = tokens
+
+
+def _refuse_unknown(
+    languages: Iterable[str | None], config: DataConfig, encoder: LabelEncoder, split: str
+) -> None:
+    for language in languages:
         if language is None:
             raise InputError(
                 f"{', '.join(config.corpus)}: split {split!r} does not say its language: "
@@ -99,11 +128,3 @@ def refuse_empty(
         raise InputError(
             f"{', '.join(config.corpus)}: split {split!r} has nothing left after: {told}"
         )
-
-
-def with_tokens(rows: list[Utterance], encoder: LabelEncoder) -> list[Utterance]:
-    """Fill in the number of tokens, in place."""
-    counts = encoder.count([u.text for u in rows], [u.language or "" for u in rows])
-    for u, tokens in zip(rows, counts, strict=True):
-        u.tokens = tokens
-    return rows

@@ -18,7 +18,7 @@ from data.lazy import Outline
 from data.places import Places
 from data.scan import scan
 from data.screen import Screened
-from data.selection import refuse_unknown, select, spoken
+from data.selection import select, settle, spoken
 from data.spool import spool
 from data.stream import Place, Sample, Stream
 from data.utterance import Drop, Utterance
@@ -149,7 +149,7 @@ def screen(
     Raises:
         InputError: a language is unknown, or the model cannot learn what it shall.
     """
-    refuse_unknown(rows, config, encoder, config.train_split)
+    rows = settle(rows, config, encoder, config.train_split)
     measure = partial(scan, config=config, cache=None, show=show)
     return select(rows, config, encoder, held_out, measure)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from data import scan as scanning
+from data import selection
 from data.config import DataConfig
 from data.errors import InputError
 from data.labels import LabelEncoder
@@ -203,6 +204,17 @@ def test_an_empty_split_is_a_sentence(build: Build, copied: Path) -> None:
         build(copied)
 
 
+@pytest.mark.parametrize("together", [1, 5, 24, 100])
+def test_tokens_are_those_of_the_labels_however_many_are_counted_together(
+    build: Build, encoder: LabelEncoder, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    monkeypatch.setattr(selection, "TOKENIZED", together)
+    train = build()[0].train
+    assert len(train) == 24
+    for u in train:
+        assert u.tokens == len(encoder.encode(u.text, u.language or "", u.task))
+
+
 def test_a_language_that_nobody_says_or_knows_is_a_sentence(
     build: Build, tmp_path: Path, write_clip: WriteClip
 ) -> None:
@@ -231,10 +243,10 @@ def test_a_second_start_opens_no_clip(build: Build, monkeypatch: pytest.MonkeyPa
 def test_a_manifest_comes_back_as_it_was_written(build: Build, tmp_path: Path) -> None:
     manifest, _ = build()
     manifest.test[0] = replace(manifest.test[0], text="", start=0.5, end=1.5, speaker=None)
-    manifest.write(tmp_path / "manifest.jsonl")
-    again = Manifest.read(tmp_path / "manifest.jsonl")
-    assert replace(again, train=list(again.train)) == manifest
-    assert again.fingerprint() == manifest.fingerprint()
+    written = manifest.write(tmp_path / "manifest.jsonl")
+    for again in (written, Manifest.read(tmp_path / "manifest.jsonl")):
+        assert replace(again, train=list(again.train)) == manifest
+        assert again.fingerprint() == manifest.fingerprint()
     rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     assert [row["split"] for row in rows] == ["train"] * 24 + ["dev"] * 6 + ["test"] * 6
 

@@ -77,11 +77,12 @@ def freeze_corpus(
     path = folder / "manifest.jsonl"
     if resumed and path.exists():
         return Manifest.read(path)
-    decide(accelerator, lambda: _freeze(path, config, encoder, seed))
-    return Manifest.read(path)
+    frozen: list[Manifest] = []  # on the main process
+    decide(accelerator, lambda: frozen.append(_freeze(path, config, encoder, seed)))
+    return frozen[0] if frozen else Manifest.read(path)
 
 
-def _freeze(path: Path, config: DataConfig, encoder: LabelEncoder, seed: int) -> None:
+def _freeze(path: Path, config: DataConfig, encoder: LabelEncoder, seed: int) -> Manifest:
     path.with_name(PLACES).unlink(missing_ok=True)  # of an earlier start, which saved nothing
     named_in = path.with_name("drops.jsonl")
     cache = scan_cache(path.parent.parent, config)
@@ -98,7 +99,7 @@ def _freeze(path: Path, config: DataConfig, encoder: LabelEncoder, seed: int) ->
         print(f"transcripts of {corpus} changed: {told}")
     rows = len(manifest.train) + sum(drop.split == config.train_split for drop in drops)
     refuse_broken(drops, rows, config, named_in)
-    manifest.write(path)
+    return manifest.write(path)
 
 
 def write_settings(

@@ -65,17 +65,17 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
         known = sorted({path.stem for path in folder.glob("*.tsv")} - OTHERS)
         raise InputError(f"{table}: no such file; splits of {folder}: {', '.join(known) or 'none'}")
     seconds = _lengths(folder / "clip_durations.tsv")
-    clips = folder.absolute() / "clips"
+    clips, home = folder.absolute() / "clips", folder.name
     columns = ("locale", "client_id", "age", "gender", "accents", "accent")  # accent: old releases
     rows = _rows(table, ("path", "sentence"), columns)
     for path, sentence, locale, speaker, age, gender, accents, accent in rows:
         name = path if path.endswith(".mp3") else f"{path}.mp3"  # releases 1 to 3
         yield Utterance(
-            id=f"{folder.name}/{name}",
+            id=f"{home}/{name}",
             audio=inside(clips, name, table),
             text=sentence.strip(),
             seconds=seconds.get(name, 0.0),
-            language=_language(locale or folder.name),
+            language=_language(locale or home),
             speaker=speaker or None,
             age=age or None,
             gender=gender or None,

@@ -34,7 +34,7 @@ from data.errors import plain_errors
 from data.files import write_json
 from data.knobs import parse_dataclass
 from data.loader import Stages, train_batches
-from data.manifest import Manifest, build_manifest
+from data.manifest import build_manifest
 from data.plan import Plan
 from data.utterance import Position, Utterance
 from eval.whisper import load_whisper
@@ -130,8 +130,9 @@ def _start(pipe: Connection, command: Command, begun: float) -> None:
     corpus, path = str(Path(command.folder) / "en"), Path(command.folder) / "manifest.jsonl"
     config = DataConfig(corpus=(corpus,), check="header", pad="bucket")
     whisper = load_whisper(command.model)
-    build_manifest(config, whisper.labels(), path.with_name("cache"), show=False)[0].write(path)
-    frozen = Manifest.read(path)
+    built, _ = build_manifest(config, whisper.labels(), path.with_name("cache"), show=False)
+    frozen = built.write(path)
+    del built
     plan = Plan.of(frozen.train, config, seed=0)
     updates = len(plan.updates(0))
     told: dict[str, Any] = {
