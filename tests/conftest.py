@@ -264,7 +264,7 @@ def _free_port() -> int:
         return int(server.getsockname()[1])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def trainer(tone_corpus: Path, wide_model: Path) -> Trainer:
     """Return what runs the trainer on the tone corpus."""
     return Trainer(tone_corpus, wide_model)

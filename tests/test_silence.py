@@ -134,7 +134,7 @@ def test_listening_again_hears_what_training_made_of_it(whisper: Whisper) -> Non
     before = module.silence.clone()
     with torch.no_grad():
         whisper.model.model.encoder.layer_norm.bias += 1.0
-    module.hear_silence()
+    module.hear_silence(module.whisper)
     assert torch.allclose(module.silence[-1], before[-1] + 1.0, atol=1e-5)
     assert torch.equal(module.silence[0], before[0])
 
@@ -142,7 +142,7 @@ def test_listening_again_hears_what_training_made_of_it(whisper: Whisper) -> Non
 def test_without_it_short_audio_is_heard_alone(whisper: Whisper) -> None:
     alone = encoded(whisper, features(200))
     module = prepare_training(whisper, ModelConfig(silence=False))
-    module.hear_silence()
+    module.hear_silence(module.whisper)
     assert "silence" not in module.state_dict()
     ids = torch.tensor([whisper.labels().encode("one", "en")] * 2)
     lend(whisper.model, listen(whisper.model))  # as an evaluation at true length does

@@ -91,7 +91,8 @@ class Bench:
     def _listening(self) -> float:
         """Return the seconds in which the model hears silence, as it does every few updates."""
         began = time.perf_counter()
-        self.accelerator.unwrap_model(self.model).hear_silence()
+        module = self.accelerator.unwrap_model(self.model)
+        module.hear_silence(module.whisper)
         self._wait()
         return time.perf_counter() - began
 

@@ -1,8 +1,8 @@
 """Checkpoints: written beside training, verified before they are read.
 
 One process copies everything to host memory and a thread writes the copy, as the files that
-Accelerate's load_state reads. Under FSDP and DeepSpeed no process holds everything: there
-Accelerate's save_state writes, and training waits.
+Accelerate's load_state reads. Weights that are cut up over processes (FSDP) are gathered for it, so
+that any number of processes goes on from there, with FSDP or without.
 """
 
 import errno
@@ -16,10 +16,11 @@ from typing import Any
 from accelerate import Accelerator
 
 from data.errors import InputError, disk_failed
-from trainer.processes import add_up, decide
+from trainer.processes import decide
 from trainer.sealed import discard
+from trainer.sharding import is_sharded
 from trainer.shelf import Shelf, read_progress, verified
-from trainer.snapshot import Snapshot, holds_all, save_scaler
+from trainer.snapshot import Snapshot, restore
 from trainer.state import TrainState
 
 RETRIES = (1.0, 4.0)  # seconds to wait before another try: space may be freed, a mount come back
@@ -49,16 +50,15 @@ class Checkpoints:
         """
         self.settle()
         progress = {"state": state.state_dict(), "shape": shape}
-        if not holds_all(self.accelerator):
-            self._save_parts(progress)
-        elif self.accelerator.is_main_process:
-            snapshot = Snapshot.take(self.accelerator)
+        main = self.accelerator.is_main_process
+        snapshot = Snapshot.take(self.accelerator) if main or is_sharded(self.accelerator) else None
+        if main and snapshot is not None:
             self._writing = self._thread.submit(self._write, snapshot, progress)
 
     def rescue(self, state: TrainState, shape: dict[str, Any]) -> None:
         """Write a checkpoint here and now, on any process: others may wait for it in vain."""
         self.settle()
-        if state.step and holds_all(self.accelerator):
+        if state.step and not is_sharded(self.accelerator):
             progress = {"state": state.state_dict(), "shape": shape}
             self._write(Snapshot.take(self.accelerator), progress)
 
@@ -112,7 +112,7 @@ class Checkpoints:
             InputError: another version wrote it.
         """
         state.load_state_dict(read_progress(path)["state"])
-        self.accelerator.load_state(str(path))
+        restore(self.accelerator, path)
 
     def set_aside(self, newer_than: int) -> None:
         """Rename checkpoints of a future that a resume from an older one gives up."""
@@ -145,29 +145,6 @@ class Checkpoints:
                     self._give_up(progress, f"{told}; free some space in {self.shelf.folder}")
                 else:
                     time.sleep(pause)
-
-    def _save_parts(self, progress: dict[str, Any]) -> None:
-        """Let every process write its part, and wait for all."""
-        pending, failed = self.shelf.pending(progress["state"]["step"]), ""
-        if self.accelerator.is_main_process:
-            discard(pending)
-            pending.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        try:
-            self.accelerator.save_state(str(pending), safe_serialization=True)
-        except Exception as error:
-            if not disk_failed(error):
-                raise
-            failed = str(error)
-        (failures,) = add_up(self.accelerator, [float(bool(failed))])
-        if self.accelerator.is_main_process and not failures:
-            save_scaler(self.accelerator, pending)  # every process wrote it, to one path
-            self.shelf.publish(pending, progress)
-            self.failed = ""
-        elif self.accelerator.is_main_process:
-            discard(pending)
-            self._give_up(progress, failed or "another process's disk is full")
-        self.accelerator.wait_for_everyone()
 
     def _give_up(self, progress: dict[str, Any], reason: str) -> None:
         self.failed = reason

@@ -10,6 +10,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.tracking import get_available_trackers
 
 from data.errors import InputError
+from trainer.sharding import refuse_others
 
 # malloc.h's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD: no allocation of its own for large tensors,
 # nothing given back below 2 GB of free memory, and 256 MB more taken than asked for
@@ -41,24 +42,30 @@ def build_accelerator(
             "precision=fp16 needs a GPU: this machine would compute in fp32 and not say so; "
             "set precision to auto, fp32 or bf16"
         )
-    if os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1") != "1":
-        raise InputError(
-            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS is set: it would scale the loss a second time; "
-            "unset it, and set data.pass_seconds to cut updates into passes"
-        )
+    _refuse_accumulation()
     _refuse_missing(trackers)
     if cpu:
         _keep_freed_memory()
     if cpu or deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=_mixed(precision, cpu),
         cpu=cpu,
         log_with=list(trackers) or None,
         project_dir=str(folder),
         kwargs_handlers=[DDP],
     )
+    refuse_others(accelerator)
+    return accelerator
+
+
+def _refuse_accumulation() -> None:
+    if os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1") != "1":
+        raise InputError(
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS is set: it would scale the loss a second time; "
+            "unset it, and set data.pass_seconds to cut updates into passes"
+        )
 
 
 def _on_cpu() -> bool:

@@ -54,7 +54,7 @@ def settle(run: Run) -> float:
     step = run.state.step
     reseed(run.seed, step, run.accelerator.process_index)
     if due(step, SILENCE_EVERY, last=False):
-        run.accelerator.unwrap_model(run.model).hear_silence()
+        run.mirror.hear_silence()
     lr = lr_at(step + 1, run.steps, run.optim)
     set_lr(run.optimizer, lr)
     return lr
@@ -99,7 +99,10 @@ def attempt(run: Run, batches: Sequence[Batch], totals: Totals) -> StepResult | 
 def look(run: Run) -> bool:
     """Evaluate and save, where due; return whether training is over."""
     state, end = run.state, run.state.step == run.steps
-    better = due(state.step, run.config.eval_every, end) and run.scoring.judge(state)
+    looks = due(state.step, run.config.eval_every, end)
+    if looks:
+        run.mirror.refresh()
+    better = looks and run.scoring.judge(state)
     over = left(run.config, state, run.steps) == 0
     if better or due(state.step, run.save_every, over):
         save(run)

@@ -46,6 +46,7 @@ from trainer.run_folder import (
     write_settings,
 )
 from trainer.scoring import Scoring
+from trainer.sharding import Mirror, trained
 from trainer.shelf import Shelf
 from trainer.signals import Stop
 from trainer.state import TrainState
@@ -80,6 +81,7 @@ def fit(run: Run) -> None:
         run.scoring.before(run.state)
         with saved_when_stopped(run):
             train(run)
+        run.mirror.refresh()
         run.scoring.after(run.state)
         run.profiler.close()
         run.checkpoints.close()
@@ -126,8 +128,9 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     scoring = build_scoring(config, folder, pulse, recorder, resumed=saved is not None)
     whisper, manifest = scoring.evaluator.whisper, scoring.manifest
 
-    module = prepare_training(whisper, config.model)
+    module = prepare_training(trained(whisper, accelerator), config.model)
     model, optimizer = accelerator.prepare(module, build_optimizer(module, config.optim))
+    mirror = Mirror(accelerator, model, whisper)
     plan = Plan.of(manifest.train, config.data, config.seed)
     steps = config.loop.max_steps or plan.length(config.loop.epochs)
     origin = {"data": manifest.fingerprint(), "revisions": manifest.revisions()}
@@ -136,7 +139,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     state = TrainState()
     if saved is not None:
         refuse_change(saved, shape, config.accept)
-        resume(saved, checkpoints, state, scoring)
+        resume(saved, checkpoints, state, scoring, mirror)
 
     drops = DropLog(folder / "drops.jsonl", config.data, clips_heard(config.data, plan, steps))
     flops = WhisperFlops.of(
@@ -158,6 +161,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     return Run(
         accelerator=accelerator,
         model=model,
+        mirror=mirror,
         optimizer=optimizer,
         passes=build_passes(config, folder, scoring, plan, drops),
         state=state,

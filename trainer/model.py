@@ -37,10 +37,14 @@ class TrainingModule(nn.Module):
         # saved with the weights: it is what they made of silence some updates ago
         self.register_buffer("silence", listen(whisper) if silence else None)
 
-    def hear_silence(self) -> None:
-        """Listen to silence anew: training moves what the encoder makes of it."""
+    def hear_silence(self, whisper: Any) -> None:
+        """Listen to silence anew: training moves what the encoder makes of it.
+
+        Args:
+            whisper: the model, whole; self.whisper unless that is cut up over processes.
+        """
         if self.silence is not None:
-            self.silence.copy_(listen(self.whisper))
+            self.silence.copy_(listen(whisper))
 
     def forward(
         self, features: Tensor, decoder_input_ids: Tensor, labels: Tensor, repair: bool = False

@@ -11,6 +11,7 @@ from trainer.model import ModelConfig
 from trainer.optim import OptimConfig
 from trainer.publish import exported_step
 from trainer.scoring import Scoring
+from trainer.sharding import Mirror
 from trainer.shelf import read_progress
 from trainer.state import TrainState
 
@@ -83,7 +84,9 @@ def refuse_change(path: Path, now: dict[str, Any], accept: tuple[str, ...]) -> N
             )
 
 
-def resume(saved: Path, checkpoints: Checkpoints, state: TrainState, scoring: Scoring) -> None:
+def resume(
+    saved: Path, checkpoints: Checkpoints, state: TrainState, scoring: Scoring, mirror: Mirror
+) -> None:
     """Load a checkpoint, and make the run's folder agree with it.
 
     A crash between saving and exporting, or a resume from an older checkpoint, leaves another model
@@ -96,5 +99,6 @@ def resume(saved: Path, checkpoints: Checkpoints, state: TrainState, scoring: Sc
     checkpoints.set_aside(newer_than=state.step)
     if state.best_step and exported_step(scoring.model_folder) != state.best_step:
         checkpoints.load(checkpoints.at(state.best_step), TrainState())
+        mirror.refresh()
         scoring.keep_best(state)
         checkpoints.load(saved, state)

@@ -19,6 +19,7 @@ from trainer.profiling import NoProfile, Profile
 from trainer.pulse import Pulse
 from trainer.recorder import Recorder, Silence
 from trainer.scoring import Scoring
+from trainer.sharding import Mirror
 from trainer.state import TrainState
 from trainer.telemetry import Meter
 
@@ -55,6 +56,7 @@ class Run:
 
     accelerator: Accelerator
     model: nn.Module
+    mirror: Mirror
     optimizer: Any
     passes: Passes | WindowedPasses
     state: TrainState

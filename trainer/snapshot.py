@@ -6,18 +6,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data.errors import InputError
+from trainer.sharding import gathered, is_sharded, scatter
 
 # what Accelerate's load_state reads
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.bin"
 SCALER = "scaler.pt"
-
-WHOLE = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,12 +28,16 @@ class Snapshot:
 
     @classmethod
     def take(cls, accelerator: Accelerator) -> "Snapshot":
-        """Copy everything; one process has it all, as without FSDP and DeepSpeed."""
+        """Copy everything; of weights that are cut up every process must call."""
         (model,) = accelerator._models
         (optimizer,) = accelerator._optimizers
+        if is_sharded(accelerator):
+            weights, moments = gathered(model, optimizer.optimizer)
+        else:
+            weights, moments = accelerator.unwrap_model(model).state_dict(), optimizer.state_dict()
         return cls(
-            weights=_untied(accelerator.unwrap_model(model).state_dict()),
-            optimizer=_copy(optimizer.state_dict()),
+            weights=_untied(weights),
+            optimizer=_copy(moments),
             scaler=accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
         )
 
@@ -59,15 +61,17 @@ class Snapshot:
             torch.save(self.scaler, folder / SCALER)
 
 
-def save_scaler(accelerator: Accelerator, folder: Path) -> None:
-    """Write the loss scale as load_state reads it."""
-    if accelerator.scaler is not None:
-        torch.save(accelerator.scaler.state_dict(), folder / SCALER)
-
-
-def holds_all(accelerator: Accelerator) -> bool:
-    """Tell whether one process holds all weights: then a snapshot can be taken."""
-    return accelerator.distributed_type in WHOLE
+def restore(accelerator: Accelerator, folder: Path) -> None:
+    """Load what write() wrote, in any mode and on any number of processes."""
+    if not is_sharded(accelerator):
+        accelerator.load_state(str(folder))
+        return
+    (model,) = accelerator._models
+    (optimizer,) = accelerator._optimizers
+    moments = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+    scatter(model, optimizer.optimizer, load_file(folder / WEIGHTS), moments)
+    if accelerator.scaler is not None and (folder / SCALER).is_file():
+        accelerator.scaler.load_state_dict(torch.load(folder / SCALER, weights_only=True))
 
 
 def _untied(state: dict[str, Tensor]) -> dict[str, Tensor]:

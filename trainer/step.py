@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.profiler import record_function as phase
 
 from data.utterance import Batch
@@ -63,7 +64,7 @@ def train_step(
     for batch in batches:
         nll.append(_accumulate(accelerator, model, batch, share))
     with phase("optimizer"):
-        grad_norm = accelerator.clip_grad_norm_(model.parameters(), max_norm)
+        grad_norm = _whole(accelerator.clip_grad_norm_(model.parameters(), max_norm))
         finite = torch.isfinite(grad_norm)
         if accelerator.scaler is None:  # a loss scaler tells the optimizer by itself
             _bare(optimizer).found_inf = (~finite).float()  # fused AdamW then does nothing
@@ -126,6 +127,11 @@ def hold_still(accelerator: Accelerator, optimizer: Any) -> None:
         _bare(optimizer).found_inf = torch.ones((), device=accelerator.device)
         optimizer.step()
     optimizer.zero_grad()
+
+
+def _whole(norm: Tensor) -> Tensor:
+    """Return a norm that FSDP keeps in parts, one a process."""
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def _bare(optimizer: Any) -> Any:

@@ -1,0 +1,122 @@
+"""Weights cut up over two processes (FSDP2 over gloo) train, score and resume as whole ones do."""
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import accelerate
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from safetensors.torch import load_file
+from transformers.models.whisper import modeling_whisper
+
+from data.errors import InputError
+from trainer import device
+from trainer.sharding import refuse_others
+
+CONFIGS = Path(__file__).resolve().parents[1] / "trainer/recipes/accelerate"
+SCORED = ("--data.test_split=test", "--data.dev_split=dev", "--eval.max_length=6")
+
+
+class Accelerator(accelerate.Accelerator):
+    """Accelerate's, told what a config file for GPUs says: for CPUs it offers no FSDP."""
+
+    def __init__(self, **more: Any) -> None:
+        """Take what Accelerate's takes."""
+        super().__init__(**more)
+        os.environ.update({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"})
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        self.state.distributed_type = DistributedType.FSDP
+        self.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=["WhisperEncoderLayer", "WhisperDecoderLayer"],
+            cpu_ram_efficient_loading=False,
+        )
+
+
+def shard() -> None:
+    """Have the run's process cut up its weights."""
+    device.Accelerator = Accelerator
+
+
+def train(trainer: Any, run: Path, *extra: str, sharded: bool) -> None:
+    """Make a run on two processes."""
+    trainer(run, *SCORED, *extra, processes=2, sabotage=shard if sharded else None)
+
+
+def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
+    """Return the weights of a checkpoint."""
+    return load_file(run / f"checkpoints/step-{step:08d}/model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Tell whether two sets of weights are the same, but for the order of sums."""
+    return one.keys() == other.keys() and all(
+        torch.allclose(weight, other[name], rtol=0, atol=1e-5) for name, weight in one.items()
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(trainer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run whose processes hold everything."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(trainer, run, sharded=False)
+    return run
+
+
+def test_parts_are_trained_scored_saved_and_exported_as_the_whole(
+    trainer: Any, whole: Path, tmp_path: Path
+) -> None:
+    parts = tmp_path / "parts"
+    train(trainer, parts, sharded=True)
+    assert same(weights(whole, 6), weights(parts, 6))
+    exported = [load_file(run / "model/model.safetensors") for run in (whole, parts)]
+    assert same(*exported)
+    texts = "eval/step-00000006/test/utterances.jsonl"
+    assert (whole / texts).read_text() == (parts / texts).read_text()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_checkpoint_of_either_goes_on_as_the_other(
+    trainer: Any, whole: Path, tmp_path: Path, first: bool
+) -> None:
+    run = tmp_path / "run"
+    train(trainer, run, "--loop.max_steps=3", sharded=first)
+    train(trainer, run, "--resume=auto", sharded=not first)
+    assert same(weights(whole, 6), weights(run, 6))
+    moments = [
+        torch.load(each / "checkpoints/step-00000006/optimizer.bin")["state"]
+        for each in (whole, run)
+    ]
+    assert moments[0].keys() == moments[1].keys()
+    assert json.loads((run / "status.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("kind", "version"), [(DistributedType.DEEPSPEED, 2), (DistributedType.FSDP, 1)]
+)
+def test_what_would_take_the_update_over_is_refused_in_a_sentence(
+    kind: DistributedType, version: int
+) -> None:
+    asked: Any = SimpleNamespace(distributed_type=kind, is_fsdp2=version == 2)
+    with pytest.raises(InputError, match="does not drive: take --multi_gpu, or FSDP with"):
+        refuse_others(asked)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_accelerate_reads_the_config_files_that_we_give(path: Path) -> None:
+    config = load_config_from_file(str(path))
+    asked = vars(config)
+    assert asked["mixed_precision"] == "no"  # it is a knob of ours
+    sharded = asked.get("fsdp_config") or {}
+    assert config.distributed_type == ("FSDP" if sharded else "MULTI_GPU")
+    assert sharded.get("fsdp_version", 2) == 2
+    names = sharded.get("fsdp_transformer_layer_cls_to_wrap", "").split(",")
+    for name in filter(None, names):
+        assert hasattr(modeling_whisper, name)
