@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = "=== block"
 GAP = "…"  # a line of it stands for any lines
-RUN_SHELL = """import subprocess; subprocess.run(["bash", "-euo", "pipefail", "-c", {!r}], check=True)
+RUN_SHELL = """import subprocess
+subprocess.run(["bash", "-euo", "pipefail", "-c", {!r}], check=True)
 """
 
 
