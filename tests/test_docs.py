@@ -1,0 +1,107 @@
+"""What the documents name exists: links, headings, knobs, and flags of commands."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.__main__ import COMMANDS as DATA
+from eval.__main__ import COMMANDS as EVAL
+from eval.__main__ import ScoreCommand
+from trainer.blank import BlankConfig
+from trainer.config import Config
+from trainer.doctor import DoctorConfig
+from trainer.fit import FitConfig
+from trainer.planning import PlanConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+SECTIONS = {f.name: f for f in fields(Config) if is_dataclass(f.default_factory)}
+KNOB = re.compile(
+    rf"(?<![\w./-])(?:--)?((?:{'|'.join(SECTIONS)}|publish)\.[a-z]\w*(?:\.[a-z]\w*)?)"
+)
+NO_KNOBS = re.compile(r"\.(?:py|md|jsonl?|yaml|html|srt|bin|safetensors|config|scores|whisper)\b")
+WEIGHTS = re.compile(r"model\.(?:encoder|decoder)\b")  # Whisper's own names, not knobs
+COMMAND = re.compile(
+    r"(?:python -m (data|eval|trainer)\b|\./launch\.sh|trainer/main\.py)((?:\\\n|[^\n`#│|;])*)"
+)
+TRAINER = {"blank": BlankConfig, "doctor": DoctorConfig, "fit": FitConfig, "plan": PlanConfig}
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    text = CODE.sub("", path.read_text(encoding="utf-8"))
+    plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in HEADING.findall(text))
+    return {heading.strip().replace(" ", "-") for heading in plain}
+
+
+def broken(path: Path) -> Iterator[str]:
+    """Yield a document's links that lead nowhere."""
+    for link in LINK.findall(CODE.sub("", path.read_text(encoding="utf-8"))):
+        if link.startswith(("http:", "https:", "mailto:")):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            yield link
+
+
+def leaves(kind: Any, before: str = "") -> set[str]:
+    """Return the knobs of a dataclass, those of its sections with a dot."""
+    found: set[str] = set()
+    for each in fields(kind):
+        found.add(before + each.name)
+        if is_dataclass(each.default_factory):
+            found |= leaves(each.default_factory, f"{before}{each.name}.")
+    return found
+
+
+def command_of(room: str, words: str) -> tuple[Any, str]:
+    """Return the dataclass that a command is parsed as, and its name; None: it is not ours."""
+    first = (words.split() or [""])[0]
+    if room in ("", "trainer"):
+        return TRAINER.get(first, Config), first
+    table = DATA if room == "data" else EVAL
+    if first in table:
+        return table[first][0], first
+    return (ScoreCommand if room == "eval" else None), first
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    assert list(broken(path)) == []
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_every_knob_that_is_named_exists(path: Path) -> None:
+    known = leaves(Config)
+    text = LINK.sub("", path.read_text(encoding="utf-8"))
+    quoted = "\n".join(re.findall(r"`[^`\n]+`|^    .+$|^```.*?^```$", text, re.M | re.S))
+    named = {
+        name for name in KNOB.findall(quoted) if not (NO_KNOBS.search(name) or WEIGHTS.match(name))
+    }
+    modules = {  # are named alike: `from data.config import …`
+        f"{path.parent.name}.{path.stem}"
+        for room in ("data", "eval")
+        for path in ROOT.glob(f"{room}/*")
+    }
+    assert named - known - modules == set()
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_every_flag_of_a_command_exists(path: Path) -> None:
+    wrong = []
+    for room, words in COMMAND.findall(path.read_text(encoding="utf-8")):
+        kind, name = command_of(room, words)
+        if kind is None:
+            assert name in ("", "COMMAND", "…"), name
+            continue
+        known = {*leaves(kind), "help", "key"}  # --key=value: any of them
+        wrong += [(name, f) for f in re.findall(r"(?<!\S)--([a-z][\w.]*)", words) if f not in known]
+    assert wrong == []
