@@ -59,7 +59,7 @@ def test_a_new_model_replaces_the_old_one(whisper: Whisper, tmp_path: Path) -> N
     assert exported_step(folder) == 9
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "12.30%" in card
+    assert "12.30 %" in card
     assert "openai/whisper-small" in card
 
 
