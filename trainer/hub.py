@@ -118,9 +118,9 @@ def _sentence(error: BaseException) -> str:
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
     answered = next((each for each in chain if isinstance(each, HfHubHTTPError)), None)
+    if isinstance(error, ValueError) and answered is not error:  # the card, or a strange answer
+        return f"the Hub did not take it: {_line(error)}"
     if answered is None:
-        if isinstance(error, ValueError):  # of huggingface_hub: it did not like what it read
-            return f"the Hub did not take it: {_line(error)}"
         return f"the Hub could not be reached, or the connection was cut ({_line(chain[-1])})"
     status = _status(answered)
     if status == 401:
