@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import pipeline
 
 import eval.__main__ as command
 from data.audio import load
@@ -22,6 +23,7 @@ from eval.ct2 import Ct2, is_ct2, load_ct2
 from eval.noise import SOUNDS, hear_noise
 from eval.whisper import load_whisper
 from trainer.blank import BlankConfig, make_blank
+from trainer.publish import export
 
 CONFIG = EvalConfig(max_length=12)
 
@@ -158,3 +160,31 @@ def test_its_labels_know_its_language(ct2: Ct2) -> None:
     assert len(labels.encode("one two", "en")) == labels.count(["one two"], ["en"])[0]
     with pytest.raises(InputError, match="English-only"):
         labels.prefix("zh")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_exported_model_says_the_same_to_faster_whisper_as_to_a_stock_pipeline(
+    english: Path, precision: Any, tmp_path: Path, rows: list[Utterance]
+) -> None:
+    faster_whisper = pytest.importorskip("faster_whisper", reason="the extra ct2 is not installed")
+    facts = {"step": 1, "base_model": "a", "languages": ["en"], "clips": 1, "hours": 1}
+    folder = tmp_path / "run" / "model"
+    export(load_whisper(str(english)), folder, facts | {"error": None}, precision)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what the converter uses
+        from ctranslate2.converters import TransformersConverter
+
+        files = ["tokenizer.json", "preprocessor_config.json"]
+        TransformersConverter(str(folder), copy_files=files).convert(str(tmp_path / "converted"))
+    model = faster_whisper.WhisperModel(str(tmp_path / "converted"), compute_type="float32")
+    heard = pipeline("automatic-speech-recognition", model=str(folder), dtype=torch.float32)
+    said = []
+    for u in rows:  # of 30 s, since the two pad with different silences
+        samples = torch.cat([load(u)] * 50)[:480_000].numpy()
+        greedy = {"num_beams": 1, "max_new_tokens": 6}
+        said.append(heard(samples, generate_kwargs=greedy)["text"].strip())
+        segments, _ = model.transcribe(
+            samples, beam_size=1, temperature=0.0, max_new_tokens=10, without_timestamps=True
+        )  # CTranslate2 makes half of these and of the prompt
+        assert "".join(segment.text for segment in segments).strip() == said[-1]
+    assert len(set(said)) > 2  # else the comparison would say little

@@ -13,6 +13,8 @@ from eval.evaluate import Evaluator
 from trainer.clock import Clock
 from trainer.comparison import comparison
 from trainer.plots import curves_of, write_plots
+from trainer.publish import PublishConfig
+from trainer.publisher import Publisher
 from trainer.recorder import Recorder, Silence
 from trainer.report import write_report
 from trainer.scoring import Scoring
@@ -152,6 +154,7 @@ def test_a_page_that_cannot_be_made_ends_no_run(
         recorder=recorder,
         clock=Clock(),
         eval_clips=None,
+        publisher=Publisher(tmp_path, PublishConfig(), print),
     )
     at = tmp_path / "eval" / "step-00000003" / "test"
     scoring._show(at, "test", 3)

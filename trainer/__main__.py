@@ -2,7 +2,8 @@
 
 `python -m trainer plan RECIPE.yaml …` tells what that will do, `python -m trainer fit …` finds how
 much fits in memory, `python -m trainer blank …` makes a new model, `python -m trainer
-doctor` looks whether this machine can train.
+doctor` looks whether this machine can train, `python -m trainer publish RUN` sends its model to the
+Hub, `python -m trainer export RUN --out=FOLDER` copies it, in half precision where that is asked.
 """
 
 import sys
@@ -34,5 +35,15 @@ elif sys.argv[1:2] == ["plan"]:
 
     with plain_errors():
         plan(parse_as(PlanConfig, sys.argv[2:]))
+elif sys.argv[1:2] == ["publish"]:
+    from trainer.leaving import publish_run
+
+    with plain_errors():
+        publish_run(sys.argv[2:])
+elif sys.argv[1:2] == ["export"]:
+    from trainer.leaving import export_run
+
+    with plain_errors():
+        export_run(sys.argv[2:])
 else:
     main()

@@ -16,6 +16,7 @@ class Clock:
 
     def __init__(self) -> None:
         """Begin now."""
+        self.since = 0  # the update that stood when this start began
         self._began = time.perf_counter()
         self._spent: dict[Part, float] = {"evaluation": 0.0, "waiting": 0.0, "saving": 0.0}
 
@@ -28,13 +29,18 @@ class Clock:
         finally:
             self._spent[part] += time.perf_counter() - started
 
+    @property
+    def seconds(self) -> float:
+        """Return the wall time so far."""
+        return time.perf_counter() - self._began
+
     def spent(self, part: Part) -> float:
         """Return an account's seconds."""
         return self._spent[part]
 
     def shares(self) -> dict[str, float]:
         """Return the shares of all time so far, as metrics."""
-        wall = max(time.perf_counter() - self._began, 1e-9)
+        wall = max(self.seconds, 1e-9)
         shares = {f"time/{part}_share": seconds / wall for part, seconds in self._spent.items()}
         return {"time/training_share": 1 - sum(shares.values()), **shares}
 

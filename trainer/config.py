@@ -14,6 +14,7 @@ from data.knobs import parse_dataclass, recipe_arguments
 from eval.config import EvalConfig
 from trainer.model import ModelConfig
 from trainer.optim import OptimConfig
+from trainer.publish import PublishConfig
 from trainer.run import LoopConfig
 from trainer.shelf import CheckpointConfig
 from trainer.telemetry import LogConfig
@@ -41,6 +42,7 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
 
     def __post_init__(self) -> None:
         """Refuse a run without an end.

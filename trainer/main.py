@@ -31,6 +31,7 @@ from trainer.optim import build_optimizer
 from trainer.passes import build_passes
 from trainer.profiling import NoProfile, Profile
 from trainer.publish import settle_generation
+from trainer.publisher import Publisher
 from trainer.pulse import Pulse
 from trainer.recorder import Recorder, Silence
 from trainer.recovery import saved_when_stopped
@@ -85,6 +86,7 @@ def fit(run: Run) -> None:
         run.scoring.after(run.state)
         run.profiler.close()
         run.checkpoints.close()
+        run.scoring.publisher.close()
         run.recorder.record(run.state.step, run.clock.shares())
         run.recorder.say(f"the time of this start: {run.clock.told()}")
         run.accelerator.end_training()
@@ -115,6 +117,7 @@ def build_scoring(
         recorder=recorder,
         clock=Clock(),
         eval_clips=config.loop.eval_clips,
+        publisher=Publisher(folder, config.publish, recorder.say),
     )
 
 

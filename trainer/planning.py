@@ -28,6 +28,7 @@ from trainer.model import prepare_training
 from trainer.optim import build_optimizer
 from trainer.outlook import Told, show
 from trainer.publish import settle_generation
+from trainer.publisher import Publisher
 from trainer.recorder import Silence
 from trainer.resume import shaping
 from trainer.scoring import Scoring
@@ -169,6 +170,7 @@ class Draft:
             recorder=Silence(),
             clock=Clock(),
             eval_clips=self.config.loop.eval_clips,
+            publisher=Publisher(self.folder, self.config.publish, print),  # never started
         )
         took = scoring_seconds(scoring, looks=len(self.looks))
         return {name: seconds / self.config.processes for name, seconds in took.items()}

@@ -3,17 +3,55 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_model
 
+from data.errors import InputError
 from data.files import sync, sync_tree, write_json, write_text
 from data.lazy import Outline
 from data.utterance import Utterance
 from eval.whisper import Whisper
+from trainer.card import card
+from trainer.companions import halve, write_companions
+
+Precision = Literal["fp32", "fp16"]
 
 FACTS = "whisper_loop.json"  # which update the weights are from
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishConfig:
+    """Where the model goes, and what its card says that nobody can measure."""
+
+    repo: str | None = None  # on the Hugging Face Hub: NAME or USER/NAME; None: nothing is sent
+    private: bool = True  # nobody else sees it; a repository that exists and is public is refused
+    checkpoints: bool = False  # the newest as well, as last-checkpoint/: to go on elsewhere
+    precision: Precision = "fp32"  # of the weights that leave; training's stay as they are
+    licence: str | None = None  # as the Hub spells it, cc-by-4.0; None: the card says not stated
+    wait_seconds: float = 600.0  # for uploads at the end; `trainer publish` sends the rest
+
+    def __post_init__(self) -> None:
+        """Refuse values that could not work.
+
+        Raises:
+            InputError: no repository can have this name, or a number is out of its range.
+        """
+        if not self.wait_seconds >= 0:
+            raise InputError(f"publish.wait_seconds must be 0 or more, got {self.wait_seconds}")
+        if self.repo is None:
+            return
+        try:
+            validate_repo_id(self.repo)
+        except HFValidationError as error:
+            raise InputError(
+                f"publish.repo={self.repo!r} is no name that the Hub takes: give NAME or "
+                "USER/NAME, of letters, digits, '-', '_' and '.'"
+            ) from error
 
 
 def settle_generation(whisper: Whisper, utterances: Sequence[Utterance]) -> None:
@@ -23,8 +61,8 @@ def settle_generation(whisper: Whisper, utterances: Sequence[Utterance]) -> None
     forced_decoder_ids, the old way to say it, would make newer versions of transformers refuse.
     """
     generation = whisper.model.generation_config
-    generation.forced_decoder_ids = None
-    whisper.model.config.forced_decoder_ids = None
+    for told in (generation, whisper.model.config):
+        vars(told).pop("forced_decoder_ids", None)
     if whisper.multilingual:
         kinds = set(Outline.of(utterances).kinds)
         languages, tasks = ({kind[place] for kind in kinds} for place in (1, 2))
@@ -32,13 +70,28 @@ def settle_generation(whisper: Whisper, utterances: Sequence[Utterance]) -> None
         generation.language = languages.pop() if len(languages) == 1 else None
 
 
-def export(whisper: Whisper, folder: Path, facts: dict[str, Any]) -> None:
-    """Write model, processor and card into a new folder, and put it in the old one's place."""
+def export(
+    whisper: Whisper, folder: Path, facts: dict[str, Any], precision: Precision = "fp32"
+) -> None:
+    """Write model, processor and card into a new folder, and put it in the old one's place.
+
+    Args:
+        whisper: stays as it is, whatever the precision.
+        folder: in a run's folder, whose files the card is made of.
+        facts: what those files do not say.
+        precision: of the weights in the folder.
+
+    Raises:
+        InputError: a weight is too large for fp16.
+    """
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         whisper.model.save_pretrained(fresh)
         whisper.processor.save_pretrained(fresh)
+        write_companions(fresh, whisper.processor)
+        if precision == "fp16":
+            halve(fresh)
         describe(fresh, facts)
         sync_tree(fresh)
         shutil.rmtree(old, ignore_errors=True)
@@ -53,7 +106,7 @@ def export(whisper: Whisper, folder: Path, facts: dict[str, Any]) -> None:
 
 def describe(folder: Path, facts: dict[str, Any]) -> None:
     """Write the card of an exported model, and what it was made of."""
-    write_text(folder / "README.md", card(facts))
+    write_text(folder / "README.md", card(folder.parent, facts))
     write_json(folder / FACTS, facts)
 
 
@@ -66,39 +119,3 @@ def exported_step(folder: Path) -> int | None:
     """Return the update that an exported model is from, or None where there is none."""
     facts = folder / FACTS
     return int(json.loads(facts.read_text(encoding="utf-8"))["step"]) if facts.is_file() else None
-
-
-def card(facts: dict[str, Any]) -> str:
-    """Return the model card: where the weights come from, and how to use them."""
-    languages = "".join(f"\n- {language}" for language in facts["languages"])
-    hours = f"{facts['hours']:.2f} hours"
-    heard = (
-        f"{hours} of a stream" if facts["clips"] is None else f"{facts['clips']:,} clips ({hours})"
-    )
-    return f"""---
-library_name: transformers
-pipeline_tag: automatic-speech-recognition
-base_model: {facts["base_model"]}
-language:{languages}
-tags:
-- whisper
-- whisper-loop
----
-
-# {Path(facts["base_model"]).name}, fine-tuned
-
-Fine-tuned by whisper-loop from `{facts["base_model"]}` on {heard},
-{facts["step"]:,} updates. Error on the development set:
-{_percent(facts["error"])}.
-
-```python
-from transformers import pipeline
-
-transcribe = pipeline("automatic-speech-recognition", model="THIS_FOLDER")
-print(transcribe("speech.wav")["text"])
-```
-"""
-
-
-def _percent(rate: float | None) -> str:
-    return "not measured" if rate is None else f"{rate:.2%}"

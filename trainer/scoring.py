@@ -19,9 +19,11 @@ from eval.scores import Scores
 from trainer.choice import TEXTS, choose, write_losses
 from trainer.clock import Clock
 from trainer.comparison import comparison
+from trainer.facts import facts_of
 from trainer.plots import write_plots
 from trainer.processes import decide
 from trainer.publish import describe, export, exported_step, restore
+from trainer.publisher import Publisher
 from trainer.recorder import Recorder, Silence
 from trainer.report import write_report
 from trainer.state import TrainState
@@ -41,6 +43,7 @@ class Scoring:
     recorder: Recorder | Silence
     clock: Clock
     eval_clips: int | None  # of dev, while training
+    publisher: Publisher
 
     @property
     def sample(self) -> list[Utterance]:
@@ -59,6 +62,9 @@ class Scoring:
 
     def before(self, state: TrainState) -> None:
         """Score the model as it came, on both splits; a run that goes on has done so."""
+        self.clock.since = state.step
+        if self.evaluator.accelerator.is_main_process:
+            self.publisher.start()
         splits = [("dev", self.sample), ("test", self.manifest.test)]
         held = [(split, utterances) for split, utterances in splits if utterances]
         if state.step or not held:
@@ -84,7 +90,9 @@ class Scoring:
         if self.evaluator.accelerator.is_main_process:
             told = f"{self.model_folder} of update {state.step}"
             with self.clock.on("saving"), self.recorder.despite_disk(told):
-                export(self.evaluator.whisper, self.model_folder, self._facts(state))
+                whisper, facts = self.evaluator.whisper, self._facts(state)
+                export(whisper, self.model_folder, facts, self.publisher.config.precision)
+                self.publisher.offer_model()
         self.evaluator.accelerator.wait_for_everyone()
 
     def after(self, state: TrainState) -> None:
@@ -101,24 +109,35 @@ class Scoring:
                 "go on with --resume=auto, which takes it from its checkpoint"
             )
         restore(self.evaluator.whisper, self.model_folder)
+        error = state.best_error
         if self.sampled or self.manifest.test:
             with self._timed(state.best_step or state.step):
-                self._report(state, state.best_step or state.step)
+                error = self._report(error, state.best_step or state.step)
+        self._describe(state, error)
         scored = self.manifest.dev or self.manifest.test
         if scored and self.evaluator.accelerator.is_main_process:
             with self.recorder.despite_disk(str(self.folder / "plots")):
                 write_plots(self.folder)
         self.recorder.say(comparison(self.folder))
 
-    def _report(self, state: TrainState, step: int) -> None:
-        """Score the chosen model on all of dev, since its sample flatters it, and on test."""
+    def _report(self, error: float | None, step: int) -> float | None:
+        """Score the chosen model on all of dev, since its sample flatters it, and on test.
+
+        Returns:
+            its error on all of dev.
+        """
         if self.sampled:
             error = self._score(ALL_OF_DEV, self.manifest.dev, step).error
-            if self.evaluator.accelerator.is_main_process:
-                with self.recorder.despite_disk(str(self.model_folder)):
-                    describe(self.model_folder, {**self._facts(state), "error": error})
         if self.manifest.test:
             self._score("test", self.manifest.test, step)
+        return error
+
+    def _describe(self, state: TrainState, error: float | None) -> None:
+        """Write the card of what is known at the end, and send it with the model."""
+        if self.evaluator.accelerator.is_main_process:
+            with self.recorder.despite_disk(str(self.model_folder)):
+                describe(self.model_folder, {**self._facts(state), "error": error})
+                self.publisher.offer_model()
 
     @contextmanager
     def _timed(self, step: int) -> Iterator[None]:
@@ -191,12 +210,4 @@ class Scoring:
         return asked == "bucket" or (asked == "auto" and trained)
 
     def _facts(self, state: TrainState) -> dict[str, Any]:
-        outline, streamed = Outline.of(self.manifest.train), self.evaluator.data.streaming
-        return {
-            "step": state.best_step or state.step,
-            "base_model": self.evaluator.whisper.name,
-            "languages": sorted({language for _, language, _ in set(outline.kinds)}),
-            "clips": None if streamed else len(outline.seconds),
-            "hours": state.audio_seconds / 3600 if streamed else outline.hours,
-            "error": state.best_error,
-        }
+        return facts_of(self.evaluator, Outline.of(self.manifest.train), self.clock, state)
