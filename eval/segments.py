@@ -34,11 +34,12 @@ def between_times(
     for i in ids:
         if i not in special:
             words.append(i)
-        elif i >= first:
-            time, timed = (i - first) * TIME_STEP, True
-            if words:
-                found.append(Segment(start, time, read(words)))
-            start, words = time, []
+        if i not in special or i < first:
+            continue
+        time, timed = (i - first) * TIME_STEP, True
+        if words:
+            found.append(Segment(start, time, read(words)))
+        start, words = time, []
     if words:
         found.append(Segment(start, UNTIL_THE_END, read(words)))
     return tuple(found) if timed else ()

@@ -21,12 +21,12 @@ from trainer.clock import Clock
 from trainer.config import Config, command_line
 from trainer.device import build_accelerator
 from trainer.drops import DropLog, clips_heard
-from trainer.flops import WhisperFlops, peak_flops
+from trainer.flops import peak_flops
 from trainer.forecast import circumstances, plan_path
 from trainer.guard import Guard
 from trainer.loop import train
 from trainer.losses import ClipLosses
-from trainer.model import prepare_training
+from trainer.model import flops_of, prepare_training
 from trainer.optim import build_optimizer
 from trainer.passes import build_passes
 from trainer.profiling import NoProfile, Profile
@@ -139,11 +139,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
         resume(saved, checkpoints, state, scoring)
 
     drops = DropLog(folder / "drops.jsonl", config.data, clips_heard(config.data, plan, steps))
-    flops = WhisperFlops.of(
-        whisper.model.config,
-        frozen_encoder=config.model.freeze_encoder,
-        recomputes=config.model.gradient_checkpointing,
-    )
+    flops = flops_of(whisper, config.model)
     peak, source = peak_flops(accelerator.device)
 
     write_settings(folder, config.to_yaml(), accelerator, origin, (peak, source))

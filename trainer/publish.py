@@ -12,6 +12,7 @@ from data.files import sync, sync_tree, write_json, write_text
 from data.lazy import Outline
 from data.utterance import Utterance
 from eval.whisper import Whisper
+from trainer.lora import merged, take_off
 
 FACTS = "whisper_loop.json"  # which update the weights are from
 
@@ -37,7 +38,7 @@ def export(whisper: Whisper, folder: Path, facts: dict[str, Any]) -> None:
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        whisper.model.save_pretrained(fresh)
+        merged(whisper.model).save_pretrained(fresh)
         whisper.processor.save_pretrained(fresh)
         describe(fresh, facts)
         sync_tree(fresh)
@@ -59,6 +60,7 @@ def describe(folder: Path, facts: dict[str, Any]) -> None:
 
 def restore(whisper: Whisper, folder: Path) -> None:
     """Load exported weights into the model in hand."""
+    take_off(whisper.model)
     load_model(whisper.model, folder / "model.safetensors")
 
 
