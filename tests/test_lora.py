@@ -1,4 +1,4 @@
-"""Adapters learn beside frozen weights, resume exactly, and leave a stock model that says the same."""
+"""Adapters learn beside frozen weights, resume exactly, and leave a stock model."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 from transformers import WhisperForConditionalGeneration
@@ -20,9 +21,12 @@ from data.loader import Stages, eval_batches
 from eval.config import EvalConfig
 from eval.decode import transcribe
 from eval.whisper import Whisper, load_whisper
+from trainer.budget import fit_path
 from trainer.lora import merged, take_off
 from trainer.model import ModelConfig, prepare_training
+from trainer.optim import OptimConfig
 from trainer.publish import export, restore
+from trainer.resume import shaping
 
 pytest.importorskip("peft", reason="the extra lora is not installed")
 
@@ -88,7 +92,7 @@ def test_drawing_adapters_leaves_chance_as_it_was(blank_model: Path) -> None:
 def test_gradients_reach_every_adapter_and_nothing_else(blank_model: Path, frames: int) -> None:
     for knobs in ({}, {"gradient_checkpointing": True}):
         _, module = adapted(blank_model, lora_modules=ALL, **knobs)
-        features, ids, labels = batch()
+        _, ids, labels = batch()
         module.train()(torch.randn(2, 80, frames), ids, labels).sum().backward()
         for name, weight in module.named_parameters():
             assert (weight.grad is not None) == (".lora_" in name), name
@@ -114,12 +118,11 @@ def test_a_merged_model_is_stock_and_says_the_same(
     export(whisper, tmp_path / "out", FACTS)
     for name, weight in module.state_dict().items():  # what trains on is as it was, bit for bit
         assert torch.equal(weight, before[name]), name
-    weights = [
-        load_file(folder / "model.safetensors") for folder in (blank_model, tmp_path / "out")
-    ]
-    assert weights[0].keys() == weights[1].keys()
-    told = [json.loads((f / "config.json").read_text()) for f in (blank_model, tmp_path / "out")]
-    assert told[0] == told[1]
+    folders = (blank_model, tmp_path / "out")
+    base, out = (load_file(folder / "model.safetensors") for folder in folders)
+    assert base.keys() == out.keys()
+    base, out = (json.loads((folder / "config.json").read_text()) for folder in folders)
+    assert base == out
     assert said(load_whisper(str(tmp_path / "out")), tone_corpus) == texts
     restore(whisper, tmp_path / "out")  # into the model in hand, as a run does at its end
     assert said(whisper, tone_corpus) == texts
@@ -171,7 +174,7 @@ def test_without_the_extra_a_sentence_says_what_to_install(
         prepare_training(load_whisper(str(blank_model)), ModelConfig(lora_rank=4))
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_six_updates_equal_three_and_three(
     trainer: Any, tmp_path: Path, losses: Losses, processes: int
 ) -> None:
@@ -201,13 +204,22 @@ def test_a_run_with_adapters_is_scored_chosen_and_exported(trainer: Any, tmp_pat
     step = json.loads((run / "model" / "whisper_loop.json").read_text())["step"]
     assert (run / "eval" / f"step-{step:08d}" / "test" / "scores.json").is_file()
     WhisperForConditionalGeneration.from_pretrained(run / "model")
-    trainer(run, *LORA, *extra, "--eval.max_length=8", "--loop.max_steps=7", "--resume=auto")
 
 
-def test_a_run_changes_neither_its_rank_nor_to_full_weights(trainer: Any, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    trainer(run, "--model.lora_rank=4", "--loop.max_steps=1")
-    for other in ("--model.lora_rank=8", "--model.lora_rank=None"):
-        done = trainer(run, other, "--resume=auto", check=False)
-        assert done.returncode == 2
-        assert "was trained with model.lora_rank=4" in done.output
+def test_a_resume_changes_neither_rank_nor_what_is_frozen_and_knows_older_checkpoints() -> None:
+    def shape(**knobs: Any) -> dict[str, Any]:
+        return shaping(ModelConfig(**knobs), OptimConfig(), DataConfig(), 7)
+
+    assert not any("lora" in key or key in ("model.freeze", "optim.name") for key in shape())
+    kinds = ({}, {"lora_rank": 4}, {"lora_rank": 8}, {"freeze": ("proj_out",)})
+    told = [shape(**knobs) for knobs in kinds]
+    assert all(told[i] != told[j] for i in range(4) for j in range(i))
+    assert told[3]["model.freeze"] == ["proj_out"]
+
+
+def test_what_fit_found_is_kept_apart_for_what_trains_otherwise(tmp_path: Path) -> None:
+    accelerator, adamw = Accelerator(cpu=True), OptimConfig()
+    kinds = [ModelConfig(**knobs) for knobs in ({}, {"lora_rank": 4}, {"freeze": ("proj_out",)})]
+    paths = {fit_path(tmp_path / "run", accelerator, each, adamw) for each in kinds}
+    small = fit_path(tmp_path / "run", accelerator, kinds[0], OptimConfig(name="adamw8bit"))
+    assert len({*paths, small}) == 4
