@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial, reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from eval.config import EvalConfig
 from eval.ct2 import Ct2, load_ct2
 from eval.decode import Heard, transcribe
 from eval.evaluate import accelerated
-from eval.segments import Segment, tidy
+from eval.segments import Segment, joined, tidy
 from eval.silence import lend, listen
 from eval.sources import Failure, Source
 from eval.whisper import Whisper, load_whisper
@@ -128,12 +129,13 @@ def transcripts(
     for group in _groups(clips, size):
         for (source, *_), (u, heard) in zip(group, scribe.hear(group), strict=True):
             segments = heard.segments or (Segment(0.0, u.seconds, heard.text),)
+            written = "en" if u.task == "translate" else u.language
             yield Transcript(
                 source=source,
                 seconds=u.seconds,
                 language=u.language,
-                text=heard.text,
-                segments=tidy(segments, u.seconds),
+                text=reduce(partial(joined, language=written), (s.text for s in segments)).strip(),
+                segments=tidy(segments, u.seconds, written),
                 truncated=heard.truncated,
             )
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from data.labels import TIME_STEP
+from data.labels import TIME_STEP, UNSPACED
 
 UNTIL_THE_END = math.inf  # a model may end its text without a last time
 
@@ -45,7 +45,20 @@ def between_times(
     return tuple(found) if timed else ()
 
 
-def tidy(segments: Iterable[Segment], seconds: float) -> list[Segment]:
+def joined(text: str, following: str, language: str | None) -> str:
+    """Join two texts: a model may forget the space at the beginning of a window.
+
+    Args:
+        text: what is said first.
+        following: what is said next.
+        language: Whisper's code; where it is unknown, or has no spaces, those of the texts stay.
+    """
+    if language is None or language in UNSPACED:
+        return text + following
+    return f"{text.rstrip()} {following.lstrip()}"
+
+
+def tidy(segments: Iterable[Segment], seconds: float, language: str | None) -> list[Segment]:
     """Return segments that follow one another and end with the audio, in whole milliseconds.
 
     A model may say times that run backwards, stand still, or lie in the silence behind the audio.
@@ -54,6 +67,7 @@ def tidy(segments: Iterable[Segment], seconds: float) -> list[Segment]:
     Args:
         segments: in the order in which they are said, with the spaces between them.
         seconds: length of the audio.
+        language: Whisper's code of the texts, if it is known.
     """
     last = math.floor(seconds * 1000) / 1000
     kept: list[Segment] = []
@@ -67,7 +81,7 @@ def tidy(segments: Iterable[Segment], seconds: float) -> list[Segment]:
             start = max(0.0, round(min(start, last - TIME_STEP), 3))
             end = min(last, round(start + TIME_STEP, 3))
         elif start + TIME_STEP > end + 1e-6:
-            kept[-1] = kept[-1]._replace(text=kept[-1].text + segment.text)
+            kept[-1] = kept[-1]._replace(text=joined(kept[-1].text, segment.text, language))
             continue
         kept.append(Segment(start, end, segment.text))
     return [segment._replace(text=segment.text.strip()) for segment in kept]

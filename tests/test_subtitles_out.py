@@ -6,7 +6,7 @@ import math
 import pytest
 
 from data.cues import parse, screen_overlaps
-from eval.segments import Segment, between_times, tidy
+from eval.segments import Segment, between_times, joined, tidy
 from eval.subtitles import srt, vtt
 
 SAID = [
@@ -69,7 +69,8 @@ def test_what_stands_between_tokens_of_times_is_a_segment() -> None:
 )
 def test_segments_follow_one_another_and_end_with_the_audio(segments: list, kept: list) -> None:
     seconds = 5.1009
-    found = tidy([Segment(*each) for each in segments], seconds)
+    language = "zh" if any("一" in each[2] for each in segments) else "en"
+    found = tidy([Segment(*each) for each in segments], seconds, language)
     assert found == [Segment(*each) for each in kept]
     assert "".join(s.text for s in found).replace(" ", "") == "".join(
         each[2] for each in segments
@@ -77,3 +78,19 @@ def test_segments_follow_one_another_and_end_with_the_audio(segments: list, kept
     edges = [edge for each in found for edge in each[:2]]
     assert edges == sorted(edges)
     assert all(edge <= seconds for edge in edges)
+
+
+@pytest.mark.parametrize(
+    ("texts", "language", "told"),
+    [
+        ((" is dialed.", "to dial"), "en", " is dialed. to dial"),  # a window without its space
+        ((" is dialed. ", " to dial"), "en", " is dialed. to dial"),
+        (("一", "二"), "zh", "一二"),
+        (("一", " AI"), "zh", "一 AI"),
+        ((" one", " two"), None, " one two"),
+    ],
+)
+def test_windows_are_joined_as_their_language_is_written(
+    texts: tuple[str, str], language: str | None, told: str
+) -> None:
+    assert joined(*texts, language) == told
