@@ -6,14 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import tyro
 from accelerate import Accelerator
 from rich.console import Console
 
 from data.config import DataConfig
 from data.corpora import read
-from data.errors import InputError, plain_errors
+from data.errors import plain_errors
 from data.files import write_json
 from data.knobs import parse_dataclass
 from data.manifest import read_held_out, scan_cache
@@ -21,13 +20,14 @@ from data.screen import count_reasons
 from eval.compare import Compare, compare, read_heard
 from eval.config import EvalConfig
 from eval.ct2 import Ct2, is_ct2, load_ct2
-from eval.evaluate import Evaluator, save
+from eval.evaluate import Evaluator, accelerated, save
 from eval.meters import Meters
 from eval.noise import hear_noise
 from eval.page import ReportConfig, report, write_page
 from eval.scores import Hypothesis, short_names
 from eval.suspects import SuspectsConfig, suspects
 from eval.table import difference_table, score_table, sentences
+from eval.transcribe import TranscribeCommand, transcribe_files
 from eval.whisper import Whisper, load_whisper
 
 
@@ -44,14 +44,8 @@ class Scoring:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     def accelerator(self) -> Accelerator:
-        """Return the devices to compute on.
-
-        Raises:
-            InputError: they have no such precision.
-        """
-        if self.precision == "fp16" and not torch.cuda.is_available():
-            raise InputError("precision=fp16 needs a GPU; set precision to no or bf16")
-        return Accelerator(mixed_precision=self.precision)
+        """Return the devices to compute on."""
+        return accelerated(self.precision)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,6 +182,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], object]]] = {
     "compare": (CompareCommand, compare_two),
     "report": (ReportConfig, report),
     "suspects": (SuspectsConfig, suspects),
+    "transcribe": (TranscribeCommand, transcribe_files),
 }
 
 
@@ -202,7 +197,7 @@ def main() -> None:
 
 
 def _usage() -> str:
-    lines = (f"  {name:<9}{config.__doc__}" for name, (config, _) in COMMANDS.items())
+    lines = (f"  {name:<11}{config.__doc__}" for name, (config, _) in COMMANDS.items())
     return "\n".join(("python -m eval COMMAND …, or COMMAND --help for its knobs:", *lines, ""))
 
 

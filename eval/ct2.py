@@ -28,6 +28,7 @@ from eval.decode import MORE_TOKENS, Heard
 from eval.fallback import LEAST_PROBABLE, MOST_COMPRESSED, NO_SPEECH, TEMPERATURES
 from eval.hypothesis import Hypothesis
 from eval.scores import Scores, score
+from eval.segments import Segment
 
 WEIGHTS = "model.bin"
 COMPUTE = {"no": "default", "fp16": "float16", "bf16": "bfloat16"}  # default: as it was converted
@@ -121,6 +122,9 @@ class Ct2:
             text="".join(segment.text for window in windows for segment in window).strip(),
             tokens=sum(i < end for window in ids for i in window),
             truncated=any(len(window) >= most for window in ids),
+            segments=tuple(
+                Segment(each.start, each.end, each.text) for window in windows for each in window
+            ),
         )
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from data.labels import END, LAST_TIME, NO_TIMESTAMPS
 from data.utterance import Batch
 from eval.config import EvalConfig
 from eval.fallback import LONG, TEMPERATURES, Verdict, judge, seed
+from eval.segments import Segment, between_times
 from eval.whisper import Whisper
 
 MORE_TOKENS = 16  # than a clip's seconds allow, for the prefix and the shortest clips
@@ -27,6 +29,7 @@ class Heard:
     text: str
     tokens: int = 0  # of the text, without special ones
     truncated: bool = False  # it reached its most tokens, in any window, before the model ended it
+    segments: tuple[Segment, ...] = ()  # where it was decoded with times, as the model said them
 
 
 @torch.inference_mode()
@@ -127,12 +130,15 @@ def _long(whisper: Whisper, batch: Batch, features: Tensor, config: EvalConfig) 
         seed(batch.ids[0])
         options |= LONG
     found = whisper.model.generate(features, **options)
-    ends = []
+    ends, segments = [], []
     for segment in found["segments"][0]:
         window = segment["result"]
         sequence = window if isinstance(window, Tensor) else window["sequences"]
         ends.append(_id(whisper, END) in sequence.tolist())
-    return _read(whisper, [int(i) for i in found["sequences"][0]], truncated=not all(ends))
+        text = _text(whisper, segment["tokens"].tolist())
+        segments.append(Segment(float(segment["start"]), float(segment["end"]), text))
+    heard = _read(whisper, [int(i) for i in found["sequences"][0]], truncated=not all(ends))
+    return replace(heard, segments=tuple(segments))
 
 
 def _told(whisper: Whisper, batch: Batch, numbers: list[int]) -> dict[str, Any]:
@@ -156,10 +162,22 @@ def _generation(whisper: Whisper, config: EvalConfig, most: int) -> Any:
 
 
 def _read(whisper: Whisper, ids: list[int], *, truncated: bool) -> Heard:
-    text = whisper.processor.decode(ids, skip_special_tokens=True).strip()
-    first, last = _id(whisper, END), _id(whisper, NO_TIMESTAMPS) + 1 + LAST_TIME
-    tokens = sum(not first <= i <= last for i in ids)
-    return Heard(text=text, tokens=tokens, truncated=truncated)
+    special, first = _special(whisper), _id(whisper, NO_TIMESTAMPS) + 1
+    return Heard(
+        text=_text(whisper, ids).strip(),
+        tokens=sum(i not in special for i in ids),
+        truncated=truncated,
+        segments=between_times(ids, special, first, partial(_text, whisper)),
+    )
+
+
+def _text(whisper: Whisper, ids: list[int]) -> str:
+    return str(whisper.processor.decode(ids, skip_special_tokens=True))
+
+
+def _special(whisper: Whisper) -> range:
+    """Return the ids that are no text: of languages, tasks and times."""
+    return range(_id(whisper, END), _id(whisper, NO_TIMESTAMPS) + 2 + LAST_TIME)
 
 
 def _id(whisper: Whisper, token: str) -> int:

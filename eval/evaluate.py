@@ -125,6 +125,17 @@ class Evaluator:
         return batches[self.accelerator.process_index :: processes], -(-len(batches) // processes)
 
 
+def accelerated(precision: str) -> Accelerator:
+    """Return the devices to compute on.
+
+    Raises:
+        InputError: they have no such precision.
+    """
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise InputError("precision=fp16 needs a GPU; set precision to no or bf16")
+    return Accelerator(mixed_precision=precision)
+
+
 def save(folder: Path, scores: Scores, hypotheses: Sequence[Hypothesis], **facts: Any) -> None:
     """Write scores.json and utterances.jsonl."""
     rows = (h.to_json(scores.compared[h.utterance.id]) for h in hypotheses)

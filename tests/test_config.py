@@ -43,6 +43,16 @@ def test_the_guides_recipe_has_the_guides_values() -> None:
     assert config.precision == "fp16"
 
 
+def test_the_recipes_for_24_gb_train_what_they_say() -> None:
+    lora, whole = (
+        parse([f"whisper-large-v3-turbo{end}", "--data.corpus", "here"]) for end in ("-lora", "")
+    )
+    assert (lora.model.lora_rank, len(lora.model.lora_modules)) == (32, 6)
+    assert (whole.model.lora_rank, whole.optim.name) == (None, "adamw8bit")
+    assert lora.model.gradient_checkpointing
+    assert whole.model.gradient_checkpointing
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

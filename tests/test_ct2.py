@@ -17,10 +17,12 @@ from data.audio import load
 from data.config import DataConfig
 from data.corpora import read
 from data.errors import InputError
+from data.knobs import parse_dataclass
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.ct2 import Ct2, is_ct2, load_ct2
 from eval.noise import SOUNDS, hear_noise
+from eval.transcribe import TranscribeCommand, transcribe_files
 from eval.whisper import load_whisper
 from trainer.blank import BlankConfig, make_blank
 from trainer.publish import export
@@ -188,3 +190,19 @@ def test_an_exported_model_says_the_same_to_faster_whisper_as_to_a_stock_pipelin
         )  # CTranslate2 makes half of these and of the prompt
         assert "".join(segment.text for segment in segments).strip() == said[-1]
     assert len(set(said)) > 2  # else the comparison would say little
+
+
+def test_it_transcribes_files_with_times(
+    converted: Path, tmp_path: Path, write_clip: Callable[..., Path]
+) -> None:
+    long = write_clip(tmp_path / "clips" / "long.wav", 31.0)
+    write_clip(tmp_path / "clips" / "short.wav", 2.0)
+    out = tmp_path / "out"
+    arguments = [str(long.parent), f"--model={converted}", f"--out={out}", "--format=json"]
+    transcribe_files(parse_dataclass(TranscribeCommand, [*arguments, "--eval.max_length=16"]))
+    for name, seconds in (("long", 31.0), ("short", 2.0)):
+        told = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+        assert (told["seconds"], told["language"]) == (seconds, "en")
+        edges = [each[edge] for each in told["segments"] for edge in ("start", "end")]
+        assert edges == sorted(edges)
+        assert edges[-1] <= seconds

@@ -15,6 +15,7 @@ from trainer.blank import BlankConfig
 from trainer.config import Config
 from trainer.doctor import DoctorConfig
 from trainer.fit import FitConfig
+from trainer.leaving import ExportConfig
 from trainer.planning import PlanConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +32,13 @@ WEIGHTS = re.compile(r"model\.(?:encoder|decoder)\b")  # Whisper's own names, no
 COMMAND = re.compile(
     r"(?:python -m (data|eval|trainer)\b|\./launch\.sh|trainer/main\.py)((?:\\\n|[^\n`#│|;])*)"
 )
-TRAINER = {"blank": BlankConfig, "doctor": DoctorConfig, "fit": FitConfig, "plan": PlanConfig}
+TRAINER = {
+    "blank": BlankConfig,
+    "doctor": DoctorConfig,
+    "export": ExportConfig,
+    "fit": FitConfig,
+    "plan": PlanConfig,
+}
 
 
 def anchors(path: Path) -> set[str]:

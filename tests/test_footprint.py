@@ -14,8 +14,9 @@ from trainer.fit import Gauge
 from trainer.footprint import HEAP, Memory, all_memory, room
 from trainer.memory import rehearse
 from trainer.model import ModelConfig, TrainingModule, prepare_training
-from trainer.optim import OptimConfig, build_optimizer
+from trainer.optim import OptimConfig, build_optimizer, moments_of
 from trainer.shelf import CheckpointConfig
+from trainer.telemetry import peak_memory
 
 NONE = Path("none.json")
 LARGE = Shape(12, 1504, 60)
@@ -36,7 +37,7 @@ def test_a_pass_takes_about_the_memory_that_was_estimated(
 ) -> None:
     accelerator, model, optimizer = prepared(wide_model, gradient_checkpointing=recomputes)
     gauge = Gauge(accelerator.device)
-    memory = Memory(accelerator, model, NONE, recomputes=recomputes)
+    memory = Memory(accelerator, model, NONE, moments=0, recomputes=recomputes)
     rehearse(accelerator, model, optimizer, Shape(1, 16, 1))
     gauge.begin()
     before = gauge.peak
@@ -50,25 +51,25 @@ def test_longer_passes_and_more_rows_take_more_and_checkpointing_takes_less(
     wide_model: Path,
 ) -> None:
     accelerator, model, _ = prepared(wide_model)
-    memory = Memory(accelerator, model, NONE, recomputes=False)
+    memory = Memory(accelerator, model, NONE, moments=0, recomputes=False)
     sizes = [memory.peak(LARGE._replace(rows=rows)) for rows in (1, 2, 3)]
     assert sizes[2] - sizes[1] == pytest.approx(sizes[1] - sizes[0], rel=1e-6)
     assert memory.peak(LARGE._replace(frames=3000)) > memory.peak(LARGE)
     assert memory.peak(LARGE._replace(tokens=400)) > memory.peak(LARGE)
     accelerator, model, _ = prepared(wide_model, gradient_checkpointing=True)
-    less = Memory(accelerator, model, NONE, recomputes=True)
+    less = Memory(accelerator, model, NONE, moments=0, recomputes=True)
     assert less.peak(LARGE) < memory.peak(LARGE)
 
 
 def test_what_fit_measured_is_taken_and_scaled(wide_model: Path, tmp_path: Path) -> None:
     accelerator, model, _ = prepared(wide_model)
-    guess = Memory(accelerator, model, NONE, recomputes=False)
+    guess = Memory(accelerator, model, NONE, moments=0, recomputes=False)
     tried = [
         {"shape": [12, 1504, 60], "most": 12, "gigabytes": 9.0, "took": 1.0},
         {"shape": [12, 160, 60], "most": 12, "gigabytes": 2.0, "took": 1.0},
     ]
     write_json(tmp_path / "fit.json", {"pass_seconds": 1.0, "tried": tried})
-    known = Memory(accelerator, model, tmp_path / "fit.json", recomputes=False)
+    known = Memory(accelerator, model, tmp_path / "fit.json", moments=0, recomputes=False)
     assert (guess.source, known.source) == ("estimated from shapes", "as `fit` measured")
     assert known.peak(LARGE) == pytest.approx(known.rest + HEAP * (9e9 - known.rest))
     half = guess.peak(LARGE._replace(rows=6)) - guess.rest
@@ -110,3 +111,23 @@ def test_only_what_is_kept_takes_room(
 
 def test_a_device_has_memory() -> None:
     assert all_memory(torch.device("cpu")) > 1e8
+
+
+def test_what_is_frozen_has_neither_gradient_nor_moments(wide_model: Path) -> None:
+    def taken(optim: OptimConfig, **knobs: Any) -> float:
+        accelerator, model, _ = prepared(wide_model, **knobs)
+        moments = moments_of(model, optim)
+        memory = Memory(accelerator, model, NONE, moments=moments, recomputes=False)
+        return memory.rest - peak_memory(accelerator.device)
+
+    def weights(**knobs: Any) -> list[int]:
+        _, model, _ = prepared(wide_model, **knobs)
+        return [p.nbytes for p in model.parameters() if p.requires_grad]
+
+    adamw, small = OptimConfig(), OptimConfig(name="adamw8bit")
+    head = load_whisper(str(wide_model)).model.proj_out.weight.nbytes
+    assert taken(adamw) == 3 * sum(weights()) + head
+    assert taken(adamw, lora_rank=2) == 3 * sum(weights(lora_rank=2)) < sum(weights()) / 20
+    frozen = {"freeze": ("proj_out", "model.encoder")}
+    assert taken(adamw, **frozen) == 3 * sum(weights(**frozen))
+    assert sum(weights()) < taken(small) - head < 1.8 * sum(weights())

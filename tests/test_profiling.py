@@ -62,6 +62,16 @@ def test_what_is_computed_holds_padding_and_what_is_computed_twice() -> None:
     assert replace(frozen, recomputes=True).computed(rows) < again
 
 
+def test_frozen_weights_need_no_gradient_of_their_own() -> None:
+    rows = [(5.0, 20)]
+    adapters = replace(FLOPS, frozen_weights=True)
+    assert adapters.computed(rows) == adapters.train(rows)
+    assert 2 / 3 < adapters.train(rows) / FLOPS.train(rows) < 0.75  # what attends has no weights
+    both = replace(adapters, frozen_encoder=True)
+    assert both.train(rows) > both.encoder(250) + 2 * both.decoder(250, 20)
+    assert both.train(rows) < replace(FLOPS, frozen_encoder=True).train(rows)
+
+
 def test_an_evaluation_is_no_part_of_an_update(tmp_path: Path) -> None:
     profile = Profile(tmp_path, print, FLOPS, 1e12)
     with profile.paused():

@@ -6,8 +6,9 @@ loop        update, record, evaluate, save: when each is due
 run         everything that training touches
 recovery    what it does where something goes wrong
 step        one update
-model       what training adds to Whisper: selected positions, summed loss
-optim       AdamW's groups; the learning rate as a function of the update
+model       what training adds to Whisper: selected positions, summed loss; freezing: which parts
+            are not trained; lora: adapters beside frozen weights
+optim       AdamW's groups; the learning rate as a function of the update; eightbit: small moments
 state       all progress there is
 checkpoint  writes and loads; snapshot is the copy in memory, sealed the folder that is complete or
             absent, shelf where they stand

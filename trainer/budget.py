@@ -15,6 +15,7 @@ from data.errors import InputError
 from data.features import FRAMES_PER_SECOND
 from data.utterance import Shape
 from trainer.model import ModelConfig
+from trainer.optim import OptimConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,12 +57,17 @@ def _weight(seconds: float, quadratic: float | None) -> float:
     return seconds if quadratic is None else seconds + seconds**2 / quadratic
 
 
-def fit_path(folder: Path, accelerator: Accelerator, model: ModelConfig) -> Path:
-    """Return where the budget of a device, a model and a precision is kept, beside the runs."""
+def fit_path(
+    folder: Path, accelerator: Accelerator, model: ModelConfig, optim: OptimConfig
+) -> Path:
+    """Return where the budget of a device, a model, what is trained and a precision is kept."""
     device, cuda = accelerator.device, accelerator.device.type == "cuda"
     parts = [torch.cuda.get_device_name(device) if cuda else "cpu", Path(model.name).name]
     parts += [accelerator.mixed_precision, "recomputed" if model.gradient_checkpointing else ""]
-    parts += ["frozen" if model.freeze_encoder else ""]
+    parts += ["frozen" if model.freeze_encoder else "", *model.freeze]
+    if model.lora_rank is not None:
+        parts += [f"lora{model.lora_rank}", *model.lora_modules]
+    parts += ["" if optim.name == "adamw" else optim.name]
     name = re.sub(r"[^\w.]+", "-", "-".join(filter(None, parts)))
     return folder.parent / ".fit" / f"{name}.json"
 

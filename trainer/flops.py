@@ -49,11 +49,17 @@ class WhisperFlops:
     n_mels: int
     vocabulary: int
     frozen_encoder: bool = False
+    frozen_weights: bool = False  # adapters learn instead; what they compute is too little to count
     recomputes: bool = False  # gradient checkpointing goes forward twice
 
     @classmethod
     def of(
-        cls, config: Any, *, frozen_encoder: bool = False, recomputes: bool = False
+        cls,
+        config: Any,
+        *,
+        frozen_encoder: bool = False,
+        frozen_weights: bool = False,
+        recomputes: bool = False,
     ) -> "WhisperFlops":
         """Take the shapes from a transformers WhisperConfig."""
         return cls(
@@ -63,6 +69,7 @@ class WhisperFlops:
             n_mels=config.num_mel_bins,
             vocabulary=config.vocab_size,
             frozen_encoder=frozen_encoder,
+            frozen_weights=frozen_weights,
             recomputes=recomputes,
         )
 
@@ -82,23 +89,30 @@ class WhisperFlops:
     def train(self, clips: Iterable[tuple[float, int]]) -> float:
         """Return the useful FLOPs of training on clips of (seconds, tokens): no padding counted.
 
-        Forward once and backward twice; a frozen encoder goes forward only. What gradient
-        checkpointing computes again is not counted.
+        Forward once and backward twice, or once where weights are frozen; a frozen encoder goes
+        forward only. What gradient checkpointing computes again is not counted.
         """
-        encoder = 1 if self.frozen_encoder else 3
-        return sum(
-            encoder * self.encoder(seconds * POSITIONS_PER_SECOND)
-            + 3 * self.decoder(seconds * POSITIONS_PER_SECOND, tokens)
-            for seconds, tokens in clips
-        )
+        return self._trained(clips, again=False)
 
     def computed(self, rows: Iterable[tuple[float, int]]) -> float:
         """Return the FLOPs of training on padded rows, with what gradient checkpointing repeats."""
-        rows = [(seconds * POSITIONS_PER_SECOND, tokens) for seconds, tokens in rows]
-        once = sum(self.decoder(s, u) for s, u in rows)
-        heard = sum(self.encoder(s) for s, _ in rows)
-        forward = once if self.frozen_encoder else once + heard
-        return 2 * forward + once + heard + (forward if self.recomputes else 0.0)
+        return self._trained(rows, again=self.recomputes)
+
+    def _trained(self, clips: Iterable[tuple[float, int]], *, again: bool) -> float:
+        total = 0.0
+        for seconds, tokens in clips:
+            s = seconds * POSITIONS_PER_SECOND
+            heard, said = self.encoder(s), self.decoder(s, tokens)
+            passed = said if self.frozen_encoder else said + heard  # by a gradient, on its way back
+            back = passed + self._attended(s, tokens) if self.frozen_weights else 2 * passed
+            total += heard + said + back + (passed if again else 0.0)
+        return total
+
+    def _attended(self, positions: float, tokens: int) -> float:
+        """Return the FLOPs of what has no weights: positions and tokens that attend."""
+        d, s, u = self.d_model, positions, tokens
+        encoder = 0.0 if self.frozen_encoder else self.encoder_layers * 4 * d * s * s
+        return encoder + self.decoder_layers * (4 * d * u * s + 4 * d * u * u)
 
     def of_pass(self, shape: Shape, *, repair: bool) -> float:
         """Return the FLOPs of training on a pass; a repaired one goes forward at 30 s as well."""

@@ -32,7 +32,13 @@ class Memory:
     """
 
     def __init__(
-        self, accelerator: Accelerator, model: nn.Module, fit: Path, *, recomputes: bool
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        fit: Path,
+        *,
+        moments: int,
+        recomputes: bool,
     ) -> None:
         """Begin before the first update.
 
@@ -40,6 +46,7 @@ class Memory:
             accelerator: knows the device and autocast.
             model: a prepared TrainingModule.
             fit: where `fit` keeps its figures, if it made some.
+            moments: bytes that the optimizer will keep.
             recomputes: whether gradient checkpointing is on.
         """
         self._accelerator = accelerator
@@ -47,10 +54,10 @@ class Memory:
         self._recomputes = recomputes
         self._config = accelerator.unwrap_model(model).whisper.config
         self.rest = peak_memory(accelerator.device)  # weights; on a CPU, libraries and all
-        trained = [p for p in model.parameters() if p.requires_grad]
-        self.rest += 3 * sum(p.nbytes for p in trained)  # gradients and two moments
+        self.rest += moments + sum(p.nbytes for p in model.parameters() if p.requires_grad)
+        head = accelerator.unwrap_model(model).whisper.proj_out.weight
         # the embedding's gradient comes twice, since the LM head has the same weights
-        self.rest += accelerator.unwrap_model(model).whisper.proj_out.weight.nbytes
+        self.rest += head.nbytes if head.requires_grad else 0
         self._fitted = _fitted(fit)
 
     @property
@@ -166,7 +173,8 @@ def room(
     """
     weights = sum(p.nbytes for p in model.parameters())
     buffers = sum(b.nbytes for b in model.buffers())
-    moments = sum(t.nbytes for state in optimizer.state.values() for t in state.values())
+    kept_by = (value for state in optimizer.state.values() for value in state.values())
+    moments = sum(value.nbytes for value in kept_by if isinstance(value, Tensor))
     for_good = [s for s in saves if config.keep_every is not None and s % config.keep_every == 0]
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     checkpoint = weights + buffers + moments

@@ -21,12 +21,12 @@ from trainer.clock import Clock
 from trainer.config import Config, command_line
 from trainer.device import build_accelerator
 from trainer.drops import DropLog, clips_heard
-from trainer.flops import WhisperFlops, peak_flops
+from trainer.flops import peak_flops
 from trainer.forecast import circumstances, plan_path
 from trainer.guard import Guard
 from trainer.loop import train
 from trainer.losses import ClipLosses
-from trainer.model import prepare_training
+from trainer.model import flops_of, prepare_training
 from trainer.optim import build_optimizer
 from trainer.passes import build_passes
 from trainer.profiling import NoProfile, Profile
@@ -47,7 +47,7 @@ from trainer.run_folder import (
     write_settings,
 )
 from trainer.scoring import Scoring
-from trainer.sharding import Mirror, trained
+from trainer.sharding import Mirror, apart
 from trainer.shelf import Shelf
 from trainer.signals import Stop
 from trainer.state import TrainState
@@ -131,7 +131,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     scoring = build_scoring(config, folder, pulse, recorder, resumed=saved is not None)
     whisper, manifest = scoring.evaluator.whisper, scoring.manifest
 
-    module = prepare_training(trained(whisper, accelerator), config.model)
+    module = apart(prepare_training(whisper, config.model), accelerator)
     model, optimizer = accelerator.prepare(module, build_optimizer(module, config.optim))
     mirror = Mirror(accelerator, model, whisper)
     plan = Plan.of(manifest.train, config.data, config.seed)
@@ -145,11 +145,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
         resume(saved, checkpoints, state, scoring, mirror)
 
     drops = DropLog(folder / "drops.jsonl", config.data, clips_heard(config.data, plan, steps))
-    flops = WhisperFlops.of(
-        whisper.model.config,
-        frozen_encoder=config.model.freeze_encoder,
-        recomputes=config.model.gradient_checkpointing,
-    )
+    flops = flops_of(whisper, config.model)
     peak, source = peak_flops(accelerator.device)
 
     write_settings(folder, config.to_yaml(), accelerator, origin, (peak, source))

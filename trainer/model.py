@@ -6,10 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data.errors import InputError
 from data.features import N_FRAMES, pad_features
 from data.utterance import IGNORE
 from eval.silence import lend, listen
 from eval.whisper import Whisper
+from trainer.flops import WhisperFlops
+from trainer.freezing import freeze, refuse_frozen
+from trainer.lora import add_adapters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,8 +24,31 @@ class ModelConfig:
     revision: str | None = None  # commit on the Hub; None: the newest
     gradient_checkpointing: bool = False  # a third more time for much less memory
     freeze_encoder: bool = False  # trains the decoder only
+    freeze: tuple[str, ...] = ()  # more parts: names of modules or weights, with * for any letters
     dropout: float | None = None  # None: as the checkpoint says, which is 0 for Whisper
     silence: bool = True  # short clips are heard as if silence followed, up to 30 s
+    lora_rank: int | None = None  # trains adapters of this rank alone (extra lora); None: weights
+    lora_alpha: float | None = None  # an adapter weighs alpha / rank; None: twice the rank
+    lora_dropout: float = 0.0  # of what adapters hear
+    lora_modules: tuple[str, ...] = ("q_proj", "v_proj")  # the layers, by the ends of their names
+
+    def __post_init__(self) -> None:
+        """Refuse values that could not work.
+
+        Raises:
+            InputError: a number is out of its range.
+        """
+        if self.lora_rank is not None and self.lora_rank < 1:
+            raise InputError(f"model.lora_rank must be at least 1, got {self.lora_rank}")
+        if self.lora_alpha is not None and not self.lora_alpha > 0:
+            raise InputError(f"model.lora_alpha must be greater than 0, got {self.lora_alpha}")
+        if not 0 <= self.lora_dropout < 1:
+            raise InputError(f"model.lora_dropout must be from 0 to below 1: {self.lora_dropout}")
+
+    @property
+    def frozen_encoder(self) -> bool:
+        """Tell whether nothing of the encoder is trained."""
+        return self.freeze_encoder or "model.encoder" in self.freeze
 
 
 class TrainingModule(nn.Module):
@@ -88,7 +115,11 @@ class TrainingModule(nn.Module):
 
 
 def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:
-    """Set dropout, gradient checkpointing and freezing, and wrap the model."""
+    """Set dropout, gradient checkpointing, freezing and adapters, and wrap the model.
+
+    Raises:
+        InputError: what is frozen or adapted is not there, or nothing is left to train.
+    """
     model = whisper.model
     if config.dropout is not None:
         _set_dropout(model, config.dropout)
@@ -98,9 +129,27 @@ def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:
             model, "activation_checkpointing_enable", model.gradient_checkpointing_enable
         )
         enable({"use_reentrant": False})
-    if config.freeze_encoder:
-        model.model.encoder.requires_grad_(False)
-    return TrainingModule(model, freeze_encoder=config.freeze_encoder, silence=config.silence)
+    freeze(model, (*config.freeze, *(("model.encoder",) if config.freeze_encoder else ())))
+    if config.lora_rank is not None:
+        add_adapters(
+            model,
+            config.lora_modules,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha or 2 * config.lora_rank,
+            dropout=config.lora_dropout,
+        )
+    refuse_frozen(model)
+    return TrainingModule(model, freeze_encoder=config.frozen_encoder, silence=config.silence)
+
+
+def flops_of(whisper: Whisper, config: ModelConfig) -> WhisperFlops:
+    """Return the arithmetic of training it so."""
+    return WhisperFlops.of(
+        whisper.model.config,
+        frozen_encoder=config.frozen_encoder,
+        frozen_weights=config.lora_rank is not None,
+        recomputes=config.gradient_checkpointing,
+    )
 
 
 def _set_dropout(model: nn.Module, rate: float) -> None:

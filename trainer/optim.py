@@ -2,18 +2,21 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from data.errors import InputError
+from trainer.eightbit import adamw8bit, moment_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
     """How weights move."""
 
+    # adamw8bit: its moments take a quarter of the memory (extra 8bit)
+    name: Literal["adamw", "adamw8bit"] = "adamw"
     lr: float = 1e-5  # peak; a tenth or less of pretraining's
     warmup: int = 50  # updates from 0 to the peak
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up
@@ -37,16 +40,29 @@ class OptimConfig:
             raise InputError(f"optim.max_norm must be greater than 0, got {self.max_norm}")
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Make AdamW over what is trained, with weight decay on matrices only."""
+def build_optimizer(model: nn.Module, config: OptimConfig) -> Any:
+    """Make AdamW over what is trained, with weight decay on matrices only.
+
+    Raises:
+        InputError: it is the one of 8 bits, and bitsandbytes is not installed.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
-    )
+    betas = (config.beta1, config.beta2)
+    if config.name == "adamw8bit":
+        return adamw8bit(groups, lr=config.lr, betas=betas, eps=config.eps)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
+
+
+def moments_of(model: nn.Module, config: OptimConfig) -> int:
+    """Return the bytes of the two moments of each weight that is trained."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if config.name == "adamw8bit":
+        return sum(map(moment_bytes, trained))
+    return 2 * sum(p.nbytes for p in trained)
 
 
 def lr_at(update: int, updates: int, config: OptimConfig) -> float:

@@ -32,7 +32,7 @@ def build_passes(
     """
     accelerator, whisper = scoring.evaluator.accelerator, scoring.evaluator.whisper
     rank, world = accelerator.process_index, accelerator.num_processes
-    budget = fitted(config.data, fit_path(folder, accelerator, config.model))
+    budget = fitted(config.data, fit_path(folder, accelerator, config.model, config.optim))
     augmentation = Augmentation(config.data.augment, config.seed, whisper.n_mels)
     stages = Stages(whisper.labels(), whisper.n_mels, accelerator.device, augmentation)
 

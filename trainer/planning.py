@@ -21,11 +21,10 @@ from trainer.budget import fit_path, fitted
 from trainer.clock import Clock
 from trainer.config import Config
 from trainer.device import build_accelerator
-from trainer.flops import WhisperFlops
 from trainer.footprint import Memory, Room, all_memory, room
 from trainer.forecast import Forecast, Pace, circumstances, plan_path
-from trainer.model import prepare_training
-from trainer.optim import build_optimizer
+from trainer.model import flops_of, prepare_training
+from trainer.optim import build_optimizer, moments_of
 from trainer.outlook import Told, show
 from trainer.publish import settle_generation
 from trainer.publisher import Publisher
@@ -115,14 +114,15 @@ class Draft:
         settle_generation(self.whisper, self.manifest.train)
         module = prepare_training(self.whisper, config.model)
         model, optimizer = self.accelerator.prepare(module, build_optimizer(module, config.optim))
-        self.flops = WhisperFlops.of(
-            self.whisper.model.config,
-            frozen_encoder=config.model.freeze_encoder,
+        self.flops = flops_of(self.whisper, config.model)
+        fit = fit_path(self.folder, self.accelerator, config.model, config.optim)
+        self.memory = Memory(
+            self.accelerator,
+            model,
+            fit,
+            moments=moments_of(module, config.optim),
             recomputes=config.model.gradient_checkpointing,
         )
-        fit = fit_path(self.folder, self.accelerator, config.model)
-        recomputes = config.model.gradient_checkpointing
-        self.memory = Memory(self.accelerator, model, fit, recomputes=recomputes)
         self.plan = Plan.of(self.manifest.train, config.data, config.seed)
         self.steps = config.loop.max_steps or self.plan.length(config.loop.epochs)
         budget = fitted(config.data, fit)

@@ -18,6 +18,7 @@ from data.utterance import Utterance
 from eval.whisper import Whisper
 from trainer.card import card
 from trainer.companions import halve, write_companions
+from trainer.lora import merged, take_off
 
 Precision = Literal["fp32", "fp16"]
 
@@ -87,7 +88,7 @@ def export(
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        whisper.model.save_pretrained(fresh)
+        merged(whisper.model).save_pretrained(fresh)
         whisper.processor.save_pretrained(fresh)
         write_companions(fresh, whisper.processor)
         if precision == "fp16":
@@ -112,6 +113,7 @@ def describe(folder: Path, facts: dict[str, Any]) -> None:
 
 def restore(whisper: Whisper, folder: Path) -> None:
     """Load exported weights into the model in hand."""
+    take_off(whisper.model)
     load_model(whisper.model, folder / "model.safetensors")
 
 

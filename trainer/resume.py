@@ -1,5 +1,6 @@
 """Going on where a run stopped."""
 
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ STREAM = (
     "max_seconds",
 )
 
+LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_modules")
+
 
 def shaping(model: ModelConfig, optim: OptimConfig, data: DataConfig, steps: int) -> dict[str, Any]:
     """Return the knobs that a run's weights depend on: what a resume compares.
@@ -60,13 +63,29 @@ def shaping(model: ModelConfig, optim: OptimConfig, data: DataConfig, steps: int
         data: how the plan is drawn.
         steps: updates to make in all; they matter only where the learning rate asks.
     """
-    knobs = {f"model.{k}": v for k, v in asdict(model).items() if k != "gradient_checkpointing"}
-    knobs |= {f"optim.{key}": value for key, value in asdict(optim).items()}
+    knobs = _set(model, "model.", ("freeze", *LORA)) | _set(optim, "optim.", ("name",))
+    del knobs["model.gradient_checkpointing"]
     asked = PLAN + STREAM if data.streaming else PLAN
     knobs |= {f"data.{key}": getattr(data, key) for key in asked}
     knobs |= {f"data.augment.{key}": value for key, value in asdict(data.augment).items()}
     knobs = {key: list(v) if isinstance(v, tuple) else v for key, v in knobs.items()}  # as in JSON
     return knobs if optim.schedule == "constant" else knobs | {"loop.max_steps": steps}
+
+
+def _set(config: ModelConfig | OptimConfig, prefix: str, later: Collection[str]) -> dict[str, Any]:
+    """Return knobs by their full names, without those that are as in checkpoints from before them.
+
+    Args:
+        config: holds them.
+        prefix: of their names.
+        later: those that came later.
+    """
+    default = type(config)()
+    return {
+        f"{prefix}{key}": value
+        for key, value in asdict(config).items()
+        if key not in later or value != getattr(default, key)
+    }
 
 
 def refuse_change(path: Path, now: dict[str, Any], accept: tuple[str, ...]) -> None:

@@ -164,11 +164,13 @@ def overview(
     part = "in the first window of the stream" if streaming else "an epoch"
     hours = sum(plan.seconds) / 3600
     weights = sum(p.numel() for p in model.parameters()) / 1e6
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
+    share = f" ({trained:.1f} M of them trained)" if trained < weights / 2 else ""
     begin = f"going on after update {state.step}: " if state.step else ""
     return (
-        f"{begin}{weights:.1f} M parameters, {len(manifest.train):,} clips ({hours:.2f} h) in "
-        f"{len(plan.buckets)} buckets, {len(plan.updates(0)):,} updates {part}, {steps:,} in "
-        f"all; dev {len(manifest.dev):,} clips, test {len(manifest.test):,}"
+        f"{begin}{weights:.1f} M parameters{share}, {len(manifest.train):,} clips "
+        f"({hours:.2f} h) in {len(plan.buckets)} buckets, {len(plan.updates(0)):,} updates {part}, "
+        f"{steps:,} in all; dev {len(manifest.dev):,} clips, test {len(manifest.test):,}"
     )
 
 

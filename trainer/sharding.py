@@ -5,7 +5,6 @@ the others at each layer. So it has a model of its own, filled in from the parts
 """
 
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 from accelerate import Accelerator
@@ -51,11 +50,11 @@ def refuse_others(accelerator: Accelerator) -> None:
     )
 
 
-def trained(whisper: Whisper, accelerator: Accelerator) -> Whisper:
-    """Return the model that is trained: a copy where its weights are going to be cut up."""
-    if not is_sharded(accelerator):
-        return whisper
-    return replace(whisper, model=deepcopy(whisper.model))
+def apart(module: TrainingModule, accelerator: Accelerator) -> TrainingModule:
+    """Give the module a model of its own where its weights are going to be cut up."""
+    if is_sharded(accelerator):
+        module.whisper = deepcopy(module.whisper)
+    return module
 
 
 class Mirror:

@@ -43,8 +43,8 @@ class Snapshot:
 
     @property
     def bytes(self) -> int:
-        """Return about how much will be written: weights, and two moments of each."""
-        return 3 * sum(each.numel() * each.element_size() for each in self.weights.values())
+        """Return about how much will be written: weights, and what the optimizer keeps."""
+        return _bytes(self.weights) + _bytes(self.optimizer)
 
     def write(self, folder: Path) -> None:
         """Write the files that load_state reads.
@@ -83,6 +83,13 @@ def _untied(state: dict[str, Tensor]) -> dict[str, Tensor]:
             seen.add(tensor.data_ptr())
             copies[name] = _copy(tensor).contiguous()
     return copies
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.nbytes
+    inside = value.values() if isinstance(value, dict) else value
+    return sum(map(_bytes, inside)) if isinstance(value, dict | list) else 0
 
 
 def _copy(value: Any) -> Any:

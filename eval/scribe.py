@@ -1,0 +1,234 @@
+"""A loaded model that writes down what is said in files, several short ones at a time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial, reduce
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+from data.audio import load
+from data.collate import pad
+from data.errors import InputError
+from data.features import CHUNK_SECONDS, N_FRAMES, SAMPLE_RATE, LogMel
+from data.plan import edge_of
+from data.source import AudioError
+from data.utterance import Batch, Position, Utterance
+from eval.config import EvalConfig
+from eval.ct2 import Ct2, load_ct2
+from eval.decode import Heard, transcribe
+from eval.evaluate import accelerated
+from eval.segments import Segment, joined, tidy
+from eval.silence import lend, listen
+from eval.sources import Failure, Source
+from eval.whisper import Whisper, load_whisper
+
+NOWHERE = Position()  # of a plan
+Clip = tuple[Source, Utterance, Tensor]
+
+
+class Transcript(NamedTuple):
+    """What was heard in a file."""
+
+    source: Source
+    seconds: float
+    language: str | None
+    text: str
+    segments: list[Segment]
+    truncated: bool
+
+
+class Scribe:
+    """A Whisper, loaded, on a device."""
+
+    def __init__(self, name: str, config: EvalConfig, precision: str) -> None:
+        """Load the model.
+
+        Args:
+            name: a folder or a name on the Hub.
+            config: how to decode.
+            precision: no, fp16 or bf16.
+
+        Raises:
+            InputError: it is not there, or has no tokens of the times that are asked for.
+        """
+        self._accelerator = accelerated(precision)
+        self._config = config
+        self.whisper = load_whisper(name)
+        if config.timestamps and not self.whisper.labels().knows_times:
+            raise InputError(
+                f"model {name!r} has no tokens of times, which subtitles need: take format txt"
+            )
+        self.whisper.model.to(self._accelerator.device).eval()
+        self._mel = LogMel(self.whisper.n_mels).to(self._accelerator.device)
+        if config.pad == "bucket":
+            lend(self.whisper.model, listen(self.whisper.model))
+
+    def hear(self, clips: Sequence[Clip]) -> list[tuple[Utterance, Heard]]:
+        """Return what is heard in clips of up to 30 s, or in one that is longer."""
+        utterances = [u for _, u, _ in clips]
+        longest = max(u.seconds for u in utterances)
+        frames = edge_of(longest) if self._config.pad == "bucket" else N_FRAMES
+        waves = pad([samples for *_, samples in clips], frames)
+        features = self._mel(waves.to(self._accelerator.device))
+        with self._accelerator.autocast(), torch.inference_mode():
+            utterances = self._with_languages(utterances, features)
+            heard = transcribe(self.whisper, _batch(utterances, features), self._config)
+        return list(zip(utterances, heard, strict=True))
+
+    def _with_languages(self, utterances: list[Utterance], features: Tensor) -> list[Utterance]:
+        """Let the model say what is spoken in the first 30 s, where nobody did."""
+        if not self.whisper.multilingual or utterances[0].language is not None:
+            return utterances
+        first = features[..., :N_FRAMES]
+        if first.shape[-1] < N_FRAMES:
+            states = self.whisper.model.model.encoder(first)
+            ids = self.whisper.model.detect_language(encoder_outputs=states)
+        else:
+            ids = self.whisper.model.detect_language(first)
+        tokens = self.whisper.processor.tokenizer.convert_ids_to_tokens(ids.flatten().tolist())
+        return [
+            replace(u, language=t.strip("<|>")) for u, t in zip(utterances, tokens, strict=True)
+        ]
+
+
+class Ct2Scribe:
+    """The same of a model that CTranslate2 converted."""
+
+    def __init__(self, name: str, config: EvalConfig, precision: str) -> None:
+        """Load the folder.
+
+        Args:
+            name: the folder.
+            config: how to decode.
+            precision: no, fp16 or bf16.
+
+        Raises:
+            InputError: as load_ct2().
+        """
+        self.whisper = load_ct2(name, config, precision)
+
+    def hear(self, clips: Sequence[Clip]) -> list[tuple[Utterance, Heard]]:
+        """Return what is heard in each clip."""
+        return [(u, self.whisper.transcribe(u, samples.numpy())) for _, u, samples in clips]
+
+
+def transcripts(
+    scribe: Scribe | Ct2Scribe, clips: Iterator[Clip], size: int
+) -> Iterator[Transcript]:
+    """Yield what is heard in each clip, in order.
+
+    Args:
+        scribe: hears.
+        clips: decoded one after another.
+        size: those of up to 30 s that are heard together.
+    """
+    for group in _groups(clips, size):
+        for (source, *_), (u, heard) in zip(group, scribe.hear(group), strict=True):
+            segments = heard.segments or (Segment(0.0, u.seconds, heard.text),)
+            written = "en" if u.task == "translate" else u.language
+            yield Transcript(
+                source=source,
+                seconds=u.seconds,
+                language=u.language,
+                text=reduce(partial(joined, language=written), (s.text for s in segments)).strip(),
+                segments=tidy(segments, u.seconds, written),
+                truncated=heard.truncated,
+            )
+
+
+def decoded(
+    sources: Sequence[Source], language: str | None, task: str, failures: list[Failure]
+) -> Iterator[Clip]:
+    """Yield files with their samples; one that cannot be read joins the failures."""
+    for source in sources:
+        audio = str(source.path)
+        utterance = Utterance(id=audio, audio=audio, text="", language=language, task=task)
+        try:
+            samples = load(utterance)
+        except AudioError as error:
+            failures.append(Failure(audio, f"{error.reason} ({error.detail})"))
+            continue
+        yield source, replace(utterance, seconds=len(samples) / SAMPLE_RATE), samples
+
+
+def spoken(whisper: Whisper | Ct2, language: str | None, task: str) -> str | None:
+    """Return the code of the language that a model is told; None: it shall find out.
+
+    Raises:
+        InputError: it does not know the language, or cannot translate.
+    """
+    if not whisper.multilingual:
+        if task != "transcribe" or language not in (None, "en", "english"):
+            raise InputError(
+                f"model {whisper.name!r} is English-only: it can neither be told another language "
+                f"than en (got {language}) nor to translate"
+            )
+        return "en"
+    if language is None:
+        return whisper.language
+    code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
+    if f"<|{code}|>" not in whisper.labels().vocabulary:
+        raise InputError(
+            f"language {language!r} is unknown to the model {whisper.name!r}: take one of "
+            "Whisper's codes, such as en, zh, yue or ko"
+        )
+    return code
+
+
+def model_of(name: str) -> str:
+    """Return the model's folder where a run's is named.
+
+    Raises:
+        InputError: the run has not written one yet.
+    """
+    folder = Path(name)
+    if not folder.is_dir() or (folder / "config.json").is_file():
+        return name
+    if (folder / "model").is_dir():
+        return str(folder / "model")
+    if (folder / "config.yaml").is_file():
+        raise InputError(
+            f"{folder}: this run has written no model yet: it does when dev gets better, or at its "
+            "end; --resume=auto goes on with it"
+        )
+    return name
+
+
+def _groups(clips: Iterator[Clip], size: int) -> Iterator[list[Clip]]:
+    """Yield up to so many clips of up to 30 s, and longer ones alone, in order."""
+    held: list[Clip] = []
+    for clip in clips:
+        if clip[1].seconds > CHUNK_SECONDS:
+            if held:
+                yield held
+            yield [clip]
+            held = []
+            continue
+        held.append(clip)
+        if len(held) == size:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def _batch(utterances: Sequence[Utterance], features: Tensor) -> Batch:
+    """Return what is to be transcribed, as an evaluation has it."""
+    nothing = torch.empty(len(utterances), 0, dtype=torch.long)
+    return Batch(
+        ids=[u.id for u in utterances],
+        languages=[u.language or "" for u in utterances],
+        tasks=[u.task for u in utterances],
+        features=features,
+        decoder_input_ids=nothing,
+        labels=nothing,
+        seconds=[u.seconds for u in utterances],
+        tokens=[0] * len(utterances),
+        at=NOWHERE,
+        after=NOWHERE,
+        last=True,
+    )

@@ -1,0 +1,47 @@
+"""Segments as SRT and WebVTT: what data/cues.py reads.
+
+https://www.w3.org/TR/webvtt1
+"""
+
+from collections.abc import Sequence
+
+from data.cues import ARROW
+from eval.segments import Segment
+
+# SRT knows no escapes, and a line with its arrow is a cue's
+WITHOUT_ARROWS = {ARROW: "→"}
+ESCAPED = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}  # in this order
+
+
+def srt(segments: Sequence[Segment]) -> str:
+    """Return segments as SRT."""
+    cues = (
+        f"{number}\n{_times(segment, ',')}\n{_line(segment.text, WITHOUT_ARROWS)}\n"
+        for number, segment in enumerate(segments, start=1)
+    )
+    return "\n".join(cues)
+
+
+def vtt(segments: Sequence[Segment]) -> str:
+    """Return segments as WebVTT."""
+    cues = (f"{_times(segment, '.')}\n{_line(segment.text, ESCAPED)}\n" for segment in segments)
+    return "\n".join(("WEBVTT\n", *cues))
+
+
+def _times(segment: Segment, point: str) -> str:
+    return f"{_time(segment.start, point)} {ARROW} {_time(segment.end, point)}"
+
+
+def _time(seconds: float, point: str) -> str:
+    whole, thousandths = divmod(round(seconds * 1000), 1000)
+    minutes, seconds_left = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{seconds_left:02d}{point}{thousandths:03d}"
+
+
+def _line(text: str, replaced: dict[str, str]) -> str:
+    """Return a text on one line: an empty one would end its cue."""
+    text = " ".join(text.split())
+    for old, new in replaced.items():
+        text = text.replace(old, new)
+    return text

@@ -1,0 +1,134 @@
+"""`python -m eval transcribe AUDIO … --model RUN`: what is said in files, as text or subtitles."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from data.config import Task
+from data.errors import InputError
+from data.features import CHUNK_SECONDS
+from data.files import write_text
+from eval.config import EvalConfig
+from eval.ct2 import is_ct2
+from eval.scribe import Ct2Scribe, Scribe, Transcript, decoded, model_of, spoken, transcripts
+from eval.sources import Failure, find, refuse_clashes
+from eval.subtitles import srt, vtt
+
+MOST_NAMED = 5  # failures in the sentence at the end
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TranscribeCommand:
+    """Write down what is said in audio: `python -m eval transcribe AUDIO … --model RUN`."""
+
+    audio: tyro.conf.Positional[tuple[str, ...]]  # files, folders, or patterns in quotes
+    model: str  # a run's folder, a model's, one that CTranslate2 made, or a name on the Hub
+    format: tuple[Literal["txt", "srt", "vtt", "json"], ...] = ("txt",)  # all but txt have times
+    out: str | None = None  # a folder that gets a file in each format; none: one format is printed
+    language: str | None = None  # Whisper's code; none: the model's own, or what it detects
+    task: Task = "transcribe"
+    precision: Literal["no", "fp16", "bf16"] = "no"  # autocast
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be told apart once it is printed.
+
+        Raises:
+            InputError: nothing is named, or several formats are to be printed.
+        """
+        if not self.audio:
+            raise InputError("nothing to transcribe: name files, folders or patterns of audio")
+        if self.out is None and len(self.format) != 1:
+            raise InputError(
+                f"format {' '.join(self.format)}: one can be printed; set out to a folder"
+            )
+
+
+def transcribe_files(command: TranscribeCommand) -> None:
+    """Transcribe what can be, print or write it, and name what could not.
+
+    Raises:
+        InputError: there is no such model, or some audio could not be transcribed.
+    """
+    sources, failures = find(command.audio)
+    if command.out is not None:
+        refuse_clashes(sources)
+        _make(Path(command.out))
+    elif len(sources) > 1 and command.format != ("txt",):
+        raise InputError(
+            f"{len(sources)} files as {command.format[0]} cannot be printed: set out to a folder"
+        )
+    if sources:
+        scribe = _loaded(command)
+        language = spoken(scribe.whisper, command.language, command.task)
+        clips = decoded(sources, language, command.task, failures)
+        size = max(1, int(command.eval.batch_seconds / CHUNK_SECONDS))
+        for transcript in transcripts(scribe, clips, size):
+            _deliver(transcript, command, named=len(sources) > 1)
+    if failures:
+        raise InputError(_told(failures))
+
+
+def _loaded(command: TranscribeCommand) -> Scribe | Ct2Scribe:
+    name = model_of(command.model)
+    timed = command.eval.timestamps or command.format != ("txt",)
+    kind = Ct2Scribe if is_ct2(name) else Scribe
+    return kind(name, replace(command.eval, timestamps=timed), command.precision)
+
+
+def _deliver(transcript: Transcript, command: TranscribeCommand, *, named: bool) -> None:
+    """Write a transcript in each format, or print it; named: below the name of its file."""
+    for kind in command.format:
+        text = _as(kind, transcript, command)
+        if command.out is not None:
+            path = Path(command.out) / f"{transcript.source.name}.{kind}"
+            write_text(path, text)
+            print(path, flush=True)
+        else:
+            head = f"{transcript.source.path}:\n" if named else ""
+            print(head + text, end="", flush=True)
+
+
+def _as(kind: str, transcript: Transcript, command: TranscribeCommand) -> str:
+    """Return a transcript in a format."""
+    if kind == "srt":
+        return srt(transcript.segments)
+    if kind == "vtt":
+        return vtt(transcript.segments)
+    if kind == "txt":
+        return f"{transcript.text}\n"
+    told = {
+        "audio": str(transcript.source.path),
+        "model": command.model,
+        "seconds": round(transcript.seconds, 3),
+        "language": transcript.language,
+        "task": command.task,
+        "text": transcript.text,
+        "truncated": transcript.truncated,
+        "segments": [each._asdict() for each in transcript.segments],
+    }
+    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+
+
+def _make(folder: Path) -> None:
+    """Make the folder for what is written.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"out {folder}: no such folder can be made: {error.strerror}; name another"
+        ) from error
+
+
+def _told(failures: Sequence[Failure]) -> str:
+    told = "; ".join(f"{each.named}: {each.reason}" for each in failures[:MOST_NAMED])
+    more = f"; and {len(failures) - MOST_NAMED} more" if len(failures) > MOST_NAMED else ""
+    return f"{len(failures)} not transcribed: {told}{more}"
