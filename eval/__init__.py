@@ -15,6 +15,7 @@
     meters      what was heard     → signs of trouble; of silence and noise too (noise)
     forgetting  another corpus     → what the model unlearns; all that is beside errors: beside
     page        its files          → report.html (figures, breakdown, alignment, sound)
+    transcribe  any audio          → text and subtitles (sources, scribe, segments, subtitles)
     compare     two evaluations    → whether B is better, in pairs
 
 Edits and lengths are summed over clips and processes, and divided once. This package knows nothing

@@ -3,12 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial, reduce
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from data.audio import load
 from data.collate import pad
@@ -18,13 +16,13 @@ from data.plan import edge_of
 from data.source import AudioError
 from data.utterance import Batch, Position, Utterance
 from eval.config import EvalConfig
-from eval.ct2 import Ct2, load_ct2
+from eval.ct2 import load_ct2
 from eval.decode import Heard, transcribe
 from eval.evaluate import accelerated
 from eval.segments import Segment, joined, tidy
 from eval.silence import lend, listen
 from eval.sources import Failure, Source
-from eval.whisper import Whisper, load_whisper
+from eval.whisper import load_whisper
 
 NOWHERE = Position()  # of a plan
 Clip = tuple[Source, Utterance, Tensor]
@@ -153,49 +151,6 @@ def decoded(
             failures.append(Failure(audio, f"{error.reason} ({error.detail})"))
             continue
         yield source, replace(utterance, seconds=len(samples) / SAMPLE_RATE), samples
-
-
-def spoken(whisper: Whisper | Ct2, language: str | None, task: str) -> str | None:
-    """Return the code of the language that a model is told; None: it shall find out.
-
-    Raises:
-        InputError: it does not know the language, or cannot translate.
-    """
-    if not whisper.multilingual:
-        if task != "transcribe" or language not in (None, "en", "english"):
-            raise InputError(
-                f"model {whisper.name!r} is English-only: it can neither be told another language "
-                f"than en (got {language}) nor to translate"
-            )
-        return "en"
-    if language is None:
-        return whisper.language
-    code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
-    if f"<|{code}|>" not in whisper.labels().vocabulary:
-        raise InputError(
-            f"language {language!r} is unknown to the model {whisper.name!r}: take one of "
-            "Whisper's codes, such as en, zh, yue or ko"
-        )
-    return code
-
-
-def model_of(name: str) -> str:
-    """Return the model's folder where a run's is named.
-
-    Raises:
-        InputError: the run has not written one yet.
-    """
-    folder = Path(name)
-    if not folder.is_dir() or (folder / "config.json").is_file():
-        return name
-    if (folder / "model").is_dir():
-        return str(folder / "model")
-    if (folder / "config.yaml").is_file():
-        raise InputError(
-            f"{folder}: this run has written no model yet: it does when dev gets better, or at its "
-            "end; --resume=auto goes on with it"
-        )
-    return name
 
 
 def _groups(clips: Iterator[Clip], size: int) -> Iterator[list[Clip]]:

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from data.config import Task
 from data.errors import InputError
 from data.features import CHUNK_SECONDS
 from data.files import write_text
 from eval.config import EvalConfig
-from eval.ct2 import is_ct2
-from eval.scribe import Ct2Scribe, Scribe, Transcript, decoded, model_of, spoken, transcripts
+from eval.ct2 import Ct2, is_ct2
+from eval.scribe import Ct2Scribe, Scribe, Transcript, decoded, transcripts
 from eval.sources import Failure, find, refuse_clashes
 from eval.subtitles import srt, vtt
+from eval.whisper import Whisper
 
 MOST_NAMED = 5  # failures in the sentence at the end
 
@@ -71,6 +73,49 @@ def transcribe_files(command: TranscribeCommand) -> None:
             _deliver(transcript, command, named=len(sources) > 1)
     if failures:
         raise InputError(_told(failures))
+
+
+def spoken(whisper: Whisper | Ct2, language: str | None, task: str) -> str | None:
+    """Return the code of the language that a model is told; None: it shall find out.
+
+    Raises:
+        InputError: it does not know the language, or cannot translate.
+    """
+    if not whisper.multilingual:
+        if task != "transcribe" or language not in (None, "en", "english"):
+            raise InputError(
+                f"model {whisper.name!r} is English-only: it can neither be told another language "
+                f"than en (got {language}) nor to translate"
+            )
+        return "en"
+    if language is None:
+        return whisper.language
+    code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
+    if f"<|{code}|>" not in whisper.labels().vocabulary:
+        raise InputError(
+            f"language {language!r} is unknown to the model {whisper.name!r}: take one of "
+            "Whisper's codes, such as en, zh, yue or ko"
+        )
+    return code
+
+
+def model_of(name: str) -> str:
+    """Return the model's folder where a run's is named.
+
+    Raises:
+        InputError: the run has not written one yet.
+    """
+    folder = Path(name)
+    if not folder.is_dir() or (folder / "config.json").is_file():
+        return name
+    if (folder / "model").is_dir():
+        return str(folder / "model")
+    if (folder / "config.yaml").is_file():
+        raise InputError(
+            f"{folder}: this run has written no model yet: it does when dev gets better, or at its "
+            "end; --resume=auto goes on with it"
+        )
+    return name
 
 
 def _loaded(command: TranscribeCommand) -> Scribe | Ct2Scribe:
