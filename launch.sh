@@ -88,7 +88,7 @@ case "${1:-}" in
     ruff check .
     ruff format --check .
     mypy
-    exec python -m pytest "$@"
+    exec python -m pytest --numprocesses=auto --dist=worksteal "$@"
     ;;
   *)
     train "$@"
