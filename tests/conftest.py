@@ -50,6 +50,15 @@ def _write_clip(
     return path
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: on a busy machine two wait for each other longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Return a headless Chromium: one for all tests, since a start takes a second."""

@@ -1,6 +1,5 @@
 """What is decoded again, what is cut off, and what times do to a text."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,14 +24,7 @@ from trainer.blank import BlankConfig, make_blank
 SHORT = EvalConfig(max_length=16)
 FALLBACK = EvalConfig(max_length=8, fallback=True)
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute on one thread: on a busy machine two wait for each other longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

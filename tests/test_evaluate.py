@@ -30,14 +30,7 @@ from trainer.blank import BlankConfig, make_blank
 WriteClip = Callable[..., Path]
 SHORT = EvalConfig(batch_seconds=120, max_length=20)
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute on one thread: on a busy machine two wait for each other longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 from transformers.models.whisper import modeling_whisper
 
 from data.errors import InputError
+from eval.whisper import load_whisper
 from trainer import device
-from trainer.sharding import refuse_others
+from trainer.model import ModelConfig, prepare_training
+from trainer.sharding import apart, refuse_others
 
 CONFIGS = Path(__file__).resolve().parents[1] / "trainer/recipes/accelerate"
 SCORED = ("--data.test_split=test", "--data.dev_split=dev", "--eval.max_length=6")
@@ -96,6 +98,14 @@ def test_a_checkpoint_of_either_goes_on_as_the_other(
     ]
     assert moments[0].keys() == moments[1].keys()
     assert json.loads((run / "status.json").read_text())["status"] == "finished"
+
+
+def test_the_model_that_stays_whole_goes_to_the_device_by_itself(blank_model: Path) -> None:
+    asked: Any = SimpleNamespace(distributed_type=DistributedType.FSDP, device=torch.device("meta"))
+    whisper = load_whisper(str(blank_model))
+    module = apart(prepare_training(whisper, ModelConfig()), asked)
+    assert whisper.model.device.type == "meta"
+    assert {weight.device.type for weight in module.parameters()} == {"cpu"}
 
 
 @pytest.mark.parametrize(

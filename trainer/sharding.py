@@ -51,9 +51,14 @@ def refuse_others(accelerator: Accelerator) -> None:
 
 
 def apart(module: TrainingModule, accelerator: Accelerator) -> TrainingModule:
-    """Give the module a model of its own where its weights are going to be cut up."""
+    """Give the module a model of its own where its weights are going to be cut up.
+
+    The one that it had stays whole, and goes to the device: prepare() takes only the module there.
+    """
     if is_sharded(accelerator):
-        module.whisper = deepcopy(module.whisper)
+        whole = module.whisper
+        module.whisper = deepcopy(whole)
+        whole.to(accelerator.device)
     return module
 
 
