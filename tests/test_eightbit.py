@@ -43,7 +43,7 @@ def test_it_holds_still_and_takes_its_memory_all_the_same(how: str) -> None:
     model, optimizer = learning()
     before = [p.detach().clone() for p in model.parameters()]
     if how == "held":
-        hold_still(Accelerator(cpu=True), optimizer)
+        hold_still(Accelerator(cpu=True), model, optimizer)
     else:
         optimizer.found_inf = torch.ones(())
         optimizer.step()

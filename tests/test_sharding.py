@@ -109,13 +109,13 @@ def test_the_model_that_stays_whole_goes_to_the_device_by_itself(blank_model: Pa
 
 
 @pytest.mark.parametrize(
-    ("kind", "version"), [(DistributedType.DEEPSPEED, 2), (DistributedType.FSDP, 1)]
+    ("kind", "version"), [(DistributedType.MEGATRON_LM, 2), (DistributedType.FSDP, 1)]
 )
 def test_what_would_take_the_update_over_is_refused_in_a_sentence(
     kind: DistributedType, version: int
 ) -> None:
     asked: Any = SimpleNamespace(distributed_type=kind, is_fsdp2=version == 2)
-    with pytest.raises(InputError, match="does not drive: take --multi_gpu, or FSDP with"):
+    with pytest.raises(InputError, match="does not drive: take --multi_gpu, FSDP with"):
         refuse_others(asked)
 
 
@@ -125,7 +125,10 @@ def test_accelerate_reads_the_config_files_that_we_give(path: Path) -> None:
     asked = vars(config)
     assert asked["mixed_precision"] == "no"  # it is a knob of ours
     sharded = asked.get("fsdp_config") or {}
-    assert config.distributed_type == ("FSDP" if sharded else "MULTI_GPU")
+    kind = {"ddp": "MULTI_GPU", "deepspeed": "DEEPSPEED"}.get(path.stem.split("-")[0], "FSDP")
+    assert config.distributed_type == kind
+    assert bool(sharded) == (kind == "FSDP")
+    assert (asked.get("deepspeed_config") or {}).get("zero_stage", 2) == 2
     assert sharded.get("fsdp_version", 2) == 2
     names = sharded.get("fsdp_transformer_layer_cls_to_wrap", "").split(",")
     for name in filter(None, names):

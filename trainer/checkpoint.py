@@ -1,8 +1,8 @@
 """Checkpoints: written beside training, verified before they are read.
 
 One process copies everything to host memory and a thread writes the copy, as the files that
-Accelerate's load_state reads. Weights that are cut up over processes (FSDP) are gathered for it, so
-that any number of processes goes on from there, with FSDP or without.
+Accelerate's load_state reads. What is cut up over processes (FSDP, DeepSpeed) is gathered for it,
+so that any number of processes goes on from there, with them or without.
 """
 
 import errno
@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from data.errors import InputError, disk_failed
 from trainer.processes import decide
 from trainer.sealed import discard
-from trainer.sharding import is_sharded
+from trainer.sharding import gathers
 from trainer.shelf import Shelf, read_progress, verified
 from trainer.snapshot import Snapshot, restore
 from trainer.state import TrainState
@@ -51,14 +51,14 @@ class Checkpoints:
         self.settle()
         progress = {"state": state.state_dict(), "shape": shape}
         main = self.accelerator.is_main_process
-        snapshot = Snapshot.take(self.accelerator) if main or is_sharded(self.accelerator) else None
+        snapshot = Snapshot.take(self.accelerator) if main or gathers(self.accelerator) else None
         if main and snapshot is not None:
             self._writing = self._thread.submit(self._write, snapshot, progress)
 
     def rescue(self, state: TrainState, shape: dict[str, Any]) -> None:
         """Write a checkpoint here and now, on any process: others may wait for it in vain."""
         self.settle()
-        if state.step and not is_sharded(self.accelerator):
+        if state.step and not gathers(self.accelerator):
             progress = {"state": state.state_dict(), "shape": shape}
             self._write(Snapshot.take(self.accelerator), progress)
 

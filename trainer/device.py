@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from accelerate.tracking import get_available_trackers
 
 from data.errors import InputError
 from trainer.sharding import refuse_others
+from trainer.zero import configure, is_zero
 
 # malloc.h's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD: no allocation of its own for large tensors,
 # nothing given back below 2 GB of free memory, and 256 MB more taken than asked for
@@ -18,6 +20,8 @@ MALLOC = ((-4, 0), (-1, 2**31 - 1), (-2, 2**28))
 
 
 # the one buffer, of silence, is the same on all processes by itself
+# (torch 2.13 warns of this name; 2.11 and Accelerate know no other)
+warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
 DDP = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
@@ -34,7 +38,8 @@ def build_accelerator(
         trackers: names that Accelerate knows.
 
     Raises:
-        InputError: fp16 on a CPU, accumulation set in the environment, a tracker that is not there.
+        InputError: fp16 on a CPU, accumulation set in the environment, a tracker that is not there,
+            a way to run on several processes that the loop does not drive.
     """
     cpu = _on_cpu()
     if cpu and precision == "fp16":
@@ -57,6 +62,8 @@ def build_accelerator(
         kwargs_handlers=[DDP],
     )
     refuse_others(accelerator)
+    if is_zero(accelerator):
+        configure(accelerator, _mixed(precision, cpu))
     return accelerator
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from trainer.zero import autocast_of
+
 CHECKED_AFTER = 50  # updates
 WEIGHTLESS = ("optim.", "loop.")  # knobs that cost no time, or are counted anyway
 
@@ -74,7 +76,7 @@ def circumstances(accelerator: Accelerator, shape: Mapping[str, Any]) -> dict[st
     return {
         **{key: value for key, value in shape.items() if not key.startswith(WEIGHTLESS)},
         "device": torch.cuda.get_device_name(device) if cuda else "cpu",
-        "precision": accelerator.mixed_precision,
+        "precision": autocast_of(accelerator),
         "threads": torch.get_num_threads(),
         "processes": accelerator.num_processes,
     }

@@ -27,7 +27,6 @@ from trainer.guard import Guard
 from trainer.loop import train
 from trainer.losses import ClipLosses
 from trainer.model import flops_of, prepare_training
-from trainer.optim import build_optimizer
 from trainer.passes import build_passes
 from trainer.profiling import NoProfile, Profile
 from trainer.publish import settle_generation
@@ -47,7 +46,7 @@ from trainer.run_folder import (
     write_settings,
 )
 from trainer.scoring import Scoring
-from trainer.sharding import Mirror, apart
+from trainer.sharding import Mirror, prepare
 from trainer.shelf import Shelf
 from trainer.signals import Stop
 from trainer.state import TrainState
@@ -131,8 +130,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     scoring = build_scoring(config, folder, pulse, recorder, resumed=saved is not None)
     whisper, manifest = scoring.evaluator.whisper, scoring.manifest
 
-    module = apart(prepare_training(whisper, config.model), accelerator)
-    model, optimizer = accelerator.prepare(module, build_optimizer(module, config.optim))
+    model, optimizer = prepare(accelerator, prepare_training(whisper, config.model), config.optim)
     mirror = Mirror(accelerator, model, whisper)
     plan = Plan.of(manifest.train, config.data, config.seed)
     steps = config.loop.max_steps or plan.length(config.loop.epochs)

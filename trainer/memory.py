@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from data.utterance import Shape
-from trainer.step import hold_still
+from trainer.step import backward, hold_still
 
 
 def rehearse(accelerator: Accelerator, model: nn.Module, optimizer: object, worst: Shape) -> bool:
@@ -25,8 +25,9 @@ def rehearse(accelerator: Accelerator, model: nn.Module, optimizer: object, wors
     try:
         features = torch.zeros(worst.rows, n_mels, worst.frames, device=device)
         ids: Tensor = torch.zeros(worst.rows, worst.tokens, dtype=torch.long, device=device)
-        accelerator.backward(model(features, ids, ids).sum())
-        hold_still(accelerator, optimizer)
+        loss = model(features, ids, ids).sum() * torch.nan  # no weight moves
+        backward(accelerator, model, loss, last=True)
+        hold_still(accelerator, model, optimizer)
     except torch.OutOfMemoryError:
         return False
     return True

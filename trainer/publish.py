@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from safetensors.torch import load_model
 
 from data.errors import InputError
 from data.files import sync, sync_tree, write_json, write_text
@@ -19,6 +18,7 @@ from eval.whisper import Whisper
 from trainer.card import card
 from trainer.companions import halve, write_companions
 from trainer.lora import merged, take_off
+from trainer.snapshot import fill
 
 Precision = Literal["fp32", "fp16"]
 
@@ -114,7 +114,7 @@ def describe(folder: Path, facts: dict[str, Any]) -> None:
 def restore(whisper: Whisper, folder: Path) -> None:
     """Load exported weights into the model in hand."""
     take_off(whisper.model)
-    load_model(whisper.model, folder / "model.safetensors")
+    fill(whisper.model, folder / "model.safetensors")
 
 
 def exported_step(folder: Path) -> int | None:

@@ -27,6 +27,7 @@ from data.transcript import count_rules
 from trainer.processes import decide
 from trainer.signals import STOPPED, Stopped
 from trainer.state import TrainState
+from trainer.zero import autocast_of
 
 PACKAGES = (
     "whisper-loop",
@@ -132,7 +133,7 @@ def write_settings(
             if device.type == "cuda"
             else platform.machine(),
             "peak_flops": {"per_second": peak[0], "source": peak[1]},
-            "precision": accelerator.mixed_precision,
+            "precision": autocast_of(accelerator),
             "processes": accelerator.num_processes,
             "threads": torch.get_num_threads(),
             "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Weights that are cut up over processes (FSDP2), and the whole model beside them.
+"""What is cut up over processes, and the whole model beside weights that are (FSDP2).
 
 An evaluation asks the stock model for texts, as many as each process has clips: it cannot wait for
 the others at each layer. So it has a model of its own, filled in from the parts when it is due.
@@ -21,6 +21,8 @@ from torch.distributed.checkpoint.state_dict import (
 from data.errors import InputError
 from eval.whisper import Whisper
 from trainer.model import TrainingModule
+from trainer.optim import OptimConfig, build_optimizer
+from trainer.zero import is_zero
 
 WHOLE = StateDictOptions(full_state_dict=True)
 ON_MAIN = StateDictOptions(full_state_dict=True, cpu_offload=True)  # others get nothing
@@ -33,21 +35,42 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.FSDP
 
 
+def gathers(accelerator: Accelerator) -> bool:
+    """Tell whether every process holds a part of what a checkpoint is made of."""
+    return is_sharded(accelerator) or is_zero(accelerator)
+
+
 def refuse_others(accelerator: Accelerator) -> None:
     """Stop where something else than this loop would own the update, or its parts.
 
     Raises:
-        InputError: DeepSpeed, Megatron or FSDP's first version was asked for.
+        InputError: Megatron or FSDP's first version was asked for.
     """
     kind = accelerator.distributed_type
     known = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
-    if kind in known or (is_sharded(accelerator) and accelerator.is_fsdp2):
+    second = is_sharded(accelerator) and accelerator.is_fsdp2
+    if kind in known or second or is_zero(accelerator):
         return
     raise InputError(
         f"the launcher asks for {kind.value}{', version 1' if is_sharded(accelerator) else ''}, "
-        "which this loop does not drive: take --multi_gpu, or FSDP with fsdp_version 2 "
-        "(docs/multi-gpu.md)"
+        "which this loop does not drive: take --multi_gpu, FSDP with fsdp_version 2 or "
+        "DeepSpeed with zero_stage 2 (docs/multi-gpu.md)"
     )
+
+
+def prepare(
+    accelerator: Accelerator, module: TrainingModule, config: OptimConfig
+) -> tuple[nn.Module, Any]:
+    """Build the optimizer, and cut up over processes what the launcher wants cut up.
+
+    Raises:
+        InputError: the optimizer's moments cannot be cut up.
+    """
+    if is_zero(accelerator) and config.name != "adamw":
+        raise InputError(f"optim.name={config.name} is not there under DeepSpeed: set adamw")
+    module = apart(module, accelerator)
+    model, optimizer = accelerator.prepare(module, build_optimizer(module, config))
+    return model, optimizer
 
 
 def apart(module: TrainingModule, accelerator: Accelerator) -> TrainingModule:

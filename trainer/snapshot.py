@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.errors import InputError
-from trainer.sharding import gathered, is_sharded, scatter
+from trainer import zero
+from trainer.sharding import gathered, gathers, is_sharded, scatter
 
 # what Accelerate's load_state reads
 WEIGHTS = "model.safetensors"
@@ -28,11 +29,13 @@ class Snapshot:
 
     @classmethod
     def take(cls, accelerator: Accelerator) -> "Snapshot":
-        """Copy everything; of weights that are cut up every process must call."""
+        """Copy everything; where some of it is cut up, every process must call."""
         (model,) = accelerator._models
         (optimizer,) = accelerator._optimizers
         if is_sharded(accelerator):
             weights, moments = gathered(model, optimizer.optimizer)
+        elif zero.is_zero(accelerator):
+            weights, moments = model.module.state_dict(), zero.gathered(model)
         else:
             weights, moments = accelerator.unwrap_model(model).state_dict(), optimizer.state_dict()
         return cls(
@@ -63,15 +66,33 @@ class Snapshot:
 
 def restore(accelerator: Accelerator, folder: Path) -> None:
     """Load what write() wrote, in any mode and on any number of processes."""
-    if not is_sharded(accelerator):
+    if not gathers(accelerator):
         accelerator.load_state(str(folder))
         return
     (model,) = accelerator._models
     (optimizer,) = accelerator._optimizers
     moments = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+    if zero.is_zero(accelerator):
+        fill(model.module, folder / WEIGHTS)
+        zero.scatter(model, moments)
+        return
     scatter(model, optimizer.optimizer, load_file(folder / WEIGHTS), moments)
     if accelerator.scaler is not None and (folder / SCALER).is_file():
         accelerator.scaler.load_state_dict(torch.load(folder / SCALER, weights_only=True))
+
+
+def fill(module: nn.Module, path: Path) -> None:
+    """Copy a file's weights into a module whose own may lie in one piece of memory (DeepSpeed's).
+
+    Raises:
+        InputError: the file lacks weights, or holds others; of tied ones it holds one name.
+    """
+    held, own = load_file(path), module.state_dict()
+    lacking, strange = module.load_state_dict(held, strict=False)
+    found = {own[name].data_ptr() for name in held.keys() & own.keys()}
+    wrong = [name for name in lacking if own[name].data_ptr() not in found] + strange
+    if wrong:
+        raise InputError(f"{path}: is of another model ({wrong[0]}): give the run's own")
 
 
 def _untied(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.profiler import record_function as phase
 
 from data.utterance import Batch
+from trainer import zero
 from trainer.processes import add_up
 
 
@@ -64,15 +65,9 @@ def train_step(
     for batch in batches:
         nll.append(_accumulate(accelerator, model, batch, share))
     with phase("optimizer"):
-        grad_norm = _whole(accelerator.clip_grad_norm_(model.parameters(), max_norm))
-        finite = torch.isfinite(grad_norm)
-        if accelerator.scaler is None:  # a loss scaler tells the optimizer by itself
-            _bare(optimizer).found_inf = (~finite).float()  # fused AdamW then does nothing
-        if tokens:  # else all clips failed: momentum alone would move the weights
-            optimizer.step()
-        optimizer.zero_grad()
+        norm = _move(accelerator, model, optimizer, tokens=tokens, max_norm=max_norm)
     loss = torch.stack([each.sum() for each in nll]).sum()
-    return StepResult(loss=loss, nll=nll, grad_norm=grad_norm, finite=finite)
+    return StepResult(loss=loss, nll=nll, grad_norm=norm, finite=torch.isfinite(norm))
 
 
 def _accumulate(accelerator: Accelerator, model: nn.Module, batch: Batch, share: float) -> Tensor:
@@ -83,8 +78,36 @@ def _accumulate(accelerator: Accelerator, model: nn.Module, batch: Batch, share:
                 batch.features, batch.decoder_input_ids, batch.labels, repair=batch.repair
             )
         with phase("backward"):
-            accelerator.backward(_infect(nll.sum()) * share)
+            backward(accelerator, model, _infect(nll.sum()) * share, last=batch.last)
     return nll.detach()
+
+
+def _move(
+    accelerator: Accelerator, model: nn.Module, optimizer: Any, *, tokens: int, max_norm: float
+) -> Tensor:
+    """Make the update where the gradient is finite; return its norm before clipping.
+
+    Without tokens all clips have failed, and momentum alone would move the weights.
+    """
+    if zero.is_zero(accelerator):
+        if not tokens:
+            set_lr(optimizer, 0.0)
+        return zero.move(model, max_norm)
+    norm = _whole(accelerator.clip_grad_norm_(model.parameters(), max_norm))
+    if accelerator.scaler is None:  # a loss scaler tells the optimizer by itself
+        _bare(optimizer).found_inf = (~torch.isfinite(norm)).float()  # it then does nothing
+    if tokens:
+        optimizer.step()
+    optimizer.zero_grad()
+    return norm
+
+
+def backward(accelerator: Accelerator, model: nn.Module, loss: Tensor, *, last: bool) -> None:
+    """Add a pass's gradient; with an update's last one those of all processes are averaged."""
+    if zero.is_zero(accelerator):
+        zero.backward(model, loss, last=last)
+    else:
+        accelerator.backward(loss)
 
 
 def gather_totals(
@@ -121,8 +144,11 @@ def reseed(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(zlib.crc32(f"{seed} {step} {rank}".encode()))
 
 
-def hold_still(accelerator: Accelerator, optimizer: Any) -> None:
-    """End an update without moving a weight; the optimizer takes the memory that it will need."""
+def hold_still(accelerator: Accelerator, model: nn.Module, optimizer: Any) -> None:
+    """End an update whose loss was NaN; the optimizer takes the memory that it will need."""
+    if zero.is_zero(accelerator):
+        zero.move(model, max_norm=1.0)
+        return
     if accelerator.scaler is None:
         _bare(optimizer).found_inf = torch.ones((), device=accelerator.device)
         optimizer.step()

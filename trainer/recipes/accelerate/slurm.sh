@@ -14,7 +14,7 @@
 set -euo pipefail
 cd "$SLURM_SUBMIT_DIR"
 
-export CONFIG=${CONFIG:-trainer/recipes/accelerate/ddp.yaml} # or fsdp2.yaml
+export CONFIG=${CONFIG:-trainer/recipes/accelerate/ddp.yaml} # or another of this folder
 MAIN_ADDRESS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MAIN_ADDRESS
 
