@@ -41,8 +41,26 @@ def plain_errors() -> Iterator[None]:
     except Exception as error:
         if not disk_failed(error):
             raise
-        place = getattr(error, "filename", None) or os.getcwd()
-        _leave(f"no space left ({place}): free some; what was written before is whole")
+        _leave(_no_space(getattr(error, "filename", None) or os.getcwd()))
+
+
+@contextmanager
+def writing(place: object) -> Iterator[None]:
+    """Name the folder that was written to where its disk is full: the error may not know it.
+
+    Raises:
+        InputError: it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not disk_failed(error):
+            raise
+        raise InputError(_no_space(place)) from error
+
+
+def _no_space(place: object) -> str:
+    return f"no space left ({place}): free some; what was written before is whole"
 
 
 def disk_failed(error: Exception) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import CLOSED, InputError, plain_errors
+from data.errors import CLOSED, InputError, plain_errors, writing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,6 +56,14 @@ def test_a_full_disk_without_a_name_tells_the_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert str(tmp_path) in told(OSError(errno.ENOSPC, "full"), capsys)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, ""), RuntimeError("Disk quota exceeded")])
+def test_a_full_disk_whose_error_knows_no_name_tells_what_was_written(error: Exception) -> None:
+    with pytest.raises(InputError, match=r"no space left \(runs/a\)"), writing(Path("runs/a")):
+        raise error
+    with pytest.raises(KeyError), writing(Path("runs/a")):
+        raise KeyError("a mistake of ours")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

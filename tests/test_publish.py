@@ -1,5 +1,6 @@
 """What leaves the run is a stock model folder, whole or absent."""
 
+import errno
 import json
 import re
 import shutil
@@ -202,3 +203,13 @@ def test_a_card_that_somebody_edited_stays(run: Path, capsys: pytest.CaptureFixt
     export_run([str(run), f"--out={run.with_name('copy')}", "--publish.licence=mit"])
     assert "README.md was edited" in capsys.readouterr().out
     assert (run.with_name("copy") / "README.md").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_full_disk_leaves_no_half_of_a_copy(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("trainer.leaving.write_companions", full)
+    with pytest.raises(InputError, match=r"no space left \(.*/copy\)"):
+        export_run([str(run), f"--out={run.with_name('copy')}"])
+    assert not list(run.parent.glob("*copy*"))

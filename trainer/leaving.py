@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from transformers import WhisperProcessor
 
-from data.errors import InputError
+from data.errors import InputError, writing
 from data.files import sync_tree, write_text
 from trainer.card import card
 from trainer.companions import halve, write_companions
@@ -68,7 +68,8 @@ def export_run(arguments: Sequence[str]) -> None:
         arguments: the run's folder, --out=FOLDER, and knobs that differ from its config.yaml.
 
     Raises:
-        InputError: there is no model, the folder exists, or fp16 cannot hold the weights.
+        InputError: there is no model, the folder exists, fp16 cannot hold the weights, or the disk
+            is full.
     """
     run, config = _run_of(ExportConfig, "export", arguments)
     out, precision = Path(config.out), config.publish.precision
@@ -84,13 +85,14 @@ def export_run(arguments: Sequence[str]) -> None:
     fresh = out.with_name(f".{out.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        shutil.copytree(run / "model", fresh)
-        write_companions(fresh, WhisperProcessor.from_pretrained(fresh))
-        if precision == "fp16":
-            halve(fresh)
-        _describe(run, fresh, config.publish)
-        sync_tree(fresh)
-        fresh.rename(out)
+        with writing(out):
+            shutil.copytree(run / "model", fresh)
+            write_companions(fresh, WhisperProcessor.from_pretrained(fresh))
+            if precision == "fp16":
+                halve(fresh)
+            _describe(run, fresh, config.publish)
+            sync_tree(fresh)
+            fresh.rename(out)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     print(f"{out}: the model of update {exported_step(out)}, {precision}")

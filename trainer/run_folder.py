@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ PACKAGES = (
     "soundfile",
 )
 
+LOOKED_AT = 1000  # texts, for what a person should know of
 SPOOL, PLACES = "stream", "stream.jsonl"  # audio of a stream, while it is needed; its windows
 
 
@@ -147,6 +150,14 @@ def cautions(manifest: Manifest, accelerator: Accelerator, model: Any) -> list[s
     found = []
     if manifest.dev and manifest.dev == manifest.test:
         found.append("dev and test are the same: the reported error is the best of several looks")
+    if getattr(model.generation_config, "is_multilingual", None) is False:
+        texts = [u.text for u in islice(manifest.train, LOOKED_AT)]
+        foreign = sum(not re.search("[A-Za-z]", text) for text in texts)
+        if 2 * foreign > len(texts):
+            found.append(
+                f"the model knows English only, and {foreign} of the first {len(texts)} texts have "
+                "no letter of it: take one without .en in its name"
+            )
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
     large = sum(p.numel() for p in model.parameters()) > 10_000_000  # small ones gain nothing
     idle = threads * accelerator.num_processes < cores

@@ -118,7 +118,8 @@ class Scoring:
         if scored and self.evaluator.accelerator.is_main_process:
             with self.recorder.despite_disk(str(self.folder / "plots")):
                 write_plots(self.folder)
-        self.recorder.say(comparison(self.folder))
+        if self.manifest.test:
+            self.recorder.say(comparison(self.folder))
 
     def _report(self, error: float | None, step: int) -> float | None:
         """Score the chosen model on all of dev, since its sample flatters it, and on test.
