@@ -28,6 +28,7 @@ from eval.scores import Hypothesis, short_names
 from eval.suspects import SuspectsConfig, suspects
 from eval.table import difference_table, score_table, sentences
 from eval.transcribe import TranscribeCommand, transcribe_files
+from eval.tryout import TryCommand, try_out
 from eval.whisper import Whisper, load_whisper
 
 
@@ -183,6 +184,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], object]]] = {
     "report": (ReportConfig, report),
     "suspects": (SuspectsConfig, suspects),
     "transcribe": (TranscribeCommand, transcribe_files),
+    "try": (TryCommand, try_out),
 }
 
 

@@ -65,7 +65,9 @@ def transcribe_files(command: TranscribeCommand) -> None:
             f"{len(sources)} files as {command.format[0]} cannot be printed: set out to a folder"
         )
     if sources:
-        scribe = _loaded(command)
+        timed = command.eval.timestamps or command.format != ("txt",)
+        config = replace(command.eval, timestamps=timed)
+        scribe = loaded(command.model, config, command.precision)
         language = spoken(scribe.whisper, command.language, command.task)
         clips = decoded(sources, language, command.task, failures)
         size = max(1, int(command.eval.batch_seconds / CHUNK_SECONDS))
@@ -99,6 +101,17 @@ def spoken(whisper: Whisper | Ct2, language: str | None, task: str) -> str | Non
     return code
 
 
+def loaded(name: str, config: EvalConfig, precision: str) -> Scribe | Ct2Scribe:
+    """Load what a person names: a run, a model, or what CTranslate2 made of one.
+
+    Raises:
+        InputError: it is not there, or not made for what is asked.
+    """
+    folder = model_of(name)
+    kind = Ct2Scribe if is_ct2(folder) else Scribe
+    return kind(folder, config, precision)
+
+
 def model_of(name: str) -> str:
     """Return the model's folder where a run's is named.
 
@@ -116,13 +129,6 @@ def model_of(name: str) -> str:
             "end; --resume=auto goes on with it"
         )
     return name
-
-
-def _loaded(command: TranscribeCommand) -> Scribe | Ct2Scribe:
-    name = model_of(command.model)
-    timed = command.eval.timestamps or command.format != ("txt",)
-    kind = Ct2Scribe if is_ct2(name) else Scribe
-    return kind(name, replace(command.eval, timestamps=timed), command.precision)
 
 
 def _deliver(transcript: Transcript, command: TranscribeCommand, *, named: bool) -> None:
