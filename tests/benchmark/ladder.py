@@ -34,7 +34,12 @@ class Command(Knobs):
 RUNGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "the guide's way, decoding in between",
-        ("--data.pad=30s", "--data.workers=0", "--model.gradient_checkpointing=True"),
+        (
+            "--data.pad=30s",
+            "--data.workers=0",
+            "--model.gradient_checkpointing=True",
+            "--model.silence=False",
+        ),
     ),
     ("activations kept", ("--model.gradient_checkpointing=False",)),
     ("2 workers decode", ("--data.workers=2",)),
@@ -45,8 +50,10 @@ RUNGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("buckets of length", ("--data.buckets=32",)),
     ("buckets of label tokens", ("--data.token_buckets=3",)),
     ("passes of like length", ("--data.padding=0.04",)),
+    ("states of silence behind each clip", ("--model.silence=True",)),
     ("mixed: 15 % of the compute at 30 s", ("--data.pad=mixed",)),
     ("silence behind a quarter of the rest", ("--data.trailing_silence=0.25",)),
+    ("a quarter of the passes repaired", ("--data.repair=0.25",)),
 )
 COLUMNS = ("clips/s", "ratio", "audio-s/s", "MFU", "wait", "enc.", "dec.", "GB")
 
