@@ -74,7 +74,7 @@ def test_it_tells_what_the_files_of_the_run_hold(run: Path) -> None:
     assert "- 2 of 10 texts repeat themselves (before: 2)." in told
     assert "- It says something to 3 of 12 clips of silence and noise" in told
     assert "(before: 1)" in told
-    assert "expect more errors there than this card counts" in told
+    assert "its errors there are not counted here" in told
     assert "| zh/a\\_b\\|c | 1,234 | 5.68 |" in told
     assert "| train | too long | 2 |" in told
     assert "Licence of this model: My Licence." in told

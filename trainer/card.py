@@ -103,9 +103,10 @@ def _limits(before: Facts, after: Facts, config: Facts) -> list[str]:
             f"noise, in which nobody speaks{was}."
         )
     if after.get("true_length") or (config.get("data") or {}).get("pad") == "bucket":
+        silence = (config.get("model") or {}).get("silence", True)
         found.append(
-            "It was trained on clips at their own length. Stock pipelines pad to 30 s, for which "
-            "it was not trained: expect more errors there than this card counts."
+            "It was trained on clips at their own length. Stock pipelines pad to 30 s: its errors "
+            f"there are not counted here{'' if silence else ', and are more'}."
         )
     return [*found, "It was tried on the speech named here, and on no other."]
 

@@ -36,9 +36,10 @@ MODES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("bucket", ("--data.pad=bucket",)),
     ("mixed", ("--data.pad=mixed",)),
     ("packed", ("--data.pad=packed",)),
+    # updates of any lengths, as padded training has them: the very same clips in each
+    ("bucket, shuffled", ("--data.pad=bucket", "--data.buckets=1", "--data.token_buckets=1")),
     ("bucket, repair", ("--data.pad=bucket", "--data.repair=0.25")),
     ("mixed, repair", ("--data.pad=mixed", "--data.repair=0.25")),
-    ("bucket, alone", ("--data.pad=bucket", "--model.silence=False")),
 )
 DECODED = {"padded": False, "short": True}  # name: at true length
 
