@@ -304,7 +304,7 @@ def test_20000_utterances_are_opened_sorted_and_searched(opened: Open, tmp_path:
     assert page.stat().st_size < 12e6
     start = time.monotonic()
     browser = opened(page)
-    assert "20,000" in browser.execute_script("return document.getElementById('count').textContent")
+    wait_for(browser, "document.getElementById('count').textContent.includes('20,000')")
     opening = time.monotonic()
     press(browser, "th[data-key=text] button")
     press(browser, "th[data-key=rate] button")
