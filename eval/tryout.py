@@ -31,8 +31,9 @@ def try_out(command: TryCommand) -> None:
     Raises:
         InputError: Gradio or a model is not there, or the port is taken.
     """
+    served = page(command)
     try:
-        page(command).launch(server_name="127.0.0.1", server_port=command.port)
+        served.launch(server_name="127.0.0.1", server_port=command.port)
     except OSError as error:
         raise InputError(f"port {command.port} is taken: set another with --port") from error
 

@@ -35,7 +35,8 @@ class Snapshot:
         if is_sharded(accelerator):
             weights, moments = gathered(model, optimizer.optimizer)
         elif zero.is_zero(accelerator):
-            weights, moments = model.module.state_dict(), zero.gathered(model)
+            weights = model.module.state_dict() if accelerator.is_main_process else {}
+            moments = zero.gathered(model)
         else:
             weights, moments = accelerator.unwrap_model(model).state_dict(), optimizer.state_dict()
         return cls(

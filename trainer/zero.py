@@ -91,10 +91,12 @@ class _Cut:
     part: Tensor
 
     def gather(self, moment: Tensor) -> list[Tensor]:
-        """Return a moment of each weight; every process must call."""
-        parts = [torch.empty_like(moment) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(parts, moment)
-        whole = torch.cat(parts)
+        """Return a moment of each weight, on the main process's CPU; every process must call."""
+        whole = moment.new_empty(moment.numel() * distributed.get_world_size())
+        distributed.all_gather(list(whole.chunk(distributed.get_world_size())), moment)
+        if distributed.get_rank() != 0:
+            return []
+        whole = whole.cpu()
         return [whole[_place(weight)].view(weight.shape) for weight in self.weights]
 
     def mine(self, moments: list[Tensor]) -> Tensor:
@@ -108,7 +110,10 @@ class _Cut:
 
 
 def gathered(engine: Any) -> dict[str, Any]:
-    """Return the optimizer's state, numbered as torch's own do; every process must call."""
+    """Return the optimizer's state on the main process, numbered as torch's own do.
+
+    Every process must call; the others get groups without moments.
+    """
     groups: list[dict[str, Any]] = []
     state: dict[int, dict[str, Tensor]] = {}
     first = 0
@@ -118,9 +123,8 @@ def gathered(engine: Any) -> dict[str, Any]:
         groups.append(cut.group | {"params": list(numbers)})
         if cut.state:
             moments = {key: cut.gather(cut.state[key]) for key in MOMENTS}
-            for n, number in enumerate(numbers):
-                each = {key: moments[key][n] for key in MOMENTS}
-                state[number] = {"step": cut.state["step"], **each}
+            for number, *each in zip(numbers, *moments.values(), strict=False):
+                state[number] = {"step": cut.state["step"], **dict(zip(MOMENTS, each, strict=True))}
     return {"state": state, "param_groups": groups}
 
 
