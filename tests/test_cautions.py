@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.utterance import Utterance
-from trainer.run_folder import cautions
+from trainer.remarks import cautions
 
 ACCELERATOR: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
 

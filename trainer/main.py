@@ -34,17 +34,10 @@ from trainer.publisher import Publisher
 from trainer.pulse import Pulse
 from trainer.recorder import Recorder, Silence
 from trainer.recovery import saved_when_stopped
+from trainer.remarks import cautions, farewell, overview
 from trainer.resume import refuse_change, resume, shaping
 from trainer.run import Run
-from trainer.run_folder import (
-    cautions,
-    farewell,
-    freeze_corpus,
-    open_run,
-    overview,
-    status,
-    write_settings,
-)
+from trainer.run_folder import freeze_corpus, open_run, status, write_settings
 from trainer.scoring import Scoring
 from trainer.sharding import Mirror, prepare
 from trainer.shelf import Shelf

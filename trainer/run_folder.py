@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,10 @@ from data.errors import InputError, disk_failed, redact
 from data.files import write_json, write_jsonl, write_text
 from data.labels import LabelEncoder
 from data.manifest import Manifest, build_manifest, scan_cache
-from data.plan import Plan
 from data.screen import count_reasons, refuse_broken
 from data.transcript import count_rules
 from trainer.processes import decide
 from trainer.signals import STOPPED, Stopped
-from trainer.state import TrainState
 from trainer.zero import autocast_of
 
 PACKAGES = (
@@ -43,7 +39,6 @@ PACKAGES = (
     "soundfile",
 )
 
-LOOKED_AT = 1000  # texts, for what a person should know of
 SPOOL, PLACES = "stream", "stream.jsonl"  # audio of a stream, while it is needed; its windows
 
 
@@ -142,58 +137,6 @@ def write_settings(
             "python": platform.python_version(),
             "packages": {name: _version(name) for name in PACKAGES},
         },
-    )
-
-
-def cautions(manifest: Manifest, accelerator: Accelerator, model: Any) -> list[str]:
-    """Return what is allowed, and what a person should know of all the same."""
-    found = []
-    if manifest.dev and manifest.dev == manifest.test:
-        found.append("dev and test are the same: the reported error is the best of several looks")
-    if getattr(model.generation_config, "is_multilingual", None) is False:
-        texts = [u.text for u in islice(manifest.train, LOOKED_AT)]
-        foreign = sum(not re.search("[A-Za-z]", text) for text in texts)
-        if 2 * foreign > len(texts):
-            found.append(
-                f"the model knows English only, and {foreign} of the first {len(texts)} texts have "
-                "no letter of it: take one without .en in its name"
-            )
-    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
-    large = sum(p.numel() for p in model.parameters()) > 10_000_000  # small ones gain nothing
-    idle = threads * accelerator.num_processes < cores
-    if accelerator.device.type == "cpu" and large and idle:
-        found.append(
-            f"computing on {threads * accelerator.num_processes} of {cores} cores, accelerate "
-            f"launch's default: OMP_NUM_THREADS={cores // accelerator.num_processes} uses them all"
-        )
-    return found
-
-
-def overview(
-    manifest: Manifest, plan: Plan, model: Any, state: TrainState, steps: int, *, streaming: bool
-) -> str:
-    """Return a line on what the run is about to do."""
-    part = "in the first window of the stream" if streaming else "an epoch"
-    hours = sum(plan.seconds) / 3600
-    weights = sum(p.numel() for p in model.parameters()) / 1e6
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
-    share = f" ({trained:.1f} M of them trained)" if trained < weights / 2 else ""
-    begin = f"going on after update {state.step}: " if state.step else ""
-    return (
-        f"{begin}{weights:.1f} M parameters{share}, {len(manifest.train):,} clips "
-        f"({hours:.2f} h) in {len(plan.buckets)} buckets, {len(plan.updates(0)):,} updates {part}, "
-        f"{steps:,} in all; dev {len(manifest.dev):,} clips, test {len(manifest.test):,}"
-    )
-
-
-def farewell(folder: Path) -> str:
-    """Return where to look, and what to do next."""
-    return (
-        f"\n  model    {folder / 'model'}\n"
-        f"  report   {folder / 'report.html'}\n"
-        f"  scores   {folder / 'eval'}\n"
-        f"  curves   tensorboard --logdir {folder}\n"
-        f"next:      python -m eval {folder / 'model'} CORPUS --split test"
     )
 
 
