@@ -141,23 +141,6 @@ def eval_batches(
     true_length: bool = False,
     hear: Callable[[Utterance], Tensor] = load,
 ) -> Iterator[Batch]:
-    """Yield given groups of utterances to be transcribed: as labelled_batches(), without texts.
-
-    A reference may be too long for a label, or hold special tokens, and still be scored.
-    """
-    silent = [replace(u, text="") for u in utterances]
-    return labelled_batches(silent, config, stages, batches, true_length=true_length, hear=hear)
-
-
-def labelled_batches(
-    utterances: Sequence[Utterance],
-    config: DataConfig,
-    stages: Stages,
-    batches: Sequence[Sequence[int]],
-    *,
-    true_length: bool = False,
-    hear: Callable[[Utterance], Tensor] = load,
-) -> Iterator[Batch]:
     """Yield given groups of utterances: padded to 30 s as stock pipelines decode, or to a bucket.
 
     Args:

@@ -84,9 +84,7 @@ class Ct2:
         hypotheses = []
         for u in track(utterances, label, disable=not sys.stdout.isatty(), transient=True):
             h = self.transcribe(u, hear(u).numpy())
-            hypotheses.append(
-                Hypothesis(utterance=u, text=h.text, tokens=h.tokens, truncated=h.truncated)
-            )
+            hypotheses.append(Hypothesis.of(u, h))
         seconds = time.perf_counter() - started
         config = self.config
         return score(hypotheses, config.normalizer, seconds, config.unit), hypotheses

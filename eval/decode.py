@@ -16,6 +16,7 @@ from data.labels import END, LAST_TIME, NO_TIMESTAMPS
 from data.utterance import Batch
 from eval.config import EvalConfig
 from eval.fallback import LONG, TEMPERATURES, Verdict, judge, seed
+from eval.likelihood import Likelihood
 from eval.segments import Segment, between_times
 from eval.whisper import Whisper
 
@@ -30,33 +31,57 @@ class Heard:
     tokens: int = 0  # of the text, without special ones
     truncated: bool = False  # it reached its most tokens, in any window, before the model ended it
     segments: tuple[Segment, ...] = ()  # where it was decoded with times, as the model said them
+    likelihood: Likelihood | None = None  # of its label, where that was asked for
 
 
 @torch.inference_mode()
-def transcribe(whisper: Whisper, batch: Batch, config: EvalConfig) -> list[Heard]:
+def encode(whisper: Whisper, batch: Batch) -> Tensor | None:
+    """Return what the encoder makes of clips of up to 30 s; longer ones are encoded by windows.
+
+    What is shorter than that is encoded at its length: a model has to be trained so.
+
+    Returns:
+        (batch, positions, d_model).
+    """
+    if batch.features.shape[-1] > N_FRAMES:
+        return None
+    states: Tensor = whisper.model.model.encoder(
+        batch.features.to(whisper.model.device)
+    ).last_hidden_state
+    return states
+
+
+@torch.inference_mode()
+def transcribe(
+    whisper: Whisper, batch: Batch, config: EvalConfig, states: Tensor | None
+) -> list[Heard]:
     """Return what is heard in each clip. Batches hold one task; up to 30 s is one window.
 
-    What is shorter than that is encoded at its length: a model has to be trained so. What is longer
-    is transcribed whole, window by window, with timestamps (transformers' sequential algorithm,
-    after section 3.8 of Whisper's paper): pass one clip at a time.
+    What is longer is transcribed whole, window by window, with timestamps (transformers' sequential
+    algorithm, after section 3.8 of Whisper's paper): pass one clip at a time.
+
+    Args:
+        whisper: the model.
+        batch: what is transcribed.
+        config: how to decode.
+        states: what encode() made of it.
 
     Raises:
         InputError: times are asked for, and the model knows none.
     """
     device = whisper.model.device
-    features = batch.features.to(device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        if features.shape[-1] > N_FRAMES:
-            return [_long(whisper, batch, features, config)]
-        return _short(whisper, batch, features, config)
+        if states is None:
+            return [_long(whisper, batch, batch.features.to(device), config)]
+        return _short(whisper, batch, states, config)
 
 
-def _short(whisper: Whisper, batch: Batch, features: Tensor, config: EvalConfig) -> list[Heard]:
+def _short(whisper: Whisper, batch: Batch, states: Tensor, config: EvalConfig) -> list[Heard]:
     if config.timestamps and not whisper.labels().knows_times:
         raise InputError(
             f"eval.timestamps: {whisper.name} has no tokens of times: set eval.timestamps=false"
         )
-    window = Window(whisper, batch, config, whisper.model.model.encoder(features).last_hidden_state)
+    window = Window(whisper, batch, config, states)
     rows = window.decode(range(len(batch.ids)))
     if config.fallback:
         rows = [window.settle(number, row) for number, row in enumerate(rows)]

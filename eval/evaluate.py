@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from data.loader import Stages, eval_batches
 from data.plan import edge_of
 from data.utterance import Batch, Utterance
 from eval.config import EvalConfig
-from eval.decode import Heard, transcribe
+from eval.decode import Heard, encode, transcribe
 from eval.hypothesis import Hypothesis
+from eval.likelihood import has_label, likelihoods
 from eval.scores import Scores, score
 from eval.silence import lend, listen
 from eval.whisper import Whisper
@@ -65,17 +66,17 @@ class Evaluator:
         if true_length:
             lend(self.whisper.model, listen(self.whisper.model))
         mine, rounds = self.share(utterances, true_length=true_length)
-        stages = Stages(self.whisper.labels(), self.whisper.n_mels, self.accelerator.device)
-        batches = eval_batches(
-            utterances, self.data, stages, mine, true_length=true_length, hear=hear
-        )
+        encoder = self.whisper.labels()
+        told = [u if has_label(u, encoder) else replace(u, text="") for u in utterances]
+        stages = Stages(encoder, self.whisper.n_mels, self.accelerator.device)
+        batches = eval_batches(told, self.data, stages, mine, true_length=true_length, hear=hear)
         heard = self._transcribe(batches, rounds, label)
+        for each in told:
+            if not each.text:
+                heard[each.id] = replace(heard[each.id], likelihood=None)
         self.whisper.model.train(training)
         seconds = time.perf_counter() - started
-        hypotheses = [
-            Hypothesis(utterance=u, text=h.text, tokens=h.tokens, truncated=h.truncated)
-            for u, h in ((u, heard[u.id]) for u in utterances)
-        ]
+        hypotheses = [Hypothesis.of(u, heard[u.id]) for u in utterances]
         config = self.config
         return score(hypotheses, config.normalizer, seconds, config.unit), hypotheses
 
@@ -95,8 +96,17 @@ class Evaluator:
                         f"{first.audio}: {first.reason} ({first.detail}): it was sound when the "
                         "run began; put it back, or start a new run without it"
                     )
-                heard += zip(batch.ids, transcribe(self.whisper, batch, self.config), strict=True)
+                heard += zip(batch.ids, self._hear(batch), strict=True)
         return dict(gather_object(heard))
+
+    def _hear(self, batch: Batch) -> list[Heard]:
+        """Encode once, for both what is heard and what the labels cost."""
+        states = encode(self.whisper, batch)
+        heard = transcribe(self.whisper, batch, self.config, states)
+        if states is None:
+            return heard
+        costs = likelihoods(self.whisper, batch, states)
+        return [replace(h, likelihood=cost) for h, cost in zip(heard, costs, strict=True)]
 
     def share(
         self, utterances: Sequence[Utterance], *, true_length: bool

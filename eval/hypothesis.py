@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.utterance import Utterance
+from eval.decode import Heard
 from eval.errors import ErrorCounts, errors
+from eval.likelihood import Likelihood
 from eval.normalize import normalizer_for
 from eval.script import fold, is_folded, wrong_script
 from eval.units import KOREAN, METRICS, unit_of
@@ -19,6 +21,18 @@ class Hypothesis:
     text: str
     tokens: int = 0  # that were generated, without special ones
     truncated: bool = False  # whether decoding came to its limit
+    likelihood: Likelihood | None = None  # of the reference; None where no label can hold it
+
+    @classmethod
+    def of(cls, utterance: Utterance, heard: Heard) -> "Hypothesis":
+        """Set what was heard beside what was said."""
+        return cls(
+            utterance=utterance,
+            text=heard.text,
+            tokens=heard.tokens,
+            truncated=heard.truncated,
+            likelihood=heard.likelihood,
+        )
 
     @property
     def written(self) -> str:

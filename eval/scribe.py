@@ -17,7 +17,7 @@ from data.source import AudioError
 from data.utterance import Batch, Position, Utterance
 from eval.config import EvalConfig
 from eval.ct2 import load_ct2
-from eval.decode import Heard, transcribe
+from eval.decode import Heard, encode, transcribe
 from eval.evaluate import accelerated
 from eval.segments import Segment, joined, tidy
 from eval.silence import lend, listen
@@ -74,7 +74,9 @@ class Scribe:
         features = self._mel(waves.to(self._accelerator.device))
         with self._accelerator.autocast(), torch.inference_mode():
             utterances = self._with_languages(utterances, features)
-            heard = transcribe(self.whisper, _batch(utterances, features), self._config)
+            batch = _batch(utterances, features)
+            states = encode(self.whisper, batch)
+            heard = transcribe(self.whisper, batch, self._config, states)
         return list(zip(utterances, heard, strict=True))
 
     def _with_languages(self, utterances: list[Utterance], features: Tensor) -> list[Utterance]:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from data.files import write_jsonl
+from data.utterance import Utterance
+from eval.hypothesis import Hypothesis
 from eval.likelihood import Likelihood
 from trainer.choice import LEAST, TEXTS, choose, compare, write_losses
 from trainer.state import TrainState
@@ -22,7 +24,9 @@ def evaluation(
     rows = [{"id": str(n), "edits": each, **same, **more} for n, each in enumerate(edits)]
     write_jsonl(folder / TEXTS, rows)
     if nll is not None:
-        write_losses(folder, {row["id"]: Likelihood(nll, 10) for row in rows})
+        clips = [Utterance(id=row["id"], audio="", text="") for row in rows]
+        cost = Likelihood(nll, 10)
+        write_losses(folder, [Hypothesis(utterance=u, text="", likelihood=cost) for u in clips])
     return folder
 
 

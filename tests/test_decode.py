@@ -16,7 +16,7 @@ from data.labels import END, LAST_TIME
 from data.loader import Stages, eval_batches
 from data.utterance import Batch, Utterance
 from eval.config import EvalConfig
-from eval.decode import MORE_TOKENS, Heard, Window, transcribe
+from eval.decode import MORE_TOKENS, Heard, Window, encode, transcribe
 from eval.fallback import Verdict, compression, judge
 from eval.whisper import Whisper, load_whisper
 from trainer.blank import BlankConfig, make_blank
@@ -71,7 +71,8 @@ def batch_of(whisper: Whisper, rows: list[Utterance], *, true_length: bool = Tru
 
 def heard(whisper: Whisper, rows: list[Utterance], config: EvalConfig, **how: bool) -> list[Heard]:
     """Transcribe one batch."""
-    return transcribe(whisper, batch_of(whisper, rows, **how), config)
+    batch = batch_of(whisper, rows, **how)
+    return transcribe(whisper, batch, config, encode(whisper, batch))
 
 
 def ending(whisper: Whisper) -> Whisper:
@@ -216,11 +217,12 @@ def test_beams_and_long_audio_fall_back_too(
 def test_times_are_decoded_and_not_in_the_text(timed: Whisper, rows: list[Utterance]) -> None:
     config = replace(SHORT, timestamps=True)
     batch = batch_of(timed, rows[:2])
-    states = timed.model.model.encoder(batch.features).last_hidden_state
+    states = encode(timed, batch)
+    assert states is not None
     ids = [i for row in Window(timed, batch, config, states).decode([0, 1]) for i in row]
     first = timed.labels().time(0.0)
     assert any(i >= first for i in ids)
-    for h in transcribe(timed, batch, config):
+    for h in transcribe(timed, batch, config, states):
         assert "<|" not in h.text
         assert h.tokens < 16  # times are none
 
@@ -232,9 +234,10 @@ def test_a_model_without_times_cannot_tell_them(whisper: Whisper, rows: list[Utt
 
 def test_an_end_is_found_in_a_row_of_ids(whisper: Whisper, rows: list[Utterance]) -> None:
     batch = batch_of(whisper, rows[:1])
-    states = whisper.model.model.encoder(batch.features).last_hidden_state
+    states = encode(whisper, batch)
+    assert states is not None
     window = Window(whisper, batch, SHORT, states)
-    prefix = batch.decoder_input_ids[0].tolist()
+    prefix = whisper.labels().prefix(rows[0].language or "")
     one = whisper.processor.tokenizer(" one", add_special_tokens=False)["input_ids"]
     end = whisper.labels().vocabulary[END]
     assert window.heard(0, [*prefix, *one, end, end]) == Heard(text="one", tokens=len(one))

@@ -22,7 +22,7 @@ from data.loader import Stages, eval_batches
 from data.plan import edge_of
 from data.utterance import Batch, Utterance
 from eval.config import EvalConfig
-from eval.decode import Heard, transcribe
+from eval.decode import Heard, encode, transcribe
 from eval.evaluate import Evaluator, save
 from eval.whisper import Whisper, load_whisper
 from trainer.blank import BlankConfig, make_blank
@@ -234,7 +234,7 @@ def heard(
     """Transcribe one batch."""
     stages, group = Stages(whisper.labels(), whisper.n_mels), list(range(len(rows)))
     (batch,) = eval_batches(rows, config, stages, [group], true_length=true_length)
-    return [h.text for h in transcribe(whisper, batch, knobs)]
+    return [h.text for h in transcribe(whisper, batch, knobs, encode(whisper, batch))]
 
 
 def test_true_length_is_what_the_decoder_makes_of_the_short_encoders_output(
@@ -266,9 +266,9 @@ def test_clips_of_two_tasks_are_decoded_apart_and_scored_together(
 ) -> None:
     seen: list[set[str]] = []
 
-    def watched(whisper: Whisper, batch: Batch, config: EvalConfig) -> list[Heard]:
+    def watched(whisper: Whisper, batch: Batch, *how: Any) -> list[Heard]:
         seen.append(set(batch.tasks))
-        return transcribe(whisper, batch, config)
+        return transcribe(whisper, batch, *how)
 
     monkeypatch.setattr("eval.evaluate.transcribe", watched)
     mixed = [replace(u, task=("transcribe", "translate")[i % 2]) for i, u in enumerate(rows)]
@@ -283,9 +283,9 @@ def test_an_evaluation_at_true_length_hears_less_and_scores_all(
 ) -> None:
     seen: list[int] = []
 
-    def watched(whisper: Whisper, batch: Batch, config: EvalConfig) -> list[Heard]:
+    def watched(whisper: Whisper, batch: Batch, *how: Any) -> list[Heard]:
         seen.append(batch.features.shape[-1])
-        return transcribe(whisper, batch, config)
+        return transcribe(whisper, batch, *how)
 
     monkeypatch.setattr("eval.evaluate.transcribe", watched)
     _, hypotheses = evaluator.evaluate(rows, "", true_length=True)

@@ -203,13 +203,6 @@ def test_evaluation_hears_long_audio_whole(
     assert batch.features.shape == (1, 80, 3101)
 
 
-def test_evaluation_takes_any_reference(config: DataConfig, encoder: LabelEncoder) -> None:
-    rows = utterances_of(config, encoder)[:2]
-    rows[1] = replace(rows[1], text="say <|startoftranscript|> " + "one " * 600)
-    (batch,) = eval_batches(rows, config, Stages(encoder, 80), [[0, 1]])
-    assert batch.ids == [u.id for u in rows]
-
-
 @pytest.mark.gpu
 def test_a_gpu_computes_the_features_that_workers_would(
     config: DataConfig, encoder: LabelEncoder

@@ -19,7 +19,7 @@ from data.errors import InputError
 from data.features import N_FRAMES
 from data.loader import Stages, eval_batches
 from eval.config import EvalConfig
-from eval.decode import transcribe
+from eval.decode import encode, transcribe
 from eval.whisper import Whisper, load_whisper
 from trainer.budget import fit_path
 from trainer.lora import merged, take_off
@@ -58,7 +58,8 @@ def said(whisper: Whisper, corpus: Path) -> list[str]:
     rows = list(read(DataConfig(corpus=(str(corpus),)), "test"))
     stages, group = Stages(whisper.labels(), whisper.n_mels), list(range(len(rows)))
     (batch,) = eval_batches(rows, DataConfig(workers=0), stages, [group])
-    return [h.text for h in transcribe(whisper, batch, EvalConfig(max_length=24))]
+    heard = transcribe(whisper, batch, EvalConfig(max_length=24), encode(whisper, batch))
+    return [h.text for h in heard]
 
 
 def batch() -> tuple[torch.Tensor, ...]:

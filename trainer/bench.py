@@ -17,7 +17,6 @@ from data.errors import InputError
 from data.features import CHUNK_SECONDS
 from data.loader import Passes
 from data.utterance import Batch, Position, Utterance
-from eval.likelihood import likelihoods
 from trainer.flops import WhisperFlops
 from trainer.forecast import Pace
 from trainer.loop import SILENCE_EVERY
@@ -173,7 +172,6 @@ def _window_seconds(scoring: Scoring, *, true_length: bool) -> float:
         evaluator.evaluate(sample[:1], "a first clip", true_length=true_length)
         began = time.perf_counter()
         evaluator.evaluate(sample, "some clips", true_length=true_length)
-        likelihoods(evaluator, sample, true_length=true_length)
     return (time.perf_counter() - began) / _windows(sample)
 
 

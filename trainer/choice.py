@@ -1,5 +1,6 @@
 """Which of two models is the better one: by a paired test on the same clips, then by dev loss."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 from data.features import CHUNK_SECONDS
 from data.files import read_jsonl, write_jsonl
 from eval.bootstrap import Difference, paired
-from eval.likelihood import Likelihood
+from eval.hypothesis import Hypothesis
 from trainer.state import TrainState
 
 TEXTS, LOSSES = "utterances.jsonl", "losses.jsonl"
@@ -26,10 +27,10 @@ class Verdict:
     told: str
 
 
-def write_losses(folder: Path, losses: dict[str, Likelihood]) -> None:
+def write_losses(folder: Path, hypotheses: Sequence[Hypothesis]) -> None:
     """Keep what each reference cost beside an evaluation's texts."""
-    rows = ({"id": name, "nll": nll, "tokens": n} for name, (nll, n) in losses.items())
-    write_jsonl(folder / LOSSES, rows)
+    known = ((h.utterance.id, h.likelihood) for h in hypotheses if h.likelihood)
+    write_jsonl(folder / LOSSES, ({"id": name, **cost._asdict()} for name, cost in known))
 
 
 def choose(best: Path, challenger: Path, error: float, state: TrainState) -> Verdict:

@@ -12,7 +12,7 @@ from data.manifest import Manifest
 from data.utterance import Utterance
 from eval.beside import look_beside
 from eval.evaluate import Evaluator, save
-from eval.likelihood import Likelihood, likelihoods
+from eval.hypothesis import Hypothesis
 from eval.page import write_page
 from eval.sample import stratified
 from eval.scores import Scores
@@ -29,8 +29,6 @@ from trainer.report import write_report
 from trainer.state import TrainState
 
 ALL_OF_DEV = "dev-all"  # beside "dev", the clips that models are chosen by
-
-Losses = dict[str, Likelihood]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,16 +153,13 @@ class Scoring:
     def _at(self, step: int, split: str) -> Path:
         return self.folder / "eval" / f"step-{step:08d}" / split
 
-    def _losses(self, split: str, utterances: Sequence[Utterance], step: int) -> Losses:
-        """Return what references of dev cost; test decides nothing."""
-        if split == "test":
-            return {}
-        losses = likelihoods(self.evaluator, utterances, true_length=self.short(step))
-        nll, tokens = (sum(each[i] for each in losses.values()) for i in (0, 1))
-        if tokens:
+    def _say_loss(self, split: str, hypotheses: Sequence[Hypothesis], step: int) -> None:
+        """Tell what the references cost that labels can hold."""
+        known = [h.likelihood for h in hypotheses if h.likelihood]
+        if known:
+            nll, tokens = map(sum, zip(*known, strict=True))
             self.recorder.record(step, {f"{split}/loss": nll / tokens})
             self.recorder.say(f"update {step:>6}  {split} loss {nll / tokens:.4f} nats a token")
-        return losses
 
     def _score(self, split: str, utterances: Sequence[Utterance], step: int) -> Scores:
         config, short = self.evaluator.config, self.short(step)
@@ -182,7 +177,7 @@ class Scoring:
             )
         for line in beside.lines():
             self.recorder.say(f"update {step:>6}  {split} {line}")
-        losses = self._losses(split, utterances, step)
+        self._say_loss(split, hypotheses, step)
         if self.evaluator.accelerator.is_main_process:
             facts = {"step": step, "max_length": config.max_length, "beams": config.num_beams}
             facts["true_length"] = short
@@ -190,7 +185,7 @@ class Scoring:
                 (at / TEXTS).unlink(missing_ok=True)  # a full disk shall leave no other model's
                 beside.save(at, step)
                 save(at, scores, hypotheses, meters=beside.meters.to_json(), **facts)
-                write_losses(at, losses)
+                write_losses(at, hypotheses)
                 self._show(at, split, step)
                 write_report(self.folder)
         return scores
