@@ -15,7 +15,8 @@ class EvalConfig:
     batch_seconds: float = 480.0
     max_length: int = 225  # tokens a clip's text may have, as in the guide
     tokens_per_second: float = 40.0  # of audio, and 16 more: a loop ends there; speech has 3 to 15
-    pad: Literal["auto", "30s", "bucket"] = "auto"  # auto: true length where it was trained so
+    # auto: 30s, as stock pipelines decode; a run that trains with bucket hears dev at true length
+    pad: Literal["auto", "30s", "bucket"] = "auto"
     num_beams: int = 1  # 1: greedy
     fallback: bool = False  # decode what loops or is unsure again at temperatures 0.2 … 1.0
     timestamps: bool = False  # decode with times, as long audio always is; texts are scored without

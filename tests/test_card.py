@@ -74,7 +74,7 @@ def test_it_tells_what_the_files_of_the_run_hold(run: Path) -> None:
     assert "- 2 of 10 texts repeat themselves (before: 2)." in told
     assert "- It says something to 3 of 12 clips of silence and noise" in told
     assert "(before: 1)" in told
-    assert "its errors there are not counted here" in told
+    assert "errors there are not counted here" in told
     assert "| zh/a\\_b\\|c | 1,234 | 5.68 |" in told
     assert "| train | too long | 2 |" in told
     assert "Licence of this model: My Licence." in told
@@ -85,6 +85,14 @@ def test_it_tells_what_the_files_of_the_run_hold(run: Path) -> None:
     assert "| energy | not measured |" in told
     assert "| optim.lr | 1e-05 |" in told
     assert 'model="ann/digits"' in told
+
+
+def test_scores_of_padded_clips_are_those_of_stock_pipelines_and_need_no_word(run: Path) -> None:
+    for step in (0, 500):
+        path = run / "eval" / f"step-{step:08d}" / "test" / "scores.json"
+        told = json.loads(path.read_text(encoding="utf-8"))
+        write_json(path, told | {"true_length": False})
+    assert "Stock pipelines" not in card(run, FACTS)
 
 
 def test_its_metadata_is_what_the_hub_reads(run: Path) -> None:
@@ -184,3 +192,16 @@ def test_a_run_leaves_a_card_of_the_end(trainer: Any, tmp_path: Path) -> None:
     facts = json.loads((tmp_path / "run" / "model" / "whisper_loop.json").read_text())
     assert str(tmp_path) not in json.dumps(facts)
     assert told == card(tmp_path / "run", facts)
+
+
+def test_what_chooses_is_heard_as_training_hears_and_what_is_reported_as_stock_pipelines_hear(
+    trainer: Any, tmp_path: Path
+) -> None:
+    splits = ["--data.dev_split=dev", "--data.test_split=test", "--eval.max_length=4"]
+    trainer(tmp_path / "run", "--loop.max_steps=1", *splits)
+    folder = tmp_path / "run" / "eval"
+    short = {
+        (int(at.parent.parent.name[5:]), at.parent.name): json.loads(at.read_text())["true_length"]
+        for at in folder.glob("step-*/*/scores.json")
+    }
+    assert short == {(0, "dev"): False, (0, "test"): False, (1, "dev"): True, (1, "test"): False}

@@ -154,12 +154,13 @@ def scoring_seconds(scoring: Scoring, looks: int) -> dict[str, float]:
     all_of_dev = _windows(scoring.manifest.dev) if scoring.sampled else 0.0  # at the end
     if not dev + test:
         return {"before": 0.0, "after": 0.0, "dev": 0.0}
-    first, later = (scoring.short(step) for step in (0, 1))
-    took = {short: _window_seconds(scoring, true_length=short) for short in {first, later}}
+    heard = [scoring.short(split, step) for split, step in (("dev", 0), ("test", 0), ("dev", 1))]
+    took = {short: _window_seconds(scoring, true_length=short) for short in set(heard)}
+    first, reported, later = (took[short] for short in heard)
     return {
-        "before": took[first] * (dev + test),
-        "after": took[later] * (looks * dev + all_of_dev + test),
-        "dev": took[later] * dev,
+        "before": first * dev + reported * test,
+        "after": later * (looks * dev + all_of_dev) + reported * test,
+        "dev": later * dev,
     }
 
 

@@ -102,11 +102,11 @@ def _limits(before: Facts, after: Facts, config: Facts) -> list[str]:
             f"It says something to {noise['spoken']} of {noise['clips']} clips of silence and "
             f"noise, in which nobody speaks{was}."
         )
-    if after.get("true_length") or (config.get("data") or {}).get("pad") == "bucket":
+    if after.get("true_length"):
         silence = (config.get("model") or {}).get("silence", True)
         found.append(
-            "It was trained on clips at their own length. Stock pipelines pad to 30 s: its errors "
-            f"there are not counted here{'' if silence else ', and are more'}."
+            "Its errors are of clips heard at their own length. Stock pipelines pad to 30 s: "
+            f"errors there are not counted here{'' if silence else ', and are more'}."
         )
     return [*found, "It was tried on the speech named here, and on no other."]
 

@@ -162,7 +162,7 @@ class Scoring:
             self.recorder.say(f"update {step:>6}  {split} loss {nll / tokens:.4f} nats a token")
 
     def _score(self, split: str, utterances: Sequence[Utterance], step: int) -> Scores:
-        config, short = self.evaluator.config, self.short(step)
+        config, short = self.evaluator.config, self.short(split, step)
         scores, hypotheses = self.evaluator.evaluate(
             utterances, f"{split}, update {step}", true_length=short
         )
@@ -199,11 +199,14 @@ class Scoring:
         except InputError as error:  # what an earlier version wrote must not end a run
             self.recorder.say(f"WARNING: no page of {at}: {error}")
 
-    def short(self, step: int) -> bool:
-        """Tell whether to decode at true length: before training no published model can."""
+    def short(self, split: str, step: int) -> bool:
+        """Tell whether to decode at true length: dev, once trained so. Test is for all to repeat.
+
+        Stock pipelines decode padded, so what is reported is padded; what chooses may be quick.
+        """
         asked = self.evaluator.config.pad
         trained = self.evaluator.data.pad == "bucket" and step > 0
-        return asked == "bucket" or (asked == "auto" and trained)
+        return asked == "bucket" or (asked == "auto" and trained and split != "test")
 
     def _facts(self, state: TrainState) -> dict[str, Any]:
         return facts_of(self.evaluator, Outline.of(self.manifest.train), self.clock, state)
