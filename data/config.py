@@ -92,8 +92,9 @@ class DataConfig:
     min_seconds: float = 0.1  # shorter clips are dropped
     max_seconds: float = 30.0  # clips of this length and longer are dropped: one Whisper window
 
-    # bucket: pays for real audio alone; 30s: as stock; packed: several clips in each 30 s
-    pad: Literal["mixed", "bucket", "packed", "30s"] = "mixed"
+    # bucket: pays for real audio alone; mixed: and for some windows of 30 s; packed: several clips
+    # in each window; 30s: as stock. What each costs in error: docs/ablation.md
+    pad: Literal["bucket", "mixed", "packed", "30s"] = "bucket"
     padded_share: float = 0.15  # of the compute of mixed, spent on updates padded to 30 s
     trailing_silence: float = 0.0  # share of the other updates, padded to a random length
     repair: float = 0.0  # share of short updates that also learn to decode as if padded to 30 s

@@ -59,7 +59,7 @@ def test_the_recipes_for_24_gb_train_what_they_say() -> None:
         ("optim:\n  learning_rate: 1\n", "mine.yaml: unknown key optim.learning_rate"),
         ("optim:\n  lr: fast\n", "mine.yaml: optim.lr must be a number, got 'fast'"),
         ("sede: 1\n", "perhaps you meant seed"),
-        ("data:\n  pad: 20s\n", "data.pad must be mixed or bucket or packed or 30s"),
+        ("data:\n  pad: 20s\n", "data.pad must be bucket or mixed or packed or 30s"),
         ("- a\n", "expected keys and values"),
         ("a: [\n", "not YAML"),
     ],
