@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from eval.scores import Scores, score
 from eval.silence import lend, listen
 from eval.whisper import Whisper
 
+LIKE = 0.5  # of the longest clip of its batch: what is shorter waits for the next one
 SCORES, UTTERANCES = "scores.json", "utterances.jsonl"  # of an evaluation's folder
 
 
@@ -48,6 +49,7 @@ class Evaluator:
         label: str,
         *,
         true_length: bool = False,
+        costs: bool = False,
         hear: Callable[[Utterance], Tensor] = load,
     ) -> tuple[Scores, list[Hypothesis]]:
         """Transcribe and score; the result is the same on every process.
@@ -58,6 +60,7 @@ class Evaluator:
             utterances: what to transcribe, with references.
             label: shown beside the progress bar.
             true_length: whether the encoder hears clips without padding them to 30 s.
+            costs: whether to tell what the references cost that labels can hold.
             hear: returns an utterance's samples.
         """
         started = time.perf_counter()
@@ -67,20 +70,20 @@ class Evaluator:
             lend(self.whisper.model, listen(self.whisper.model))
         mine, rounds = self.share(utterances, true_length=true_length)
         encoder = self.whisper.labels()
-        told = [u if has_label(u, encoder) else replace(u, text="") for u in utterances]
+        known = {u.id for u in utterances if costs and has_label(u, encoder)}
+        told = [u if u.id in known else replace(u, text="") for u in utterances]
         stages = Stages(encoder, self.whisper.n_mels, self.accelerator.device)
         batches = eval_batches(told, self.data, stages, mine, true_length=true_length, hear=hear)
-        heard = self._transcribe(batches, rounds, label)
-        for each in told:
-            if not each.text:
-                heard[each.id] = replace(heard[each.id], likelihood=None)
+        heard = self._transcribe(batches, rounds, label, known)
         self.whisper.model.train(training)
         seconds = time.perf_counter() - started
         hypotheses = [Hypothesis.of(u, heard[u.id]) for u in utterances]
         config = self.config
         return score(hypotheses, config.normalizer, seconds, config.unit), hypotheses
 
-    def _transcribe(self, batches: Iterator[Batch], rounds: int, label: str) -> dict[str, Heard]:
+    def _transcribe(
+        self, batches: Iterator[Batch], rounds: int, label: str, known: Set[str]
+    ) -> dict[str, Heard]:
         """Return what was heard in each utterance by id, gathered from all processes."""
         quiet = not (self.accelerator.is_main_process and sys.stdout.isatty())
         heard: list[tuple[str, Heard]] = []
@@ -96,29 +99,31 @@ class Evaluator:
                         f"{first.audio}: {first.reason} ({first.detail}): it was sound when the "
                         "run began; put it back, or start a new run without it"
                     )
-                heard += zip(batch.ids, self._hear(batch), strict=True)
+                heard += zip(batch.ids, self._hear(batch, known), strict=True)
         return dict(gather_object(heard))
 
-    def _hear(self, batch: Batch) -> list[Heard]:
-        """Encode once, for both what is heard and what the labels cost."""
+    def _hear(self, batch: Batch, known: Set[str]) -> list[Heard]:
+        """Encode once, for both what is heard and what the known references cost."""
         states = encode(self.whisper, batch)
         heard = transcribe(self.whisper, batch, self.config, states)
-        if states is None:
+        if states is None or known.isdisjoint(batch.ids):
             return heard
-        costs = likelihoods(self.whisper, batch, states)
-        return [replace(h, likelihood=cost) for h, cost in zip(heard, costs, strict=True)]
+        costs = zip(batch.ids, likelihoods(self.whisper, batch, states), strict=True)
+        told = (cost if name in known else None for name, cost in costs)
+        return [replace(h, likelihood=cost) for h, cost in zip(heard, told, strict=True)]
 
     def share(
         self, utterances: Sequence[Utterance], *, true_length: bool
     ) -> tuple[list[list[int]], int]:
         """Return this process's batches, and how many the process with the most has.
 
-        Clips of one task and similar length are together, the longest first, those over 30 s alone.
+        Clips of one task and similar length are together, the longest first, those over 30 s alone:
+        at true length a clip costs as much as the longest of its batch.
         """
 
         def padded(index: int) -> float:
-            longest = utterances[index].seconds
-            return edge_of(longest) / FRAMES_PER_SECOND if true_length else CHUNK_SECONDS
+            seconds = utterances[index].seconds
+            return edge_of(seconds) / FRAMES_PER_SECOND if true_length else CHUNK_SECONDS
 
         order = sorted(range(len(utterances)), key=lambda i: -utterances[i].seconds)
         batches = [[i] for i in order if utterances[i].seconds > CHUNK_SECONDS]
@@ -129,9 +134,10 @@ class Evaluator:
         for task in sorted({u.task for u in utterances}):
             alike = [i for i in short if utterances[i].task == task]
             while alike:
-                size = max(1, int(budget / padded(alike[0])))
-                batches.append(alike[:size])
-                alike = alike[size:]
+                longest = padded(alike[0])
+                most = alike[: max(1, int(budget / longest))]
+                batches.append([i for i in most if padded(i) >= LIKE * longest])
+                alike = alike[len(batches[-1]) :]
         return batches[self.accelerator.process_index :: processes], -(-len(batches) // processes)
 
 

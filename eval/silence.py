@@ -49,10 +49,12 @@ class AttentionWithSilence(WhisperAttention):
         silence = self.silence[:, first:]
         mask = torch.zeros(source.shape[1] + kept - first, device=source.device)
         mask[source.shape[1] :] = math.log(STRIDE)
-        # generate keeps keys and values: computed once a clip
-        if any(kwargs.get(name) is not None for name in CACHE):
-            source = torch.cat([source, silence.to(source.dtype).expand(len(source), -1, -1)], 1)
+        caches = [kwargs[name] for name in CACHE if kwargs.get(name) is not None]
+        if caches:  # of generate, which keeps keys and values: they are computed once a clip
             mask = mask.to(source.dtype).expand(1, 1, hidden_states.shape[1], -1)
+            if not caches[0].is_updated.get(self.layer_idx):
+                behind = silence.to(source.dtype).expand(len(source), -1, -1)
+                source = torch.cat([source, behind], dim=1)
             return super().forward(hidden_states, source, attention_mask=mask, **kwargs)
         query = self._heads(self.q_proj(hidden_states) * self.scaling)
         key, value = (

@@ -172,7 +172,7 @@ def _window_seconds(scoring: Scoring, *, true_length: bool) -> float:
     with fitting(f"while scoring {size} clips together: set eval.batch_seconds lower"):
         evaluator.evaluate(sample[:1], "a first clip", true_length=true_length)
         began = time.perf_counter()
-        evaluator.evaluate(sample, "some clips", true_length=true_length)
+        evaluator.evaluate(sample, "some clips", true_length=true_length, costs=True)
     return (time.perf_counter() - began) / _windows(sample)
 
 

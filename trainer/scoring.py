@@ -164,7 +164,7 @@ class Scoring:
     def _score(self, split: str, utterances: Sequence[Utterance], step: int) -> Scores:
         config, short = self.evaluator.config, self.short(split, step)
         scores, hypotheses = self.evaluator.evaluate(
-            utterances, f"{split}, update {step}", true_length=short
+            utterances, f"{split}, update {step}", true_length=short, costs=True
         )
         at, unlearnt = self._at(step, split), split == "dev" or not self.manifest.dev
         beside = look_beside(self.evaluator, hypotheses, at, forgetting=unlearnt, true_length=short)

@@ -3,14 +3,15 @@
     python tests/benchmark/ablation.py --corpora=FOLDER --english=tiny.en --multilingual=base
 
 docs/ablation.md says what is compared. A cell that is done is not done again; a cell that was cut
-off goes on from its checkpoint. `--table=True` only shows what is there.
+off goes on from its checkpoint. `--table=True` only shows what is there. `--speed=True` tells how
+fast each way trains: on a machine that does nothing else, which a campaign does not need.
 """
 
 import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +43,7 @@ MODES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("mixed, repair", ("--data.pad=mixed", "--data.repair=0.25")),
 )
 DECODED = {"padded": False, "short": True}  # name: at true length
+TIMED = 16  # updates, the first four of which warm up
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +61,7 @@ class Command:
     out: str = "runs/ablation"
     kept: str = "docs/ablation"  # gets what each model heard, in counts
     table: bool = False  # show what is there, and make nothing
+    speed: bool = False  # time each way's first updates, and make nothing else
 
     def __post_init__(self) -> None:
         """Refuse a folder that holds something else.
@@ -90,6 +93,9 @@ def main() -> None:
     """Fill the cells that are empty, the same seed of all first."""
     with plain_errors():
         command = parse_dataclass(Command, sys.argv[1:])
+        if command.speed:
+            write_json(Path(command.kept) / "speed.json", speeds(command))
+            return
         found: list[Heard] = []
         for cell in cells(command):
             asked = not command.table and command.only in (None, cell.language)
@@ -152,6 +158,31 @@ def train(cell: Cell, command: Command) -> None:
         *cell.knobs,
     ]
     launch(["trainer/main.py", *arguments], threads=command.threads)
+
+
+def speeds(command: Command) -> dict[str, dict[str, float]]:
+    """Train each way for a while, and tell clips a second, of its corpus's mean length.
+
+    An update of a bucket holds clips of one length: what is timed is audio, and then divided.
+    """
+    found: dict[str, dict[str, float]] = {}
+    timed = ("--log.log_every=4", f"--loop.max_steps={TIMED}")
+    asked = (c for c in cells(command) if not c.seed and command.only in (None, c.language))
+    for each in asked:
+        folder = each.folder.with_name("speed")
+        cell = replace(each, folder=folder, knobs=(*each.knobs, *timed))
+        shutil.rmtree(folder, ignore_errors=True)  # of one that was cut off
+        train(cell, command)
+        rows = [row for row in read_jsonl(cell.folder / "metrics.jsonl") if "speed/mfu" in row]
+        spans = [1 / row["speed/updates_per_second"] for row in rows[1:]]  # the first one warms up
+        audio = [row["speed/audio_seconds_per_second"] for row in rows[1:]]
+        heard = sum(a * b for a, b in zip(spans, audio, strict=True)) / sum(spans)
+        clips = list(read_jsonl(cell.folder / "manifest.jsonl"))
+        pace = heard * len(clips) / sum(clip["seconds"] for clip in clips)
+        found.setdefault(cell.mode, {})[cell.language] = pace
+        print(f"{cell.mode}, {cell.language}: {pace:.2f} clips/s", flush=True)
+        shutil.rmtree(cell.folder)
+    return found
 
 
 def score(cell: Cell) -> None:
