@@ -237,7 +237,7 @@ KNOBS = ModelConfig(), OptimConfig(), DataConfig()
         (True, (*KNOBS[:2], replace(KNOBS[2], workers=9, prefetch=1, pass_seconds=1.0))),
         (False, (replace(KNOBS[0], dropout=0.5), *KNOBS[1:])),
         (False, (KNOBS[0], replace(KNOBS[1], weight_decay=0.5), KNOBS[2])),
-        (False, (*KNOBS[:2], replace(KNOBS[2], pad="bucket"))),
+        (False, (*KNOBS[:2], replace(KNOBS[2], pad="mixed"))),
     ],
 )
 def test_what_a_resume_compares_is_what_weights_depend_on(free: bool, changed: Any) -> None:
