@@ -36,11 +36,12 @@ def start(task: Task, folder: Path, *extra: str) -> Figures:
     )
 
 
-def train(task: Task, folder: Path, *extra: str) -> Figures:
+def train(task: Task, folder: Path, *extra: str, program: str = "trainer/main.py") -> Figures:
     """Measure how fast it trains, and in how much memory."""
     knobs = task.knobs
     lines = f"--log.log_every={knobs.warmup}"  # the first one ends where timing begins
-    process = trainer(task, folder, f"--loop.max_steps={knobs.updates}", lines, *extra)
+    steps = f"--loop.max_steps={knobs.updates}"
+    process = trainer(task, folder, steps, lines, *extra, program=program)
     rows = [row for row in read_jsonl(folder / "metrics.jsonl") if "speed/mfu" in row]
     told = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     return replace(
@@ -116,8 +117,8 @@ def look(at: Path) -> Look:
     return Look(texts=texts, seconds=scores["seconds"])
 
 
-def trainer(task: Task, folder: Path, *extra: str) -> Process:
-    """Run trainer/main.py with the guide's settings; later arguments win."""
+def trainer(task: Task, folder: Path, *extra: str, program: str = "trainer/main.py") -> Process:
+    """Run a program that takes trainer/main.py's arguments with the guide's; later ones win."""
     knobs = task.knobs
     arguments = [
         f"--run_dir={folder}",
@@ -136,4 +137,4 @@ def trainer(task: Task, folder: Path, *extra: str) -> Process:
         f"--eval.batch_seconds={30 * knobs.eval_clips}",
         "--eval.max_length=225",
     ]
-    return launch(["trainer/main.py", *arguments, *extra], knobs.threads)
+    return launch([program, *arguments, *extra], knobs.threads)

@@ -17,8 +17,10 @@ from transformers.utils import logging as transformers_logging
 from data.files import read_jsonl, write_jsonl
 from trainer.blank import POSITIONS, generation_config, special_ids, train_tokenizer
 
-# name: width, encoder and decoder layers, heads, mel bins, vocabulary: OpenAI's
+# name: width, encoder and decoder layers, heads, mel bins, vocabulary: OpenAI's, but for nano,
+# which is for trying out a program
 SHAPES = {
+    "nano": (64, 2, 2, 1, 80, 1024),
     "tiny": (384, 4, 4, 6, 80, 51865),
     "small": (768, 12, 12, 12, 80, 51865),
     "medium": (1024, 24, 24, 16, 80, 51865),
@@ -63,7 +65,7 @@ def make_model(size: str, corpus: Path, out: Path) -> None:
     texts = (row["text"] for row in read_jsonl(corpus / "train.jsonl"))
     tokenizer = train_tokenizer(texts, list(LANGUAGES), vocabulary=312)
     torch.manual_seed(0)
-    model = WhisperForConditionalGeneration(_shape(size, special_ids(tokenizer)))
+    model = WhisperForConditionalGeneration(config_of(size, special_ids(tokenizer)))
     model.generation_config = generation_config(tokenizer, list(LANGUAGES))
     transformers_logging.disable_progress_bar()
     model.save_pretrained(out)
@@ -71,7 +73,7 @@ def make_model(size: str, corpus: Path, out: Path) -> None:
     WhisperProcessor(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(out)
 
 
-def _shape(size: str, known: dict[str, int]) -> WhisperConfig:
+def config_of(size: str, known: dict[str, int]) -> WhisperConfig:
     """Return a config with explicit ids: its defaults are the English-only model's.
 
     The vocabulary is as large as Whisper's, though the tokenizer uses a few hundred of it: the LM

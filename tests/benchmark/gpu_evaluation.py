@@ -1,0 +1,83 @@
+"""How fast clips are transcribed, by precision and batch: whisper-small, padded to 30 s.
+
+    python tests/benchmark/gpu_evaluation.py
+
+The weights are random, so no text ends before its limit: a clip costs as many steps of decoding as
+5 s of speech do. Nothing is read from disk.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(1, str(Path(__file__).resolve().parents[2]))  # after this folder: its files
+
+import torch
+from gpu_model import fresh_accelerator, random_whisper
+from gpu_rows import smoke, tell
+from torch import Tensor
+
+from data.config import DataConfig
+from data.features import SAMPLE_RATE
+from data.utterance import Utterance
+from eval.config import EvalConfig
+from eval.evaluate import Evaluator
+from eval.whisper import Whisper
+
+CLIP_SECONDS = 5.0
+TOKENS = 24  # a clip's text
+CLIPS = 128
+# precision, cuDNN's attention, padded audio decoded together in seconds; the default first
+VARIANTS = (
+    ("bf16", True, 480.0),
+    ("bf16", False, 480.0),
+    ("no", True, 480.0),
+    ("bf16", True, 1920.0),
+    ("fp16", True, 480.0),
+    ("no", True, 1920.0),
+    ("fp16", True, 1920.0),
+)
+
+
+def main() -> None:
+    """Measure each variant twice, and tell both: the first one meets new shapes."""
+    device = torch.device("cpu" if smoke() else "cuda")
+    whisper = random_whisper("nano" if smoke() else "small", device)
+    for precision, cudnn, seconds in VARIANTS[: 2 if smoke() else None]:
+        torch.backends.cuda.enable_cudnn_sdp(cudnn)
+        rates = [clips_per_second(whisper, device, precision, seconds) for _ in range(2)]
+        name = "fp32" if precision == "no" else precision
+        tell(
+            f"{name}, {'cuDNN' if cudnn else 'no cuDNN'}, {seconds / 30:.0f} clips a batch",
+            first_clips_per_second=round(rates[0], 1),
+            clips_per_second=round(rates[1], 1),
+        )
+
+
+def clips_per_second(
+    whisper: Whisper, device: torch.device, precision: str, seconds: float
+) -> float:
+    """Return the clips that an evaluation hears a second."""
+    sound = 0.1 * torch.randn(
+        round(CLIP_SECONDS * SAMPLE_RATE), generator=torch.Generator().manual_seed(0)
+    )
+
+    def hear(_: Utterance) -> Tensor:
+        return sound
+
+    count = 2 if smoke() else CLIPS
+    utterances = [
+        Utterance(id=str(i), audio=str(i), text="one two", seconds=CLIP_SECONDS, language="en")
+        for i in range(count)
+    ]
+    evaluator = Evaluator(
+        accelerator=fresh_accelerator(device, precision),
+        whisper=whisper,
+        data=DataConfig(workers=0),
+        config=EvalConfig(batch_seconds=seconds, max_length=4 if smoke() else TOKENS),
+    )
+    scores, _ = evaluator.evaluate(utterances, "speed", hear=hear)
+    return count / scores.seconds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""A Whisper with random weights, made on the device, and batches of noise for it.
+
+Nothing is read from disk: a large model's weights would take longer to load than to measure.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(1, str(Path(__file__).resolve().parents[2]))  # after this folder: its files
+
+import data  # noqa: F401 - makes torchaudio importable; transformers imports it
+
+# isort: split
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from synthetic import WORDS, WORDS_PER_SECOND, config_of
+from transformers import (
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+)
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+from data.buckets import Draw
+from data.collate import Clip, Line
+from data.features import SAMPLE_RATE
+from data.loader import Stages
+from data.plan import edge_of
+from data.utterance import Batch, Drop, Position, Utterance
+from eval.silence import install
+from eval.whisper import TrueLengthEncoder, Whisper
+from trainer.blank import generation_config, special_ids, train_tokenizer
+
+
+def random_whisper(size: str, device: torch.device) -> Whisper:
+    """Return a model of a published shape, as load_whisper() would return it.
+
+    Args:
+        size: one of synthetic.SHAPES.
+        device: where its weights are made.
+    """
+    tokenizer = train_tokenizer([" ".join(WORDS)], list(LANGUAGES), vocabulary=312)
+    config = config_of(size, special_ids(tokenizer))
+    config._attn_implementation = "sdpa"
+    torch.manual_seed(0)
+    with torch.device(device):
+        model: Any = WhisperForConditionalGeneration(config)
+    model.generation_config = generation_config(tokenizer, list(LANGUAGES))
+    model.model.encoder.__class__ = TrueLengthEncoder
+    install(model)
+    extractor = WhisperFeatureExtractor(feature_size=config.num_mel_bins)
+    processor = WhisperProcessor(feature_extractor=extractor, tokenizer=tokenizer)
+    return Whisper(model=model.to(device), processor=processor, name=size)
+
+
+def noise_batch(
+    whisper: Whisper, device: torch.device, rows: int, seconds: float, *, failed: bool = False
+) -> Batch:
+    """Return a pass of clips of one length, made by the stages that training uses.
+
+    Args:
+        whisper: has the tokenizer and the number of mel bins.
+        device: where the batch goes.
+        rows: clips.
+        seconds: of each clip.
+        failed: whether decoding failed in all of them, so that none has a target.
+    """
+    stages = Stages(whisper.labels(), whisper.n_mels, device)
+    generator = torch.Generator().manual_seed(rows)
+    count = max(1, round(seconds * WORDS_PER_SECOND))
+    draw = Draw((), Position(), Position(0, 1), last=True, frames=edge_of(seconds))
+    lines = []
+    for row in range(rows):
+        text = " ".join(WORDS[(row + i) % len(WORDS)] for i in range(count))
+        clip = Clip(
+            utterance=Utterance(
+                id=str(row), audio="", text=text, language="en", seconds=seconds, tokens=count
+            ),
+            waveform=0.1 * torch.randn(round(seconds * SAMPLE_RATE), generator=generator),
+        )
+        if failed:
+            clip.drop = Drop(split="train", id=str(row), audio="", reason="unreadable")
+        lines.append(Line(clips=[clip], draw=draw))
+    return stages.finish(stages.collator(lines))
+
+
+def fresh_accelerator(device: torch.device, precision: str) -> Accelerator:
+    """Return an Accelerator of this precision; a process otherwise keeps the first one's."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()

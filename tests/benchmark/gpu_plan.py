@@ -1,0 +1,146 @@
+"""The steps of the run on a GPU, the most important first, and what they take at most."""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from rich.table import Table
+
+CHECKS = "tests/gpu"
+# file in tests/gpu, seconds, what it proves
+TESTS = (
+    ("training", 110, "runs in fp16 and bf16: the loss falls, nothing is NaN, scores are made"),
+    ("resume", 100, "a deterministic run that was killed ends with the same weights, bit for bit"),
+    ("memory", 100, "where a pass does not fit in memory, smaller ones go on"),
+    ("fit", 75, "updates of what `trainer fit` found stay within its limit"),
+    ("attention", 60, "attention with silence is that of float64, by each SDPA backend"),
+    ("fp16", 50, "after clips that all failed the next update is made; rehearsal makes moments"),
+    ("features", 50, "log-mel features on the GPU are the CPU's, under autocast too"),
+    ("gradient", 50, "loss and gradient on the GPU are the CPU's"),
+    ("sync", 50, "what waits for the GPU inside of a pass"),
+)
+# size, seconds
+SPEEDS = (("small", 35), ("large-v3-turbo", 35), ("medium", 30), ("large-v3", 45))
+# size, clips an update, of the corpus, seconds
+COMPARED = (("small", 8, 512, 55), ("small", 24, 576, 55), ("large-v3", 24, 288, 65))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One process with a time limit."""
+
+    name: str
+    seconds: int  # it is ended then
+    command: tuple[str, ...]  # arguments of Python
+    proves: str
+    alone: bool = True  # it measures time; else others may run beside it
+
+
+def steps_of(*, smoke: bool, model: str | None, corpus: str | None, error: float | None) -> list[Step]:
+    """Return all steps in the order in which they run.
+
+    Args:
+        smoke: tiny, on a CPU.
+        model: a folder with real weights.
+        corpus: a folder with real speech.
+        error: what a CPU reached on it, to be shown beside.
+    """
+    return [
+        _program("device", 45, "versions, card, and that a kernel runs", "gpu_device.py"),
+        *_tests(),
+        *_real(model, corpus, error),
+        *_speed(smoke=smoke),
+    ]
+
+
+def _program(name: str, seconds: int, proves: str, *command: str) -> Step:
+    file, *arguments = command
+    command = (f"tests/benchmark/{file}", *arguments)
+    return Step(name=name, seconds=seconds, command=command, proves=proves)
+
+
+def _tests() -> Iterator[Step]:
+    """Yield a step for each file of tests, and one for the files that are not named here."""
+    pytest = ("-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "--tb=short")
+    for name, seconds, proves in TESTS:
+        command = (*pytest, f"{CHECKS}/test_{name}.py")
+        yield Step(name=name, seconds=seconds, command=command, proves=proves, alone=False)
+    named = [f"--ignore={CHECKS}/test_{name}.py" for name, _, _ in TESTS]
+    others = (*pytest, CHECKS, *named)
+    proves = "every other test that needs a GPU"
+    yield Step(name="others", seconds=60, command=others, proves=proves, alone=False)
+
+
+def _real(model: str | None, corpus: str | None, error: float | None) -> Iterator[Step]:
+    arguments = [f"--model={model}", f"--corpus={corpus}"] if model and corpus else []
+    if error is not None:
+        arguments.append(f"--error={error}")
+    seconds = 150 if arguments else 0
+    proves = "real weights learn real speech in bf16 and fp16, as they do on a CPU"
+    yield _program("real", seconds, proves, "gpu_real.py", *arguments)
+
+
+def _speed(*, smoke: bool) -> Iterator[Step]:
+    """Yield what measures time; the largest models come last."""
+    speeds = [
+        _program(
+            f"speed-{size}",
+            seconds,
+            "first and later visits of a shape, kernels, MFU",
+            "gpu_speed.py",
+            f"--size={'nano' if smoke else size}",
+        )
+        for size, seconds in SPEEDS
+    ]
+    compared = [
+        _program(
+            f"compare-{size}-{clips}",
+            seconds,
+            f"clips a second against Seq2SeqTrainer, {clips} clips an update",
+            "gpu_compare.py",
+            f"--size={'nano' if smoke else size}",
+            f"--clips={2 if smoke else clips}",
+            f"--train_clips={train_clips}",
+        )
+        for size, clips, train_clips, seconds in COMPARED
+    ]
+    proves = "clips transcribed a second, by precision and batch"
+    evaluation = _program("evaluation", 30, proves, "gpu_evaluation.py")
+    yield from (speeds[0], compared[0], evaluation, compared[1])
+    yield from (*speeds[1:], compared[2])
+
+
+def groups(steps: Sequence[Step], jobs: int) -> Iterator[tuple[list[Step], int]]:
+    """Yield steps that follow each other, and how many of them run beside each other."""
+    for alone, together in groupby(steps, key=lambda step: step.alone):
+        yield list(together), 1 if alone else jobs
+
+
+def longest(steps: Sequence[Step], jobs: int) -> int:
+    """Return the seconds that all take if each takes its limit."""
+    total = 0
+    for together, beside in groups(steps, jobs):
+        ends = [0] * beside
+        for step in together:  # each begins where the first one ends
+            heapq.heappush(ends, heapq.heappop(ends) + step.seconds)
+        total += max(ends)
+    return total
+
+
+def plan_table(steps: Sequence[Step], jobs: int) -> Table:
+    """Return the plan: a line a step, and the total."""
+    shown = Table(title="the run on a GPU", title_justify="left", caption_justify="left")
+    shown.add_column("step", no_wrap=True)
+    shown.add_column("s, at most", justify="right")
+    shown.add_column("runs", no_wrap=True)
+    shown.add_column("what it proves or measures")
+    for step in steps:
+        shown.add_row(
+            step.name,
+            str(step.seconds),
+            "alone" if step.alone else f"{jobs} together",
+            step.proves,
+        )
+    shown.caption = f"in all {longest(steps, jobs)} s, if each takes as long as it may"
+    return shown

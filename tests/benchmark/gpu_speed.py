@@ -1,0 +1,205 @@
+"""How fast one size of Whisper trains: first and later visits of a shape, kernels, MFU.
+
+    python tests/benchmark/gpu_speed.py --size=small
+
+Clips of 5 s with random weights, made on the device; with and without the states of silence, with
+and without cuDNN's attention. A visit is an update of one shape: its first may have to plan
+kernels, its second should cost what its third costs.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(1, str(Path(__file__).resolve().parents[2]))  # after this folder: its files
+
+import torch
+from gpu_model import fresh_accelerator, noise_batch, random_whisper, wait
+from gpu_rows import smoke, tell
+from measure import Shapes
+
+from data.config import PASS_SECONDS
+from data.errors import plain_errors
+from data.features import CHUNK_SECONDS
+from data.knobs import parse_dataclass
+from data.utterance import Batch
+from eval.whisper import Whisper
+from trainer.flops import WhisperFlops, peak_flops
+from trainer.model import ModelConfig, prepare_training
+from trainer.optim import OptimConfig, build_optimizer
+from trainer.step import train_step
+
+CLIP_SECONDS = 4.96  # 496 frames, which the plan leaves as they are: 96 clips fill a pass
+AUDIO_SECONDS = (120, 480, 1920)  # an update
+VARIANTS = ((True, True), (True, False), (False, True), (False, False))  # silence, cuDNN
+PADDED_CLIPS = (8, 24)  # of 30 s with stock attention: what other trainers compute
+FEWEST = 8  # clips a pass is halved to, where memory runs out
+ATTENTION = ("attn", "attention", "sdpa", "fmha", "flash", "cudnn")  # in names of its kernels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """Measure one size."""
+
+    size: Shapes = "small"
+
+
+@dataclass(kw_only=True, slots=True)
+class Bench:
+    """A model that is trained, in one of the ways to attend."""
+
+    device: torch.device
+    whisper: Whisper
+    accelerator: Any
+    optimizer: Any
+    modules: dict[bool, Any]  # with silence, and without; their weights are the same
+    flops: WhisperFlops
+    peak: float  # FLOP/s
+    batches: dict[tuple[int, float], Batch] = field(default_factory=dict)  # by rows and seconds
+
+    @classmethod
+    def of(cls, size: str, device: torch.device) -> "Bench":
+        """Make the model, and AdamW for its weights."""
+        accelerator = fresh_accelerator(device, "bf16" if device.type == "cuda" else "no")
+        whisper = random_whisper(size, device)
+        modules = {
+            silence: accelerator.prepare(
+                prepare_training(whisper, ModelConfig(silence=silence)).to(device).train()
+            )
+            for silence in (True, False)
+        }
+        optimizer = accelerator.prepare(build_optimizer(modules[True], OptimConfig()))
+        flops, (peak, _) = WhisperFlops.of(whisper.model.config), peak_flops(device)
+        return cls(
+            device=device,
+            whisper=whisper,
+            accelerator=accelerator,
+            optimizer=optimizer,
+            modules=modules,
+            flops=flops,
+            peak=peak,
+        )
+
+    def batch(self, rows: int, seconds: float) -> Batch:
+        """Return a pass; the same one every time."""
+        if (rows, seconds) not in self.batches:
+            made = noise_batch(self.whisper, self.device, rows, seconds)
+            self.batches[rows, seconds] = made
+        return self.batches[rows, seconds]
+
+    def update(self, passes: Sequence[Batch], *, silence: bool) -> tuple[float, float]:
+        """Return the seconds of an update, and those until all of it was launched."""
+        tokens = sum(sum(batch.tokens) for batch in passes)
+        wait(self.device)
+        started = time.perf_counter()
+        train_step(
+            self.accelerator,
+            self.modules[silence],
+            self.optimizer,
+            passes,
+            tokens=tokens,
+            max_norm=1.0,
+        )
+        launched = time.perf_counter() - started
+        wait(self.device)
+        return time.perf_counter() - started, launched
+
+
+def main() -> None:
+    """Measure everything, the default first; a row is told as soon as it is known."""
+    with plain_errors():
+        command = parse_dataclass(Command, sys.argv[1:])
+        device = torch.device("cpu" if smoke() else "cuda")
+        audio, padded, clip = AUDIO_SECONDS, PADDED_CLIPS, CLIP_SECONDS
+        if smoke():
+            audio, padded, clip = (2, 4), (), 0.96
+        bench = Bench.of(command.size, device)
+        for silence, cudnn in VARIANTS[: 2 if smoke() else None]:
+            torch.backends.cuda.enable_cudnn_sdp(cudnn)
+            name = f"{'silence' if silence else 'no silence'}, {'cuDNN' if cudnn else 'no cuDNN'}"
+            for seconds in audio:
+                rows = max(1, round(seconds / clip))
+                measure(bench, f"{seconds} s, {name}", rows, clip, silence=silence)
+            if silence:
+                count_kernels(bench, f"kernels, {name}", max(1, round(audio[0] / clip)), clip)
+            if (silence, cudnn) == VARIANTS[0]:
+                for rows in padded:
+                    label = f"{rows} clips padded to 30 s"
+                    measure(bench, label, rows, float(CHUNK_SECONDS), silence=False)
+
+
+def measure(bench: Bench, row: str, clips: int, seconds: float, *, silence: bool) -> None:
+    """Tell what an update costs; passes are halved where they do not fit in memory."""
+    rows = min(clips, int(PASS_SECONDS / seconds) or 1)
+    padded = seconds == CHUNK_SECONDS
+    while True:
+        batch = bench.batch(rows, seconds)
+        count = max(1, clips // rows)
+        passes = [replace(batch, last=i == count - 1) for i in range(count)]
+        try:
+            tell(row, **visits(bench, passes, silence=silence, padded=padded))
+        except torch.OutOfMemoryError:
+            bench.optimizer.zero_grad()
+            bench.batches.clear()
+            torch.cuda.empty_cache()
+            tell(f"{row}, {rows} clips a pass", out_of_memory=True)
+            if rows <= FEWEST:
+                return
+            rows //= 2
+            continue
+        return
+
+
+def visits(
+    bench: Bench, passes: Sequence[Batch], *, silence: bool, padded: bool
+) -> dict[str, Any]:
+    """Return the figures of a shape's first visits, and of an update once it is known."""
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    first, second, third = (bench.update(passes, silence=silence)[0] for _ in range(3))
+    more = 0 if smoke() else 5 if len(passes) == 1 else 1
+    later = [bench.update(passes, silence=silence) for _ in range(more)]
+    taken = statistics.median([third, *(seconds for seconds, _ in later)])
+    clips = sum(len(batch.ids) for batch in passes)
+    heard = CLIP_SECONDS if padded else passes[0].seconds[0]  # useful: what is not padding
+    tokens = passes[0].tokens[0] if not padded else round(CLIP_SECONDS * 5)
+    useful = bench.flops.train([(heard, tokens)]) * clips
+    return {
+        "clips": clips,
+        "passes": len(passes),
+        "first_ms": round(1e3 * first, 1),
+        "second_ms": round(1e3 * second, 1),
+        "ms": round(1e3 * taken, 1),
+        "second_by_third": round(second / third, 2),
+        "launched_ms": round(1e3 * later[-1][1], 1) if later else None,
+        "clips_per_second": round(clips / taken, 1),
+        "mfu": round(useful / taken / bench.peak, 4),
+        "gb": round(torch.cuda.max_memory_allocated() / 1e9, 2)
+        if bench.device.type == "cuda"
+        else None,
+    }
+
+
+def count_kernels(bench: Bench, row: str, rows: int, seconds: float) -> None:
+    """Tell how many kernels an update of one pass launches, and which attend."""
+    from torch.profiler import profile
+
+    with profile() as found:
+        bench.update([bench.batch(rows, seconds)], silence=True)
+    cuda = torch.autograd.DeviceType.CUDA
+    events = [e for e in found.events() or () if e.device_type == cuda]
+    names = sorted({e.name[:70] for e in events if any(a in e.name.lower() for a in ATTENTION)})
+    tell(
+        row,
+        kernels=len(events),
+        ms=round(sum(e.device_time_total for e in events) / 1e3, 1),
+        attention=names[:8],
+    )
+
+
+if __name__ == "__main__":
+    main()
