@@ -10,20 +10,20 @@ from rich.table import Table
 CHECKS = "tests/gpu"
 # file in tests/gpu, seconds, what it proves
 TESTS = (
-    ("training", 110, "runs in fp16 and bf16: the loss falls, nothing is NaN, scores are made"),
-    ("resume", 100, "a deterministic run that was killed ends with the same weights, bit for bit"),
-    ("memory", 100, "where a pass does not fit in memory, smaller ones go on"),
-    ("fit", 75, "updates of what `trainer fit` found stay within its limit"),
-    ("attention", 60, "attention with silence is that of float64, by each SDPA backend"),
-    ("fp16", 50, "after clips that all failed the next update is made; rehearsal makes moments"),
-    ("features", 50, "log-mel features on the GPU are the CPU's, under autocast too"),
-    ("gradient", 50, "loss and gradient on the GPU are the CPU's"),
-    ("sync", 50, "what waits for the GPU inside of a pass"),
+    ("training", 85, "runs in fp16 and bf16: the loss falls, nothing is NaN, scores are made"),
+    ("resume", 80, "a deterministic run that was killed ends with the same weights, bit for bit"),
+    ("memory", 85, "where a pass does not fit in memory, smaller ones go on"),
+    ("fit", 60, "updates of what `trainer fit` found stay within its limit"),
+    ("attention", 45, "attention with silence is that of float64, by each SDPA backend"),
+    ("fp16", 40, "after clips that all failed the next update is made; rehearsal makes moments"),
+    ("features", 40, "log-mel features on the GPU are the CPU's, under autocast too"),
+    ("gradient", 40, "loss and gradient on the GPU are the CPU's"),
+    ("sync", 40, "what waits for the GPU inside of a pass"),
 )
 # size, seconds
 SPEEDS = (("small", 35), ("large-v3-turbo", 35), ("medium", 30), ("large-v3", 45))
 # size, clips an update, of the corpus, seconds
-COMPARED = (("small", 8, 512, 55), ("small", 24, 576, 55), ("large-v3", 24, 288, 65))
+COMPARED = (("small", 8, 512, 55), ("small", 24, 576, 55), ("large-v3", 24, 288, 80))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +37,9 @@ class Step:
     alone: bool = True  # it measures time; else others may run beside it
 
 
-def steps_of(*, smoke: bool, model: str | None, corpus: str | None, error: float | None) -> list[Step]:
+def steps_of(
+    *, smoke: bool, model: str | None, corpus: str | None, error: float | None
+) -> list[Step]:
     """Return all steps in the order in which they run.
 
     Args:
@@ -69,7 +71,7 @@ def _tests() -> Iterator[Step]:
     named = [f"--ignore={CHECKS}/test_{name}.py" for name, _, _ in TESTS]
     others = (*pytest, CHECKS, *named)
     proves = "every other test that needs a GPU"
-    yield Step(name="others", seconds=60, command=others, proves=proves, alone=False)
+    yield Step(name="others", seconds=45, command=others, proves=proves, alone=False)
 
 
 def _real(model: str | None, corpus: str | None, error: float | None) -> Iterator[Step]:

@@ -154,9 +154,7 @@ def measure(bench: Bench, row: str, clips: int, seconds: float, *, silence: bool
         return
 
 
-def visits(
-    bench: Bench, passes: Sequence[Batch], *, silence: bool, padded: bool
-) -> dict[str, Any]:
+def visits(bench: Bench, passes: Sequence[Batch], *, silence: bool, padded: bool) -> dict[str, Any]:
     """Return the figures of a shape's first visits, and of an update once it is known."""
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -1,0 +1,90 @@
+"""Real weights and real speech on a GPU: what some updates in bf16 and in fp16 make of the error.
+
+    python tests/benchmark/gpu_real.py --model=FOLDER --corpus=FOLDER
+
+The corpus has the splits train and test, in any layout that data.corpus takes.
+"""
+
+import json
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(1, str(Path(__file__).resolve().parents[2]))  # after this folder: its files
+
+import torch
+from gpu_rows import tell
+from measure import launch
+
+from data.errors import InputError, plain_errors
+from data.files import read_jsonl
+from data.knobs import parse_dataclass
+
+SKIPPED = 77  # exit status that says so, as in automake
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """Fine-tune a model on a corpus, in each precision."""
+
+    model: str | None = None  # a folder
+    corpus: str | None = None  # a folder
+    language: str | None = None  # Whisper's code; None: as the corpus says
+    updates: int = 60
+    error: float | None = None  # that a CPU reached with the same arguments, as a fraction
+
+
+def main() -> None:
+    """Train in each precision that the device has, and tell the error before and after."""
+    with plain_errors():
+        command = parse_dataclass(Command, sys.argv[1:])
+        if command.model is None or command.corpus is None:
+            print("give --model and --corpus")
+            sys.exit(SKIPPED)
+        for folder in (command.model, command.corpus):
+            if not Path(folder).is_dir():
+                raise InputError(f"{folder}: no such folder")
+        if command.error is not None:
+            tell("a CPU's", error_after=command.error)
+        precisions = ("bf16", "fp16") if torch.cuda.is_available() else ("fp32",)
+        for precision in precisions:
+            with tempfile.TemporaryDirectory() as folder:
+                tell(precision, **fine_tuned(command, Path(folder) / "run", precision))
+
+
+def fine_tuned(command: Command, run: Path, precision: str) -> dict[str, Any]:
+    """Return test's error before and after training, and the first and last losses."""
+    language = [f"--data.language={command.language}"] if command.language else []
+    arguments = [
+        f"--run_dir={run}",
+        f"--precision={precision}",
+        f"--model.name={Path(str(command.model)).resolve()}",
+        f"--data.corpus={Path(str(command.corpus)).resolve()}",
+        *language,
+        "--data.update_clips=8",
+        "--data.dev_split=None",
+        f"--loop.max_steps={command.updates}",
+        "--optim.lr=1e-5",
+        "--optim.warmup=50",
+        "--log.log_every=5",
+        "--eval.noise=False",
+    ]
+    launch(["trainer/main.py", *arguments], 8 if precision != "fp32" else 1)
+    losses = [row["train/loss"] for row in read_jsonl(run / "metrics.jsonl") if "train/loss" in row]
+    before, after = (
+        json.loads((run / f"eval/step-{step:08d}/test/scores.json").read_text(encoding="utf-8"))
+        for step in (0, command.updates)
+    )
+    return {
+        "error_before": before["error"],
+        "error_after": after["error"],
+        "clips_per_second": after["clips_per_second"],
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+    }
+
+
+if __name__ == "__main__":
+    main()

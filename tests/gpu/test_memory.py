@@ -1,0 +1,81 @@
+"""Where a pass does not fit in the GPU's memory the run goes on with smaller ones."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gpu_model import fresh_accelerator
+from gpu_rows import smoke, tell
+
+from data.utterance import Shape
+from eval.whisper import load_whisper
+from trainer.memory import rehearse
+from trainer.model import ModelConfig, prepare_training
+from trainer.optim import OptimConfig, build_optimizer
+
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
+
+CLIPS = 8 if smoke() else 64  # an update, in one pass
+ONE_PASS = (f"--data.update_clips={CLIPS}", "--data.padding=9", "--data.pass_seconds=5000")
+UPDATES = "--loop.max_steps=6"
+# what libraries say where the device has no memory left for them
+FAILURES = (
+    "CUDA out of memory. Tried to allocate 20.00 MiB.",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cuFFT error: CUFFT_ALLOC_FAILED",
+)
+
+
+@pytest.fixture(scope="module")
+def whole(runs: Any, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """Return the losses of a run with all the memory that it wants."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    runs(run, *ONE_PASS, UPDATES, "--precision=fp32")
+    return runs.losses(run)
+
+
+def fraction(runs: Any, device: torch.device) -> float:
+    """Return a share of memory in which a pass of a quarter fits, and a whole one does not."""
+    accelerator = fresh_accelerator(device, "no")
+    module = prepare_training(load_whisper(str(runs.model)), ModelConfig())
+    model, optimizer = accelerator.prepare(module, build_optimizer(module, OptimConfig()))
+    peaks = []
+    for rows in (CLIPS // 4, CLIPS):
+        assert rehearse(accelerator, model, optimizer, Shape(rows, 1104, 48))
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        assert rehearse(accelerator, model, optimizer, Shape(rows, 1104, 48))
+        peaks.append(torch.cuda.max_memory_reserved())
+    limit = 0.6 * peaks[0] + 0.4 * peaks[1]
+    tell("memory", quarter_gb=peaks[0] / 1e9, whole_gb=peaks[1] / 1e9, limit_gb=limit / 1e9)
+    return limit / torch.cuda.get_device_properties(device).total_memory
+
+
+@pytest.mark.parametrize("after", [0, 4], ids=["from the start", "in the middle"])
+def test_a_run_without_enough_memory_makes_the_same_updates_in_smaller_passes(
+    after: int, gpu: torch.device, runs: Any, whole: list[float], tmp_path: Path
+) -> None:
+    share = fraction(runs, gpu)
+    run = tmp_path / "run"
+    told = runs(run, *ONE_PASS, UPDATES, "--precision=fp32", fraction=share, after=after)
+    times = told.count("out of memory in a pass of")
+    found = runs.losses(run)
+    off = max(abs(a - b) / b for a, b in zip(found, whole, strict=True))
+    tell(f"limited after pass {after}", times_cut=times, largest_difference=off)
+    assert times, "the run should have said that a pass did not fit; it did not"
+    assert off < 0.01, f"losses should be those of a whole run: {found}, and {whole}"
+
+
+def test_every_kind_of_allocation_failure_is_met_with_smaller_passes(
+    device: torch.device, runs: Any, whole: list[float], tmp_path: Path
+) -> None:
+    failures = FAILURES if device.type == "cuda" else FAILURES[:1]
+    run = tmp_path / "run"
+    told = runs(run, *ONE_PASS, UPDATES, "--precision=fp32", fail=failures)
+    times = told.count("out of memory in a pass of")
+    found = runs.losses(run)
+    tell("simulated failures", kinds=len(failures), times_cut=times)
+    assert times == len(failures), f"each failure should cut passes once, found {times}"
+    assert found == pytest.approx(whole, rel=0.01)

@@ -1,0 +1,61 @@
+"""The host does not wait for the GPU inside of a pass: it would launch nothing meanwhile."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from gpu_model import fresh_accelerator, noise_batch, random_whisper
+from gpu_rows import tell
+
+from trainer.model import ModelConfig, prepare_training
+from trainer.optim import OptimConfig, build_optimizer
+from trainer.step import backward, train_step
+
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
+
+KNOWN = 2  # a pass: both times that a boolean mask chooses target positions (trainer/model.py)
+SYNC = "called a synchronizing CUDA operation"
+
+
+@contextmanager
+def counted(found: list[str]) -> Iterator[None]:
+    """Note the place of every call that waits for the GPU."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    found += [f"{w.filename}:{w.lineno}" for w in told if SYNC in str(w.message)]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_pass_waits_for_the_gpu_no_more_often_than_is_known(
+    precision: str, gpu: torch.device
+) -> None:
+    accelerator = fresh_accelerator(gpu, precision)
+    whisper = random_whisper("tiny", gpu)
+    module = prepare_training(whisper, ModelConfig()).train()
+    model, optimizer = accelerator.prepare(module, build_optimizer(module, OptimConfig()))
+    batch = noise_batch(whisper, gpu, 4, 1.92)
+
+    def one_pass() -> None:
+        nll = model(batch.features, batch.decoder_input_ids, batch.labels, repair=batch.repair)
+        backward(accelerator, model, nll.sum() / sum(batch.tokens), last=True)
+
+    def update() -> None:
+        tokens = sum(batch.tokens)
+        train_step(accelerator, model, optimizer, [batch], tokens=tokens, max_norm=1.0)
+
+    syncs: dict[str, list[str]] = {}
+    work: dict[str, Callable[[], None]] = {"update": update, "pass": one_pass}
+    for name, call in work.items():
+        call()  # kernels are loaded and planned at the first visit, which may wait
+        with counted(syncs.setdefault(name, [])):
+            call()
+        places = sorted({place.rpartition("/")[2] for place in syncs[name]})
+        tell(f"{name}, {precision}", syncs=len(syncs[name]), places=places)
+    assert len(syncs["pass"]) <= KNOWN, f"expected {KNOWN} at most, found {syncs['pass']}"

@@ -1,0 +1,93 @@
+"""The run on a GPU, tried on a CPU: its programs work, and a step is ended at its limit."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PROGRAM = "tests/benchmark/gpu.py"
+# one step of each program: those of other sizes are the same command here
+TRIED = {
+    "training": ("device", "training", "real"),
+    "resume": ("resume",),
+    "fit": ("fit",),
+    "memory": ("memory", "sync", "fp16", "features"),
+    "numbers": ("attention", "gradient", "others"),
+    "speed": ("speed-small", "evaluation"),
+    "comparison": ("compare-small-8",),
+}
+SKIPPED = ("real", "others")  # without real weights; and all files of tests/gpu are named
+
+
+def run(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the program."""
+    return subprocess.run(
+        [sys.executable, PROGRAM, f"--out={out}", *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    """Return what was written down."""
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("names", list(TRIED.values()), ids=list(TRIED))
+def test_every_step_leaves_a_line_that_says_ok(names: tuple[str, ...], tmp_path: Path) -> None:
+    out = tmp_path / "gpu.jsonl"
+    done = run(out, "--smoke", "--jobs=1", "--rows", *names)
+    ends = {row["step"]: row["status"] for row in rows_of(out) if "status" in row}
+    told = done.stdout + done.stderr + out.read_text(encoding="utf-8")
+    assert set(ends) == set(names), told
+    for name, status in ends.items():
+        assert status == "ok" or (status == "skipped" and name in SKIPPED), told
+    assert done.returncode == 0, told
+    assert all(name in done.stdout for name in names)  # in the table
+
+
+def test_a_step_is_ended_at_its_limit_and_what_comes_later_is_skipped(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.jsonl"
+    done = run(out, "--smoke", "--seconds=7", "--rows", "compare-small-8", "evaluation")
+    ends = {row["step"]: row["status"] for row in rows_of(out) if "status" in row}
+    assert ends == {"compare-small-8": "too long", "evaluation": "skipped"}
+    assert done.returncode == 1
+
+
+def test_rows_of_an_earlier_start_stay_in_the_file(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.jsonl"
+    for _ in range(2):
+        assert run(out, "--smoke", "--rows", "real").returncode == 0
+    assert [row["step"] for row in rows_of(out)] == ["real", "real"]
+
+
+def test_all_steps_together_take_nine_minutes_at_most(tmp_path: Path) -> None:
+    done = run(tmp_path / "gpu.jsonl", "--plan")
+    assert done.returncode == 0, done.stderr
+    (total,) = (line for line in done.stdout.splitlines() if line.startswith("in all"))
+    assert int(total.split()[2]) <= 540
+    assert not (tmp_path / "gpu.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "there is no GPU here: --smoke tries the program on a CPU"),
+        (("--smoke", "--rows", "tets"), "there is no step 'tets'; known: device, "),
+        (("--smoke", "--jobs=0"), "jobs must be at least 1, got 0"),
+        (("--smoke", "--seconds=0"), "seconds must be greater than 0, got 0.0"),
+        (("--smoke", "--model=folder"), "give both or neither"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    done = run(tmp_path / "gpu.jsonl", *arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
