@@ -24,7 +24,8 @@ from measure import Knobs, Shapes, Task
 from data.errors import InputError, plain_errors
 from data.knobs import parse_dataclass
 
-OURS, PEER = (64, 96), (16, 32)  # updates of warm-up, and in all
+WARMUP = 64  # updates, after which most shapes have been met
+PEER = (16, 32)  # updates of warm-up, and in all
 TOLD = (  # of the figures
     "clips_per_second",
     "updates_per_second",
@@ -43,6 +44,7 @@ class Command:
 
     size: Shapes = "small"
     clips: int = 8  # an update
+    updates: int = 128  # in all
     train_clips: int = 512  # of the corpus: its features are computed before the peer can train
 
 
@@ -50,21 +52,22 @@ def main() -> None:
     """Measure both sides, and tell each."""
     with plain_errors(), tempfile.TemporaryDirectory() as work:
         command = parse_dataclass(Command, sys.argv[1:])
-        (warmup, updates), peer = ((1, 2), (1, 2)) if smoke() else (OURS, PEER)
+        own_updates = (1, 2) if smoke() else (WARMUP, command.updates)
+        peer_updates = (1, 2) if smoke() else PEER
         knobs = Knobs(
             synthetic=command.size,
             clips=command.clips,
             train_clips=8 if smoke() else command.train_clips,
             test_clips=2,
-            warmup=warmup,
-            updates=updates,
+            warmup=own_updates[0],
+            updates=own_updates[1],
             workers=2 if smoke() else 8,
             threads=1 if smoke() else 8,
         )
         task = set_up(knobs, Path(work))
         own = ours.train(task, Path(work) / "ours", "--data.pad=bucket", program=UNSAVED)
         tell("whisper-loop", precision=knobs.numbers, **told(task, own))
-        few = replace(task, knobs=replace(knobs, warmup=peer[0], updates=peer[1]))
+        few = replace(task, knobs=replace(knobs, warmup=peer_updates[0], updates=peer_updates[1]))
         other = measure_peer(few, Path(work))
         tell(
             "ratio",

@@ -25,7 +25,7 @@ from eval.whisper import Whisper
 
 CLIP_SECONDS = 5.0
 TOKENS = 24  # a clip's text
-CLIPS = 128
+CLIPS = 64
 # precision, cuDNN's attention, padded audio decoded together in seconds; the default first
 VARIANTS = (
     ("bf16", True, 480.0),

@@ -57,7 +57,13 @@ def random_whisper(size: str, device: torch.device) -> Whisper:
 
 
 def noise_batch(
-    whisper: Whisper, device: torch.device, rows: int, seconds: float, *, failed: bool = False
+    whisper: Whisper,
+    device: torch.device,
+    rows: int,
+    seconds: float,
+    *,
+    words: int | None = None,
+    failed: bool = False,
 ) -> Batch:
     """Return a pass of clips of one length, made by the stages that training uses.
 
@@ -66,11 +72,12 @@ def noise_batch(
         device: where the batch goes.
         rows: clips.
         seconds: of each clip.
+        words: said in each clip; None: as many as speech has.
         failed: whether decoding failed in all of them, so that none has a target.
     """
     stages = Stages(whisper.labels(), whisper.n_mels, device)
     generator = torch.Generator().manual_seed(rows)
-    count = max(1, round(seconds * WORDS_PER_SECOND))
+    count = max(1, round(seconds * WORDS_PER_SECOND)) if words is None else words
     draw = Draw((), Position(), Position(0, 1), last=True, frames=edge_of(seconds))
     lines = []
     for row in range(rows):

@@ -22,8 +22,12 @@ TESTS = (
 )
 # size, seconds
 SPEEDS = (("small", 35), ("large-v3-turbo", 35), ("medium", 30), ("large-v3", 45))
-# size, clips an update, of the corpus, seconds
-COMPARED = (("small", 8, 512, 55), ("small", 24, 576, 55), ("large-v3", 24, 288, 80))
+# size, clips an update, updates, clips of the corpus, seconds
+COMPARED = (
+    ("small", 8, 128, 512, 55),
+    ("small", 24, 128, 576, 55),
+    ("large-v3", 24, 96, 288, 80),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +69,7 @@ def _program(name: str, seconds: int, proves: str, *command: str) -> Step:
 def _tests() -> Iterator[Step]:
     """Yield a step for each file of tests, and one for the files that are not named here."""
     pytest = ("-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "--tb=short")
+    pytest += ("-W", "default")  # a library that warns is not what is tested here
     for name, seconds, proves in TESTS:
         command = (*pytest, f"{CHECKS}/test_{name}.py")
         yield Step(name=name, seconds=seconds, command=command, proves=proves, alone=False)
@@ -103,9 +108,10 @@ def _speed(*, smoke: bool) -> Iterator[Step]:
             "gpu_compare.py",
             f"--size={'nano' if smoke else size}",
             f"--clips={2 if smoke else clips}",
+            f"--updates={updates}",
             f"--train_clips={train_clips}",
         )
-        for size, clips, train_clips, seconds in COMPARED
+        for size, clips, updates, train_clips, seconds in COMPARED
     ]
     proves = "clips transcribed a second, by precision and batch"
     evaluation = _program("evaluation", 30, proves, "gpu_evaluation.py")

@@ -23,7 +23,7 @@ from gpu_rows import smoke, tell
 from measure import Shapes
 
 from data.config import PASS_SECONDS
-from data.errors import plain_errors
+from data.errors import InputError, plain_errors
 from data.features import CHUNK_SECONDS
 from data.knobs import parse_dataclass
 from data.utterance import Batch
@@ -34,6 +34,7 @@ from trainer.optim import OptimConfig, build_optimizer
 from trainer.step import train_step
 
 CLIP_SECONDS = 4.96  # 496 frames, which the plan leaves as they are: 96 clips fill a pass
+WORDS = 20  # in each clip
 AUDIO_SECONDS = (120, 480, 1920)  # an update
 VARIANTS = ((True, True), (True, False), (False, True), (False, False))  # silence, cuDNN
 PADDED_CLIPS = (8, 24)  # of 30 s with stock attention: what other trainers compute
@@ -60,6 +61,7 @@ class Bench:
     flops: WhisperFlops
     peak: float  # FLOP/s
     batches: dict[tuple[int, float], Batch] = field(default_factory=dict)  # by rows and seconds
+    failed: list[str] = field(default_factory=list)  # rows that ended in an error
 
     @classmethod
     def of(cls, size: str, device: torch.device) -> "Bench":
@@ -87,7 +89,7 @@ class Bench:
     def batch(self, rows: int, seconds: float) -> Batch:
         """Return a pass; the same one every time."""
         if (rows, seconds) not in self.batches:
-            made = noise_batch(self.whisper, self.device, rows, seconds)
+            made = noise_batch(self.whisper, self.device, rows, seconds, words=WORDS)
             self.batches[rows, seconds] = made
         return self.batches[rows, seconds]
 
@@ -130,12 +132,14 @@ def main() -> None:
                 for rows in padded:
                     label = f"{rows} clips padded to 30 s"
                     measure(bench, label, rows, float(CHUNK_SECONDS), silence=False)
+        if bench.failed:
+            raise InputError(f"could not be measured: {'; '.join(bench.failed)}")
 
 
 def measure(bench: Bench, row: str, clips: int, seconds: float, *, silence: bool) -> None:
     """Tell what an update costs; passes are halved where they do not fit in memory."""
-    rows = min(clips, int(PASS_SECONDS / seconds) or 1)
     padded = seconds == CHUNK_SECONDS
+    rows = clips if padded else min(clips, int(PASS_SECONDS / seconds))
     while True:
         batch = bench.batch(rows, seconds)
         count = max(1, clips // rows)
@@ -145,12 +149,16 @@ def measure(bench: Bench, row: str, clips: int, seconds: float, *, silence: bool
         except torch.OutOfMemoryError:
             bench.optimizer.zero_grad()
             bench.batches.clear()
+            del batch, passes
             torch.cuda.empty_cache()
             tell(f"{row}, {rows} clips a pass", out_of_memory=True)
             if rows <= FEWEST:
                 return
             rows //= 2
             continue
+        except RuntimeError as error:  # of one backend: others may still be measured
+            bench.failed.append(row)
+            tell(row, error=str(error).split("\n")[0][:300])
         return
 
 
@@ -164,8 +172,7 @@ def visits(bench: Bench, passes: Sequence[Batch], *, silence: bool, padded: bool
     taken = statistics.median([third, *(seconds for seconds, _ in later)])
     clips = sum(len(batch.ids) for batch in passes)
     heard = CLIP_SECONDS if padded else passes[0].seconds[0]  # useful: what is not padding
-    tokens = passes[0].tokens[0] if not padded else round(CLIP_SECONDS * 5)
-    useful = bench.flops.train([(heard, tokens)]) * clips
+    useful = bench.flops.train([(heard, passes[0].tokens[0])]) * clips
     return {
         "clips": clips,
         "passes": len(passes),
@@ -189,7 +196,11 @@ def count_kernels(bench: Bench, row: str, rows: int, seconds: float) -> None:
     with profile() as found:
         bench.update([bench.batch(rows, seconds)], silence=True)
     cuda = torch.autograd.DeviceType.CUDA
-    events = [e for e in found.events() or () if e.device_type == cuda]
+    events = [  # what the phases of an update are called on the GPU is no kernel
+        e
+        for e in found.events() or ()
+        if e.device_type == cuda and not getattr(e, "is_user_annotation", False)
+    ]
     names = sorted({e.name[:70] for e in events if any(a in e.name.lower() for a in ATTENTION)})
     tell(
         row,

@@ -65,11 +65,16 @@ def make_model(size: str, corpus: Path, out: Path) -> None:
     texts = (row["text"] for row in read_jsonl(corpus / "train.jsonl"))
     tokenizer = train_tokenizer(texts, list(LANGUAGES), vocabulary=312)
     torch.manual_seed(0)
-    model = WhisperForConditionalGeneration(config_of(size, special_ids(tokenizer)))
+    # a GPU draws the 1.5 billion weights of large-v3 at once
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = WhisperForConditionalGeneration(config_of(size, special_ids(tokenizer)))
     model.generation_config = generation_config(tokenizer, list(LANGUAGES))
     transformers_logging.disable_progress_bar()
     model.save_pretrained(out)
     extractor = WhisperFeatureExtractor(feature_size=model.config.num_mel_bins)
+    del model
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # it is others' to measure
     WhisperProcessor(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(out)
 
 
