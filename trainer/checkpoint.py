@@ -124,7 +124,7 @@ class Checkpoints:
         """
         state.load_state_dict(read_progress(path)["state"])
         self.wait_for_copy()
-        restore(self.accelerator, path)
+        restore(self.accelerator, path, self.say)
 
     def set_aside(self, newer_than: int) -> None:
         """Rename checkpoints of a future that a resume from an older one gives up."""

@@ -1,5 +1,6 @@
 """A copy of all that trains, in host memory: training goes on while it is written."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,26 @@ class Snapshot:
             torch.save(self.scaler, folder / SCALER)
 
 
-def restore(accelerator: Accelerator, folder: Path) -> None:
-    """Load what write() wrote, in any mode and on any number of processes."""
+def restore(accelerator: Accelerator, folder: Path, say: Callable[[str], None]) -> None:
+    """Load what write() wrote, in any mode and on any number of processes.
+
+    Args:
+        accelerator: takes it over.
+        folder: a checkpoint's.
+        say: prints a sentence where the precision was changed to fp16, or from it.
+    """
+    scaler, held = accelerator.scaler, (folder / SCALER).is_file()
+    if scaler is not None and not held:
+        scale = f"{scaler.get_scale():,.0f}"
+        say(f"{folder}: was saved without fp16, so the loss scale begins afresh at {scale}")
+    if scaler is None and held:
+        say(f"{folder}: was saved with fp16: its loss scale is not needed in this precision")
     if not gathers(accelerator):
-        accelerator.load_state(str(folder))
+        accelerator.scaler = scaler if held else None  # load_state asks for a file for each scaler
+        try:
+            accelerator.load_state(str(folder))
+        finally:
+            accelerator.scaler = scaler
         return
     (model,) = accelerator._models
     (optimizer,) = accelerator._optimizers
@@ -95,8 +112,8 @@ def restore(accelerator: Accelerator, folder: Path) -> None:
         zero.scatter(model, moments)
         return
     scatter(model, optimizer.optimizer, load_file(folder / WEIGHTS), moments)
-    if accelerator.scaler is not None and (folder / SCALER).is_file():
-        accelerator.scaler.load_state_dict(torch.load(folder / SCALER, weights_only=True))
+    if scaler is not None and held:
+        scaler.load_state_dict(torch.load(folder / SCALER, weights_only=True))
 
 
 def fill(module: nn.Module, path: Path) -> None:
