@@ -75,6 +75,7 @@ def fit(run: Run) -> None:
         with saved_when_stopped(run):
             train(run)
         run.mirror.refresh()
+        run.checkpoints.wait_for_copy()  # the best model's weights are going to replace the last
         run.scoring.after(run.state)
         run.profiler.close()
         run.checkpoints.close()
