@@ -1,6 +1,8 @@
 """The device that computes: in which precision, and how PyTorch uses a GPU."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -10,6 +12,39 @@ from data.errors import InputError
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # today's name, and the one before
+
+
+# of PyTorch's allocator, of CUDA, and of libraries that allocate by themselves (cuBLAS, also where
+# it cannot begin; cuDNN, which finds no convolution whose workspace fits; cuFFT); and of a CPU
+OUT_OF_MEMORY = (
+    "out of memory",
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "unable to find an engine to execute this computation",
+    "can't allocate memory",
+)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether an error means that there was no memory, whoever asked for it."""
+    told = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in told for sign in OUT_OF_MEMORY)
+
+
+@contextmanager
+def naming_out_of_memory(what: str) -> Iterator[None]:
+    """Say in a sentence for what there was no memory, and what to set.
+
+    Raises:
+        InputError: there was none.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(f"out of memory {what}") from error
 
 
 def on_cpu() -> bool:

@@ -23,6 +23,7 @@ from data.plan import edge_of
 from data.utterance import Batch, Utterance
 from eval.config import EvalConfig
 from eval.decode import Heard, encode, transcribe
+from eval.device import naming_out_of_memory
 from eval.half_precision import half_precision_copy
 from eval.hypothesis import Hypothesis
 from eval.likelihood import has_label, likelihoods
@@ -101,7 +102,9 @@ class Evaluator:
                         f"{first.audio}: {first.reason} ({first.detail}): it was sound when the "
                         "run began; put it back, or start a new run without it"
                     )
-                heard += zip(batch.ids, self._hear(whisper, batch, known), strict=True)
+                told = f"in an evaluation batch of {len(batch.ids)}: set eval.batch_seconds lower"
+                with naming_out_of_memory(told):
+                    heard += zip(batch.ids, self._hear(whisper, batch, known), strict=True)
         return dict(gather_object(heard))
 
     def _hear(self, whisper: Whisper, batch: Batch, known: Set[str]) -> list[Heard]:
