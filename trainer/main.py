@@ -34,7 +34,7 @@ from trainer.publisher import Publisher
 from trainer.pulse import Pulse
 from trainer.recorder import Recorder, Silence
 from trainer.recovery import saved_when_stopped
-from trainer.remarks import cautions, farewell, overview
+from trainer.remarks import cautions, farewell, overview, small_passes
 from trainer.resume import refuse_change, resume, shaping
 from trainer.run import Run
 from trainer.run_folder import freeze_corpus, open_run, status, write_settings
@@ -147,7 +147,8 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     recorder.expect(plan_path(folder), circumstances(accelerator, shape), state.step, steps)
     streaming = config.data.streaming
     recorder.say(overview(manifest, plan, whisper.model, state, steps, streaming=streaming))
-    for warning in cautions(manifest, accelerator, whisper.model):
+    few = small_passes(config.data, plan, flops, peak, accelerator)
+    for warning in [*cautions(manifest, accelerator, whisper.model), *few]:
         recorder.say(f"warning: {warning}")
     return Run(
         accelerator=accelerator,
