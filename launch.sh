@@ -25,8 +25,14 @@ if ! cmp -s "$here/pyproject.toml" "$stamp"; then
 fi
 
 gpus() { # those that this process may see; 0 on a machine without
-  if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
-    tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .
+  local device count=0
+  if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+    for device in ${CUDA_VISIBLE_DEVICES//,/ }; do
+      # CUDA sees none from the first on that cannot be, as in -1 or NoDevFiles; empty hides all
+      [[ $device =~ ^([0-9]|GPU-|MIG-) ]] || break
+      count=$((count + 1))
+    done
+    echo "$count"
   else
     { nvidia-smi -L 2>/dev/null || true; } | grep -c '^GPU' || true
   fi

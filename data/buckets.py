@@ -1,8 +1,9 @@
 """One process's forward passes of the plan."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from itertools import count, islice
+from operator import attrgetter
 from typing import NamedTuple
 
 from torch.utils.data import Sampler
@@ -47,6 +48,7 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
     # updates that are not drawn and not counted. A position may name one, since `after` is the
     # plan's next: drawing from there begins with the first update that is not among them
     passed_over: Collection[Position] = ()
+    pass_bytes: Callable[[Shape], float] = attrgetter("seconds")  # what `worst` compares passes by
 
     def __iter__(self) -> Iterator[list[Draw]]:
         """Yield passes, each a list of draws."""
@@ -58,7 +60,7 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
         epoch = replace(self, start=Position(), updates=len(self.plan.updates(0)), passed_over=())
         return max(
             (Shape(len(rows), rows[0].frames, max(map(self._tokens, rows))) for rows in epoch),
-            key=lambda shape: (shape.seconds, shape.tokens),
+            key=self.pass_bytes,
         )
 
     def _tokens(self, row: Row | Draw) -> int:

@@ -62,12 +62,20 @@ class LogMel(nn.Module):
         self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
-        """Compute features. Shapes: (batch, frames * 160) → (batch, n_mels, frames).
+        """Compute features in float32, also under autocast.
+
+        Shapes: (batch, frames * 160) → (batch, n_mels, frames).
 
         Pad the waveform, never the features: Whisper's value of silence depends on the loudest
         frame of the clip. Trailing silence cannot raise that maximum, so what stands before it
         equals the first frames of the same clip padded to 30 s.
         """
+        # under autocast the product with the filters is made in half precision: log10 of what
+        # underflows there is -inf on digital silence, and quiet noise is off by up to 1.2
+        with torch.autocast(audio.device.type, enabled=False):
+            return self._features(audio.float())
+
+    def _features(self, audio: Tensor) -> Tensor:
         frames = exact_div(audio.shape[-1], HOP_LENGTH)
         if frames < N_FRAMES:  # else as the original: the last half window is mirrored
             audio = F.pad(audio, (0, N_FFT // 2))

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 from accelerate import Accelerator
@@ -20,7 +20,8 @@ from data.screen import count_reasons
 from eval.compare import Compare, compare, read_heard
 from eval.config import EvalConfig
 from eval.ct2 import Ct2, is_ct2, load_ct2
-from eval.evaluate import Evaluator, accelerated, save
+from eval.device import Precision, build_evaluation_accelerator
+from eval.evaluate import Evaluator, save
 from eval.meters import Meters
 from eval.noise import hear_noise
 from eval.page import ReportConfig, report, write_page
@@ -40,13 +41,13 @@ class Scoring:
     # Whisper's code, one for all corpora or one for each; none: as the corpus says
     language: tuple[str, ...] = ()
     out: str = "runs/eval"  # gets a folder with what was found
-    precision: Literal["no", "fp16", "bf16"] = "no"  # autocast
+    precision: Precision = "auto"  # auto: bf16 or fp16 on a GPU, as it can; fp32 on a CPU
     data: DataConfig = field(default_factory=DataConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     def accelerator(self) -> Accelerator:
         """Return the devices to compute on."""
-        return accelerated(self.precision)
+        return build_evaluation_accelerator(self.precision)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,13 +25,15 @@ from data.labels import END, MAX_TOKENS, LabelEncoder
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.decode import MORE_TOKENS, Heard
+from eval.device import Precision
 from eval.fallback import LEAST_PROBABLE, MOST_COMPRESSED, NO_SPEECH, TEMPERATURES
 from eval.hypothesis import Hypothesis
 from eval.scores import Scores, score
 from eval.segments import Segment
 
 WEIGHTS = "model.bin"
-COMPUTE = {"no": "default", "fp16": "float16", "bf16": "bfloat16"}  # default: as it was converted
+# CTranslate2's names; default: as the folder was converted
+COMPUTE = {"auto": "default", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def is_ct2(name: str) -> bool:
@@ -126,13 +128,13 @@ class Ct2:
         )
 
 
-def load_ct2(name: str, config: EvalConfig, precision: str = "no") -> Ct2:
+def load_ct2(name: str, config: EvalConfig, precision: Precision = "auto") -> Ct2:
     """Load a folder that CTranslate2's converter made.
 
     Args:
         name: the folder.
         config: how to decode.
-        precision: no, fp16 or bf16; no: as the folder was converted.
+        precision: auto, fp32, fp16 or bf16; auto: as the folder was converted.
 
     Raises:
         InputError: faster-whisper is not installed, the folder is not whole, or true length is

@@ -46,7 +46,7 @@ def encode(whisper: Whisper, batch: Batch) -> Tensor | None:
     if batch.features.shape[-1] > N_FRAMES:
         return None
     states: Tensor = whisper.model.model.encoder(
-        batch.features.to(whisper.model.device)
+        batch.features.to(whisper.model.device, whisper.model.dtype)
     ).last_hidden_state
     return states
 
@@ -69,10 +69,10 @@ def transcribe(
     Raises:
         InputError: times are asked for, and the model knows none.
     """
-    device = whisper.model.device
+    device, dtype = whisper.model.device, whisper.model.dtype
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         if states is None:
-            return [_long(whisper, batch, batch.features.to(device), config)]
+            return [_long(whisper, batch, batch.features.to(device, dtype), config)]
         return _short(whisper, batch, states, config)
 
 

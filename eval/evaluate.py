@@ -23,6 +23,8 @@ from data.plan import edge_of
 from data.utterance import Batch, Utterance
 from eval.config import EvalConfig
 from eval.decode import Heard, encode, transcribe
+from eval.device import naming_out_of_memory
+from eval.half_precision import half_precision_copy
 from eval.hypothesis import Hypothesis
 from eval.likelihood import has_label, likelihoods
 from eval.scores import Scores, score
@@ -66,15 +68,16 @@ class Evaluator:
         started = time.perf_counter()
         training = self.whisper.model.training
         self.whisper.model.eval()
+        whisper = half_precision_copy(self.whisper, self.accelerator.mixed_precision)
         if true_length:
-            lend(self.whisper.model, listen(self.whisper.model))
+            lend(whisper.model, listen(self.whisper.model))
         mine, rounds = self.share(utterances, true_length=true_length)
         encoder = self.whisper.labels()
         known = {u.id for u in utterances if costs and has_label(u, encoder)}
         told = [u if u.id in known else replace(u, text="") for u in utterances]
         stages = Stages(encoder, self.whisper.n_mels, self.accelerator.device)
         batches = eval_batches(told, self.data, stages, mine, true_length=true_length, hear=hear)
-        heard = self._transcribe(batches, rounds, label, known)
+        heard = self._transcribe(whisper, batches, rounds, label, known)
         self.whisper.model.train(training)
         seconds = time.perf_counter() - started
         hypotheses = [Hypothesis.of(u, heard[u.id]) for u in utterances]
@@ -82,12 +85,12 @@ class Evaluator:
         return score(hypotheses, config.normalizer, seconds, config.unit), hypotheses
 
     def _transcribe(
-        self, batches: Iterator[Batch], rounds: int, label: str, known: Set[str]
+        self, whisper: Whisper, batches: Iterator[Batch], rounds: int, label: str, known: Set[str]
     ) -> dict[str, Heard]:
         """Return what was heard in each utterance by id, gathered from all processes."""
         quiet = not (self.accelerator.is_main_process and sys.stdout.isatty())
         heard: list[tuple[str, Heard]] = []
-        with self.accelerator.autocast(), torch.inference_mode():
+        with torch.inference_mode():
             for _ in track(range(rounds), label, disable=quiet, transient=True):
                 self.beat()
                 batch = next(batches, None)
@@ -99,16 +102,18 @@ class Evaluator:
                         f"{first.audio}: {first.reason} ({first.detail}): it was sound when the "
                         "run began; put it back, or start a new run without it"
                     )
-                heard += zip(batch.ids, self._hear(batch, known), strict=True)
+                told = f"in an evaluation batch of {len(batch.ids)}: set eval.batch_seconds lower"
+                with naming_out_of_memory(told):
+                    heard += zip(batch.ids, self._hear(whisper, batch, known), strict=True)
         return dict(gather_object(heard))
 
-    def _hear(self, batch: Batch, known: Set[str]) -> list[Heard]:
+    def _hear(self, whisper: Whisper, batch: Batch, known: Set[str]) -> list[Heard]:
         """Encode once, for both what is heard and what the known references cost."""
-        states = encode(self.whisper, batch)
-        heard = transcribe(self.whisper, batch, self.config, states)
+        states = encode(whisper, batch)
+        heard = transcribe(whisper, batch, self.config, states)
         if states is None or known.isdisjoint(batch.ids):
             return heard
-        costs = zip(batch.ids, likelihoods(self.whisper, batch, states), strict=True)
+        costs = zip(batch.ids, likelihoods(whisper, batch, states), strict=True)
         told = (cost if name in known else None for name, cost in costs)
         return [replace(h, likelihood=cost) for h, cost in zip(heard, told, strict=True)]
 
@@ -139,17 +144,6 @@ class Evaluator:
                 batches.append([i for i in most if padded(i) >= LIKE * longest])
                 alike = alike[len(batches[-1]) :]
         return batches[self.accelerator.process_index :: processes], -(-len(batches) // processes)
-
-
-def accelerated(precision: str) -> Accelerator:
-    """Return the devices to compute on.
-
-    Raises:
-        InputError: they have no such precision.
-    """
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise InputError("precision=fp16 needs a GPU; set precision to no or bf16")
-    return Accelerator(mixed_precision=precision)
 
 
 def save(folder: Path, scores: Scores, hypotheses: Sequence[Hypothesis], **facts: Any) -> None:

@@ -18,7 +18,8 @@ from data.utterance import Batch, Position, Utterance
 from eval.config import EvalConfig
 from eval.ct2 import load_ct2
 from eval.decode import Heard, encode, transcribe
-from eval.evaluate import accelerated
+from eval.device import Precision, build_evaluation_accelerator
+from eval.half_precision import half_precision_copy
 from eval.segments import Segment, joined, tidy
 from eval.silence import lend, listen
 from eval.sources import Failure, Source
@@ -42,28 +43,30 @@ class Transcript(NamedTuple):
 class Scribe:
     """A Whisper, loaded, on a device."""
 
-    def __init__(self, name: str, config: EvalConfig, precision: str) -> None:
+    def __init__(self, name: str, config: EvalConfig, precision: Precision) -> None:
         """Load the model.
 
         Args:
             name: a folder or a name on the Hub.
             config: how to decode.
-            precision: no, fp16 or bf16.
+            precision: auto, fp32, fp16 or bf16.
 
         Raises:
             InputError: it is not there, or has no tokens of the times that are asked for.
         """
-        self._accelerator = accelerated(precision)
+        accelerator = build_evaluation_accelerator(precision)
+        self._device = accelerator.device
         self._config = config
-        self.whisper = load_whisper(name)
+        loaded = load_whisper(name)
+        loaded.model.to(self._device).eval()
+        self.whisper = half_precision_copy(loaded, accelerator.mixed_precision)
         if config.timestamps and not self.whisper.labels().knows_times:
             raise InputError(
                 f"model {name!r} has no tokens of times, which subtitles need: take format txt"
             )
-        self.whisper.model.to(self._accelerator.device).eval()
-        self._mel = LogMel(self.whisper.n_mels).to(self._accelerator.device)
+        self._mel = LogMel(self.whisper.n_mels).to(self._device)
         if config.pad == "bucket":
-            lend(self.whisper.model, listen(self.whisper.model))
+            lend(self.whisper.model, listen(loaded.model))
 
     def hear(self, clips: Sequence[Clip]) -> list[tuple[Utterance, Heard]]:
         """Return what is heard in clips of up to 30 s, or in one that is longer."""
@@ -71,8 +74,8 @@ class Scribe:
         longest = max(u.seconds for u in utterances)
         frames = edge_of(longest) if self._config.pad == "bucket" else N_FRAMES
         waves = pad([samples for *_, samples in clips], frames)
-        features = self._mel(waves.to(self._accelerator.device))
-        with self._accelerator.autocast(), torch.inference_mode():
+        features = self._mel(waves.to(self._device))
+        with torch.inference_mode():
             utterances = self._with_languages(utterances, features)
             batch = _batch(utterances, features)
             states = encode(self.whisper, batch)
@@ -83,7 +86,7 @@ class Scribe:
         """Let the model say what is spoken in the first 30 s, where nobody did."""
         if not self.whisper.multilingual or utterances[0].language is not None:
             return utterances
-        first = features[..., :N_FRAMES]
+        first = features[..., :N_FRAMES].to(self.whisper.model.dtype)
         if first.shape[-1] < N_FRAMES:
             states = self.whisper.model.model.encoder(first)
             ids = self.whisper.model.detect_language(encoder_outputs=states)
@@ -98,13 +101,13 @@ class Scribe:
 class Ct2Scribe:
     """The same of a model that CTranslate2 converted."""
 
-    def __init__(self, name: str, config: EvalConfig, precision: str) -> None:
+    def __init__(self, name: str, config: EvalConfig, precision: Precision) -> None:
         """Load the folder.
 
         Args:
             name: the folder.
             config: how to decode.
-            precision: no, fp16 or bf16.
+            precision: auto, fp32, fp16 or bf16.
 
         Raises:
             InputError: as load_ct2().

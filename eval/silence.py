@@ -120,6 +120,8 @@ def listen(model: Any) -> Tensor:
 def lend(model: Any, silence: Tensor | None) -> None:
     """Let the model's attention read states that listen() returned, or none."""
     layers = len(model.model.encoder.layers)
+    if silence is not None:
+        silence = silence.to(model.dtype)
     for number, attention in enumerate(_attentions(model)):
         attention.silence = None if silence is None else silence[min(number, layers)][None]
 

@@ -15,6 +15,7 @@ from data.features import CHUNK_SECONDS
 from data.files import write_text
 from eval.config import EvalConfig
 from eval.ct2 import Ct2, is_ct2
+from eval.device import Precision
 from eval.scribe import Ct2Scribe, Scribe, Transcript, decoded, transcripts
 from eval.sources import Failure, find, refuse_clashes
 from eval.subtitles import srt, vtt
@@ -33,7 +34,7 @@ class TranscribeCommand:
     out: str | None = None  # a folder that gets a file in each format; none: one format is printed
     language: str | None = None  # Whisper's code; none: the model's own, or what it detects
     task: Task = "transcribe"
-    precision: Literal["no", "fp16", "bf16"] = "no"  # autocast
+    precision: Precision = "auto"  # auto: bf16 or fp16 on a GPU, as it can; fp32 on a CPU
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
@@ -101,7 +102,7 @@ def spoken(whisper: Whisper | Ct2, language: str | None, task: str) -> str | Non
     return code
 
 
-def loaded(name: str, config: EvalConfig, precision: str) -> Scribe | Ct2Scribe:
+def loaded(name: str, config: EvalConfig, precision: Precision) -> Scribe | Ct2Scribe:
     """Load what a person names: a run, a model, or what CTranslate2 made of one.
 
     Raises:

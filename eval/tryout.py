@@ -2,12 +2,13 @@
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 
 from data.errors import InputError
 from eval.config import EvalConfig
+from eval.device import Precision
 from eval.scribe import Ct2Scribe, Scribe, decoded, transcripts
 from eval.sources import find
 from eval.transcribe import loaded, spoken
@@ -21,7 +22,7 @@ class TryCommand:
     b: tyro.conf.Positional[str]  # the same
     language: str | None = None  # Whisper's code; none: each model's own, or what it detects
     port: int = 7860  # of this machine alone
-    precision: Literal["no", "fp16", "bf16"] = "no"  # autocast
+    precision: Precision = "auto"  # auto: bf16 or fp16 on a GPU, as it can; fp32 on a CPU
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 

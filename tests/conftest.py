@@ -14,6 +14,10 @@ from typing import Any
 # before anything of Hugging Face is imported: a missing hub costs minutes of retries
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# before torch loads OpenMP, here and in every process that a test starts: threads of several
+# processes on few cores would spin while they wait for each other, and take each other's time. Only
+# for tests: a training that has the machine to itself is faster when its threads spin
+os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 import numpy as np
 import pytest

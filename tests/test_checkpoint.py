@@ -272,3 +272,31 @@ def test_a_malicious_pickle_never_runs(bench: Bench, slot: str, form: str, tmp_p
     with contextlib.suppress(Exception):  # each slot's reader has its own; some are never read
         bench.checkpoints.load(path.with_name("step-00000007"), TrainState())
     assert not trace.exists()
+
+
+def test_a_loss_scale_is_restored_or_begins_afresh_when_the_precision_changed(
+    tmp_path: Path,
+) -> None:
+    plain, scaled, again = (Bench(tmp_path / name) for name in ("plain", "scaled", "again"))
+    for bench in (scaled, again):
+        bench.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4096.0)
+    scaled.accelerator.scaler.load_state_dict(
+        scaled.accelerator.scaler.state_dict() | {"scale": 512.0}
+    )
+    plain.update()
+    scaled.update()
+    without, having = plain.saved(1), scaled.saved(1)
+    assert (having / "scaler.pt").is_file()
+
+    again.checkpoints.load(without, TrainState())
+    assert same(again.weights(), plain.weights())
+    assert again.accelerator.scaler.get_scale() == 4096.0
+    assert "saved without fp16, so the loss scale begins afresh at 4,096" in again.told.pop()
+    again.checkpoints.load(having, TrainState())
+    assert same(again.weights(), scaled.weights())
+    assert again.accelerator.scaler.get_scale() == 512.0
+    assert again.told == []
+    plain.checkpoints.load(having, TrainState())
+    assert same(plain.weights(), scaled.weights())
+    assert "saved with fp16: its loss scale is not needed" in plain.told.pop()
+    assert not (plain.saved(2) / "scaler.pt").exists()

@@ -224,7 +224,7 @@ def test_the_model_is_moved_to_where_the_accelerator_computes(
         seen.append(parts["whisper"].model.device.type)
         sys.exit(0)
 
-    monkeypatch.setattr(command, "accelerated", lambda _: gpu)
+    monkeypatch.setattr(command, "build_evaluation_accelerator", lambda _: gpu)
     monkeypatch.setattr(command, "Evaluator", stop)
     with pytest.raises(SystemExit):
         evaluate(blank_model, tone_corpus)

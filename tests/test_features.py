@@ -119,3 +119,20 @@ def test_silence_behind_features_is_silence_behind_the_waveform(loudness: float)
     audio[:, : 120 * HOP_LENGTH] = loudness * torch.randn(2, 120 * HOP_LENGTH)
     padded = mel(torch.nn.functional.pad(audio, (0, N_SAMPLES - audio.shape[1])))
     torch.testing.assert_close(pad_features(mel(audio)), padded, atol=1e-5, rtol=0)
+
+
+SOUNDS = {
+    "speech": torch.from_numpy(speechlike(3.0)),
+    "quiet noise": 1e-4 * torch.randn(48_000, generator=torch.Generator().manual_seed(0)),
+    "digital silence": torch.zeros(48_000),
+}
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("sound", SOUNDS)
+def test_features_are_the_same_under_autocast(sound: str, precision: torch.dtype) -> None:
+    mel, audio = LogMel(80), SOUNDS[sound][None]
+    with torch.autocast("cpu", dtype=precision):
+        found = mel(audio)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, mel(audio))

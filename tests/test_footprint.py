@@ -11,6 +11,7 @@ from data.files import write_json
 from data.utterance import Shape
 from eval.whisper import load_whisper
 from trainer.fit import Gauge
+from trainer.flops import WhisperFlops
 from trainer.footprint import HEAP, Memory, all_memory, room
 from trainer.memory import rehearse
 from trainer.model import ModelConfig, TrainingModule, prepare_training
@@ -31,13 +32,27 @@ def prepared(model: Path, **knobs: Any) -> tuple[Accelerator, TrainingModule, An
     return accelerator, trained, optimizer
 
 
+def memory_of(
+    accelerator: Accelerator,
+    model: TrainingModule,
+    fit: Path = NONE,
+    *,
+    moments: int = 0,
+    recomputes: bool = False,
+) -> Memory:
+    """Return what estimates the memory of passes."""
+    config = accelerator.unwrap_model(model).whisper.config
+    flops = WhisperFlops.of(config, recomputes=recomputes)
+    return Memory(accelerator, model, fit, moments=moments, flops=flops)
+
+
 @pytest.mark.parametrize("recomputes", [False, True])
 def test_a_pass_takes_about_the_memory_that_was_estimated(
     wide_model: Path, recomputes: bool
 ) -> None:
     accelerator, model, optimizer = prepared(wide_model, gradient_checkpointing=recomputes)
     gauge = Gauge(accelerator.device)
-    memory = Memory(accelerator, model, NONE, moments=0, recomputes=recomputes)
+    memory = memory_of(accelerator, model, recomputes=recomputes)
     rehearse(accelerator, model, optimizer, Shape(1, 16, 1))
     gauge.begin()
     before = gauge.peak
@@ -47,29 +62,44 @@ def test_a_pass_takes_about_the_memory_that_was_estimated(
     assert 0.6 * taken < gauge.peak - before < 2.5 * taken  # a heap has holes of its own
 
 
+def test_passes_are_compared_by_bytes_that_grow_as_what_they_keep(wide_model: Path) -> None:
+    accelerator, model, _ = prepared(wide_model)
+    flops, memory = WhisperFlops.of(model.whisper.config), memory_of(accelerator, model)
+    small = Shape(8, 400, 8)
+
+    def ratio(large: Shape) -> float:
+        counted = (memory.peak(large) - memory.peak(small)) / HEAP
+        return counted / (flops.activation_bytes(large) - flops.activation_bytes(small))
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        longer, more_tokens = ratio(small._replace(frames=1600)), ratio(small._replace(tokens=80))
+    assert 1.0 < longer < 2.0
+    assert more_tokens == pytest.approx(longer, rel=0.25)
+
+
 def test_longer_passes_and_more_rows_take_more_and_checkpointing_takes_less(
     wide_model: Path,
 ) -> None:
     accelerator, model, _ = prepared(wide_model)
-    memory = Memory(accelerator, model, NONE, moments=0, recomputes=False)
+    memory = memory_of(accelerator, model)
     sizes = [memory.peak(LARGE._replace(rows=rows)) for rows in (1, 2, 3)]
     assert sizes[2] - sizes[1] == pytest.approx(sizes[1] - sizes[0], rel=1e-6)
     assert memory.peak(LARGE._replace(frames=3000)) > memory.peak(LARGE)
     assert memory.peak(LARGE._replace(tokens=400)) > memory.peak(LARGE)
     accelerator, model, _ = prepared(wide_model, gradient_checkpointing=True)
-    less = Memory(accelerator, model, NONE, moments=0, recomputes=True)
+    less = memory_of(accelerator, model, recomputes=True)
     assert less.peak(LARGE) < memory.peak(LARGE)
 
 
 def test_what_fit_measured_is_taken_and_scaled(wide_model: Path, tmp_path: Path) -> None:
     accelerator, model, _ = prepared(wide_model)
-    guess = Memory(accelerator, model, NONE, moments=0, recomputes=False)
+    guess = memory_of(accelerator, model)
     tried = [
         {"shape": [12, 1504, 60], "most": 12, "gigabytes": 9.0, "took": 1.0},
         {"shape": [12, 160, 60], "most": 12, "gigabytes": 2.0, "took": 1.0},
     ]
     write_json(tmp_path / "fit.json", {"pass_seconds": 1.0, "tried": tried})
-    known = Memory(accelerator, model, tmp_path / "fit.json", moments=0, recomputes=False)
+    known = memory_of(accelerator, model, tmp_path / "fit.json")
     assert (guess.source, known.source) == ("estimated from shapes", "as `fit` measured")
     assert known.peak(LARGE) == pytest.approx(known.rest + HEAP * (9e9 - known.rest))
     half = guess.peak(LARGE._replace(rows=6)) - guess.rest
@@ -117,7 +147,7 @@ def test_what_is_frozen_has_neither_gradient_nor_moments(wide_model: Path) -> No
     def taken(optim: OptimConfig, **knobs: Any) -> float:
         accelerator, model, _ = prepared(wide_model, **knobs)
         moments = moments_of(model, optim)
-        memory = Memory(accelerator, model, NONE, moments=moments, recomputes=False)
+        memory = memory_of(accelerator, model, moments=moments)
         return memory.rest - peak_memory(accelerator.device)
 
     def weights(**knobs: Any) -> list[int]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,48 @@ def test_the_display_draws_on_a_terminal(trainer: Any, tmp_path: Path) -> None:
         assert process.wait(timeout=60) == 0, screen
     assert b"update 2/2" in screen
     assert b"loss" in screen
+
+
+def script(path: Path, text: str) -> None:
+    """Write a program of a few lines for a shell."""
+    path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("visible", "processes"),
+    [
+        (None, 3),
+        ("0,2", 2),
+        ("1, 2", 2),
+        ("1", 1),
+        ("GPU-8932f937-d72c,GPU-5b1ad2f4-1c3e", 2),
+        ("", 1),
+        ("-1", 1),
+        ("0,1,-1,2", 2),
+        ("NoDevFiles", 1),
+    ],
+)
+def test_launch_sh_starts_a_process_for_each_gpu_that_is_visible(
+    tmp_path: Path, visible: str | None, processes: int
+) -> None:
+    script(tmp_path / "python", f"echo {tmp_path}")  # asked for its folder, where all is installed
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path / ".whisper-loop-installed")
+    script(tmp_path / "nvidia-smi", 'for n in 0 1 2; do echo "GPU $n: NVIDIA H100"; done')
+    script(tmp_path / "accelerate", 'echo "$@"')
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VIRTUAL_ENV": str(tmp_path)}
+    if visible is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = visible
+    done = subprocess.run(
+        [str(REPOSITORY / "launch.sh"), "recipe.yaml"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"--num_processes {processes} " in done.stdout
+    assert ("--multi_gpu" in done.stdout) == (processes > 1)
 
 
 @pytest.mark.slow

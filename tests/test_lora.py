@@ -20,9 +20,10 @@ from data.features import N_FRAMES
 from data.loader import Stages, eval_batches
 from eval.config import EvalConfig
 from eval.decode import encode, transcribe
+from eval.half_precision import remove_adapters
 from eval.whisper import Whisper, load_whisper
 from trainer.budget import fit_path
-from trainer.lora import merged, take_off
+from trainer.lora import merged
 from trainer.model import ModelConfig, prepare_training
 from trainer.optim import OptimConfig
 from trainer.publish import export, restore
@@ -142,7 +143,7 @@ def test_a_model_without_adapters_is_left_alone(blank_model: Path) -> None:
     whisper = load_whisper(str(blank_model))
     names = list(whisper.model.state_dict())
     assert merged(whisper.model) is whisper.model
-    take_off(whisper.model)
+    remove_adapters(whisper.model)
     assert list(whisper.model.state_dict()) == names
 
 

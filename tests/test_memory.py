@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from data.buckets import BucketedBatchSampler
 from data.config import DataConfig
 from data.errors import InputError
 from data.plan import Plan
-from data.utterance import Shape, Utterance
+from data.utterance import Batch, Shape, Utterance
+from eval.device import is_out_of_memory
 from eval.whisper import load_whisper
+from trainer.flops import WhisperFlops
 from trainer.memory import rehearse, seconds_after
 from trainer.model import ModelConfig, TrainingModule, prepare_training
 from trainer.optim import OptimConfig, build_optimizer
@@ -24,7 +27,20 @@ from trainer.sealed import verify
 Losses = Callable[[Path], dict[int, str]]
 
 
-def run_out(rows: int, after: int = 0, rank: str = "0") -> None:
+ALLOCATOR = "CUDA out of memory. Tried to allocate 20.00 MiB."
+# as PyTorch words them: of a driver call, cuBLAS's handle and its workspace, cuFFT, cuDNN, a CPU
+SIGNS = [
+    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    "cuFFT error: CUFFT_ALLOC_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "GET was unable to find an engine to execute this computation",
+    "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes",
+]
+
+
+def run_out(rows: int, after: int = 0, rank: str = "0", sign: str | None = None) -> None:
     """Make passes of more rows than this run out of memory, in the backward as in the forward."""
     if os.environ.get("RANK", "0") != rank:
         return
@@ -35,18 +51,42 @@ def run_out(rows: int, after: int = 0, rank: str = "0") -> None:
         nonlocal calls
         calls += 1
         if len(features) > rows and calls > after:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+            raise torch.OutOfMemoryError(ALLOCATOR) if sign is None else RuntimeError(sign)
         return forward(self, features, *rest, **more)
 
     TrainingModule.forward = full  # type: ignore[method-assign]
 
 
+def run_out_in_moves(rows: int, after: int) -> None:
+    """Make the move of a batch of more rows than this run out of memory."""
+    move = Batch.to
+    calls = 0
+
+    def full(self: Batch, device: torch.device) -> Batch:
+        nonlocal calls
+        calls += 1
+        if len(self.features) > rows and calls > after:
+            raise torch.OutOfMemoryError(ALLOCATOR)
+        return move(self, device)
+
+    Batch.to = full  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    "sabotage",
+    [
+        partial(run_out, rows=3, after=2),
+        partial(run_out, rows=3, after=2, sign=SIGNS[1]),
+        partial(run_out_in_moves, rows=3, after=2),
+    ],
+    ids=["allocator", "cuBLAS", "while a batch is moved"],
+)
 def test_an_update_that_does_not_fit_is_cut_smaller_and_made(
-    trainer: Any, tmp_path: Path, losses: Losses
+    trainer: Any, tmp_path: Path, losses: Losses, sabotage: Callable[[], None]
 ) -> None:
     roomy = ("--data.padding=9",)  # one pass an update
     trainer(tmp_path / "whole", *roomy)
-    done = trainer(tmp_path / "cut", *roomy, sabotage=partial(run_out, rows=3, after=2))
+    done = trainer(tmp_path / "cut", *roomy, sabotage=sabotage)
     assert "out of memory in a pass of" in done.output
     whole, cut = (losses(tmp_path / name) for name in ("whole", "cut"))
     assert list(cut) == list(whole) == [1, 2, 3, 4, 5, 6]
@@ -104,6 +144,57 @@ def test_a_rehearsal_tells_what_does_not_fit(
 
     monkeypatch.setattr(TrainingModule, "forward", full)
     assert not rehearse(accelerator, module, None, Shape(2, 64, 9))
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_every_librarys_lack_of_memory_is_recognised(sign: str) -> None:
+    assert is_out_of_memory(RuntimeError(sign))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_the_worst_pass_is_rehearsed_beside_moments_and_an_earlier_passes_gradients(
+    blank_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accelerator = Accelerator(cpu=True)
+    module = prepare_training(load_whisper(str(blank_model)), ModelConfig())
+    model, optimizer = accelerator.prepare(module, build_optimizer(module, OptimConfig()))
+    held: list[tuple[int, bool, bool]] = []
+    forward = TrainingModule.forward
+
+    def seen(self: TrainingModule, features: Any, *rest: Any, **more: Any) -> Any:
+        gradients = all(p.grad is not None for p in module.parameters() if p.requires_grad)
+        held.append((len(features), bool(optimizer.state_dict()["state"]), gradients))
+        return forward(self, features, *rest, **more)
+
+    monkeypatch.setattr(TrainingModule, "forward", seen)
+    assert rehearse(accelerator, model, optimizer, Shape(3, 64, 9))
+    assert held[-1] == (3, True, True)
+
+
+def test_the_worst_pass_has_most_bytes_not_most_audio() -> None:
+    audio, text = range(8), range(8, 16)  # long clips of few tokens, short ones of many
+    utterances = [
+        Utterance(
+            id=str(i),
+            audio="",
+            text="",
+            seconds=20.0 if i in audio else 8.0,
+            tokens=10 if i in audio else 400,
+        )
+        for i in (*audio, *text)
+    ]
+    config = DataConfig(update_clips=8)
+    plan = Plan.of(utterances, config, seed=0)
+    sampler = BucketedBatchSampler(plan, config, updates=1)
+    small = WhisperFlops(
+        d_model=768, encoder_layers=12, decoder_layers=12, n_mels=80, vocabulary=51865
+    )
+    assert sampler.worst().tokens == 10
+    assert replace(sampler, pass_bytes=small.activation_bytes).worst().tokens == 400
 
 
 def test_the_worst_pass_is_the_largest_of_an_epoch() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from transformers import WhisperFeatureExtractor
 
 from data.audio import AudioError, decode, load
@@ -17,6 +18,9 @@ from data.features import HOP_LENGTH, LogMel, frames_of
 from data.manifest import build_manifest
 from data.plan import Plan
 from data.screen import count_reasons
+from eval.config import EvalConfig
+from eval.evaluate import Evaluator
+from eval.half_precision import half_precision_copy
 from eval.whisper import load_whisper
 
 FOLDER = Path(os.environ.get("WHISPER_LOOP_REALDATA", "/nowhere"))
@@ -88,3 +92,20 @@ def test_little_of_a_real_epoch_is_padding(name: str) -> None:
     padding = 1 - sum(u.seconds for u in rows) * 100 / held
     print(f"padding: {padding:.1%} of what is computed, {len(passes) / plan.length(1):.1f} passes")
     assert padding < 0.05
+
+
+@pytest.mark.skipif("WHISPER_LOOP_MODEL" not in os.environ, reason="WHISPER_LOOP_MODEL names none")
+def test_bf16_hears_nearly_the_same_texts_as_float32() -> None:
+    # tiny.en on prompts/en: 99 of 103 texts, and the same WER (docs/decoding.md)
+    accelerator = Accelerator(cpu=True)
+    whisper = load_whisper(os.environ["WHISPER_LOOP_MODEL"])
+    rows = list(read(config("prompts/en"), "test"))[:24]
+    texts = []
+    for precision in ("no", "bf16"):
+        model = half_precision_copy(whisper, precision)
+        scorer = Evaluator(
+            accelerator=accelerator, whisper=model, data=DataConfig(workers=0), config=EvalConfig()
+        )
+        texts.append([h.text for h in scorer.evaluate(rows, precision)[1]])
+    same = sum(a == b for a, b in zip(*texts, strict=True))
+    assert same >= 0.9 * len(rows)

@@ -2,8 +2,7 @@
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -13,10 +12,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from data.errors import InputError
 from data.features import CHUNK_SECONDS
 from data.loader import Passes
 from data.utterance import Batch, Position, Utterance
+from eval.device import naming_out_of_memory
 from trainer.flops import WhisperFlops
 from trainer.forecast import Pace
 from trainer.loop import SILENCE_EVERY
@@ -72,7 +71,7 @@ class Bench:
         tokens = sum(sum(batch.tokens) for batch in batches)
         longest = max(batch.shape.seconds for batch in batches)
         began = time.perf_counter()
-        with fitting(
+        with naming_out_of_memory(
             f"in an update whose largest pass holds {longest:.0f} s of padded audio: "
             "python -m trainer fit finds the most that fits; or set data.pass_seconds"
         ):
@@ -98,19 +97,6 @@ class Bench:
     def _wait(self) -> None:
         if self.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
-
-
-@contextmanager
-def fitting(what: str) -> Iterator[None]:
-    """Say in a sentence what did not fit in memory.
-
-    Raises:
-        InputError: something did not.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise InputError(f"out of memory {what}") from error
 
 
 def chosen(updates: Sequence[Update], flops: WhisperFlops) -> list[int]:
@@ -169,10 +155,9 @@ def _window_seconds(scoring: Scoring, *, true_length: bool) -> float:
     ordered = sorted([*manifest.dev, *manifest.test], key=lambda u: u.seconds)
     size = min(len(ordered), max(1, int(evaluator.config.batch_seconds / CHUNK_SECONDS)))
     sample = ordered[(len(ordered) - size) // 2 :][:size]
-    with fitting(f"while scoring {size} clips together: set eval.batch_seconds lower"):
-        evaluator.evaluate(sample[:1], "a first clip", true_length=true_length)
-        began = time.perf_counter()
-        evaluator.evaluate(sample, "some clips", true_length=true_length, costs=True)
+    evaluator.evaluate(sample[:1], "a first clip", true_length=true_length)
+    began = time.perf_counter()
+    evaluator.evaluate(sample, "some clips", true_length=true_length, costs=True)
     return (time.perf_counter() - began) / _windows(sample)
 
 

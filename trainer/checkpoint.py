@@ -1,8 +1,9 @@
 """Checkpoints: written beside training, verified before they are read.
 
 One process copies everything to host memory and a thread writes the copy, as the files that
-Accelerate's load_state reads. What is cut up over processes (FSDP, DeepSpeed) is gathered for it,
-so that any number of processes goes on from there, with them or without.
+Accelerate's load_state reads. A GPU goes on computing while it is copied. What is cut up over
+processes (FSDP, DeepSpeed) is gathered for it, so that any number of processes goes on from there,
+with them or without.
 """
 
 import errno
@@ -16,6 +17,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from data.errors import InputError, disk_failed
+from trainer.pinned_copy import PinnedCopy
 from trainer.processes import decide
 from trainer.sealed import discard
 from trainer.sharding import gathers
@@ -38,6 +40,7 @@ class Checkpoints:
         self.seconds = 0.0  # writing the last one took
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
+        self._pinned: PinnedCopy | None = None  # made with the first snapshot of a GPU
         # keys are written without DDP's prefix: a run may change its number of processes
         accelerator.register_load_state_pre_hook(self._unwrap)
 
@@ -51,7 +54,7 @@ class Checkpoints:
         self.settle()
         progress = {"state": state.state_dict(), "shape": shape}
         main = self.accelerator.is_main_process
-        snapshot = Snapshot.take(self.accelerator) if main or gathers(self.accelerator) else None
+        snapshot = self._take() if main or gathers(self.accelerator) else None
         if main and snapshot is not None:
             self._writing = self._thread.submit(self._write, snapshot, progress)
 
@@ -60,7 +63,15 @@ class Checkpoints:
         self.settle()
         if state.step and not gathers(self.accelerator):
             progress = {"state": state.state_dict(), "shape": shape}
-            self._write(Snapshot.take(self.accelerator), progress)
+            self._write(self._take(), progress)
+
+    def wait_for_copy(self) -> None:
+        """Make the GPU end its copy before it changes weights in place by what it is given next.
+
+        The optimizer's step and load() do so by themselves.
+        """
+        if self._pinned is not None:
+            self._pinned.wait()
 
     def settle(self) -> None:
         """Wait for the checkpoint that is being written; a mistake of its writer is raised here."""
@@ -112,13 +123,22 @@ class Checkpoints:
             InputError: another version wrote it.
         """
         state.load_state_dict(read_progress(path)["state"])
-        restore(self.accelerator, path)
+        self.wait_for_copy()
+        restore(self.accelerator, path, self.say)
 
     def set_aside(self, newer_than: int) -> None:
         """Rename checkpoints of a future that a resume from an older one gives up."""
         if self.accelerator.is_main_process:
             self.shelf.set_aside(newer_than)
         self.accelerator.wait_for_everyone()
+
+    def _take(self) -> Snapshot:
+        """Copy what is saved; the snapshot before must have been written."""
+        on_gpu = self.accelerator.device.type == "cuda"
+        if self._pinned is None and on_gpu and not gathers(self.accelerator):
+            (optimizer,) = self.accelerator._optimizers
+            self._pinned = PinnedCopy(optimizer.optimizer, self.accelerator.device, self.say)
+        return Snapshot.take(self.accelerator, self._pinned)
 
     def _write(self, snapshot: Snapshot, progress: dict[str, Any]) -> None:
         """Write a snapshot, in the thread. A disk that is full or broken does not end training."""

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
@@ -12,6 +12,7 @@ from data.config import DataConfig
 from data.errors import InputError
 from data.knobs import parse_dataclass, recipe_arguments
 from eval.config import EvalConfig
+from eval.device import Precision
 from trainer.model import ModelConfig
 from trainer.optim import OptimConfig
 from trainer.publish import PublishConfig
@@ -31,7 +32,7 @@ class Config:
     resume: str | None = None  # auto: from the newest checkpoint, if any; or a checkpoint's folder
     accept: tuple[str, ...] = ()  # knobs that a resume may find changed, by name: optim.lr
     seed: int = 0  # of the plan of updates and of dropout
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # auto: what the GPU can; CPU: fp32
+    precision: Precision = "auto"  # auto: bf16 or fp16 on a GPU, as it can; fp32 on a CPU
     deterministic: bool = False  # on a GPU: same bits, a little slower; a CPU always is
     profile: bool = False  # trace some updates and print where their time goes
     print_config: bool = False  # print the resolved config as a recipe, and stop

@@ -11,6 +11,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.tracking import get_available_trackers
 
 from data.errors import InputError
+from eval.device import mixed_precision, on_cpu, set_up_cuda
 from trainer.sharding import refuse_others
 from trainer.zero import configure, is_zero
 
@@ -41,21 +42,17 @@ def build_accelerator(
         InputError: fp16 on a CPU, accumulation set in the environment, a tracker that is not there,
             a way to run on several processes that the loop does not drive.
     """
-    cpu = _on_cpu()
-    if cpu and precision == "fp16":
-        raise InputError(
-            "precision=fp16 needs a GPU: this machine would compute in fp32 and not say so; "
-            "set precision to auto, fp32 or bf16"
-        )
+    cpu, mixed = on_cpu(), mixed_precision(precision)
     _refuse_accumulation()
     _refuse_missing(trackers)
+    set_up_cuda()
     if cpu:
         _keep_freed_memory()
     if cpu or deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)
     accelerator = Accelerator(
-        mixed_precision=_mixed(precision, cpu),
+        mixed_precision=mixed,
         cpu=cpu,
         log_with=list(trackers) or None,
         project_dir=str(folder),
@@ -63,7 +60,7 @@ def build_accelerator(
     )
     refuse_others(accelerator)
     if is_zero(accelerator):
-        configure(accelerator, _mixed(precision, cpu))
+        configure(accelerator, mixed)
     return accelerator
 
 
@@ -73,11 +70,6 @@ def _refuse_accumulation() -> None:
             "ACCELERATE_GRADIENT_ACCUMULATION_STEPS is set: it would scale the loss a second time; "
             "unset it, and set data.pass_seconds to cut updates into passes"
         )
-
-
-def _on_cpu() -> bool:
-    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    return asked or not torch.cuda.is_available()
 
 
 def give_back_memory() -> None:
@@ -107,12 +99,3 @@ def _refuse_missing(trackers: tuple[str, ...]) -> None:
                 f"log.trackers: {name!r} is not installed, or not known to Accelerate: install its "
                 f"package, or choose from {', '.join(installed)}"
             )
-
-
-def _mixed(precision: str, cpu: bool) -> str:
-    """Return Accelerate's word for a precision."""
-    if precision == "auto":
-        if cpu:
-            return "no"
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "no" if precision == "fp32" else precision

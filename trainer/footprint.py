@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from data.features import FRAMES_PER_POSITION, FRAMES_PER_SECOND
 from data.utterance import Shape
 from trainer.budget import Fitted
+from trainer.flops import WhisperFlops
 from trainer.shelf import CheckpointConfig
 from trainer.telemetry import peak_memory
 from trainer.workload import Update, by_length
@@ -38,7 +39,7 @@ class Memory:
         fit: Path,
         *,
         moments: int,
-        recomputes: bool,
+        flops: WhisperFlops,
     ) -> None:
         """Begin before the first update.
 
@@ -47,11 +48,11 @@ class Memory:
             model: a prepared TrainingModule.
             fit: where `fit` keeps its figures, if it made some.
             moments: bytes that the optimizer will keep.
-            recomputes: whether gradient checkpointing is on.
+            flops: the model's shapes, and what is trained of it.
         """
         self._accelerator = accelerator
         self._model = model
-        self._recomputes = recomputes
+        self._flops = flops
         self._config = accelerator.unwrap_model(model).whisper.config
         self.rest = peak_memory(accelerator.device)  # weights; on a CPU, libraries and all
         self.rest += moments + sum(p.nbytes for p in model.parameters() if p.requires_grad)
@@ -69,7 +70,7 @@ class Memory:
         """Return the largest pass of each length, and the bytes at its peak."""
         told = []
         for shapes in by_length(updates, LENGTHS):
-            largest = max(shapes, key=lambda shape: (shape.seconds, shape.tokens))
+            largest = max(shapes, key=self._flops.activation_bytes)
             told.append(
                 {
                     "from_seconds": min(s.frames for s in shapes) / FRAMES_PER_SECOND,
@@ -106,7 +107,7 @@ class Memory:
         features = torch.zeros(shape.rows, config.num_mel_bins, shape.frames, device=device)
         ids = torch.zeros(shape.rows, shape.tokens, dtype=torch.long, device=device)
         kept = self._count(lambda: self._model(features, ids, ids))
-        if self._recomputes:  # the backward makes one layer's states anew at a time
+        if self._flops.recomputes:  # the backward makes one layer's states anew at a time
             layer = self._accelerator.unwrap_model(self._model).whisper.model.encoder.layers[0]
             positions = shape.frames // FRAMES_PER_POSITION
             states = torch.zeros(shape.rows, positions, config.d_model, device=device)

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch.profiler import record_function as phase
 
 from data.utterance import Batch
+from eval.device import is_out_of_memory
 from trainer.optim import lr_at
 from trainer.recovery import make_room, rehearsed, roll_back
 from trainer.run import LoopConfig, Run, save
@@ -30,7 +30,7 @@ def train(run: Run) -> None:
         result = attempt(run, batches, totals)
         run.pulse.end()
         if result is None:
-            make_room(run, max((b.shape for b in batches), key=lambda shape: shape.seconds))
+            make_room(run, max((b.shape for b in batches), key=run.flops.activation_bytes))
             continue
         state.advance(batches[-1].after, totals.tokens, totals.audio_seconds)
         run.meter.add(batches, result)
@@ -72,16 +72,27 @@ def updates(run: Run) -> Iterator[list[Batch]]:
 
 
 def fetch(run: Run, batches: Iterator[Batch]) -> list[Batch]:
-    """Return the passes of the next update; measure the wait, and name clips that failed."""
+    """Return the passes of the next update; measure the wait, and name clips that failed.
+
+    Returns an empty list where none is left, or where there was no memory to move one to the
+    device: smaller ones are then drawn from here on.
+    """
     update: list[Batch] = []
-    while not (update and update[-1].last):
-        with run.meter.waiting(), run.clock.on("waiting"), phase("data wait"):
-            batch = next(batches, None)
-        if batch is None:
-            break
-        run.drops.add(batch.drops)
-        update.append(batch)
-    return update
+    try:
+        while not (update and update[-1].last):
+            with run.meter.waiting(), run.clock.on("waiting"), phase("data wait"):
+                batch = next(batches, None)
+            if batch is None:
+                return update
+            run.drops.add(batch.drops)
+            update.append(batch)
+        return update
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    update.clear()
+    make_room(run, run.passes.worst)
+    return []
 
 
 def attempt(run: Run, batches: Sequence[Batch], totals: Totals) -> StepResult | None:
@@ -92,7 +103,9 @@ def attempt(run: Run, batches: Sequence[Batch], totals: Totals) -> StepResult | 
         return train_step(
             run.accelerator, run.model, run.optimizer, passes, tokens=tokens, max_norm=norm
         )
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return None
 
 

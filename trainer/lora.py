@@ -6,7 +6,7 @@ https://arxiv.org/abs/2106.09685
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from data.errors import InputError
+from eval.half_precision import ADAPTER, adapted_layers
 
-ADAPTER = "default"  # peft's name for the only one
 OWN, BASE = ".lora_", ".base_layer."  # in the names of weights: an adapter's, and what it adapts
 
 
@@ -44,7 +44,7 @@ def add_adapters(
     with torch.random.fork_rng([]):
         torch.manual_seed(0)  # all processes draw the same, at every start
         peft.inject_adapter_in_model(config, model)
-    for _, layer in _adapted(model):
+    for _, layer in adapted_layers(model):
         layer.cast_input_dtype_enabled = False  # under autocast it would keep a copy in float32
 
 
@@ -54,7 +54,7 @@ def merged(model: Any) -> Any:
 
     It is another one, in host memory: adding and taking off again would not give the same bits.
     """
-    adapted = dict(_adapted(model))
+    adapted = dict(adapted_layers(model))
     if not adapted:
         return model
     weights = {
@@ -71,19 +71,6 @@ def merged(model: Any) -> Any:
         stock.proj_out.weight = stock.model.decoder.embed_tokens.weight
     stock.generation_config = model.generation_config
     return stock
-
-
-def take_off(model: Any) -> None:
-    """Leave a model without adapters, as it was before they came; what they learnt is gone."""
-    for name, layer in list(_adapted(model)):
-        model.set_submodule(name, layer.get_base_layer())
-
-
-def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the layers that have an adapter: without peft there are none."""
-    for name, module in model.named_modules():
-        if hasattr(module, "lora_A") and hasattr(module, "get_base_layer"):
-            yield name, module
 
 
 def _targets(model: nn.Module, patterns: Sequence[str]) -> list[str]:

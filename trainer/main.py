@@ -34,7 +34,7 @@ from trainer.publisher import Publisher
 from trainer.pulse import Pulse
 from trainer.recorder import Recorder, Silence
 from trainer.recovery import saved_when_stopped
-from trainer.remarks import cautions, farewell, overview
+from trainer.remarks import cautions, farewell, overview, small_passes
 from trainer.resume import refuse_change, resume, shaping
 from trainer.run import Run
 from trainer.run_folder import freeze_corpus, open_run, status, write_settings
@@ -75,6 +75,7 @@ def fit(run: Run) -> None:
         with saved_when_stopped(run):
             train(run)
         run.mirror.refresh()
+        run.checkpoints.wait_for_copy()  # the best model's weights are going to replace the last
         run.scoring.after(run.state)
         run.profiler.close()
         run.checkpoints.close()
@@ -146,17 +147,19 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     recorder.expect(plan_path(folder), circumstances(accelerator, shape), state.step, steps)
     streaming = config.data.streaming
     recorder.say(overview(manifest, plan, whisper.model, state, steps, streaming=streaming))
-    for warning in cautions(manifest, accelerator, whisper.model):
+    few = small_passes(config.data, plan, flops, peak, accelerator)
+    for warning in [*cautions(manifest, accelerator, whisper.model), *few]:
         recorder.say(f"warning: {warning}")
     return Run(
         accelerator=accelerator,
         model=model,
         mirror=mirror,
         optimizer=optimizer,
-        passes=build_passes(config, folder, scoring, plan, drops),
+        passes=build_passes(config, folder, scoring, plan, drops, flops),
         state=state,
         pulse=pulse,
         guard=Guard(accelerator, folder / "nonfinite.jsonl", config.loop.max_failed),
+        flops=flops,
         meter=Meter(accelerator, flops, peak),
         clock=scoring.clock,
         losses=losses,

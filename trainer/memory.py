@@ -1,18 +1,24 @@
 """Passes that do not fit in a device's memory: found before training, and cut where they are."""
 
+from contextlib import nullcontext
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from data.errors import InputError
 from data.utterance import Shape
+from eval.device import is_out_of_memory
 from trainer.step import backward, hold_still
+
+SHORTEST = Shape(1, 16, 2)  # of a pass that makes the moments
 
 
 def rehearse(accelerator: Accelerator, model: nn.Module, optimizer: object, worst: Shape) -> bool:
-    """Make the worst pass first, and an update that moves nothing; return whether it fitted.
+    """Make the worst pass before training, and updates that move nothing; return whether it fitted.
 
-    The optimizer takes the memory of its moments here too: what is to fail later fails at once.
+    Memory holds then what it will hold in the middle of an update: the optimizer's moments, which
+    a short pass makes, and the gradients of an earlier pass.
 
     Args:
         accelerator: knows the device, autocast and loss scaling.
@@ -20,17 +26,26 @@ def rehearse(accelerator: Accelerator, model: nn.Module, optimizer: object, wors
         optimizer: the prepared optimizer.
         worst: the pass that takes the most memory.
     """
-    n_mels = accelerator.unwrap_model(model).whisper.config.num_mel_bins
-    device = accelerator.device
     try:
-        features = torch.zeros(worst.rows, n_mels, worst.frames, device=device)
-        ids: Tensor = torch.zeros(worst.rows, worst.tokens, dtype=torch.long, device=device)
-        loss = model(features, ids, ids).sum() * torch.nan  # no weight moves
-        backward(accelerator, model, loss, last=True)
-        hold_still(accelerator, model, optimizer)
-    except torch.OutOfMemoryError:
+        for update in ([SHORTEST], [worst, worst]):
+            for number, shape in enumerate(update, 1):
+                _make_pass(accelerator, model, shape, last=number == len(update))
+            hold_still(accelerator, model, optimizer)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return False
     return True
+
+
+def _make_pass(accelerator: Accelerator, model: nn.Module, shape: Shape, *, last: bool) -> None:
+    """Make a pass of zeros in which every token is a target, and a gradient that is not finite."""
+    n_mels, device = accelerator.unwrap_model(model).whisper.config.num_mel_bins, accelerator.device
+    features = torch.zeros(shape.rows, n_mels, shape.frames, device=device)
+    ids: Tensor = torch.zeros(shape.rows, shape.tokens, dtype=torch.long, device=device)
+    with nullcontext() if last else accelerator.no_sync(model):
+        loss = model(features, ids, ids).sum() * torch.nan  # no weight moves
+        backward(accelerator, model, loss, last=last)
 
 
 def seconds_after(worst: Shape, processes: int) -> float:

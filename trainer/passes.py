@@ -18,12 +18,13 @@ from data.windows import Windows, screen
 from trainer.budget import fit_path, fitted
 from trainer.config import Config
 from trainer.drops import DropLog
+from trainer.flops import WhisperFlops
 from trainer.run_folder import PLACES, SPOOL
 from trainer.scoring import Scoring
 
 
 def build_passes(
-    config: Config, folder: Path, scoring: Scoring, plan: Plan, drops: DropLog
+    config: Config, folder: Path, scoring: Scoring, plan: Plan, drops: DropLog, flops: WhisperFlops
 ) -> Passes | WindowedPasses:
     """Build the way from the plan to batches, within the memory that there is.
 
@@ -37,7 +38,9 @@ def build_passes(
     stages = Stages(whisper.labels(), whisper.n_mels, accelerator.device, augmentation)
 
     def passes(utterances: Sequence[Utterance], plan: Plan) -> Passes:
-        sampler = BucketedBatchSampler(plan, budget, updates=0, rank=rank, world=world)
+        sampler = BucketedBatchSampler(
+            plan, budget, updates=0, rank=rank, world=world, pass_bytes=flops.activation_bytes
+        )
         return train_batches(utterances, config.data, stages, sampler, lethal=drops.lethal)
 
     first = passes(scoring.manifest.train, plan)

@@ -121,7 +121,7 @@ class Draft:
             model,
             fit,
             moments=moments_of(module, config.optim),
-            recomputes=config.model.gradient_checkpointing,
+            flops=self.flops,
         )
         self.plan = Plan.of(self.manifest.train, config.data, config.seed)
         self.steps = config.loop.max_steps or self.plan.length(config.loop.epochs)

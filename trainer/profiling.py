@@ -16,8 +16,8 @@ from torch.profiler import profile, schedule
 from data.features import FRAMES_PER_SECOND
 from data.utterance import Batch
 from trainer.flops import WhisperFlops
+from trainer.phase_time import WAIT, phase_milliseconds
 
-PHASES = ("data wait", "forward", "backward", "optimizer")
 SKIPPED, WARM_UP, TRACED = 2, 1, 5  # updates
 MEASURED = 40  # updates after them, without the tracer, which slows them down
 LENGTHS = 6  # groups of updates of like length in the table
@@ -136,19 +136,12 @@ class Profile:
     def _traced(self, profiler: Any) -> None:
         self.trace.parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(self.trace))
-        phases = _milliseconds(profiler.key_averages())
-        self.waited = phases["data wait"] / (sum(phases.values()) or 1.0)
+        phases = {
+            name: spent / TRACED for name, spent in phase_milliseconds(profiler.events()).items()
+        }
+        self.waited = phases[WAIT] / (sum(phases.values()) or 1.0)
         self.say(phase_table(phases, self.work))
         self.say(f"trace of {TRACED} updates: {self.trace} (open it at ui.perfetto.dev)")
-
-
-def _milliseconds(averages: Any) -> dict[str, float]:
-    found = {
-        event.key: max(event.cpu_time_total, event.device_time_total) / 1000 / TRACED
-        for event in averages
-        if event.key in PHASES
-    }
-    return {name: found.get(name, 0.0) for name in PHASES}
 
 
 def phase_table(milliseconds: dict[str, float], work: Counter[str]) -> Table:

@@ -14,10 +14,11 @@ from data.errors import InputError
 from data.files import sync, sync_tree, write_json, write_text
 from data.lazy import Outline
 from data.utterance import Utterance
+from eval.half_precision import remove_adapters
 from eval.whisper import Whisper
 from trainer.card import card
 from trainer.companions import halve, write_companions
-from trainer.lora import merged, take_off
+from trainer.lora import merged
 from trainer.snapshot import fill
 
 Precision = Literal["fp32", "fp16"]
@@ -113,7 +114,7 @@ def describe(folder: Path, facts: dict[str, Any]) -> None:
 
 def restore(whisper: Whisper, folder: Path) -> None:
     """Load exported weights into the model in hand."""
-    take_off(whisper.model)
+    remove_adapters(whisper.model)
     fill(whisper.model, folder / "model.safetensors")
 
 

@@ -12,6 +12,7 @@ from trainer.memory import rehearse, seconds_after
 from trainer.run import Run, save
 from trainer.signals import Stopped
 from trainer.state import TrainState
+from trainer.step import discard_update
 
 
 def rehearsed(run: Run) -> bool:
@@ -25,7 +26,7 @@ def make_room(run: Run, shape: Shape) -> None:
     Raises:
         InputError: they cannot be cut; the last finished update is saved.
     """
-    run.optimizer.zero_grad()
+    discard_update(run.accelerator, run.optimizer)
     torch.cuda.empty_cache()
     try:
         seconds = seconds_after(shape, run.accelerator.num_processes)

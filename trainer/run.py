@@ -12,6 +12,7 @@ from data.windowed import WindowedPasses
 from trainer.checkpoint import Checkpoints
 from trainer.clock import Clock
 from trainer.drops import DropLog
+from trainer.flops import WhisperFlops
 from trainer.guard import Guard
 from trainer.losses import ClipLosses
 from trainer.optim import OptimConfig
@@ -62,6 +63,7 @@ class Run:
     state: TrainState
     pulse: Pulse
     guard: Guard
+    flops: WhisperFlops
     meter: Meter
     clock: Clock
     losses: ClipLosses

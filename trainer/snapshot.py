@@ -1,5 +1,6 @@
 """A copy of all that trains, in host memory: training goes on while it is written."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from trainer import zero
+from trainer.pinned_copy import PinnedCopy, map_tensors, to_host
 from trainer.sharding import gathered, gathers, is_sharded, scatter
 
 # what Accelerate's load_state reads
@@ -26,10 +28,17 @@ class Snapshot:
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]
     scaler: dict[str, Any] | None
+    copied: torch.cuda.Event | None = None  # weights and optimizer are complete after it
 
     @classmethod
-    def take(cls, accelerator: Accelerator) -> "Snapshot":
-        """Copy everything; where some of it is cut up, every process must call."""
+    def take(cls, accelerator: Accelerator, pinned: PinnedCopy | None = None) -> "Snapshot":
+        """Copy everything; where some of it is cut up, every process must call.
+
+        Args:
+            accelerator: holds what is copied.
+            pinned: copies beside training, into the memory of the snapshot before; None: the copy
+                is complete at the return.
+        """
         (model,) = accelerator._models
         (optimizer,) = accelerator._optimizers
         if is_sharded(accelerator):
@@ -39,10 +48,17 @@ class Snapshot:
             moments = zero.gathered(model)
         else:
             weights, moments = accelerator.unwrap_model(model).state_dict(), optimizer.state_dict()
+        state, copied = {"weights": _untied(weights), "optimizer": moments}, None
+        if pinned is None:
+            state = map_tensors(state, to_host)
+        else:  # only parameters and moments wait for an optimizer before they change
+            state["weights"] |= _buffers(accelerator.unwrap_model(model), state["weights"])
+            state, copied = pinned.copy(state)
         return cls(
-            weights=_untied(weights),
-            optimizer=_copy(moments),
+            weights={name: weight.contiguous() for name, weight in state["weights"].items()},
+            optimizer=state["optimizer"],
             scaler=accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
+            copied=copied,
         )
 
     @property
@@ -56,6 +72,8 @@ class Snapshot:
         Raises:
             InputError: a weight is not a number; the checkpoints before it are worth more.
         """
+        if self.copied is not None:
+            self.copied.synchronize()
         for name, weight in self.weights.items():
             if not bool(weight.isfinite().all()):
                 raise InputError(f"{name} is no longer a number")
@@ -65,10 +83,26 @@ class Snapshot:
             torch.save(self.scaler, folder / SCALER)
 
 
-def restore(accelerator: Accelerator, folder: Path) -> None:
-    """Load what write() wrote, in any mode and on any number of processes."""
+def restore(accelerator: Accelerator, folder: Path, say: Callable[[str], None]) -> None:
+    """Load what write() wrote, in any mode and on any number of processes.
+
+    Args:
+        accelerator: takes it over.
+        folder: a checkpoint's.
+        say: prints a sentence where the precision was changed to fp16, or from it.
+    """
+    scaler, held = accelerator.scaler, (folder / SCALER).is_file()
+    if scaler is not None and not held:
+        scale = f"{scaler.get_scale():,.0f}"
+        say(f"{folder}: was saved without fp16, so the loss scale begins afresh at {scale}")
+    if scaler is None and held:
+        say(f"{folder}: was saved with fp16: its loss scale is not needed in this precision")
     if not gathers(accelerator):
-        accelerator.load_state(str(folder))
+        accelerator.scaler = scaler if held else None  # load_state asks for a file for each scaler
+        try:
+            accelerator.load_state(str(folder))
+        finally:
+            accelerator.scaler = scaler
         return
     (model,) = accelerator._models
     (optimizer,) = accelerator._optimizers
@@ -78,8 +112,8 @@ def restore(accelerator: Accelerator, folder: Path) -> None:
         zero.scatter(model, moments)
         return
     scatter(model, optimizer.optimizer, load_file(folder / WEIGHTS), moments)
-    if accelerator.scaler is not None and (folder / SCALER).is_file():
-        accelerator.scaler.load_state_dict(torch.load(folder / SCALER, weights_only=True))
+    if scaler is not None and held:
+        scaler.load_state_dict(torch.load(folder / SCALER, weights_only=True))
 
 
 def fill(module: nn.Module, path: Path) -> None:
@@ -97,14 +131,19 @@ def fill(module: nn.Module, path: Path) -> None:
 
 
 def _untied(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copy each tensor once: safetensors refuses two names of one memory, load_state ties them."""
+    """Keep one name of each tensor: safetensors refuses two of one memory, load_state ties them."""
     seen: set[int] = set()
-    copies = {}
+    kept = {}
     for name, tensor in state.items():
         if tensor.data_ptr() not in seen:
             seen.add(tensor.data_ptr())
-            copies[name] = _copy(tensor).contiguous()
-    return copies
+            kept[name] = tensor
+    return kept
+
+
+def _buffers(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of those buffers of a module that are in its state."""
+    return {name: to_host(each) for name, each in module.named_buffers() if name in state}
 
 
 def _bytes(value: Any) -> int:
@@ -112,11 +151,3 @@ def _bytes(value: Any) -> int:
         return value.nbytes
     inside = value.values() if isinstance(value, dict) else value
     return sum(map(_bytes, inside)) if isinstance(value, dict | list) else 0
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _copy(each) for key, each in value.items()}
-    return [_copy(each) for each in value] if isinstance(value, list) else value

@@ -98,8 +98,22 @@ def _move(
         _bare(optimizer).found_inf = (~torch.isfinite(norm)).float()  # it then does nothing
     if tokens:
         optimizer.step()
-    optimizer.zero_grad()
+        optimizer.zero_grad()
+    else:
+        discard_update(accelerator, optimizer)
     return norm
+
+
+def discard_update(accelerator: Accelerator, optimizer: Any) -> None:
+    """Drop the gradients of an update that is not made, also from the loss scaler's books.
+
+    A GradScaler that saw unscale_() and no update() raises at the next update.
+    """
+    optimizer.zero_grad()
+    scaler = accelerator.scaler
+    if scaler is not None:
+        scaler.scale(torch.ones((), device=accelerator.device))  # it may not have begun yet
+        scaler.update(scaler.get_scale())  # the scale stays
 
 
 def backward(accelerator: Accelerator, model: nn.Module, loss: Tensor, *, last: bool) -> None:
@@ -149,10 +163,11 @@ def hold_still(accelerator: Accelerator, model: nn.Module, optimizer: Any) -> No
     if zero.is_zero(accelerator):
         zero.move(model, max_norm=1.0)
         return
-    if accelerator.scaler is None:
-        _bare(optimizer).found_inf = torch.ones((), device=accelerator.device)
-        optimizer.step()
-    optimizer.zero_grad()
+    bare = _bare(optimizer)  # Accelerate's, with a loss scaler, might skip the step and its moments
+    bare.found_inf = torch.ones((), device=accelerator.device)
+    bare.step()
+    del bare.found_inf
+    discard_update(accelerator, optimizer)
 
 
 def _whole(norm: Tensor) -> Tensor:

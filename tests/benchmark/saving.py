@@ -3,7 +3,8 @@
     python tests/benchmark/saving.py --models MODEL [MODEL ...] --out saving.json
 
 Takes folders with a Whisper each. The stall is the copy to host memory, for which training waits;
-the rest is written beside it. The upkeep is what an update pays for signals, the watchdog, and
+on a GPU, where the copy runs beside training, it is what an update takes longer right after it. The
+rest is written beside it. The upkeep is what an update pays for signals, the watchdog, and
 the look at its gradient, set against an update of 8 clips of 3 s on the same machine.
 """
 
@@ -31,6 +32,7 @@ from trainer.checkpoint import Checkpoints
 from trainer.guard import Guard
 from trainer.model import ModelConfig, prepare_training
 from trainer.optim import OptimConfig, build_optimizer
+from trainer.pinned_copy import PinnedCopy
 from trainer.pulse import Pulse
 from trainer.shelf import CheckpointConfig, Shelf
 from trainer.signals import Stop
@@ -79,7 +81,8 @@ def measure(name: str, updates: int, saves: int) -> dict[str, Any]:
     result = train_step(accelerator, model, optimizer, [batch], tokens=1, max_norm=1.0)
     told: list[str] = []
     checkpoints = Checkpoints(Shelf(folder, CheckpointConfig()), accelerator, told.append)
-    stalls = [seconds(lambda: Snapshot.take(accelerator)) for _ in range(saves)]
+    update_seconds = statistics.median(seconds(bare) for _ in range(updates))
+    stall_seconds = stall(accelerator, bare, update_seconds, saves)
     writes = []
     for number in range(saves):
         checkpoints.save(TrainState(step=number + 1), {})
@@ -89,14 +92,31 @@ def measure(name: str, updates: int, saves: int) -> dict[str, Any]:
     size = sum(file.stat().st_size for file in newest.iterdir())
     row = {
         "model": Path(name).name,
-        "update_seconds": statistics.median(seconds(bare) for _ in range(updates)),
+        "update_seconds": update_seconds,
         "upkeep_seconds": statistics.median(seconds(upkeep) for _ in range(100)),
-        "stall_seconds": statistics.median(stalls),
+        "stall_seconds": stall_seconds,
         "write_seconds": statistics.median(writes),
         "checkpoint_bytes": size,
     }
     shutil.rmtree(folder)
     return row
+
+
+def stall(
+    accelerator: Accelerator, bare: Callable[[], None], update_seconds: float, saves: int
+) -> float:
+    """Return how long training waits for a copy: on a GPU the update after it takes longer."""
+    if accelerator.device.type != "cuda":
+        return statistics.median(seconds(lambda: Snapshot.take(accelerator)) for _ in range(saves))
+    (optimizer,) = accelerator._optimizers
+    pinned = PinnedCopy(optimizer.optimizer, accelerator.device, print)
+
+    def beside() -> None:
+        Snapshot.take(accelerator, pinned)
+        bare()
+
+    beside()  # allocates pinned memory, once
+    return statistics.median(seconds(beside) for _ in range(saves)) - update_seconds
 
 
 def seconds(work: Callable[[], object]) -> float:

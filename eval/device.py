@@ -1,0 +1,101 @@
+"""The device that computes: in which precision, and how PyTorch uses a GPU."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+
+from data.errors import InputError
+
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # today's name, and the one before
+
+
+# of PyTorch's allocator, of CUDA, and of libraries that allocate by themselves (cuBLAS, also where
+# it cannot begin; cuDNN, which finds no convolution whose workspace fits; cuFFT); and of a CPU
+OUT_OF_MEMORY = (
+    "out of memory",
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "unable to find an engine to execute this computation",
+    "can't allocate memory",
+)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether an error means that there was no memory, whoever asked for it."""
+    told = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in told for sign in OUT_OF_MEMORY)
+
+
+@contextmanager
+def naming_out_of_memory(what: str) -> Iterator[None]:
+    """Say in a sentence for what there was no memory, and what to set.
+
+    Raises:
+        InputError: there was none.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(f"out of memory {what}") from error
+
+
+def on_cpu() -> bool:
+    """Tell whether a CPU computes: there is no GPU, or the launcher was told not to use it."""
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    return asked or not torch.cuda.is_available()
+
+
+def mixed_precision(precision: str) -> str:
+    """Return Accelerate's word for a precision; auto is bf16 where the GPU computes in it.
+
+    Raises:
+        InputError: fp16 on a CPU.
+    """
+    cpu = on_cpu()
+    if cpu and precision == "fp16":
+        raise InputError(
+            "precision=fp16 needs a GPU: this machine would compute in fp32 and not say so; "
+            "set precision to auto, fp32 or bf16"
+        )
+    if precision == "auto":
+        if cpu:
+            return "no"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "no" if precision == "fp32" else precision
+
+
+def set_up_cuda() -> None:
+    """Choose the attention kernels and the allocator, for training and for evaluation alike.
+
+    To be called before the first tensor is on the GPU. A setting of the environment wins. Measured
+    by `python tests/benchmark/gpu.py`, with each and without (docs/gpu.md).
+    """
+    # cuDNN's attention comes first on Hopper, and builds a plan for every new shape: reported are
+    # 23 to 38 ms forward, and 440 ms and 550 ms with a mask (FunASR issue 3704, torch 2.11), where
+    # a pass takes 30. An epoch has hundreds of shapes, and decoding meets one at every token.
+    # Flash and memory-efficient attention need no plan
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    # passes of ever new sizes leave holes between segments of fixed size; those that grow have none
+    if not any(name in os.environ for name in ALLOCATOR):
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
+
+
+def build_evaluation_accelerator(precision: str) -> Accelerator:
+    """Return an Accelerator for evaluation.
+
+    Args:
+        precision: auto, fp32, fp16 or bf16.
+
+    Raises:
+        InputError: fp16 on a CPU.
+    """
+    set_up_cuda()
+    return Accelerator(mixed_precision=mixed_precision(precision), cpu=on_cpu())
