@@ -30,6 +30,7 @@ from data.features import SAMPLE_RATE
 from data.loader import Stages
 from data.plan import edge_of
 from data.utterance import Batch, Drop, Position, Utterance
+from eval.device import set_up_cuda
 from eval.silence import install
 from eval.whisper import TrueLengthEncoder, Whisper
 from trainer.blank import generation_config, special_ids, train_tokenizer
@@ -95,7 +96,11 @@ def noise_batch(
 
 
 def fresh_accelerator(device: torch.device, precision: str) -> Accelerator:
-    """Return an Accelerator of this precision; a process otherwise keeps the first one's."""
+    """Return an Accelerator of this precision; a process otherwise keeps the first one's.
+
+    A GPU is set up as for training: cuDNN's attention is off.
+    """
+    set_up_cuda()
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
 
