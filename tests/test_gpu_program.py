@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def run(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def rows_of(out: Path) -> list[dict[str, str]]:
+def rows_of(out: Path) -> list[dict[str, Any]]:
     """Return what was written down."""
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
@@ -51,6 +52,20 @@ def test_every_step_leaves_a_line_that_says_ok(names: tuple[str, ...], tmp_path:
         assert status == "ok" or (status == "skipped" and name in SKIPPED), told
     assert done.returncode == 0, told
     assert all(name in done.stdout for name in names)  # in the table
+
+
+def test_real_weights_learn_where_they_are_given(
+    blank_model: Path, tone_corpus: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "gpu.jsonl"
+    given = (f"--model={blank_model}", f"--corpus={tone_corpus}", "--error=0.31")
+    done = run(out, "--smoke", *given, "--rows", "real")
+    assert done.returncode == 0, done.stdout
+    cpu, found, end = rows_of(out)
+    assert cpu["error_after"] == 0.31
+    assert found["row"] == "fp32"
+    assert {"error_before", "error_after", "first_loss", "last_loss"} <= found.keys()
+    assert end["status"] == "ok"
 
 
 def test_a_step_is_ended_at_its_limit_and_what_comes_later_is_skipped(tmp_path: Path) -> None:

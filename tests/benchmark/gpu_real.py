@@ -8,14 +8,14 @@ The corpus has the splits train and test, in any layout that data.corpus takes.
 import json
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[2]))  # after this folder: its files
 
 import torch
-from gpu_rows import tell
+from gpu_rows import smoke, tell
 from measure import launch
 
 from data.errors import InputError, plain_errors
@@ -48,6 +48,8 @@ def main() -> None:
                 raise InputError(f"{folder}: no such folder")
         if command.error is not None:
             tell("a CPU's", error_after=command.error)
+        if smoke():
+            command = replace(command, updates=2)
         precisions = ("bf16", "fp16") if torch.cuda.is_available() else ("fp32",)
         for precision in precisions:
             with tempfile.TemporaryDirectory() as folder:

@@ -23,14 +23,17 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LIMIT_SECONDS = 100  # of one run; the program that runs these tests ends them sooner
 
 
+def skip_without() -> None:
+    """Skip where there is no GPU, and nobody asked to try on a CPU."""
+    if not (smoke() or torch.cuda.is_available()):
+        pytest.skip("needs a GPU; WHISPER_LOOP_SMOKE=1 tries it on a CPU")
+
+
 @pytest.fixture
 def device() -> torch.device:
     """Return the GPU."""
-    if smoke():
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU; WHISPER_LOOP_SMOKE=1 tries it on a CPU")
-    return torch.device("cuda")
+    skip_without()
+    return torch.device("cpu" if smoke() else "cuda")
 
 
 @pytest.fixture
@@ -121,6 +124,7 @@ class Runs:
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Return what trains a tiny Whisper of random weights on noise."""
+    skip_without()
     folder = tmp_path_factory.mktemp("synthetic")
     size = "nano" if smoke() else "tiny"
     clips = (24, 4, 4) if smoke() else (256, 16, 16)
