@@ -16,7 +16,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from data.errors import InputError, disk_failed
-from trainer.processes import decide
+from eval.store import decide
 from trainer.sealed import discard
 from trainer.sharding import gathers
 from trainer.shelf import Shelf, read_progress, verified
@@ -116,9 +116,7 @@ class Checkpoints:
 
     def set_aside(self, newer_than: int) -> None:
         """Rename checkpoints of a future that a resume from an older one gives up."""
-        if self.accelerator.is_main_process:
-            self.shelf.set_aside(newer_than)
-        self.accelerator.wait_for_everyone()
+        decide(self.accelerator, lambda: self.shelf.set_aside(newer_than))
 
     def _write(self, snapshot: Snapshot, progress: dict[str, Any]) -> None:
         """Write a snapshot, in the thread. A disk that is full or broken does not end training."""

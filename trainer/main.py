@@ -101,6 +101,7 @@ def build_scoring(
         data=config.data,
         config=config.eval,
         beat=pulse.beat,
+        rest=pulse.rest,
     )
     return Scoring(
         evaluator=evaluator,

@@ -23,7 +23,7 @@ from data.labels import LabelEncoder
 from data.manifest import Manifest, build_manifest, scan_cache
 from data.screen import count_reasons, refuse_broken
 from data.transcript import count_rules
-from trainer.processes import decide
+from eval.store import decide
 from trainer.signals import STOPPED, Stopped
 from trainer.zero import autocast_of
 
