@@ -5,6 +5,7 @@ The map of the pipeline, one module a stage:
     corpora    a layout on disk           → Utterances (metadata only)
     cues       subtitles                  → what is said from when to when
     scan       Utterances                 → their lengths, and what is broken
+    measurements what a scan found        → the next one's cache, written as it goes
     screen     Utterances                 → kept ones, and Drops with a reason each
     selection  the training split         → all of these, one after another
     context    slices of a recording      → what was said before each

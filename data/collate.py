@@ -13,7 +13,7 @@ from data.augment import UNCHANGED, Augmentation, Mask
 from data.buckets import Draw
 from data.features import HOP_LENGTH, SAMPLE_RATE
 from data.labels import LabelEncoder
-from data.utterance import IGNORE, Batch, Drop, Utterance
+from data.utterance import IGNORE, Batch, Drop, Utterance, target_positions
 
 
 @dataclass(kw_only=True, slots=True)
@@ -95,6 +95,7 @@ class PaddingCollator:
             features=features,
             decoder_input_ids=inputs,
             labels=labels,
+            targets=target_positions(labels),
             seconds=[0.0 if clip.drop else len(clip.waveform) / SAMPLE_RATE for clip in clips],
             tokens=[count for each in targets for count in each.shares],
             at=draw.at,

@@ -17,7 +17,7 @@ from data.errors import InputError
 from data.files import TO_JSON, write_bytes
 from data.labels import LabelEncoder
 from data.lazy import LazyUtterances, Outline, read_row
-from data.scan import scan
+from data.scan import MeasureFiles, measure_here, scan
 from data.screen import Screened, refuse_missing, screen_audio, screen_faults, screen_repeats
 from data.selection import refuse_empty, select, settle, spoken
 from data.source import revision_of
@@ -85,7 +85,13 @@ class Manifest:
 
 
 def build_manifest(
-    config: DataConfig, encoder: LabelEncoder, cache: Path, *, show: bool, seed: int = 0
+    config: DataConfig,
+    encoder: LabelEncoder,
+    cache: Path,
+    *,
+    show: bool,
+    seed: int = 0,
+    measure_files: MeasureFiles = measure_here,
 ) -> tuple[Manifest, list[Drop]]:
     """Read, measure and screen the splits of a run; of a stream, its first window.
 
@@ -95,12 +101,13 @@ def build_manifest(
         cache: where lengths are remembered between runs.
         show: whether to draw a progress bar.
         seed: of the order of a stream.
+        measure_files: measures what is not in the cache; a stream's window is measured here.
 
     Raises:
         InputError: a split is missing or empty, clips are missing, a language is unknown.
     """
     with _unswept(), read_once():
-        return _build(config, encoder, cache, show=show, seed=seed)
+        return _build(config, encoder, cache, show=show, seed=seed, measure_files=measure_files)
 
 
 @contextmanager
@@ -114,27 +121,41 @@ def _unswept() -> Iterator[None]:
 
 
 def _build(
-    config: DataConfig, encoder: LabelEncoder, cache: Path, *, show: bool, seed: int
+    config: DataConfig,
+    encoder: LabelEncoder,
+    cache: Path,
+    *,
+    show: bool,
+    seed: int,
+    measure_files: MeasureFiles,
 ) -> tuple[Manifest, list[Drop]]:
     held_out: dict[str, list[Utterance]] = {"dev": [], "test": []}
     drops: list[Drop] = []
     for name, split in (("dev", config.dev_split), ("test", config.test_split)):
         if split is not None:
-            held_out[name], gone = read_held_out(config, encoder, cache, split=split, show=show)
+            held_out[name], gone = read_held_out(
+                config, encoder, cache, split=split, show=show, measure_files=measure_files
+            )
             drops += gone
     held = held_out["dev"] + held_out["test"]
     split = config.train_split
     if config.streaming:
         train, gone = first_window(config, encoder, held, cache.parent, seed=seed, show=show)
     else:
-        measure = partial(scan, config=config, cache=cache, show=show)
+        measure = partial(scan, config=config, cache=cache, show=show, measure_files=measure_files)
         train, gone = select(_read(config, encoder, split), config, encoder, held, measure)
     refuse_empty(train, split, gone, config)
     return Manifest(train=train, **held_out), drops + gone
 
 
 def read_held_out(
-    config: DataConfig, encoder: LabelEncoder, cache: Path, *, split: str, show: bool
+    config: DataConfig,
+    encoder: LabelEncoder,
+    cache: Path,
+    *,
+    split: str,
+    show: bool,
+    measure_files: MeasureFiles = measure_here,
 ) -> Screened:
     """Read a split for scoring: only what cannot be heard is dropped.
 
@@ -143,7 +164,8 @@ def read_held_out(
     """
     rows, faults = screen_faults(_read(config, encoder, split), split)
     rows, repeats = screen_repeats(rows, split)
-    kept, broken = screen_audio(rows, split, scan(rows, config, cache, show=show))
+    found = scan(rows, config, cache, show=show, measure_files=measure_files)
+    kept, broken = screen_audio(rows, split, found)
     refuse_missing(broken, config)
     gone = faults + repeats + broken
     refuse_empty(kept, split, gone, config)

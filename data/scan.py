@@ -2,40 +2,59 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from data.audio import AudioError, declared_seconds, measured_seconds
 from data.config import DataConfig
-from data.files import read_jsonl, write_jsonl
+from data.measurements import Measured, MeasurementCache, Measurements, Stamps
 from data.source import file_of
 from data.utterance import Utterance
 from data.workers import Watch, survive
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
-    """What was found in a file."""
-
-    seconds: float = 0.0
-    reason: str = ""  # why it cannot be used; empty where it can
-    detail: str = ""
-
-
 FILES = 64  # that a worker measures in one go: handing over costs as much as reading a header
 MISSING = Measured(reason="missing", detail="no such file")
-Measurements = dict[str, Measured]  # by Utterance.audio
-Cached = dict[str, tuple[str, Measured]]  # by Utterance.audio, with what changes as the file does
+
+
+class MeasureFiles(Protocol):
+    """Measures files: on this process alone, or on several."""
+
+    def __call__(
+        self, stamps: Stamps, config: DataConfig, cache: MeasurementCache | None, *, show: bool
+    ) -> Measurements:
+        """Return what was found in each file."""
+
+
+def measure_here(
+    stamps: Stamps, config: DataConfig, cache: MeasurementCache | None, *, show: bool
+) -> Measurements:
+    """Measure files on this process alone.
+
+    Args:
+        stamps: the files.
+        config: says how far to look, and with how many workers.
+        cache: where what is found is written down meanwhile. None: nowhere.
+        show: whether to draw a progress bar.
+    """
+    label = f"checking {len(stamps):,} clips" if show else None
+    with closing(measuring(stamps, config, cache, label=label)) as found:
+        return dict(found)
 
 
 def scan(
-    utterances: Sequence[Utterance], config: DataConfig, cache: Path | None, *, show: bool
+    utterances: Sequence[Utterance],
+    config: DataConfig,
+    cache: Path | None,
+    *,
+    show: bool,
+    measure_files: MeasureFiles = measure_here,
 ) -> Measurements:
     """Measure every clip whose length is not known, or all of them where `check` is decode.
 
@@ -44,6 +63,7 @@ def scan(
         config: says how far to look, and with how many workers.
         cache: a file with what earlier scans found; extended here. None: nothing is remembered.
         show: whether to draw a progress bar.
+        measure_files: measures what is not in the cache.
     """
     wanted = dict.fromkeys(
         u.audio
@@ -51,18 +71,14 @@ def scan(
         if config.check == "decode" or (u.seconds == 0 and u.end is None)
     )
     stamps = {audio: _stamp(audio, config.check) for audio in wanted}
-    cached = {} if cache is None else _read(cache)
-    known = {
-        audio: cached[audio][1]
-        for audio in wanted
-        if audio in cached and cached[audio][0] == stamps[audio]
-    }
-    fresh = [audio for audio in wanted if audio not in known]
-    known |= _measure_all(fresh, config, show=show)
-    if fresh and cache is not None:
-        _write(cache, cached | {audio: (stamps[audio], known[audio]) for audio in fresh})
+    remembered = None if cache is None else MeasurementCache(cache)
+    known = {} if remembered is None else remembered.known(stamps)
+    fresh = {audio: stamp for audio, stamp in stamps.items() if audio not in known}
+    found = measure_files(fresh, config, remembered, show=show) if fresh else {}
+    if remembered is not None and (fresh or remembered.unfinished()):
+        remembered.consolidate(found, stamps)
     missing = {u.audio for u in utterances if u.audio not in wanted and _missing(u.audio)}
-    return known | dict.fromkeys(missing, MISSING)
+    return known | found | dict.fromkeys(missing, MISSING)
 
 
 class _Files(Dataset[Measured]):
@@ -81,19 +97,44 @@ class _Files(Dataset[Measured]):
             return Measured(reason=error.reason, detail=error.detail)
 
 
-def _measure_all(fresh: Sequence[str], config: DataConfig, *, show: bool) -> Measurements:
-    workers = min(config.workers, len(fresh))
-    watch = Watch(fresh.__getitem__, workers)
+def measuring(
+    stamps: Stamps, config: DataConfig, cache: MeasurementCache | None, *, label: str | None
+) -> Generator[tuple[str, Measured], None, None]:
+    """Yield each file and what was found in it, in order; write it down meanwhile.
+
+    Whoever does not read to the end closes it, with contextlib.closing().
+
+    Args:
+        stamps: the files.
+        config: says how far to look, and with how many workers.
+        cache: where what is found is written down. None: nowhere.
+        label: shown beside the progress bar. None: there is no bar.
+    """
+    files = list(stamps)
+    appender = None if cache is None else cache.appending(stamps)
+    quiet = label is None or not (files and sys.stdout.isatty())
+    with closing(_measure_all(files, config)) as found:
+        try:
+            progress = track(found, label or "", total=len(files), disable=quiet, transient=True)
+            for audio, measured in zip(files, progress, strict=True):
+                if appender is not None:
+                    appender.add(audio, measured)
+                yield audio, measured
+        finally:
+            if appender is not None:
+                appender.flush()
+
+
+def _measure_all(files: Sequence[str], config: DataConfig) -> Generator[Measured, None, None]:
+    workers = min(config.workers, len(files))
+    watch = Watch(files.__getitem__, workers)
     make = partial(
-        DataLoader, _Files(fresh, config.check, watch), collate_fn=list, num_workers=workers
+        DataLoader, _Files(files, config.check, watch), collate_fn=list, num_workers=workers
     )
-    size = min(FILES, 1 + len(fresh) // (8 * max(1, workers)))  # few and long ones are shared too
-    tasks = [range(i, min(i + size, len(fresh))) for i in range(0, len(fresh), size)]
-    quiet = not (show and fresh and sys.stdout.isatty())
-    label = f"checking {len(fresh):,} clips"
-    found = chain.from_iterable(survive(tasks, make, watch))
-    progress = track(found, label, total=len(fresh), disable=quiet, transient=True)
-    return dict(zip(fresh, progress, strict=True))
+    size = min(FILES, 1 + len(files) // (8 * max(1, workers)))  # few and long ones are shared too
+    tasks = [range(i, min(i + size, len(files))) for i in range(0, len(files), size)]
+    with closing(survive(tasks, make, watch)) as found:
+        yield from chain.from_iterable(found)
 
 
 def measure(audio: str, check: str) -> Measured:
@@ -123,21 +164,3 @@ def _missing(audio: str) -> bool:
         return file is not None and not os.access(file, os.F_OK)
     except ValueError:  # a name that cannot be one
         return True
-
-
-def _read(cache: Path) -> Cached:
-    """Return the cache; one that cannot be read costs a scan, and no more."""
-    try:
-        rows = read_jsonl(cache) if cache.is_file() else ()
-        return {row["audio"]: (row["stamp"], Measured(**row["found"])) for row in rows}
-    except (ValueError, KeyError, TypeError):
-        return {}
-
-
-def _write(cache: Path, cached: Cached) -> None:
-    rows = (
-        {"audio": audio, "stamp": stamp, "found": asdict(found)}
-        for audio, (stamp, found) in cached.items()
-        if stamp
-    )
-    write_jsonl(cache, rows)

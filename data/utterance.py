@@ -86,6 +86,15 @@ class Mask(NamedTuple):
     frames: slice
 
 
+def target_positions(labels: Tensor) -> Tensor:
+    """Return where the targets are in labels, row by row.
+
+    Shapes: (batch, tokens) → (targets,), positions in the flattened labels. On a GPU this waits for
+    all that it has to do, since their number is read.
+    """
+    return (labels.flatten() != IGNORE).nonzero().squeeze(1)
+
+
 @dataclass(kw_only=True, slots=True)
 class Batch:
     """One forward pass of one process."""
@@ -96,6 +105,7 @@ class Batch:
     features: Tensor  # (batch, n_mels, frames) float32; waveforms on their way to a GPU
     decoder_input_ids: Tensor  # (batch, tokens) int64
     labels: Tensor  # (batch, tokens) int64, IGNORE where padded or weightless
+    targets: Tensor  # (targets,) int64, target_positions(labels): a GPU would be waited for
     seconds: list[float]  # of real audio in each clip, 0 for one without weight
     tokens: list[int]  # target tokens of each clip, 0 for one without weight
     at: Position  # of this batch's update in the plan
@@ -117,6 +127,7 @@ class Batch:
         self.features = self.features.to(device, non_blocking=True)
         self.decoder_input_ids = self.decoder_input_ids.to(device, non_blocking=True)
         self.labels = self.labels.to(device, non_blocking=True)
+        self.targets = self.targets.to(device, non_blocking=True)
         return self
 
     def pin_memory(self) -> "Batch":
@@ -124,4 +135,5 @@ class Batch:
         self.features = self.features.pin_memory()
         self.decoder_input_ids = self.decoder_input_ids.pin_memory()
         self.labels = self.labels.pin_memory()
+        self.targets = self.targets.pin_memory()
         return self

@@ -17,6 +17,7 @@
     page        its files          → report.html (figures, breakdown, alignment, sound)
     transcribe  any audio          → text and subtitles (sources, scribe, segments, subtitles)
     compare     two evaluations    → whether B is better, in pairs
+    store       the main process   → its decision, on every process, without a collective
 
 Edits and lengths are summed over clips and processes, and divided once. This package knows nothing
 of training.

@@ -44,6 +44,7 @@ class Evaluator:
     data: DataConfig
     config: EvalConfig
     beat: Callable[[], None] = lambda: None  # before every batch, as often on every process
+    rest: Callable[[], None] = lambda: None  # before what may take any time
 
     def evaluate(
         self,

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
-
 from data.errors import InputError
 from data.files import read_jsonl, write_jsonl
 from data.lazy import read_row
@@ -20,6 +18,7 @@ from data.utterance import Utterance
 from eval.evaluate import SCORES, UTTERANCES, Evaluator
 from eval.hypothesis import Hypothesis
 from eval.scores import Scores, saved_groups, score
+from eval.store import decide
 
 CHOSEN = "forgetting.jsonl"  # in a run's folder eval/
 GROWN, GROWN_BY = 1.1, 0.01  # times the first error, and at least so much more: worth a warning
@@ -96,20 +95,15 @@ def _said(utterance: Utterance, texts: dict[str, str]) -> Utterance:
 
 
 def _agreed(evaluator: Evaluator, path: Path) -> list[Utterance]:
-    """Return the clips, chosen on the main process at a run's first evaluation, on all."""
-    told: list[Any] = [None, None]
-    if evaluator.accelerator.is_main_process:
-        try:
-            if not path.exists():
-                chosen = choose(evaluator, path.parent.parent.parent)
-                write_jsonl(path, (u.to_json() for u in chosen))
-            told[0] = [read_row(row) for row in read_jsonl(path)]
-        except (InputError, OSError) as error:  # alone, the others would wait for ever
-            told[1] = str(error)
-    broadcast_object_list(told)
-    if told[1] is not None:
-        raise InputError(told[1])
-    clips: list[Utterance] = told[0]
+    """Return the clips, chosen on the main process at a run's first evaluation, on all.
+
+    That scans a corpus, which may take any time.
+
+    Raises:
+        InputError: the corpus cannot be used, or another was heard so far.
+    """
+    evaluator.rest()
+    clips = decide(evaluator.accelerator, lambda: _chosen(evaluator, path))
     named = evaluator.config.forget_corpus
     if clips[0].corpus != named:
         raise InputError(
@@ -117,6 +111,16 @@ def _agreed(evaluator: Evaluator, path: Path) -> list[Utterance]:
             f"set it back, or remove {path}"
         )
     return clips
+
+
+def _chosen(evaluator: Evaluator, path: Path) -> list[Utterance]:
+    try:
+        if not path.exists():
+            chosen = choose(evaluator, path.parent.parent.parent)
+            write_jsonl(path, (u.to_json() for u in chosen))
+        return [read_row(row) for row in read_jsonl(path)]
+    except OSError as error:
+        raise InputError(str(error)) from error
 
 
 def choose(evaluator: Evaluator, runs: Path) -> list[Utterance]:

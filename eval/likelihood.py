@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from data.features import CHUNK_SECONDS
 from data.labels import LabelEncoder
 from data.screen import SPECIAL
-from data.utterance import IGNORE, Batch, Utterance
+from data.utterance import Batch, Utterance
 from eval.whisper import Whisper
 
 
@@ -38,12 +38,14 @@ def likelihoods(whisper: Whisper, batch: Batch, states: Tensor) -> list[Likeliho
         batch: rows of one clip each.
         states: what the encoder made of it. Shape: (batch, positions, d_model).
     """
-    model, chosen = whisper.model, batch.labels != IGNORE
+    model = whisper.model
     found = model.model.decoder(
         input_ids=batch.decoder_input_ids, encoder_hidden_states=states, use_cache=False
     ).last_hidden_state
-    logits = model.proj_out(found[chosen])  # (targets, vocabulary)
+    logits = model.proj_out(found.flatten(0, 1)[batch.targets])  # (targets, vocabulary)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    nll = nn.functional.cross_entropy(logits, batch.labels[chosen], reduction="none")
+    nll = nn.functional.cross_entropy(
+        logits, batch.labels.flatten()[batch.targets], reduction="none"
+    )
     rows = nll.double().cpu().split(batch.tokens)
     return [Likelihood(float(row.sum()), len(row)) for row in rows]

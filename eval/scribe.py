@@ -14,7 +14,7 @@ from data.errors import InputError
 from data.features import CHUNK_SECONDS, N_FRAMES, SAMPLE_RATE, LogMel
 from data.plan import edge_of
 from data.source import AudioError
-from data.utterance import Batch, Position, Utterance
+from data.utterance import Batch, Position, Utterance, target_positions
 from eval.config import EvalConfig
 from eval.ct2 import load_ct2
 from eval.decode import Heard, encode, transcribe
@@ -186,6 +186,7 @@ def _batch(utterances: Sequence[Utterance], features: Tensor) -> Batch:
         features=features,
         decoder_input_ids=nothing,
         labels=nothing,
+        targets=target_positions(nothing),
         seconds=[u.seconds for u in utterances],
         tokens=[0] * len(utterances),
         at=NOWHERE,

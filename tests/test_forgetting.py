@@ -1,8 +1,11 @@
 """What a model unlearns is scored on the same clips all along, and told beside its errors."""
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from data.config import DataConfig
 from data.corpora import read
 from data.errors import InputError
 from data.files import read_jsonl
+from data.measurements import Measured
 from eval.beside import Beside, look_beside
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
@@ -225,3 +229,41 @@ def test_a_run_tells_meters_noise_and_forgetting(trainer: Any, other: Path, tmp_
     told = json.loads((run / "eval" / "step-00000000" / "test" / "scores.json").read_text())
     assert told["meters"]["noise"]["clips"] == 12
     assert (run / "eval" / "step-00000002" / "forgetting" / "utterances.jsonl").exists()
+
+
+def measure_slowly(notes: Path) -> None:
+    """Take longer for the other corpus than a collective and the watchdog wait."""
+    from data import scan as scanning
+    from trainer import pulse
+
+    start, measure, seconds = torch.distributed.init_process_group, scanning.measure, 6.0
+    limit = timedelta(seconds=seconds)
+    torch.distributed.init_process_group = lambda *a, **k: start(*a, **{**k, "timeout": limit})
+    pulse.FIRST_SECONDS = seconds
+
+    def slow(audio: str, check: str) -> Measured:
+        if Path(audio).parent.name == "other":
+            time.sleep(1.4)
+            with notes.open("a") as file:
+                file.write(f"{audio}\n")
+        return measure(audio, check)
+
+    scanning.measure = slow
+
+
+def test_a_slow_scan_of_the_other_corpus_is_waited_for(
+    trainer: Any, other: Path, tmp_path: Path
+) -> None:
+    run, notes = tmp_path / "run", tmp_path / "notes"
+    knobs = (f"--eval.forget_corpus={other}", "--eval.forget_language=en", "--eval.forget_clips=2")
+    quick = ("--eval.max_length=4", "--eval.pad=bucket", "--loop.max_steps=1")
+    trainer(
+        run,
+        *knobs,
+        *quick,
+        "--data.dev_split=dev",
+        processes=2,
+        sabotage=partial(measure_slowly, notes),
+    )
+    assert len(notes.read_text().splitlines()) == 6  # 8.4 s
+    assert (run / "eval" / "step-00000000" / "forgetting" / "scores.json").exists()

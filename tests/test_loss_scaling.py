@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from data.utterance import IGNORE, Batch, Position, Shape
+from data.utterance import IGNORE, Batch, Position, Shape, target_positions
 from eval.whisper import load_whisper
 from trainer.memory import rehearse
 from trainer.model import ModelConfig, prepare_training
@@ -36,13 +36,15 @@ class Training:
         """Make an update of two clips, or of two that have failed."""
         ids = torch.tensor([[1, 5, 9, 4], [1, 7, 3, 8]])
         tokens = 0 if failed else 8
+        labels = torch.full_like(ids, IGNORE) if failed else ids.roll(-1, 1)
         batch = Batch(
             ids=["a", "b"],
             languages=["en", "en"],
             tasks=["transcribe", "transcribe"],
             features=torch.randn(2, 80, 64, generator=torch.Generator().manual_seed(0)),
             decoder_input_ids=ids,
-            labels=torch.full_like(ids, IGNORE) if failed else ids.roll(-1, 1),
+            labels=labels,
+            targets=target_positions(labels),
             seconds=[0.64, 0.64],
             tokens=[tokens // 2] * 2,
             at=Position(),

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from transformers import WhisperForConditionalGeneration
 
 from data.features import pad_features
-from data.utterance import IGNORE
+from data.utterance import IGNORE, target_positions
 from eval.whisper import load_whisper
 from trainer.model import ModelConfig, prepare_training
 
@@ -47,6 +48,21 @@ def test_dropout_draws_in_training_and_not_in_the_saved_config(
     assert not torch.equal(module(*batch), module(*batch))
     whisper.model.save_pretrained(tmp_path)
     assert WhisperForConditionalGeneration.from_pretrained(tmp_path).config.dropout == 0.0
+
+
+@pytest.mark.parametrize("repair", [False, True])
+def test_a_pass_reads_no_value_that_the_device_computes(blank_model: Path, repair: bool) -> None:
+    # a fake tensor has no values: whoever reads one, and would wait for a GPU, gets an exception
+    module = prepare_training(load_whisper(str(blank_model)), ModelConfig()).train()
+    features, ids, labels = inputs()
+    targets = target_positions(labels)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = [mode.from_tensor(each) for each in (features, ids, labels)]
+        nll = module(*fake, targets=mode.from_tensor(targets), repair=repair)
+        assert nll.shape == targets.shape
+        (nll.sum() * torch.where(torch.isfinite(nll.sum()), 1.0, torch.nan)).backward()
+        with pytest.raises(DynamicOutputShapeException):
+            module(*fake, repair=repair)
 
 
 def test_a_batch_without_targets_gives_zero_and_a_gradient_of_zeros(blank_model: Path) -> None:

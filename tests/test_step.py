@@ -11,7 +11,7 @@ from torch import Tensor
 from data.buckets import Draw
 from data.collate import Clip, Line, PaddingCollator
 from data.features import LogMel
-from data.utterance import IGNORE, Batch, Position, Utterance
+from data.utterance import IGNORE, Batch, Position, Utterance, target_positions
 from eval.whisper import load_whisper
 from trainer.model import ModelConfig, TrainingModule, prepare_training
 from trainer.step import StepResult, gather_totals, reseed, set_lr, train_step
@@ -117,6 +117,7 @@ def test_a_pass_without_weight_changes_nothing(setup: Setup) -> None:
     plain = gradients(setup, 6)
     empty = setup.batches(6)[0]
     empty.labels = torch.full_like(empty.labels, IGNORE)
+    empty.targets = target_positions(empty.labels)
     empty.tokens, empty.seconds, empty.last = [0] * 6, [0.0] * 6, False
     setup.batches = lambda _: [empty, *batches]  # type: ignore[method-assign]
     for name, gradient in gradients(setup, 6).items():

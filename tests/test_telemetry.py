@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from data.errors import InputError
-from data.utterance import IGNORE, Batch, Position
+from data.utterance import IGNORE, Batch, Position, target_positions
 from trainer.flops import WhisperFlops, peak_flops
 from trainer.step import StepResult
 from trainer.telemetry import LogConfig, Meter, peak_memory
@@ -28,6 +28,7 @@ def batch(seconds: list[float], tokens: list[int], frames: int) -> Batch:
         features=torch.zeros(len(seconds), 80, frames),
         decoder_input_ids=labels.clamp(min=0),
         labels=labels,
+        targets=target_positions(labels),
         seconds=seconds,
         tokens=tokens,
         at=Position(0, 0),

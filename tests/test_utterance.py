@@ -22,6 +22,7 @@ def test_a_batch_moves_its_tensors_and_nothing_else() -> None:
         features=torch.zeros(1, 80, 16),
         decoder_input_ids=torch.zeros(1, 3, dtype=torch.long),
         labels=torch.zeros(1, 3, dtype=torch.long),
+        targets=torch.arange(3),
         seconds=[0.16],
         tokens=[3],
         at=Position(0, 0),

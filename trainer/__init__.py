@@ -13,6 +13,8 @@ state       all progress there is
 checkpoint  writes and loads; snapshot is the copy in memory, sealed the folder that is complete or
             absent, shelf where they stand
 resume      going on where a run stopped
+run_folder  the run's files, and its corpus, frozen at the first start; shared_scan: all processes
+            measure it; liveness: which of them have ended
 passes      where batches come from: the frozen corpus, or a stream
 pulse       beats between units of work: signals are heeded, and the watchdog is fed
 guard       updates that gave no finite gradient

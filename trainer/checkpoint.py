@@ -17,8 +17,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from data.errors import InputError, disk_failed
+from eval.store import decide
 from trainer.pinned_copy import PinnedCopy
-from trainer.processes import decide
 from trainer.sealed import discard
 from trainer.sharding import gathers
 from trainer.shelf import Shelf, read_progress, verified
@@ -128,9 +128,7 @@ class Checkpoints:
 
     def set_aside(self, newer_than: int) -> None:
         """Rename checkpoints of a future that a resume from an older one gives up."""
-        if self.accelerator.is_main_process:
-            self.shelf.set_aside(newer_than)
-        self.accelerator.wait_for_everyone()
+        decide(self.accelerator, lambda: self.shelf.set_aside(newer_than))
 
     def _take(self) -> Snapshot:
         """Copy what is saved; the snapshot before must have been written."""

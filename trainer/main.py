@@ -102,6 +102,7 @@ def build_scoring(
         data=config.data,
         config=config.eval,
         beat=pulse.beat,
+        rest=pulse.rest,
     )
     return Scoring(
         evaluator=evaluator,

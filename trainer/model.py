@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from data.features import N_FRAMES, pad_features
-from data.utterance import IGNORE
+from data.utterance import target_positions
 from eval.silence import lend, listen
 from eval.whisper import Whisper
 from trainer.flops import WhisperFlops
@@ -74,7 +74,13 @@ class TrainingModule(nn.Module):
             self.silence.copy_(listen(whisper))
 
     def forward(
-        self, features: Tensor, decoder_input_ids: Tensor, labels: Tensor, repair: bool = False
+        self,
+        features: Tensor,
+        decoder_input_ids: Tensor,
+        labels: Tensor,
+        *,
+        targets: Tensor | None = None,
+        repair: bool = False,
     ) -> Tensor:
         """Return the negative log likelihood of every target token, row by row. Shape: (targets,).
 
@@ -85,33 +91,35 @@ class TrainingModule(nn.Module):
             features: (batch, n_mels, frames).
             decoder_input_ids: (batch, tokens), starting with one start token.
             labels: (batch, tokens), one token ahead, IGNORE where there is no target.
+            targets: target_positions(labels), shape (targets,), where they are known already: to
+                find them on a GPU waits for it.
             repair: whether to add, for each target token, how far the decoder's state is from the
                 one that it has where the same audio is padded to 30 s. The distance is squared and
                 relative to that state (the idea of FUTO's whisper-acft).
         """
-        chosen = labels != IGNORE
-        hidden = self._states(features, decoder_input_ids)[chosen]  # (targets, d)
+        chosen = target_positions(labels) if targets is None else targets
+        hidden = self._states(features, decoder_input_ids, chosen)  # (targets, d)
         logits = self.whisper.proj_out(hidden)  # (targets, vocabulary)
         logits = logits.to(
             torch.promote_types(logits.dtype, torch.float32)
         )  # half sums too coarsely
-        nll = nn.functional.cross_entropy(logits, labels[chosen], reduction="none")
+        nll = nn.functional.cross_entropy(logits, labels.flatten()[chosen], reduction="none")
         if not repair or features.shape[-1] >= N_FRAMES:
             return nll
         with torch.no_grad():
-            aim = self._states(pad_features(features), decoder_input_ids)[chosen].float()
+            aim = self._states(pad_features(features), decoder_input_ids, chosen).float()
         distance = (hidden.float() - aim).square().sum(dim=-1) / aim.square().sum(dim=-1)
         return nll + distance
 
-    def _states(self, features: Tensor, decoder_input_ids: Tensor) -> Tensor:
-        """Return the decoder's last hidden states. Shape: (batch, tokens, d)."""
+    def _states(self, features: Tensor, decoder_input_ids: Tensor, chosen: Tensor) -> Tensor:
+        """Return the decoder's last hidden states at chosen positions. Shape: (chosen, d)."""
         lend(self.whisper, self.silence)  # an evaluation may have lent another, or some
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
             heard = self.whisper.model.encoder(features).last_hidden_state  # (batch, positions, d)
         states: Tensor = self.whisper.model.decoder(
             input_ids=decoder_input_ids, encoder_hidden_states=heard, use_cache=False
         ).last_hidden_state
-        return states
+        return states.flatten(0, 1)[chosen]
 
 
 def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:

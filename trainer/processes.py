@@ -1,35 +1,10 @@
-"""What all processes have to agree on."""
+"""Sums over all processes."""
 
-from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-
-from data.errors import InputError
-
-T = TypeVar("T")
-
-
-def decide(accelerator: Accelerator, question: Callable[[], T]) -> T:
-    """Ask on the main process alone, and return its answer on all.
-
-    Raises:
-        InputError: the main process raised it; where the others went on, they would wait for ever.
-    """
-    told: list[Any] = [None, None]
-    if accelerator.is_main_process:
-        try:
-            told[0] = question()
-        except InputError as error:
-            told[1] = str(error)
-    broadcast_object_list(told)
-    if told[1] is not None:
-        raise InputError(told[1])
-    answer: T = told[0]
-    return answer
 
 
 def add_up(accelerator: Accelerator, values: list[float]) -> list[float]:

@@ -61,6 +61,10 @@ class Pulse:
     def end(self) -> None:
         """End an update; what follows may take any time."""
         self._update_seconds = time.monotonic() - self._began
+        self.rest()
+
+    def rest(self) -> None:
+        """Expect no progress: what follows may take any time."""
         self._watchdog.rest()
 
     def beat(self) -> None:

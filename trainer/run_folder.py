@@ -21,9 +21,10 @@ from data.errors import InputError, disk_failed, redact
 from data.files import write_json, write_jsonl, write_text
 from data.labels import LabelEncoder
 from data.manifest import Manifest, build_manifest, scan_cache
+from data.scan import MeasureFiles
 from data.screen import count_reasons, refuse_broken
 from data.transcript import count_rules
-from trainer.processes import decide
+from trainer.shared_scan import scan_together
 from trainer.signals import STOPPED, Stopped
 from trainer.zero import autocast_of
 
@@ -68,6 +69,7 @@ def freeze_corpus(
 ) -> Manifest:
     """Return the run's manifest: frozen at the first start, read back on every process.
 
+    All processes measure the corpus; nobody waits in a collective, which would time out.
     That of a stream holds its first window, by which a resume knows it again.
 
     Raises:
@@ -77,15 +79,27 @@ def freeze_corpus(
     if resumed and path.exists():
         return Manifest.read(path)
     frozen: list[Manifest] = []  # on the main process
-    decide(accelerator, lambda: frozen.append(_freeze(path, config, encoder, seed)))
+
+    def freeze(measure_files: MeasureFiles) -> None:
+        frozen.append(_freeze(path, config, encoder, seed, measure_files))
+
+    scan_together(accelerator, config, freeze)
     return frozen[0] if frozen else Manifest.read(path)
 
 
-def _freeze(path: Path, config: DataConfig, encoder: LabelEncoder, seed: int) -> Manifest:
+def _freeze(
+    path: Path,
+    config: DataConfig,
+    encoder: LabelEncoder,
+    seed: int,
+    measure_files: MeasureFiles,
+) -> Manifest:
     path.with_name(PLACES).unlink(missing_ok=True)  # of an earlier start, which saved nothing
     named_in = path.with_name("drops.jsonl")
     cache = scan_cache(path.parent.parent, config)
-    manifest, drops = build_manifest(config, encoder, cache, show=True, seed=seed)
+    manifest, drops = build_manifest(
+        config, encoder, cache, show=True, seed=seed, measure_files=measure_files
+    )
     write_jsonl(named_in, map(asdict, drops))
     for split, reasons in count_reasons(drops).items():
         told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())

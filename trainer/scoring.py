@@ -16,12 +16,12 @@ from eval.hypothesis import Hypothesis
 from eval.page import write_page
 from eval.sample import stratified
 from eval.scores import Scores
+from eval.store import decide
 from trainer.choice import TEXTS, choose, write_losses
 from trainer.clock import Clock
 from trainer.comparison import comparison
 from trainer.facts import facts_of
 from trainer.plots import write_plots
-from trainer.processes import decide
 from trainer.publish import describe, export, exported_step, restore
 from trainer.publisher import Publisher
 from trainer.recorder import Recorder, Silence
@@ -84,14 +84,16 @@ class Scoring:
         return verdict.better
 
     def keep_best(self, state: TrainState) -> None:
-        """Write the model in hand as the run's model."""
-        if self.evaluator.accelerator.is_main_process:
-            told = f"{self.model_folder} of update {state.step}"
-            with self.clock.on("saving"), self.recorder.despite_disk(told):
-                whisper, facts = self.evaluator.whisper, self._facts(state)
-                export(whisper, self.model_folder, facts, self.publisher.config.precision)
-                self.publisher.offer_model()
-        self.evaluator.accelerator.wait_for_everyone()
+        """Write the model in hand as the run's model, while other processes wait."""
+        decide(self.evaluator.accelerator, lambda: self._export(state))
+        self.evaluator.accelerator.wait_for_everyone()  # a run may end here: all have heard of it
+
+    def _export(self, state: TrainState) -> None:
+        told = f"{self.model_folder} of update {state.step}"
+        with self.clock.on("saving"), self.recorder.despite_disk(told):
+            whisper, facts = self.evaluator.whisper, self._facts(state)
+            export(whisper, self.model_folder, facts, self.publisher.config.precision)
+            self.publisher.offer_model()
 
     def after(self, state: TrainState) -> None:
         """Take the best model back in hand and score it on all of dev, and on test.

@@ -75,7 +75,11 @@ def _accumulate(accelerator: Accelerator, model: nn.Module, batch: Batch, share:
     with nullcontext() if batch.last else accelerator.no_sync(model):
         with phase("forward"):
             nll: Tensor = model(
-                batch.features, batch.decoder_input_ids, batch.labels, repair=batch.repair
+                batch.features,
+                batch.decoder_input_ids,
+                batch.labels,
+                targets=batch.targets,
+                repair=batch.repair,
             )
         with phase("backward"):
             backward(accelerator, model, _infect(nll.sum()) * share, last=batch.last)

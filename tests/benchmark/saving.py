@@ -26,7 +26,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from data.utterance import IGNORE, Batch, Position
+from data.utterance import IGNORE, Batch, Position, target_positions
 from eval.whisper import load_whisper
 from trainer.checkpoint import Checkpoints
 from trainer.guard import Guard
@@ -139,6 +139,7 @@ def update(n_mels: int, device: torch.device) -> Batch:
         features=torch.randn(CLIPS, n_mels, FRAMES),
         decoder_input_ids=labels.clamp(min=0),
         labels=labels,
+        targets=target_positions(labels),
         seconds=[FRAMES / 100] * CLIPS,
         tokens=[TOKENS - 1] * CLIPS,
         at=Position(0, 0),
