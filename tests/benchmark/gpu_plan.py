@@ -8,17 +8,18 @@ from itertools import groupby
 from rich.table import Table
 
 CHECKS = "tests/gpu"
-# file in tests/gpu, seconds, what it proves
+# file in tests/gpu, seconds, what it proves; those that train for long begin first
 TESTS = (
     ("training", 85, "runs in fp16 and bf16: the loss falls, nothing is NaN, scores are made"),
     ("resume", 80, "a deterministic run that was killed ends with the same weights, bit for bit"),
     ("memory", 85, "where a pass does not fit in memory, smaller ones go on"),
+    ("others", 85, "every other test that needs a GPU"),
     ("fit", 60, "updates of what `trainer fit` found stay within its limit"),
     ("attention", 45, "attention with silence is that of float64, by each SDPA backend"),
     ("fp16", 40, "after clips that all failed the next update is made; rehearsal makes moments"),
     ("features", 40, "log-mel features on the GPU are the CPU's, under autocast too"),
     ("gradient", 40, "loss and gradient on the GPU are the CPU's"),
-    ("sync", 40, "what waits for the GPU inside of a pass"),
+    ("sync", 40, "no pass waits for the GPU; where an update does"),
 )
 # size, seconds
 SPEEDS = (("small", 35), ("large-v3-turbo", 35), ("medium", 30), ("large-v3", 45))
@@ -67,16 +68,14 @@ def _program(name: str, seconds: int, proves: str, *command: str) -> Step:
 
 
 def _tests() -> Iterator[Step]:
-    """Yield a step for each file of tests, and one for the files that are not named here."""
+    """Yield a step for each file of tests, and one for all that are not named here."""
     pytest = ("-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "--tb=short")
     pytest += ("-W", "default")  # a library that warns is not what is tested here
-    for name, seconds, proves in TESTS:
-        command = (*pytest, f"{CHECKS}/test_{name}.py")
-        yield Step(name=name, seconds=seconds, command=command, proves=proves, alone=False)
     named = [f"--ignore={CHECKS}/test_{name}.py" for name, _, _ in TESTS]
-    others = (*pytest, CHECKS, *named)
-    proves = "every other test that needs a GPU"
-    yield Step(name="others", seconds=45, command=others, proves=proves, alone=False)
+    for name, seconds, proves in TESTS:
+        files = (CHECKS, *named) if name == "others" else (f"{CHECKS}/test_{name}.py",)
+        command = (*pytest, *files)
+        yield Step(name=name, seconds=seconds, command=command, proves=proves, alone=False)
 
 
 def _real(model: str | None, corpus: str | None, error: float | None) -> Iterator[Step]:
