@@ -76,7 +76,7 @@ def set_up_cuda() -> None:
     """Choose the attention kernels and the allocator, for training and for evaluation alike.
 
     To be called before the first tensor is on the GPU. A setting of the environment wins. Measured
-    by `python tests/benchmark/gpu.py`, with each and without (docs/gpu.md).
+    by `python tests/benchmark/gpu/run.py`, with each and without (docs/gpu.md).
     """
     # cuDNN's attention comes first on Hopper, and builds a plan for every new shape: reported are
     # 23 to 38 ms forward, and 440 ms and 550 ms with a mask (FunASR issue 3704, torch 2.11), where

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PROGRAM = "tests/benchmark/gpu.py"
+PROGRAM = "tests/benchmark/gpu/run.py"
 # one step of each program: those of other sizes are the same command here
 TRIED = {
     "training": ("device", "training", "real"),

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmark"))  # imported by name
 
-from gpu_rows import smoke
+from gpu.rows import smoke
 from synthetic import make_corpus, make_model
 
 from data.files import read_jsonl

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from gpu_rows import smoke, tell
+from gpu.rows import smoke, tell
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 

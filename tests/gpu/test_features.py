@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gpu_rows import tell
+from gpu.rows import tell
 from torch import Tensor
 
 from data.features import LogMel

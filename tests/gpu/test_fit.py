@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from gpu_model import fresh_accelerator, noise_batch
-from gpu_rows import smoke, tell
+from gpu.model import fresh_accelerator, noise_batch
+from gpu.rows import smoke, tell
 from synthetic import WORDS
 
 from data.features import FRAMES_PER_SECOND

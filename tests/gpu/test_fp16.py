@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from gpu_model import fresh_accelerator, noise_batch, random_whisper
-from gpu_rows import smoke, tell
+from gpu.model import fresh_accelerator, noise_batch, random_whisper
+from gpu.rows import smoke, tell
 
 from data.utterance import Batch, Shape
 from eval.whisper import Whisper

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from gpu_model import fresh_accelerator, noise_batch, random_whisper
-from gpu_rows import smoke, tell
+from gpu.model import fresh_accelerator, noise_batch, random_whisper
+from gpu.rows import smoke, tell
 from torch import Tensor
 
 from trainer.model import ModelConfig, prepare_training

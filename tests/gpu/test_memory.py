@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from gpu_model import fresh_accelerator
-from gpu_rows import smoke, tell
+from gpu.model import fresh_accelerator
+from gpu.rows import smoke, tell
 
 from data.utterance import Shape
 from eval.whisper import load_whisper

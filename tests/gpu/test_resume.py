@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from gpu_rows import smoke, tell
+from gpu.rows import smoke, tell
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from gpu_model import fresh_accelerator, noise_batch, random_whisper
-from gpu_rows import tell
+from gpu.model import fresh_accelerator, noise_batch, random_whisper
+from gpu.rows import tell
 
 from trainer.model import ModelConfig, prepare_training
 from trainer.optim import OptimConfig, build_optimizer

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from gpu_rows import smoke, tell
+from gpu.rows import smoke, tell
 
 from data.files import read_jsonl
 

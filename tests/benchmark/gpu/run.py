@@ -1,6 +1,6 @@
 """The run on a GPU: proves that all is right there, and says how fast, in nine minutes at most.
 
-    python tests/benchmark/gpu.py --out=gpu.jsonl
+    python tests/benchmark/gpu/run.py --out=gpu.jsonl
 
 Each step is a process of its own with a time limit; what it finds is appended to the file at once.
 `--plan` shows the steps, `--rows NAME …` chooses some, `--smoke` tries all of it on a CPU.
@@ -11,12 +11,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(1, str(Path(__file__).resolve().parents[2]))  # after this folder: its files
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the other benchmarks
+sys.path.insert(1, str(Path(__file__).resolve().parents[3]))
 
 import torch
-from gpu_plan import Step, plan_table, steps_of
-from gpu_run import Runner
-from gpu_table import results
+from gpu.plan import Step, plan_table, steps_of
+from gpu.results import results
+from gpu.runner import Runner
 from measure import screen
 
 from data.errors import InputError, plain_errors

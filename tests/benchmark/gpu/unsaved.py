@@ -4,7 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(1, str(Path(__file__).resolve().parents[2]))  # after this folder: its files
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the other benchmarks
+sys.path.insert(1, str(Path(__file__).resolve().parents[3]))
 
 from trainer import loop
 from trainer.main import main

@@ -54,7 +54,7 @@ def steps_of(
         error: what a CPU reached on it, to be shown beside.
     """
     return [
-        _program("device", 45, "versions, card, and that a kernel runs", "gpu_device.py"),
+        _program("device", 45, "versions, card, and that a kernel runs", "machine.py"),
         *_tests(),
         *_real(model, corpus, error),
         *_speed(smoke=smoke),
@@ -63,7 +63,7 @@ def steps_of(
 
 def _program(name: str, seconds: int, proves: str, *command: str) -> Step:
     file, *arguments = command
-    command = (f"tests/benchmark/{file}", *arguments)
+    command = (f"tests/benchmark/gpu/{file}", *arguments)
     return Step(name=name, seconds=seconds, command=command, proves=proves)
 
 
@@ -84,7 +84,7 @@ def _real(model: str | None, corpus: str | None, error: float | None) -> Iterato
         arguments.append(f"--error={error}")
     seconds = 150 if arguments else 0
     proves = "real weights learn real speech in bf16 and fp16, as they do on a CPU"
-    yield _program("real", seconds, proves, "gpu_real.py", *arguments)
+    yield _program("real", seconds, proves, "real_speech.py", *arguments)
 
 
 def _speed(*, smoke: bool) -> Iterator[Step]:
@@ -94,7 +94,7 @@ def _speed(*, smoke: bool) -> Iterator[Step]:
             f"speed-{size}",
             seconds,
             "first and later visits of a shape, kernels, MFU",
-            "gpu_speed.py",
+            "speed.py",
             f"--size={'nano' if smoke else size}",
         )
         for size, seconds in SPEEDS
@@ -104,7 +104,7 @@ def _speed(*, smoke: bool) -> Iterator[Step]:
             f"compare-{size}-{clips}",
             seconds,
             f"clips a second against Seq2SeqTrainer, {clips} clips an update",
-            "gpu_compare.py",
+            "compare.py",
             f"--size={'nano' if smoke else size}",
             f"--clips={2 if smoke else clips}",
             f"--updates={updates}",
@@ -113,7 +113,7 @@ def _speed(*, smoke: bool) -> Iterator[Step]:
         for size, clips, updates, train_clips, seconds in COMPARED
     ]
     proves = "clips transcribed a second, by precision and batch"
-    evaluation = _program("evaluation", 30, proves, "gpu_evaluation.py")
+    evaluation = _program("evaluation", 30, proves, "evaluation.py")
     yield from (speeds[0], compared[0], evaluation, compared[1])
     yield from (*speeds[1:], compared[2])
 

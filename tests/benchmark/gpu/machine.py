@@ -5,10 +5,11 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-sys.path.insert(1, str(Path(__file__).resolve().parents[2]))  # after this folder: its files
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the other benchmarks
+sys.path.insert(1, str(Path(__file__).resolve().parents[3]))
 
 import torch
-from gpu_rows import smoke, tell
+from gpu.rows import smoke, tell
 
 import trainer.main  # noqa: F401 - so that later steps find it in the page cache
 from trainer.flops import peak_flops

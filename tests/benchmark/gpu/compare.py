@@ -1,6 +1,6 @@
 """Seq2SeqTrainer and whisper-loop on the same synthetic clips, once each, for the run on a GPU.
 
-    python tests/benchmark/gpu_compare.py --size=small --clips=8
+    python tests/benchmark/gpu/compare.py --size=small --clips=8
 
 The two sides are those of compare.py. Each is told as soon as it is known, the peer warms up for
 fewer updates, since all its audio has one shape, and nothing is saved at the end.
@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(1, str(Path(__file__).resolve().parents[2]))  # after this folder: its files
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the other benchmarks
+sys.path.insert(1, str(Path(__file__).resolve().parents[3]))
 
 import ours
 import theirs
 from corpus import set_up
 from figures import Figures
-from gpu_rows import smoke, tell
+from gpu.rows import smoke, tell
 from measure import Knobs, Shapes, Task
 
 from data.errors import InputError, plain_errors
@@ -35,7 +36,7 @@ TOLD = (  # of the figures
     "device_bytes",
     "ceiling",
 )
-UNSAVED = str(Path(__file__).with_name("gpu_unsaved.py"))
+UNSAVED = str(Path(__file__).with_name("unsaved.py"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

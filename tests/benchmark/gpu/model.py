@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(1, str(Path(__file__).resolve().parents[2]))  # after this folder: its files
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the other benchmarks
+sys.path.insert(1, str(Path(__file__).resolve().parents[3]))
 
 import data  # noqa: F401 - makes torchaudio importable; transformers imports it
 

@@ -1,6 +1,6 @@
 """How fast clips are transcribed, by precision and batch: whisper-small, padded to 30 s.
 
-    python tests/benchmark/gpu_evaluation.py
+    python tests/benchmark/gpu/evaluation.py
 
 The weights are random, so no text ends before its limit: a clip costs as many steps of decoding as
 5 s of speech do. Nothing is read from disk.
@@ -9,11 +9,12 @@ The weights are random, so no text ends before its limit: a clip costs as many s
 import sys
 from pathlib import Path
 
-sys.path.insert(1, str(Path(__file__).resolve().parents[2]))  # after this folder: its files
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the other benchmarks
+sys.path.insert(1, str(Path(__file__).resolve().parents[3]))
 
 import torch
-from gpu_model import fresh_accelerator, random_whisper
-from gpu_rows import smoke, tell
+from gpu.model import fresh_accelerator, random_whisper
+from gpu.rows import smoke, tell
 from torch import Tensor
 
 from data.config import DataConfig

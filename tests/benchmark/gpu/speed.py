@@ -1,6 +1,6 @@
 """How fast one size of Whisper trains: first and later visits of a shape, kernels, MFU.
 
-    python tests/benchmark/gpu_speed.py --size=small
+    python tests/benchmark/gpu/speed.py --size=small
 
 Clips of 5 s with random weights, made on the device; with and without the states of silence, with
 and without cuDNN's attention. A visit is an update of one shape: its first may have to plan
@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(1, str(Path(__file__).resolve().parents[2]))  # after this folder: its files
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the other benchmarks
+sys.path.insert(1, str(Path(__file__).resolve().parents[3]))
 
 import torch
-from gpu_model import fresh_accelerator, noise_batch, random_whisper, wait
-from gpu_rows import smoke, tell
+from gpu.model import fresh_accelerator, noise_batch, random_whisper, wait
+from gpu.rows import smoke, tell
 from measure import Shapes
 
 from data.config import PASS_SECONDS

@@ -1,6 +1,6 @@
 """Real weights and real speech on a GPU: what some updates in bf16 and in fp16 make of the error.
 
-    python tests/benchmark/gpu_real.py --model=FOLDER --corpus=FOLDER
+    python tests/benchmark/gpu/real_speech.py --model=FOLDER --corpus=FOLDER
 
 The corpus has the splits train and test, in any layout that data.corpus takes.
 """
@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(1, str(Path(__file__).resolve().parents[2]))  # after this folder: its files
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the other benchmarks
+sys.path.insert(1, str(Path(__file__).resolve().parents[3]))
 
 import torch
-from gpu_rows import smoke, tell
+from gpu.rows import smoke, tell
 from measure import launch
 
 from data.errors import InputError, plain_errors

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpu_plan import Step, groups, longest
-from gpu_rows import ROWS, SMOKE, STEP, append
+from gpu.plan import Step, groups, longest
+from gpu.rows import ROWS, SMOKE, STEP, append
 
 from data.files import read_jsonl
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 LEAST = 5.0  # seconds a step is worth starting for
 LINES = 12  # of what a step printed, where it failed
 NO_TESTS = 5  # pytest's exit status where it found none
