@@ -28,7 +28,7 @@ gpus() { # those that this process may see; 0 on a machine without
   local device count=0
   if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
     for device in ${CUDA_VISIBLE_DEVICES//,/ }; do
-      # CUDA sees none from the first on that cannot be, as in -1 or NoDevFiles; empty hides all
+      # CUDA ignores the first invalid entry (-1, NoDevFiles) and all after it; empty hides all GPUs
       [[ $device =~ ^([0-9]|GPU-|MIG-) ]] || break
       count=$((count + 1))
     done

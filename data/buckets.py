@@ -48,7 +48,8 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
     # updates that are not drawn and not counted. A position may name one, since `after` is the
     # plan's next: drawing from there begins with the first update that is not among them
     passed_over: Collection[Position] = ()
-    pass_bytes: Callable[[Shape], float] = attrgetter("seconds")  # what `worst` compares passes by
+    # an estimate of a pass's memory, by which the largest is found; its padded audio by default
+    pass_cost: Callable[[Shape], float] = attrgetter("seconds")
 
     def __iter__(self) -> Iterator[list[Draw]]:
         """Yield passes, each a list of draws."""
@@ -60,7 +61,7 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
         epoch = replace(self, start=Position(), updates=len(self.plan.updates(0)), passed_over=())
         return max(
             (Shape(len(rows), rows[0].frames, max(map(self._tokens, rows))) for rows in epoch),
-            key=self.pass_bytes,
+            key=self.pass_cost,
         )
 
     def _tokens(self, row: Row | Draw) -> int:

@@ -89,8 +89,8 @@ class Mask(NamedTuple):
 def target_positions(labels: Tensor) -> Tensor:
     """Return where the targets are in labels, row by row.
 
-    Shapes: (batch, tokens) → (targets,), positions in the flattened labels. On a GPU this waits for
-    all that it has to do, since their number is read.
+    Shapes: (batch, tokens) → (targets,), positions in the flattened labels. On a CUDA tensor
+    nonzero() synchronizes with the host, so batches compute it on the CPU.
     """
     return (labels.flatten() != IGNORE).nonzero().squeeze(1)
 
@@ -105,7 +105,7 @@ class Batch:
     features: Tensor  # (batch, n_mels, frames) float32; waveforms on their way to a GPU
     decoder_input_ids: Tensor  # (batch, tokens) int64
     labels: Tensor  # (batch, tokens) int64, IGNORE where padded or weightless
-    targets: Tensor  # (targets,) int64, target_positions(labels): a GPU would be waited for
+    targets: Tensor  # (targets,) int64: target_positions(labels), computed on the CPU
     seconds: list[float]  # of real audio in each clip, 0 for one without weight
     tokens: list[int]  # target tokens of each clip, 0 for one without weight
     at: Position  # of this batch's update in the plan

@@ -14,8 +14,8 @@ Precision = Literal["auto", "fp32", "fp16", "bf16"]
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # today's name, and the one before
 
 
-# of PyTorch's allocator, of CUDA, and of libraries that allocate by themselves (cuBLAS, also where
-# it cannot begin; cuDNN, which finds no convolution whose workspace fits; cuFFT); and of a CPU
+# parts of out-of-memory messages: of PyTorch, CUDA, cuBLAS (also when it creates its handle), cuDNN
+# (also when no convolution's workspace fits), cuFFT and the CPU's allocator
 OUT_OF_MEMORY = (
     "out of memory",
     "ALLOC_FAILED",
@@ -73,17 +73,18 @@ def mixed_precision(precision: str) -> str:
 
 
 def set_up_cuda() -> None:
-    """Choose the attention kernels and the allocator, for training and for evaluation alike.
+    """Choose the attention kernels and the memory allocator, for training and evaluation alike.
 
-    To be called before the first tensor is on the GPU. A setting of the environment wins. Measured
-    by `python tests/benchmark/gpu/run.py`, with each and without (docs/gpu.md).
+    Call it before the first CUDA allocation. PYTORCH_ALLOC_CONF is kept where it is set; cuDNN
+    attention is always disabled. Neither was measured with Whisper yet: the steps speed-… and
+    allocator-… of tests/benchmark/gpu/run.py run with both choices (docs/gpu.md).
     """
-    # cuDNN's attention comes first on Hopper, and builds a plan for every new shape: reported are
-    # 23 to 38 ms forward, and 440 ms and 550 ms with a mask (FunASR issue 3704, torch 2.11), where
-    # a pass takes 30. An epoch has hundreds of shapes, and decoding meets one at every token.
-    # Flash and memory-efficient attention need no plan
+    # PyTorch tries cuDNN attention first on Hopper and Blackwell GPUs, where it builds a plan for
+    # each new shape: 0.44 s forward and 0.55 s backward are reported (FunASR issue 3704, a B200),
+    # and a pass takes 0.03 s. An epoch has hundreds of shapes, and each decoding step is a new one.
+    # Flash and memory-efficient attention build no plans
     torch.backends.cuda.enable_cudnn_sdp(False)
-    # passes of ever new sizes leave holes between segments of fixed size; those that grow have none
+    # passes of ever new sizes leave holes between segments of fixed size; expandable ones have none
     if not any(name in os.environ for name in ALLOCATOR):
         os.environ[ALLOCATOR[0]] = "expandable_segments:True"
 

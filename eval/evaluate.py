@@ -44,7 +44,7 @@ class Evaluator:
     data: DataConfig
     config: EvalConfig
     beat: Callable[[], None] = lambda: None  # before every batch, as often on every process
-    rest: Callable[[], None] = lambda: None  # before what may take any time
+    pause_watchdog: Callable[[], None] = lambda: None  # before work of unknown length
 
     def evaluate(
         self,
@@ -103,7 +103,8 @@ class Evaluator:
                         f"{first.audio}: {first.reason} ({first.detail}): it was sound when the "
                         "run began; put it back, or start a new run without it"
                     )
-                told = f"in an evaluation batch of {len(batch.ids)}: set eval.batch_seconds lower"
+                told = f"in an evaluation batch of {len(batch.ids)} clips: "
+                told += f"set eval.batch_seconds lower (it is {self.config.batch_seconds:g})"
                 with naming_out_of_memory(told):
                     heard += zip(batch.ids, self._hear(whisper, batch, known), strict=True)
         return dict(gather_object(heard))

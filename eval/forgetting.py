@@ -102,7 +102,7 @@ def _agreed(evaluator: Evaluator, path: Path) -> list[Utterance]:
     Raises:
         InputError: the corpus cannot be used, or another was heard so far.
     """
-    evaluator.rest()
+    evaluator.pause_watchdog()
     clips = decide(evaluator.accelerator, lambda: _chosen(evaluator, path))
     named = evaluator.config.forget_corpus
     if clips[0].corpus != named:

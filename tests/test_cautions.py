@@ -10,7 +10,7 @@ from data.config import DataConfig
 from data.plan import Plan
 from data.utterance import Utterance
 from trainer.flops import WhisperFlops
-from trainer.remarks import cautions, small_passes
+from trainer.remarks import cautions, launch_bound
 
 ACCELERATOR: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
 
@@ -50,7 +50,7 @@ def of_passes(flops: WhisperFlops, peak: float, processes: int = 1, **knobs: Any
     clips = [Utterance(id=str(i), audio="", text="", seconds=5.0, tokens=25) for i in range(100)]
     config = DataConfig(**knobs)
     gpus: Any = SimpleNamespace(device=torch.device("cuda"), num_processes=processes)
-    return small_passes(config, Plan.of(clips, config, seed=0), flops, peak, gpus)
+    return launch_bound(config, Plan.of(clips, config, seed=0), flops, peak, gpus)
 
 
 def test_passes_too_small_for_a_gpu_are_told_with_the_number_to_set() -> None:

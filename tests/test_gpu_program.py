@@ -17,8 +17,8 @@ TRIED = {
     "resume": ("resume",),
     "fit": ("fit",),
     "memory": ("memory", "sync", "fp16", "features"),
-    "numbers": ("attention", "gradient", "others"),
-    "speed": ("speed-small", "evaluation"),
+    "numbers": ("attention", "gradient", "scoring", "others"),
+    "speed": ("speed-small", "evaluation", "allocator-fixed"),
     "comparison": ("compare-small-8",),
 }
 SKIPPED = ("real", "others")  # without real weights; and all files of tests/gpu are named
@@ -72,7 +72,7 @@ def test_a_step_is_ended_at_its_limit_and_what_comes_later_is_skipped(tmp_path: 
     out = tmp_path / "gpu.jsonl"
     done = run(out, "--smoke", "--seconds=7", "--rows", "compare-small-8", "evaluation")
     ends = {row["step"]: row["status"] for row in rows_of(out) if "status" in row}
-    assert ends == {"compare-small-8": "too long", "evaluation": "skipped"}
+    assert ends == {"compare-small-8": "timeout", "evaluation": "skipped"}
     assert done.returncode == 1
 
 

@@ -9,12 +9,18 @@ from torch.distributed import HashStore
 from data.errors import InputError
 from eval.store import wait_for
 from trainer import liveness
-from trainer.liveness import ABSENT_SECONDS, BEAT_SECONDS, SILENT_SECONDS, Liveness, alive
+from trainer.liveness import (
+    ABSENT_SECONDS,
+    BEAT_SECONDS,
+    SILENT_SECONDS,
+    HeartbeatMonitor,
+    send_heartbeats,
+)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return a list of one: the time that Liveness knows."""
+    """Return a list of one: the time that HeartbeatMonitor knows."""
     now = [1000.0]
     monkeypatch.setattr("trainer.liveness.time.monotonic", lambda: now[0])
     return now
@@ -22,7 +28,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_a_process_that_counts_is_alive_however_long_nobody_looked(clock: list[float]) -> None:
     store = HashStore()
-    others = Liveness(store, "key", [1])
+    others = HeartbeatMonitor(store, "key", [1])
     for seconds in (2.0, 10 * SILENT_SECONDS, 100 * SILENT_SECONDS):
         store.add("key/alive/1", 1)
         clock[0] += seconds
@@ -31,7 +37,7 @@ def test_a_process_that_counts_is_alive_however_long_nobody_looked(clock: list[f
 
 def test_a_process_that_no_longer_counts_has_ended(clock: list[float]) -> None:
     store = HashStore()
-    others = Liveness(store, "key", [1, 2])
+    others = HeartbeatMonitor(store, "key", [1, 2])
     for number in count():
         store.add("key/alive/1", 1)
         if number < 10:
@@ -40,16 +46,16 @@ def test_a_process_that_no_longer_counts_has_ended(clock: list[float]) -> None:
         if clock[0] - 1000 > 20 * BEAT_SECONDS + SILENT_SECONDS:
             break
         others.check()
-    with pytest.raises(InputError, match=r"process 2 has given no sign of life for 12\d s"):
+    with pytest.raises(InputError, match=r"process 2 has not responded for 12\d s"):
         others.check()
 
 
 def test_a_process_that_has_not_come_yet_is_given_more_time(clock: list[float]) -> None:
-    others = Liveness(HashStore(), "key", [1])
+    others = HeartbeatMonitor(HashStore(), "key", [1])
     clock[0] += ABSENT_SECONDS
     others.check()
     clock[0] += 2 * BEAT_SECONDS
-    with pytest.raises(InputError, match="process 1 has given no sign of life for 1802 s"):
+    with pytest.raises(InputError, match="process 1 has not responded for 1802 s"):
         others.check()
 
 
@@ -65,8 +71,8 @@ def test_a_process_says_why_it_fails(
 ) -> None:
     monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.0)
     store = HashStore()
-    others = Liveness(store, "key", [1])
-    with pytest.raises(type(error)), alive(store, "key", 1):
+    others = HeartbeatMonitor(store, "key", [1])
+    with pytest.raises(type(error)), send_heartbeats(store, "key", 1):
         raise error
     with pytest.raises(kind, match=told):
         wait_for(store, "never", others.check)
@@ -75,7 +81,7 @@ def test_a_process_says_why_it_fails(
 def test_signs_of_life_end_with_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.01)
     store = HashStore()
-    with alive(store, "key", 1):
+    with send_heartbeats(store, "key", 1):
         time.sleep(0.1)
     beats = store.add("key/alive/1", 0)
     assert beats > 1

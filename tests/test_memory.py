@@ -194,7 +194,7 @@ def test_the_worst_pass_has_most_bytes_not_most_audio() -> None:
         d_model=768, encoder_layers=12, decoder_layers=12, n_mels=80, vocabulary=51865
     )
     assert sampler.worst().tokens == 10
-    assert replace(sampler, pass_bytes=small.activation_bytes).worst().tokens == 400
+    assert replace(sampler, pass_cost=small.activation_bytes).worst().tokens == 400
 
 
 def test_the_worst_pass_is_the_largest_of_an_epoch() -> None:

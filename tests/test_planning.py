@@ -101,7 +101,7 @@ def test_a_share_of_the_rows_takes_a_share_of_the_time(
     ("place", "told"),
     [
         ("trainer.bench.train_step", r"largest pass holds .* s of padded audio: python -m trainer"),
-        ("eval.evaluate.transcribe", r"evaluation batch of 1: set eval\.batch_seconds lower"),
+        ("eval.evaluate.transcribe", r"evaluation batch of 1 clips: set eval\.batch_seconds lower"),
     ],
 )
 def test_what_does_not_fit_is_a_sentence(

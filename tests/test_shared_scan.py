@@ -138,7 +138,7 @@ def test_a_process_that_dies_in_the_scan_ends_the_run(trainer: Any, tmp_path: Pa
     run, notes = tmp_path / "run", tmp_path / "notes"
     both = trainer.start(run, processes=2, sabotage=partial(watch, notes, 0.1, {"1": 3}))
     assert ends(both, 60) == [2, -signal.SIGKILL]
-    assert "error: process 1 has given no sign of life for" in (tmp_path / "run.0.log").read_text()
+    assert "error: process 1 has not responded for" in (tmp_path / "run.0.log").read_text()
     assert not (run / "manifest.jsonl").exists()
 
 

@@ -16,8 +16,8 @@ ABSENT_SECONDS = 1_800.0  # without a first one: another machine may still have 
 
 
 @contextmanager
-def alive(store: Store, key: str, rank: int) -> Iterator[None]:
-    """Give signs of life from a thread; where the body raises, tell the main process why.
+def send_heartbeats(store: Store, key: str, rank: int) -> Iterator[None]:
+    """Send heartbeats to the store from a thread; on an exception, tell the main process why.
 
     Args:
         store: the store that the processes share.
@@ -48,7 +48,7 @@ def _beat(store: Store, key: str, ended: threading.Event) -> None:
         ended.wait(BEAT_SECONDS)
 
 
-class Liveness:
+class HeartbeatMonitor:
     """Notices on the main process that another one has ended."""
 
     def __init__(self, store: Store, key: str, ranks: Iterable[int]) -> None:
@@ -79,7 +79,7 @@ class Liveness:
                 self._heard[rank] = beats, now
             elif now - since > (SILENT_SECONDS if beats else ABSENT_SECONDS):
                 raise InputError(
-                    f"process {rank} has given no sign of life for {now - since:.0f} s while clips "
-                    "were checked: see what it printed last; where memory ran out, set "
-                    "data.workers lower"
+                    f"process {rank} has not responded for {now - since:.0f} s while audio files "
+                    "were checked: read its last output; if it ran out of memory, set data.workers "
+                    "lower"
                 )

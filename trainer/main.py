@@ -34,7 +34,7 @@ from trainer.publisher import Publisher
 from trainer.pulse import Pulse
 from trainer.recorder import Recorder, Silence
 from trainer.recovery import saved_when_stopped
-from trainer.remarks import cautions, farewell, overview, small_passes
+from trainer.remarks import cautions, farewell, launch_bound, overview
 from trainer.resume import refuse_change, resume, shaping
 from trainer.run import Run
 from trainer.run_folder import freeze_corpus, open_run, status, write_settings
@@ -102,7 +102,7 @@ def build_scoring(
         data=config.data,
         config=config.eval,
         beat=pulse.beat,
-        rest=pulse.rest,
+        pause_watchdog=pulse.pause_watchdog,
     )
     return Scoring(
         evaluator=evaluator,
@@ -148,8 +148,8 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     recorder.expect(plan_path(folder), circumstances(accelerator, shape), state.step, steps)
     streaming = config.data.streaming
     recorder.say(overview(manifest, plan, whisper.model, state, steps, streaming=streaming))
-    few = small_passes(config.data, plan, flops, peak, accelerator)
-    for warning in [*cautions(manifest, accelerator, whisper.model), *few]:
+    bound = launch_bound(config.data, plan, flops, peak, accelerator)
+    for warning in [*cautions(manifest, accelerator, whisper.model), *bound]:
         recorder.say(f"warning: {warning}")
     return Run(
         accelerator=accelerator,

@@ -91,8 +91,8 @@ class TrainingModule(nn.Module):
             features: (batch, n_mels, frames).
             decoder_input_ids: (batch, tokens), starting with one start token.
             labels: (batch, tokens), one token ahead, IGNORE where there is no target.
-            targets: target_positions(labels), shape (targets,), where they are known already: to
-                find them on a GPU waits for it.
+            targets: target_positions(labels), shape (targets,). None: computed here, which on a
+                GPU synchronizes with the host.
             repair: whether to add, for each target token, how far the decoder's state is from the
                 one that it has where the same audio is padded to 30 s. The distance is squared and
                 relative to that state (the idea of FUTO's whisper-acft).

@@ -39,7 +39,7 @@ def build_passes(
 
     def passes(utterances: Sequence[Utterance], plan: Plan) -> Passes:
         sampler = BucketedBatchSampler(
-            plan, budget, updates=0, rank=rank, world=world, pass_bytes=flops.activation_bytes
+            plan, budget, updates=0, rank=rank, world=world, pass_cost=flops.activation_bytes
         )
         return train_batches(utterances, config.data, stages, sampler, lethal=drops.lethal)
 

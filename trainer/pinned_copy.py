@@ -150,6 +150,6 @@ class PinnedCopy:
         if release is not None and torch.cuda.is_available():
             release()
         self._say(
-            f"warning: no pinned host memory for checkpoints ({reason}): training waits while one "
-            "is copied to host memory"
+            f"warning: no pinned host memory for checkpoints ({reason}): training pauses while "
+            "each is copied; free host memory, or raise the limits of the job, to avoid it"
         )

@@ -61,10 +61,10 @@ class Pulse:
     def end(self) -> None:
         """End an update; what follows may take any time."""
         self._update_seconds = time.monotonic() - self._began
-        self.rest()
+        self.pause_watchdog()
 
-    def rest(self) -> None:
-        """Expect no progress: what follows may take any time."""
+    def pause_watchdog(self) -> None:
+        """Pause the stall watchdog until the next beat: what follows may take any time."""
         self._watchdog.rest()
 
     def beat(self) -> None:

@@ -47,12 +47,12 @@ def cautions(manifest: Manifest, accelerator: Accelerator, model: Any) -> list[s
     return found
 
 
-def small_passes(
+def launch_bound(
     config: DataConfig, plan: Plan, flops: WhisperFlops, peak: float, accelerator: Accelerator
 ) -> list[str]:
-    """Return a sentence where a run's passes are too small to fill its GPUs.
+    """Return a warning where an update has too little audio per GPU: at most one sentence.
 
-    A pass is, where it takes longer to launch its kernels than to compute them.
+    Its kernels then take longer to launch than to compute.
 
     Args:
         config: says what an update and a pass hold.
@@ -74,11 +74,12 @@ def small_passes(
         held = config.update_clips * each
     if held / processes >= least:
         return []
+    gpus = "the GPU" if processes == 1 else f"{processes} GPUs"
     return [
-        f"each GPU gets {held / processes:.0f} s of audio an update, and with less than about "
-        f"{least:.0f} s it waits for kernels to be launched: "
-        f"data.{knob}={math.ceil(least * processes / each)} fills {processes} (updates are larger "
-        "then, and fewer; --profile shows what is gained)"
+        f"each GPU gets {held / processes:.0f} s of audio per update; below about {least:.0f} s "
+        "(an estimate) launching kernels takes longer than computing them: set "
+        f"data.{knob}={math.ceil(least * processes / each)} to keep {gpus} busy (updates become "
+        "larger and fewer: reconsider optim.lr and loop.epochs)"
     ]
 
 

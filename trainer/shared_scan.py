@@ -20,7 +20,7 @@ from data.files import read_jsonl, write_jsonl
 from data.measurements import MeasurementCache, Measurements, Stamps, read_rows
 from data.scan import MeasureFiles, measure_here, measuring
 from eval.store import decide, default_store, holds, new_key, put, wait_for
-from trainer.liveness import BEAT_SECONDS, Liveness, alive
+from trainer.liveness import BEAT_SECONDS, HeartbeatMonitor, send_heartbeats
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ class SharedScan:
         """Take the processes; every process calls this."""
         self._rank, self._world = accelerator.process_index, accelerator.num_processes
         self._store, self._key = default_store(), new_key("scan")
-        self._others = Liveness(self._store, self._key, range(1, self._world))
+        self._others = HeartbeatMonitor(self._store, self._key, range(1, self._world))
         self._numbers = count()  # of tasks; the last one is None
 
     def measure_files(
@@ -109,7 +109,7 @@ class SharedScan:
             InputError: a file cannot be read, or workers die again and again.
             RuntimeError: the main process has ended.
         """
-        with alive(self._store, self._key, self._rank):
+        with send_heartbeats(self._store, self._key, self._rank):
             for number in self._numbers:
                 task: Task | None = wait_for(self._store, self._task(number))
                 if task is None:

@@ -109,7 +109,7 @@ def _move(
 
 
 def discard_update(accelerator: Accelerator, optimizer: Any) -> None:
-    """Drop the gradients of an update that is not made, also from the loss scaler's books.
+    """Drop the gradients of an update that is not made, and reset the GradScaler's state of it.
 
     A GradScaler that saw unscale_() and no update() raises at the next update.
     """

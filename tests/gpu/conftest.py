@@ -46,7 +46,7 @@ def gpu(device: torch.device) -> torch.device:
 
 @pytest.fixture(autouse=True)
 def own_state() -> Iterator[None]:
-    """Forget Accelerate's state and the chosen backends: each test has its own precision."""
+    """Reset Accelerate's state and empty the CUDA cache: each test chooses its own precision."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -97,15 +97,15 @@ class Runs:
             check=False,
         )
 
-    def __call__(self, run: Path, *extra: str, **sabotage: Any) -> str:
+    def __call__(self, run: Path, *extra: str, **faults: Any) -> str:
         """Train to the end; return what was printed.
 
         Args:
             run: the run's folder.
             extra: further arguments.
-            sabotage: what tests/gpu/sabotage.py does to the run.
+            faults: what tests/gpu/fault_injection.py does to the run.
         """
-        done = self.try_(run, *extra, **sabotage)
+        done = self.try_(run, *extra, **faults)
         assert done.returncode == 0, done.stdout[-3000:]
         return done.stdout
 
@@ -114,10 +114,10 @@ class Runs:
         rows = read_jsonl(run / "metrics.jsonl")
         return [row["train/loss"] for row in rows if "train/loss" in row]
 
-    def try_(self, run: Path, *extra: str, **sabotage: Any) -> subprocess.CompletedProcess[str]:
+    def try_(self, run: Path, *extra: str, **faults: Any) -> subprocess.CompletedProcess[str]:
         """Train; return how it ended."""
-        program = "tests/gpu/sabotage.py" if sabotage else "trainer/main.py"
-        told = {"WHISPER_LOOP_SABOTAGE": json.dumps(sabotage)} if sabotage else {}
+        program = "tests/gpu/fault_injection.py" if faults else "trainer/main.py"
+        told = {"WHISPER_LOOP_FAULTS": json.dumps(faults)} if faults else {}
         return self.start([program, *self.arguments(run, *extra)], **told)
 
 

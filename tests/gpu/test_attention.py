@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from gpu.rows import smoke, tell
+from gpu.rows import record, smoke
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -86,13 +86,13 @@ def test_attention_with_silence_is_that_of_float64(
     except RuntimeError as error:
         if not any(told in str(error) for told in REFUSALS):
             raise
-        tell(f"{backend}, {str(dtype)[6:]}, {queries} x {keys}", taken=False)
+        record(f"{backend}, {str(dtype)[6:]}, {queries} x {keys}", supported=False)
         pytest.skip(f"{backend} takes no such attention")
     off = {n: float((found[n] - e).norm() / e.norm()) for n, e in expected.items()}
     worst = max(off, key=lambda name: off[name])
-    tell(
+    record(
         f"{backend}, {str(dtype)[6:]}, {queries} x {keys}",
-        taken=True,
+        supported=True,
         worst=worst,
         error=off[worst],
     )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gpu.rows import tell
+from gpu.rows import record
 from torch import Tensor
 
 from data.features import LogMel
@@ -37,5 +37,5 @@ def test_features_are_those_of_a_cpu_in_float32(
     with torch.autocast(device.type, dtype, enabled=precision != "fp32"):
         found = LogMel(n_mels).to(device)(audio.to(device))
     off = float((found.float().cpu() - expected).abs().max())
-    tell(f"{sound}, {precision}, {n_mels} mels", largest_difference=off)
+    record(f"{sound}, {precision}, {n_mels} mels", largest_difference=off)
     assert off < ALLOWED, f"expected features within {ALLOWED} of a CPU's, found {off} off"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from gpu.model import fresh_accelerator, noise_batch
-from gpu.rows import smoke, tell
+from gpu.rows import record, smoke
 from synthetic import WORDS
 
 from data.features import FRAMES_PER_SECOND
@@ -63,7 +63,7 @@ def test_updates_of_passes_that_were_found_to_fit_stay_within_the_limit(
             peak = torch.cuda.max_memory_allocated() / 1e9
             share = peak / GIGABYTES
             ratio = peak / each["gigabytes"]
-            tell(f"{rows} clips of {seconds:.1f} s", gb=peak, of_limit=share, of_measured=ratio)
+            record(f"{rows} clips of {seconds:.1f} s", gb=peak, of_limit=share, of_measured=ratio)
             over |= {seconds: share} if share > ALLOWED else {}
     assert tried, "fit should have tried some lengths, found none"
     assert not over, f"updates should stay within {ALLOWED} of the limit, found {over}"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from gpu.model import fresh_accelerator, noise_batch, random_whisper
-from gpu.rows import smoke, tell
+from gpu.rows import record, smoke
 
 from data.utterance import Batch, Shape
 from eval.whisper import Whisper
@@ -68,7 +68,7 @@ def test_after_an_update_whose_clips_all_failed_the_next_one_is_made(device: tor
     made = 0
     for _ in range(TRIES):
         made += bool(training.update(good).finite)
-    tell("good updates after failed clips", tried=TRIES, made=made)
+    record("good updates after failed clips", tried=TRIES, made=made)
     assert training.moved_from(before), "good updates should move weights; they did not"
 
 
@@ -91,7 +91,7 @@ def test_a_rehearsal_makes_the_moments_and_moves_nothing(device: torch.device) -
     assert rehearse(training.accelerator, training.model, training.optimizer, Shape(2, 96, 8))
     trained = sum(weight.requires_grad for weight in training.module.parameters())
     made = states_of(training.optimizer)
-    tell("rehearsal", moments=made, weights=trained)
+    record("rehearsal", moments=made, weights=trained)
     assert not training.moved_from(before), "a rehearsal should move no weight; it did"
     assert made == trained, f"moments of all {trained} weights should be there, found {made}"
     training.update(noise_batch(training.whisper, device, 2, 0.96))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from gpu.model import fresh_accelerator, noise_batch, random_whisper
-from gpu.rows import smoke, tell
+from gpu.rows import record, smoke
 from torch import Tensor
 
 from trainer.model import ModelConfig, prepare_training
@@ -64,7 +64,7 @@ def test_loss_and_gradient_are_those_of_a_cpu(silence: bool, device: torch.devic
         for name, each in expected.items()
     }
     worst = max(off, key=lambda name: off[name])
-    tell(
+    record(
         "silence" if silence else "stock attention",
         loss_cpu=loss,
         loss=here,

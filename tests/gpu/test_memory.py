@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from gpu.model import fresh_accelerator
-from gpu.rows import smoke, tell
+from gpu.rows import record, smoke
 
 from data.utterance import Shape
 from eval.whisper import load_whisper
@@ -55,7 +55,7 @@ def fraction(runs: Any, device: torch.device) -> float:
         assert rehearse(accelerator, model, optimizer, Shape(rows, 1104, 48))
         peaks.append(torch.cuda.max_memory_reserved())
     limit = 0.6 * peaks[0] + 0.4 * peaks[1]
-    tell("memory", quarter_gb=peaks[0] / 1e9, whole_gb=peaks[1] / 1e9, limit_gb=limit / 1e9)
+    record("memory", quarter_gb=peaks[0] / 1e9, whole_gb=peaks[1] / 1e9, limit_gb=limit / 1e9)
     return limit / torch.cuda.get_device_properties(device).total_memory
 
 
@@ -69,7 +69,7 @@ def test_a_run_without_enough_memory_makes_the_same_updates_in_smaller_passes(
     times = told.count("out of memory in a pass of")
     found = runs.losses(run)
     off = max(abs(a - b) / b for a, b in zip(found, whole, strict=True))
-    tell(f"limited after pass {after}", times_cut=times, largest_difference=off)
+    record(f"limited after pass {after}", times_cut=times, largest_difference=off)
     assert times, "the run should have said that a pass did not fit; it did not"
     assert off < 0.01, f"losses should be those of a whole run: {found}, and {whole}"
 
@@ -81,6 +81,6 @@ def test_every_kind_of_allocation_failure_is_met_with_smaller_passes(
     told = runs(run, *ONE_PASS, UPDATES, "--precision=fp32", fail=FAILURES)
     times = told.count("out of memory in a pass of")
     found = runs.losses(run)
-    tell("simulated failures", kinds=len(FAILURES), times_cut=times)
+    record("simulated failures", kinds=len(FAILURES), times_cut=times)
     assert times == len(FAILURES), f"each failure should cut passes once, found {times}"
     assert found == pytest.approx(whole, rel=0.01)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from gpu.rows import smoke, tell
+from gpu.rows import record, smoke
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
@@ -35,5 +35,6 @@ def test_a_deterministic_run_that_was_killed_ends_with_the_same_weights(
     kept = sorted(path.name for path in (cut / "checkpoints").glob("step-*"))
     assert kept, "a checkpoint should have been whole when the run was killed, found none"
     runs(cut, *extra, "--resume=auto")
-    tell("killed and resumed", checkpoint=kept[-1], whole=sha256(whole)[:16], cut=sha256(cut)[:16])
-    assert sha256(cut) == sha256(whole), "the weights should be the same, found others"
+    hashes = {run.name: sha256(run)[:16] for run in (whole, cut)}
+    record("killed and resumed", checkpoint=kept[-1], **hashes)
+    assert hashes["cut"] == hashes["whole"], "the weights should be the same, found others"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from gpu.model import fresh_accelerator, noise_batch, random_whisper
-from gpu.rows import tell
+from gpu.rows import record
 
 from trainer.model import ModelConfig, prepare_training
 from trainer.optim import OptimConfig, build_optimizer
@@ -55,5 +55,5 @@ def test_a_pass_never_waits_for_the_gpu(precision: str, rows: int, gpu: torch.de
         with counted(syncs.setdefault(name, [])):
             call()
         places = sorted({place.rpartition("/")[2] for place in syncs[name]})
-        tell(f"{name}, {precision}, {rows} clips", syncs=len(syncs[name]), places=places)
+        record(f"{name}, {precision}, {rows} clips", syncs=len(syncs[name]), places=places)
     assert not syncs["pass"], f"a pass should not wait for the GPU, found {syncs['pass']}"

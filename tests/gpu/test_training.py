@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from gpu.rows import smoke, tell
+from gpu.rows import record, smoke
 
 from data.files import read_jsonl
 
@@ -35,7 +35,9 @@ def test_the_loss_falls_and_nothing_is_nan_in_half_precision(
     first, last = (sum(part) / third for part in (losses[:third], losses[-third:]))
     failed = run / "nonfinite.jsonl"
     skipped = len(list(read_jsonl(failed))) if failed.is_file() else 0
-    tell(precision, updates=len(losses), first_loss=first, last_loss=last, not_made=skipped)
+    record(
+        precision, updates=len(losses), first_loss=first, last_loss=last, skipped_updates=skipped
+    )
     assert all(map(math.isfinite, losses)), f"losses should be finite, found {losses}"
     assert last < first - 0.05, f"the loss should fall, found {first:.3f} and later {last:.3f}"
     for step in (0, UPDATES):

@@ -19,7 +19,7 @@ import ours
 import theirs
 from corpus import set_up
 from figures import Figures
-from gpu.rows import smoke, tell
+from gpu.rows import record, smoke
 from measure import Knobs, Shapes, Task
 
 from data.errors import InputError, plain_errors
@@ -67,10 +67,10 @@ def main() -> None:
         )
         task = set_up(knobs, Path(work))
         own = ours.train(task, Path(work) / "ours", "--data.pad=bucket", program=UNSAVED)
-        tell("whisper-loop", precision=knobs.numbers, **told(task, own))
+        record("whisper-loop", precision=knobs.numbers, **told(task, own))
         few = replace(task, knobs=replace(knobs, warmup=peer_updates[0], updates=peer_updates[1]))
         other = measure_peer(few, Path(work))
-        tell(
+        record(
             "ratio",
             clips=command.clips,
             clips_per_second=(own.clips_per_second or 0) / (other.clips_per_second or 1),
@@ -82,17 +82,17 @@ def measure_peer(task: Task, work: Path) -> Figures:
     cache = work / "peer" / "cache"
     cache.mkdir(parents=True)
     prepared = theirs.prepare(task, cache)
-    tell("Seq2SeqTrainer, features", took_s=round(prepared.preparation_seconds or 0, 1))
+    record("Seq2SeqTrainer, features", took_s=round(prepared.preparation_seconds or 0, 1))
     try:
         found = theirs.train(task, cache, 0)
     except InputError as error:
         if "out of memory" not in str(error) or task.knobs.gradient_checkpointing:
             raise
-        tell("Seq2SeqTrainer, activations kept", out_of_memory=True)
+        record("Seq2SeqTrainer, activations kept", out_of_memory=True)
         task = replace(task, knobs=replace(task.knobs, gradient_checkpointing=True))
         found = theirs.train(task, cache, 0)
     checkpointed = task.knobs.gradient_checkpointing
-    tell("Seq2SeqTrainer", gradient_checkpointing=checkpointed, **told(task, found))
+    record("Seq2SeqTrainer", gradient_checkpointing=checkpointed, **told(task, found))
     return found
 
 

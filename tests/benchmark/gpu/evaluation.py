@@ -14,7 +14,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[3]))
 
 import torch
 from gpu.model import fresh_accelerator, random_whisper
-from gpu.rows import smoke, tell
+from gpu.rows import record, smoke
 from torch import Tensor
 
 from data.config import DataConfig
@@ -46,7 +46,7 @@ def main() -> None:
     for precision, cudnn, seconds in VARIANTS[: 2 if smoke() else None]:
         rates = [clips_per_second(whisper, device, precision, seconds, cudnn) for _ in range(2)]
         name = "fp32" if precision == "no" else precision
-        tell(
+        record(
             f"{name}, {'cuDNN' if cudnn else 'no cuDNN'}, {seconds / 30:.0f} clips a batch",
             first_clips_per_second=round(rates[0], 1),
             clips_per_second=round(rates[1], 1),

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the other benchm
 sys.path.insert(1, str(Path(__file__).resolve().parents[3]))
 
 import torch
-from gpu.rows import smoke, tell
+from gpu.rows import record, smoke
 
 import trainer.main  # noqa: F401 - so that later steps find it in the page cache
 from trainer.flops import peak_flops
@@ -33,7 +33,7 @@ def main() -> None:
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
         }
-    tell("machine", **found, peak_tflops=round(peak / 1e12, 1), peak_from=source)
+    record("machine", **found, peak_tflops=round(peak / 1e12, 1), peak_from=source)
 
 
 def _version(name: str) -> str | None:

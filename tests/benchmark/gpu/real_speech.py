@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the other benchm
 sys.path.insert(1, str(Path(__file__).resolve().parents[3]))
 
 import torch
-from gpu.rows import smoke, tell
+from gpu.rows import record, smoke
 from measure import launch
 
 from data.errors import InputError, plain_errors
@@ -48,13 +48,17 @@ def main() -> None:
             if not Path(folder).is_dir():
                 raise InputError(f"{folder}: no such folder")
         if command.error is not None:
-            tell("a CPU's", error_after=command.error)
+            record("CPU reference", error_after=command.error)
         if smoke():
             command = replace(command, updates=2)
         precisions = ("bf16", "fp16") if torch.cuda.is_available() else ("fp32",)
         for precision in precisions:
             with tempfile.TemporaryDirectory() as folder:
-                tell(precision, **fine_tuned(command, Path(folder) / "run", precision))
+                found = fine_tuned(command, Path(folder) / "run", precision)
+            record(precision, **found)
+            before, after = found["error_before"], found["error_after"]
+            if not (after < before or smoke()):
+                raise InputError(f"{precision}: error {before:.3f} became {after:.3f}, not lower")
 
 
 def fine_tuned(command: Command, run: Path, precision: str) -> dict[str, Any]:

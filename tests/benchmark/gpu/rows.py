@@ -10,7 +10,7 @@ STEP = "WHISPER_LOOP_STEP"  # environment variable: the name of the running step
 SMOKE = "WHISPER_LOOP_SMOKE"  # environment variable: 1 runs everything tiny, on a CPU
 
 
-def tell(row: str, **figures: Any) -> None:
+def record(row: str, **figures: Any) -> None:
     """Append a row of the running step; print it as well.
 
     Args:

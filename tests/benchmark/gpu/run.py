@@ -82,7 +82,7 @@ def main() -> None:
         )
         found = runner.run(command.steps, command.jobs)
         screen().print(results(found))
-        sys.exit(any(row.get("status") in ("failed", "too long") for row in found))
+        sys.exit(any(row.get("status") in ("failed", "timeout") for row in found))
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class Runner:
             log.seek(0)
             lines = log.read().decode(errors="replace").strip().splitlines()
         if status is None:
-            self._tell(step, "too long", took, why=f"ended after {limit:.0f} s", tail=lines[-3:])
+            self._tell(step, "timeout", took, why=f"ended after {limit:.0f} s", tail=lines[-3:])
         elif status in (SKIPPED, NO_TESTS):
             self._tell(step, "skipped", took, why=lines[-1] if lines else "")
         elif status:

@@ -20,7 +20,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[3]))
 
 import torch
 from gpu.model import fresh_accelerator, noise_batch, random_whisper, wait
-from gpu.rows import smoke, tell
+from gpu.rows import record, smoke
 from measure import Shapes
 
 from data.config import PASS_SECONDS
@@ -147,17 +147,17 @@ def measure(bench: Bench, row: str, clips: int, seconds: float, *, silence: bool
         count = max(1, clips // rows)
         passes = [replace(batch, last=i == count - 1) for i in range(count)]
         try:
-            tell(row, **visits(bench, passes, silence=silence, padded=padded))
+            record(row, **visits(bench, passes, silence=silence, padded=padded))
         except RuntimeError as error:
             if not is_out_of_memory(error):  # one backend's: others may still be measured
                 bench.failed.append(row)
-                tell(row, error=str(error).split("\n")[0][:300])
+                record(row, error=str(error).split("\n")[0][:300])
                 return
             bench.optimizer.zero_grad()
             bench.batches.clear()
             del batch, passes
             torch.cuda.empty_cache()
-            tell(f"{row}, {rows} clips a pass", out_of_memory=True)
+            record(f"{row}, {rows} clips a pass", out_of_memory=True)
             if rows <= FEWEST:
                 return
             rows //= 2
@@ -182,7 +182,7 @@ def visits(bench: Bench, passes: Sequence[Batch], *, silence: bool, padded: bool
         "first_ms": round(1e3 * first, 1),
         "second_ms": round(1e3 * second, 1),
         "ms": round(1e3 * taken, 1),
-        "second_by_third": round(second / third, 2),
+        "second_over_third": round(second / third, 2),
         "launched_ms": round(1e3 * later[-1][1], 1) if later else None,
         "clips_per_second": round(clips / taken, 1),
         "mfu": round(useful / taken / bench.peak, 4),
@@ -205,7 +205,7 @@ def count_kernels(bench: Bench, row: str, rows: int, seconds: float) -> None:
         if e.device_type == cuda and not getattr(e, "is_user_annotation", False)
     ]
     names = sorted({e.name[:70] for e in events if any(a in e.name.lower() for a in ATTENTION)})
-    tell(
+    record(
         row,
         kernels=len(events),
         ms=round(sum(e.device_time_total for e in events) / 1e3, 1),

@@ -1,6 +1,6 @@
-"""trainer/main.py to which something happens: it is killed, or has less memory than it needs.
+"""Runs trainer/main.py with injected faults: a kill, a memory limit, or out-of-memory errors.
 
-WHISPER_LOOP_SABOTAGE says what, as JSON:
+WHISPER_LOOP_FAULTS says what, as JSON:
 
 * kill, folder: the pass at which the process kills itself, once the folder holds a checkpoint.
 * fraction, after: the share of the GPU's memory that it may take, from the pass `after` on.
@@ -26,7 +26,7 @@ PATIENCE = 30.0  # seconds to wait for a checkpoint
 FIRST = 4  # pass that may fail: rehearsal has passes too
 
 
-class Sabotage:
+class FaultInjector:
     """Does what it was told, between the passes of a run."""
 
     def __init__(self, told: dict[str, Any]) -> None:
@@ -65,6 +65,6 @@ class Sabotage:
 
 
 if __name__ == "__main__":
-    sabotage = Sabotage(json.loads(os.environ["WHISPER_LOOP_SABOTAGE"]))
-    TrainingModule.forward = lambda *a, **k: sabotage(*a, **k)  # type: ignore[method-assign]
+    faults = FaultInjector(json.loads(os.environ["WHISPER_LOOP_FAULTS"]))
+    TrainingModule.forward = lambda *a, **k: faults(*a, **k)  # type: ignore[method-assign]
     main()

@@ -1,0 +1,83 @@
+"""An evaluation on a GPU hears what one on a CPU hears."""
+
+import pytest
+import torch
+from gpu.model import fresh_accelerator, random_whisper
+from gpu.rows import record, smoke
+from torch import Tensor
+
+from data.config import DataConfig
+from data.features import SAMPLE_RATE
+from data.utterance import Utterance
+from eval.config import EvalConfig
+from eval.evaluate import Evaluator
+from eval.hypothesis import Hypothesis
+from eval.whisper import Whisper
+
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
+
+CLIPS = 4 if smoke() else 16
+SPREAD = 8.0  # times the usual weights: each clip gets a text of its own
+# relative difference of the summed loss of the references, by Accelerate's word for the precision
+ALLOWED = {"no": 1e-3, "bf16": 0.1, "fp16": 0.02}
+
+
+def talkative(device: torch.device) -> Whisper:
+    """Return a model with large random weights, the same on every device."""
+    whisper = random_whisper("nano" if smoke() else "tiny", torch.device("cpu"))
+    with torch.no_grad():
+        for name, weight in whisper.model.named_parameters():
+            if weight.dim() > 1 and "embed_positions" not in name:
+                weight.mul_(SPREAD)
+    whisper.model.to(device)
+    return whisper
+
+
+def sound(utterance: Utterance) -> Tensor:
+    """Return noise that belongs to an utterance. Shape: (samples,)."""
+    generator = torch.Generator().manual_seed(int(utterance.id))
+    return 0.1 * torch.randn(round(utterance.seconds * SAMPLE_RATE), generator=generator)
+
+
+def heard(device: torch.device, precision: str, *, true_length: bool) -> list[Hypothesis]:
+    """Return what an evaluation hears, and what the references cost."""
+    utterances = [
+        Utterance(
+            id=str(i), audio=str(i), text="one two", tokens=8, seconds=1.0 + i / 8, language="en"
+        )
+        for i in range(CLIPS)
+    ]
+    evaluator = Evaluator(
+        accelerator=fresh_accelerator(device, precision),
+        whisper=talkative(device),
+        data=DataConfig(workers=0),
+        config=EvalConfig(max_length=12),
+    )
+    return evaluator.evaluate(
+        utterances, precision, true_length=true_length, costs=True, hear=sound
+    )[1]
+
+
+def loss(hypotheses: list[Hypothesis]) -> float:
+    """Return the loss of all references, in nats."""
+    return sum(h.likelihood.nll for h in hypotheses if h.likelihood)
+
+
+@pytest.mark.parametrize("true_length", [False, True], ids=["padded", "true length"])
+@pytest.mark.parametrize("precision", list(ALLOWED))
+def test_texts_and_loss_of_an_evaluation_are_those_of_a_cpu(
+    precision: str, true_length: bool, device: torch.device
+) -> None:
+    if precision == "fp16" and device.type != "cuda":
+        pytest.skip("fp16 needs a GPU")
+    expected = heard(torch.device("cpu"), "no", true_length=true_length)
+    found = heard(device, precision, true_length=true_length)
+    same = sum(a.text == b.text for a, b in zip(expected, found, strict=True))
+    off = abs(loss(found) - loss(expected)) / loss(expected)
+    texts = len({h.text for h in expected})
+    length = "true length" if true_length else "padded"
+    record(f"{precision}, {length}", clips=CLIPS, texts=texts, same=same, loss_difference=off)
+    assert loss(expected) > 0, "the references should cost something, found 0"
+    assert off < ALLOWED[precision], f"expected a loss within {ALLOWED[precision]}, found {off}"
+    if precision == "no":
+        assert same == CLIPS, f"expected {CLIPS} texts to be the same, found {same}"
