@@ -68,6 +68,7 @@ class WindowedPasses:
     def shrink(self, seconds: float) -> None:
         """Cut later passes so that none holds more padded audio than this; the plans stay."""
         self._seconds = seconds
+        self._first.shrink(seconds)
 
     def close(self) -> None:
         """Send the workers home, and leave nothing of the stream on disk."""

@@ -32,6 +32,17 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(sign in told for sign in OUT_OF_MEMORY)
 
 
+def out_of_memory(error: RuntimeError) -> str:
+    """Return the first line of an error that means that there was no memory.
+
+    Raises:
+        RuntimeError: the error itself, where it means something else.
+    """
+    if not is_out_of_memory(error):
+        raise error
+    return str(error).strip().split("\n")[0]
+
+
 @contextmanager
 def naming_out_of_memory(what: str) -> Iterator[None]:
     """Say in a sentence for what there was no memory, and what to set.
@@ -42,9 +53,7 @@ def naming_out_of_memory(what: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise InputError(f"out of memory {what}") from error
+        raise InputError(f"out of memory {what} ({out_of_memory(error)})") from error
 
 
 def on_cpu() -> bool:

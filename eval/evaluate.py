@@ -43,8 +43,14 @@ class Evaluator:
     whisper: Whisper
     data: DataConfig
     config: EvalConfig
+    mixed_precision: str | None = None  # bf16, fp16 or no; None: the accelerator's
     beat: Callable[[], None] = lambda: None  # before every batch, as often on every process
     pause_watchdog: Callable[[], None] = lambda: None  # before work of unknown length
+
+    @property
+    def precision(self) -> str:
+        """Return what to compute in: bf16, fp16 or no."""
+        return self.mixed_precision or str(self.accelerator.mixed_precision)
 
     def evaluate(
         self,
@@ -69,9 +75,10 @@ class Evaluator:
         started = time.perf_counter()
         training = self.whisper.model.training
         self.whisper.model.eval()
-        whisper = half_precision_copy(self.whisper, self.accelerator.mixed_precision)
-        if true_length:
-            lend(whisper.model, listen(self.whisper.model))
+        with naming_out_of_memory("for an evaluation's copy of the model: set precision=fp32"):
+            whisper = half_precision_copy(self.whisper, self.precision)
+            if true_length:
+                lend(whisper.model, listen(self.whisper.model))
         mine, rounds = self.share(utterances, true_length=true_length)
         encoder = self.whisper.labels()
         known = {u.id for u in utterances if costs and has_label(u, encoder)}
@@ -107,7 +114,9 @@ class Evaluator:
                 told += f"set eval.batch_seconds lower (it is {self.config.batch_seconds:g})"
                 with naming_out_of_memory(told):
                     heard += zip(batch.ids, self._hear(whisper, batch, known), strict=True)
-        return dict(gather_object(heard))
+        found = dict(gather_object(heard))
+        self.pause_watchdog()
+        return found
 
     def _hear(self, whisper: Whisper, batch: Batch, known: Set[str]) -> list[Heard]:
         """Encode once, for both what is heard and what the known references cost."""

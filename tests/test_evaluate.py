@@ -100,6 +100,20 @@ def test_texts_equal_those_of_transformers_one_clip_at_a_time(
     assert len(set(texts)) >= 4  # else the comparison would say little
 
 
+def test_the_watchdog_is_paused_once_everything_was_heard(
+    evaluator: Evaluator, rows: list[Utterance]
+) -> None:
+    told: list[str] = []
+    watched = replace(
+        evaluator,
+        beat=lambda: told.append("beat"),
+        pause_watchdog=lambda: told.append("pause"),
+    )
+    watched.evaluate(rows, "test")
+    assert set(told[:-1]) == {"beat"}
+    assert told[-1] == "pause"
+
+
 def test_every_utterance_is_heard_once_in_its_order(
     evaluator: Evaluator, rows: list[Utterance]
 ) -> None:

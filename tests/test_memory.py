@@ -14,8 +14,10 @@ from accelerate import Accelerator
 from data.buckets import BucketedBatchSampler
 from data.config import DataConfig
 from data.errors import InputError
+from data.loader import Passes
 from data.plan import Plan
 from data.utterance import Batch, Shape, Utterance
+from data.windowed import WindowedPasses
 from eval.device import is_out_of_memory
 from eval.whisper import load_whisper
 from trainer.flops import WhisperFlops
@@ -125,7 +127,7 @@ def test_a_rehearsal_moves_nothing_and_takes_the_optimizers_memory(blank_model: 
     module = prepare_training(load_whisper(str(blank_model)), ModelConfig())
     model, optimizer = accelerator.prepare(module, build_optimizer(module, OptimConfig()))
     before = {name: weight.clone() for name, weight in module.state_dict().items()}
-    assert rehearse(accelerator, model, optimizer, Shape(2, 64, 9))
+    assert rehearse(accelerator, model, optimizer, Shape(2, 64, 9)) is None
     assert all(torch.equal(before[name], w) for name, w in module.state_dict().items())
     states = optimizer.state_dict()["state"].values()
     assert len(states) == sum(p.requires_grad for p in module.parameters())
@@ -143,7 +145,7 @@ def test_a_rehearsal_tells_what_does_not_fit(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(TrainingModule, "forward", full)
-    assert not rehearse(accelerator, module, None, Shape(2, 64, 9))
+    assert rehearse(accelerator, module, None, Shape(2, 64, 9)) == "CUDA out of memory."
 
 
 @pytest.mark.parametrize("sign", SIGNS)
@@ -171,7 +173,7 @@ def test_the_worst_pass_is_rehearsed_beside_moments_and_an_earlier_passes_gradie
         return forward(self, features, *rest, **more)
 
     monkeypatch.setattr(TrainingModule, "forward", seen)
-    assert rehearse(accelerator, model, optimizer, Shape(3, 64, 9))
+    assert rehearse(accelerator, model, optimizer, Shape(3, 64, 9)) is None
     assert held[-1] == (3, True, True)
 
 
@@ -212,9 +214,20 @@ def test_the_worst_pass_is_the_largest_of_an_epoch() -> None:
     assert len(list(sampler)) <= len(epoch)  # a look changes nothing
 
 
+def test_a_streams_worst_pass_is_smaller_once_passes_were_cut() -> None:
+    utterances = [Utterance(id=str(i), audio="", text="", seconds=5.0, tokens=9) for i in range(40)]
+    config = DataConfig(update_clips=20)
+    plan = Plan.of(utterances, config, seed=0)
+    first = Passes(BucketedBatchSampler(plan, config, updates=1), lambda _: iter(()))  # type: ignore[arg-type,return-value]  # no batch is drawn
+    stream = WindowedPasses(None, None, None, first, rank=0, world=1)  # type: ignore[arg-type]  # no window either
+    assert stream.worst.seconds > 90
+    stream.shrink(30.0)  # else a rehearsal would cut it for ever
+    assert stream.worst.seconds <= 30
+
+
 def test_a_pass_is_halved_while_it_can_be() -> None:
-    assert seconds_after(Shape(4, 1000, 50), processes=1) == 20.0
-    with pytest.raises(InputError, match=r"pass of 1 rows and 10 s .* cannot be cut"):
-        seconds_after(Shape(1, 1000, 50), processes=1)
+    assert seconds_after(Shape(4, 1000, 50), processes=1, reason="CUDA error") == 20.0
+    with pytest.raises(InputError, match=r"pass of 1 rows and 10 s .*error.*, which cannot be cut"):
+        seconds_after(Shape(1, 1000, 50), processes=1, reason="CUDA error")
     with pytest.raises(InputError, match=r"set data\.pass_seconds=20 or less"):
-        seconds_after(Shape(4, 1000, 50), processes=2)
+        seconds_after(Shape(4, 1000, 50), processes=2, reason="CUDA error")

@@ -42,10 +42,10 @@ def build_accelerator(
         InputError: fp16 on a CPU, accumulation set in the environment, a tracker that is not there,
             a way to run on several processes that the loop does not drive.
     """
+    set_up_cuda()  # first: mixed_precision() asks the GPU, which then reads its settings
     cpu, mixed = on_cpu(), mixed_precision(precision)
     _refuse_accumulation()
     _refuse_missing(trackers)
-    set_up_cuda()
     if cpu:
         _keep_freed_memory()
     if cpu or deterministic:

@@ -144,10 +144,10 @@ def largest(
     def peak(rows: int) -> float:
         gauge.begin()
         started = time.perf_counter()
-        fits = rehearse(accelerator, model, optimizer, most._replace(rows=rows))
+        refused = rehearse(accelerator, model, optimizer, most._replace(rows=rows))
         took[rows] = gauge.peak / 1e9, (time.perf_counter() - started) / 2  # it makes two of them
         torch.cuda.empty_cache()  # does nothing where there is no GPU
-        return gauge.peak if fits else math.inf
+        return gauge.peak if refused is None else math.inf
 
     rows = search(peak, limit, most.rows)
     if rows == 0:

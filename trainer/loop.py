@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from torch.profiler import record_function as phase
 
 from data.utterance import Batch
-from eval.device import is_out_of_memory
+from eval.device import out_of_memory
 from trainer.optim import lr_at
 from trainer.recovery import make_room, rehearsed, roll_back
 from trainer.run import LoopConfig, Run, save
@@ -20,7 +20,7 @@ def train(run: Run) -> None:
     state = run.state
     run.model.train()
     while run.accelerator.device.type == "cuda" and not rehearsed(run):
-        make_room(run, run.passes.worst)
+        continue
     if owed(run) and look(run):
         return
     for batches in updates(run):
@@ -30,7 +30,6 @@ def train(run: Run) -> None:
         result = attempt(run, batches, totals)
         run.pulse.end()
         if result is None:
-            make_room(run, max((b.shape for b in batches), key=run.flops.activation_bytes))
             continue
         state.advance(batches[-1].after, totals.tokens, totals.audio_seconds)
         run.meter.add(batches, result)
@@ -88,10 +87,9 @@ def fetch(run: Run, batches: Iterator[Batch]) -> list[Batch]:
             update.append(batch)
         return update
     except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-    update.clear()
-    make_room(run, run.passes.worst)
+        reason = out_of_memory(error)
+    update.clear()  # behind the except, which holds what was allocated
+    make_room(run, [run.passes.worst], reason)
     return []
 
 
@@ -104,9 +102,9 @@ def attempt(run: Run, batches: Sequence[Batch], totals: Totals) -> StepResult | 
             run.accelerator, run.model, run.optimizer, passes, tokens=tokens, max_norm=norm
         )
     except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        return None
+        reason = out_of_memory(error)
+    make_room(run, [batch.shape for batch in batches], reason)
+    return None
 
 
 def look(run: Run) -> bool:

@@ -45,6 +45,7 @@ from trainer.signals import Stop
 from trainer.state import TrainState
 from trainer.telemetry import Meter
 from trainer.watchdog import Watchdog
+from trainer.zero import autocast_of
 
 
 def main() -> None:
@@ -101,6 +102,7 @@ def build_scoring(
         whisper=whisper,
         data=config.data,
         config=config.eval,
+        mixed_precision=autocast_of(accelerator),
         beat=pulse.beat,
         pause_watchdog=pulse.pause_watchdog,
     )

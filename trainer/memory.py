@@ -8,14 +8,16 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from data.utterance import Shape
-from eval.device import is_out_of_memory
+from eval.device import out_of_memory
 from trainer.step import backward, hold_still
 
 SHORTEST = Shape(1, 16, 2)  # of a pass that makes the moments
 
 
-def rehearse(accelerator: Accelerator, model: nn.Module, optimizer: object, worst: Shape) -> bool:
-    """Make the worst pass before training, and updates that move nothing; return whether it fitted.
+def rehearse(
+    accelerator: Accelerator, model: nn.Module, optimizer: object, worst: Shape
+) -> str | None:
+    """Make the worst pass before training, and updates that move nothing.
 
     Memory holds then what it will hold in the middle of an update: the optimizer's moments, which
     a short pass makes, and the gradients of an earlier pass.
@@ -25,6 +27,9 @@ def rehearse(accelerator: Accelerator, model: nn.Module, optimizer: object, wors
         model: a prepared TrainingModule.
         optimizer: the prepared optimizer.
         worst: the pass that takes the most memory.
+
+    Returns:
+        why it did not fit in memory, as the library words it; None: it did.
     """
     try:
         for update in ([SHORTEST], [worst, worst]):
@@ -32,10 +37,8 @@ def rehearse(accelerator: Accelerator, model: nn.Module, optimizer: object, wors
                 _make_pass(accelerator, model, shape, last=number == len(update))
             hold_still(accelerator, model, optimizer)
     except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        return False
-    return True
+        return out_of_memory(error)
+    return None
 
 
 def _make_pass(accelerator: Accelerator, model: nn.Module, shape: Shape, *, last: bool) -> None:
@@ -48,14 +51,15 @@ def _make_pass(accelerator: Accelerator, model: nn.Module, shape: Shape, *, last
         backward(accelerator, model, loss, last=last)
 
 
-def seconds_after(worst: Shape, processes: int) -> float:
-    """Return how many seconds a pass may hold, after one that did not fit.
+def seconds_after(worst: Shape, processes: int, reason: str) -> float:
+    """Return how many seconds a pass may hold, after one that did not fit for this reason.
 
     Raises:
         InputError: it cannot be cut. Or other processes wait for this one with half a gradient,
             which nothing can mend.
     """
-    told = f"out of memory in a pass of {worst.rows} rows and {worst.seconds:.0f} s of padded audio"
+    size = f"{worst.rows} rows and {worst.seconds:.0f} s of padded audio"
+    told = f"out of memory in a pass of {size} ({reason})"
     if worst.rows == 1:
         raise InputError(
             f"{told}, which cannot be cut: set model.gradient_checkpointing=true, lower "

@@ -146,7 +146,8 @@ class PinnedCopy:
     def _give_up(self, reason: str) -> None:
         """Copy without pinned memory from here on, and give back what there was of it."""
         self._blocks = None
-        release = getattr(torch.accelerator, "empty_host_cache", None)  # not in every torch
+        release = getattr(torch.accelerator, "empty_host_cache", None)  # torch 2.11 may lack it
+        release = release or getattr(torch._C, "_host_emptyCache", None)
         if release is not None and torch.cuda.is_available():
             release()
         self._say(

@@ -33,6 +33,7 @@ from trainer.resume import shaping
 from trainer.scoring import Scoring
 from trainer.telemetry import peak_memory
 from trainer.workload import Workload, averages
+from trainer.zero import autocast_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,6 +163,7 @@ class Draft:
             whisper=self.whisper,
             data=self.config.data,
             config=self.config.eval,
+            mixed_precision=autocast_of(self.accelerator),
         )
         scoring = Scoring(
             evaluator=evaluator,

@@ -1,6 +1,6 @@
 """What a run does where something goes wrong on the way: it loses no finished update."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -16,27 +16,39 @@ from trainer.step import discard_update
 
 
 def rehearsed(run: Run) -> bool:
-    """Make the pass that takes the most memory first; return whether it fitted."""
-    return rehearse(run.accelerator, run.model, run.optimizer, run.passes.worst)
+    """Make the pass that takes the most memory first; return whether it fitted, else make room."""
+    worst = run.passes.worst
+    reason = rehearse(run.accelerator, run.model, run.optimizer, worst)
+    if reason is not None:
+        make_room(run, [worst], reason)
+    return reason is None
 
 
-def make_room(run: Run, shape: Shape) -> None:
-    """Cut passes smaller from here on, after one of this shape did not fit: the plan stays.
+def make_room(run: Run, shapes: Sequence[Shape], reason: str) -> None:
+    """Cut passes smaller from here on, after one did not fit: the plan stays.
+
+    Args:
+        run: the run.
+        shapes: of the passes, one of which did not fit.
+        reason: what the library said that had no memory.
 
     Raises:
         InputError: they cannot be cut; the last finished update is saved.
     """
+    # one of a single row cannot be cut
+    shape = max(shapes, key=lambda shape: (shape.rows > 1, run.flops.activation_bytes(shape)))
     discard_update(run.accelerator, run.optimizer)
     torch.cuda.empty_cache()
     try:
-        seconds = seconds_after(shape, run.accelerator.num_processes)
+        seconds = seconds_after(shape, run.accelerator.num_processes, reason)
     except InputError:
         run.checkpoints.rescue(run.state, run.shape)
         raise
     run.passes.shrink(seconds)
     run.recorder.say(
-        f"warning: out of memory in a pass of {shape.seconds:.0f} s of padded audio: from here on "
-        f"one holds {seconds:.0f} s (data.pass_seconds; python -m trainer fit finds the most)"
+        f"warning: out of memory in a pass of {shape.seconds:.0f} s of padded audio ({reason}): "
+        f"from here on one holds {seconds:.0f} s (data.pass_seconds; python -m trainer fit finds "
+        "the most)"
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from data.config import DataConfig
 from data.errors import InputError
+from eval.store import decide
 from trainer.checkpoint import Checkpoints
 from trainer.model import ModelConfig
 from trainer.optim import OptimConfig
@@ -116,8 +117,14 @@ def resume(
     """
     checkpoints.load(saved, state)
     checkpoints.set_aside(newer_than=state.step)
-    if state.best_step and exported_step(scoring.model_folder) != state.best_step:
+    # asked on the main process alone: another may look when it has exported already
+    if decide(checkpoints.accelerator, lambda: _lacks_best(scoring.model_folder, state)):
         checkpoints.load(checkpoints.at(state.best_step), TrainState())
         mirror.refresh()
         scoring.keep_best(state)
         checkpoints.load(saved, state)
+
+
+def _lacks_best(folder: Path, state: TrainState) -> bool:
+    """Tell whether the run's model is another than its best."""
+    return bool(state.best_step) and exported_step(folder) != state.best_step

@@ -88,7 +88,8 @@ def test_an_update_without_targets_moves_nothing_once_there_are_moments(
 def test_a_rehearsal_makes_the_moments_and_moves_nothing(device: torch.device) -> None:
     training = Training(device)
     before = training.weights()
-    assert rehearse(training.accelerator, training.model, training.optimizer, Shape(2, 96, 8))
+    parts = (training.accelerator, training.model, training.optimizer)
+    assert rehearse(*parts, Shape(2, 96, 8)) is None
     trained = sum(weight.requires_grad for weight in training.module.parameters())
     made = states_of(training.optimizer)
     record("rehearsal", moments=made, weights=trained)
