@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -112,6 +112,17 @@ class Appender:
         self._rows: list[dict[str, object]] = []
         self._written = time.monotonic()
 
+    def append_all(
+        self, rows: Iterable[tuple[str, Measured]]
+    ) -> Generator[tuple[str, Measured], None, None]:
+        """Take what was found in files, and yield it; what was taken is written at an error too."""
+        try:
+            for audio, measured in rows:
+                self.add(audio, measured)
+                yield audio, measured
+        finally:
+            self.flush()
+
     def add(self, audio: str, measured: Measured) -> None:
         """Take what was found in a file; write it when it is time."""
         self._rows.append(_row(audio, self._stamps[audio], measured))
@@ -138,13 +149,16 @@ def read_rows(path: Path) -> Iterator[Row]:
     except OSError:  # there is none, or another run has just removed it
         return
     with file:
-        for line in file:
-            try:
-                row = json.loads(line.decode())
-                found = row["audio"], row["stamp"], Measured(**row["found"])
-            except (ValueError, KeyError, TypeError):
-                continue
-            yield found
+        yield from filter(None, map(_read_row, file))
+
+
+def _read_row(line: bytes) -> Row | None:
+    """Return a row; None where the line is damaged, as the last one of a start that was killed."""
+    try:
+        row = json.loads(line.decode())
+        return row["audio"], row["stamp"], Measured(**row["found"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _row(audio: str, stamp: str, measured: Measured) -> dict[str, object]:

@@ -111,18 +111,11 @@ def measuring(
         label: shown beside the progress bar. None: there is no bar.
     """
     files = list(stamps)
-    appender = None if cache is None else cache.appending(stamps)
     quiet = label is None or not (files and sys.stdout.isatty())
     with closing(_measure_all(files, config)) as found:
-        try:
-            progress = track(found, label or "", total=len(files), disable=quiet, transient=True)
-            for audio, measured in zip(files, progress, strict=True):
-                if appender is not None:
-                    appender.add(audio, measured)
-                yield audio, measured
-        finally:
-            if appender is not None:
-                appender.flush()
+        progress = track(found, label or "", total=len(files), disable=quiet, transient=True)
+        rows = zip(files, progress, strict=True)
+        yield from rows if cache is None else cache.appending(stamps).append_all(rows)
 
 
 def _measure_all(files: Sequence[str], config: DataConfig) -> Generator[Measured, None, None]:

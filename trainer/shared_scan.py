@@ -136,10 +136,11 @@ class SharedScan:
         cache, looked = MeasurementCache(task.cache, task.scan), time.monotonic()
         with closing(measuring(self._read_share(task), config, cache, label=None)) as results:
             for _ in results:
-                if time.monotonic() - looked > BEAT_SECONDS:
-                    if self._went_on(number):
-                        return
-                    looked = time.monotonic()
+                if time.monotonic() - looked < BEAT_SECONDS:
+                    continue
+                if self._went_on(number):
+                    return
+                looked = time.monotonic()
         put(self._store, self._reply(number, self._rank), cache.found)
 
     def _read_share(self, task: Task) -> Stamps:

@@ -88,8 +88,7 @@ def measure(name: str, updates: int, saves: int) -> dict[str, Any]:
         checkpoints.save(TrainState(step=number + 1), {})
         checkpoints.settle()
         writes.append(checkpoints.seconds)
-    newest = max(folder.glob("step-*"))
-    size = sum(file.stat().st_size for file in newest.iterdir())
+    size = sum(file.stat().st_size for file in max(folder.glob("step-*")).iterdir())
     row = {
         "model": Path(name).name,
         "update_seconds": update_seconds,

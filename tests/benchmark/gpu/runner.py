@@ -49,16 +49,26 @@ class Runner:
         try:
             for together, beside in groups(steps, jobs):
                 left = left[len(together) :]
-                if beside == 1:
-                    for number, step in enumerate(together):
-                        self._step(step, longest(together[number + 1 :], 1) + longest(left, jobs))
-                else:
-                    with ThreadPoolExecutor(beside) as pool:
-                        list(pool.map(self._step, together))
+                self._group(together, beside, after=longest(left, jobs))
         finally:
             for process in list(self._running):
                 _kill(process)
         return list(read_jsonl(self.out))[before:]
+
+    def _group(self, together: Sequence[Step], beside: int, *, after: int) -> None:
+        """Run steps one after another, or several at a time.
+
+        Args:
+            together: the steps.
+            beside: how many run at a time.
+            after: seconds that later groups may take.
+        """
+        if beside > 1:
+            with ThreadPoolExecutor(beside) as pool:
+                list(pool.map(self._step, together))
+            return
+        for number, step in enumerate(together, 1):
+            self._step(step, longest(together[number:], 1) + after)
 
     def _step(self, step: Step, after: float | None = None) -> None:
         """Run a step; where seconds are left over, up to twice its limit.

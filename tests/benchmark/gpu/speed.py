@@ -130,10 +130,9 @@ def main() -> None:
                 measure(bench, f"{seconds} s, {name}", rows, clip, silence=silence)
             if silence:
                 count_kernels(bench, f"kernels, {name}", max(1, round(audio[0] / clip)), clip)
-            if (silence, cudnn) == VARIANTS[0]:
-                for rows in padded:
-                    label = f"{rows} clips padded to 30 s"
-                    measure(bench, label, rows, float(CHUNK_SECONDS), silence=False)
+            for rows in padded if (silence, cudnn) == VARIANTS[0] else ():
+                label = f"{rows} clips padded to 30 s"
+                measure(bench, label, rows, float(CHUNK_SECONDS), silence=False)
         if bench.failed:
             raise InputError(f"could not be measured: {'; '.join(bench.failed)}")
 
