@@ -54,6 +54,8 @@ def test_dropout_draws_in_training_and_not_in_the_saved_config(
 def test_a_pass_reads_no_value_that_the_device_computes(blank_model: Path, repair: bool) -> None:
     # a fake tensor has no values: whoever reads one, and would wait for a GPU, gets an exception
     module = prepare_training(load_whisper(str(blank_model)), ModelConfig()).train()
+    # transformers 5.17 draws a number for layerdrop, on the CPU: no value of the device
+    module.whisper.model.encoder.training = module.whisper.model.decoder.training = False
     features, ids, labels = inputs()
     targets = target_positions(labels)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:

@@ -97,7 +97,7 @@ def test_two_entries_of_one_name_in_the_profilers_averages_are_not_two_times() -
 
 
 def test_without_a_gpu_a_phase_lasts_as_long_as_its_range() -> None:
-    with profile() as profiler:
+    with profile(acc_events=True) as profiler:
         for _ in range(2):
             with record_function("data wait"):
                 time.sleep(0.03)

@@ -79,6 +79,7 @@ class Profile:
         self.profiler = profile(
             schedule=schedule(wait=SKIPPED, warmup=WARM_UP, active=TRACED, repeat=1),
             on_trace_ready=self._traced,
+            acc_events=True,  # of one cycle; without it torch 2.11 warns that they are cleared
         )
         self.profiler.start()
 

@@ -195,7 +195,7 @@ def count_kernels(bench: Bench, row: str, rows: int, seconds: float) -> None:
     """Tell how many kernels an update of one pass launches, and which attend."""
     from torch.profiler import profile
 
-    with profile() as found:
+    with profile(acc_events=True) as found:
         bench.update([bench.batch(rows, seconds)], silence=True)
     cuda = torch.autograd.DeviceType.CUDA
     events = [  # what the phases of an update are called on the GPU is no kernel
