@@ -24,6 +24,7 @@ from data.manifest import Manifest, build_manifest, scan_cache
 from data.scan import MeasureFiles
 from data.screen import count_reasons, refuse_broken
 from data.transcript import count_rules
+from eval.store import decide
 from trainer.shared_scan import scan_together
 from trainer.signals import STOPPED, Stopped
 from trainer.zero import autocast_of
@@ -76,7 +77,7 @@ def freeze_corpus(
         InputError: the corpus cannot be used.
     """
     path = folder / "manifest.jsonl"
-    if resumed and path.exists():
+    if resumed and decide(accelerator, path.exists):  # all of them, or none
         return Manifest.read(path)
     frozen: list[Manifest] = []  # on the main process
 
