@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from data.errors import InputError
 from data.utterance import Position
-from trainer.guard import MAX_ROLLBACKS, Guard, pass_over
+from trainer.guard import FIRST_SCALE, MAX_ROLLBACKS, Guard, pass_over, refuse_rollback
 from trainer.state import TrainState
 from trainer.step import StepResult, train_step
 
@@ -34,7 +34,10 @@ def batch(update: int) -> Any:
 
 def guarded(tmp_path: Path, scale: float | None = None, patience: int = 2) -> Guard:
     """Return a guard; with a scale, one that has a loss scaler."""
-    scaler = None if scale is None else SimpleNamespace(get_scale=lambda: scale)
+    scaler = None
+    if scale is not None:
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        scaler.scale(torch.ones(()))  # it begins with the first loss
     accelerator: Any = SimpleNamespace(scaler=scaler, process_index=0)
     return Guard(accelerator, tmp_path / "nonfinite.jsonl", patience)
 
@@ -65,6 +68,7 @@ def test_a_collapsed_scale_stops_with_a_sentence(tmp_path: Path) -> None:
     guard.check(TrainState(), [batch(0)], result(False))
     with pytest.raises(InputError, match=r"loss scale fell to 1\.0e-06"):
         guard.settle(TrainState())
+    assert guard._scaler.get_scale() == FIRST_SCALE  # what is saved now does not begin collapsed
 
 
 def test_a_run_does_not_roll_back_for_ever() -> None:
@@ -72,9 +76,11 @@ def test_a_run_does_not_roll_back_for_ever() -> None:
     pass_over(state, saved)
     assert saved.passed_over == [[0, 7], [0, 8]]
     assert (saved.step, saved.skipped, saved.failed, saved.rollbacks) == (4, 2, [], 1)
+    refuse_rollback(state)
     state.rollbacks = MAX_ROLLBACKS
     with pytest.raises(InputError, match="after 3 rollbacks"):
-        pass_over(state, saved)
+        refuse_rollback(state)
+    assert state.failed == []  # a start that goes on counts anew
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

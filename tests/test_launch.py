@@ -37,6 +37,7 @@ def test_accelerate_launch_trains_from_any_folder_and_leaves_what_the_design_say
     done = call([str(BIN / "accelerate"), "launch", "--quiet", "--cpu", MAIN, *arguments], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name for path in run.iterdir()} == {
+        ".lock",
         "config.yaml",
         "environment.json",
         "manifest.jsonl",

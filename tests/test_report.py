@@ -1,5 +1,6 @@
 """The report and the recorder: plain files, whole, with every text escaped."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +127,14 @@ def test_a_run_without_evaluations_has_a_report_too(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "metrics.jsonl", [])
     write_report(tmp_path)
     assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert comparison(tmp_path).row_count == 0
+    assert comparison(tmp_path, 4).row_count == 0
 
 
-def test_the_table_at_the_end_compares_the_first_with_the_last(tmp_path: Path) -> None:
+def test_the_table_at_the_end_compares_the_first_with_the_chosen_one(tmp_path: Path) -> None:
     fill(tmp_path)
-    table = comparison(tmp_path)
+    earlier = tmp_path / "eval" / "step-00000009"  # of an earlier end of the run
+    shutil.copytree(tmp_path / "eval" / "step-00000000", earlier)
+    table = comparison(tmp_path, 3)
     cells = [next(iter(column.cells)) for column in table.columns]
     assert cells[:3] == ["en", "2", "WER"]
     assert cells[3] == "100.00 %"

@@ -84,7 +84,7 @@ def test_a_path_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_the_best_one_is_there_or_the_run_says_so(shelf: Shelf, put: Put) -> None:
     assert shelf.at(put(3) and 3).name == "step-00000003"
-    with pytest.raises(InputError, match="held the best model"):
+    with pytest.raises(InputError, match="step-00000007: not there"):
         shelf.at(7)
 
 

@@ -62,6 +62,9 @@ def test_a_signal_to_one_process_saves_its_last_update(
     assert status_of(run)["status"] == "stopped"
     assert status_of(run)["exit"] == STOPPED
     assert saved_step(run) == max(losses(run))
+    last = (tmp_path / "run.0.log").read_text().splitlines()[-1]
+    assert last.startswith(f"stopped at update {max(losses(run))} of 100000, saved: --resume=auto")
+    assert status_of(run)["reason"] == last
 
 
 @pytest.mark.parametrize("asked", [0, 1], ids=["the main process", "the other process"])
@@ -105,6 +108,7 @@ def test_a_stop_before_the_first_update_leaves_nothing_half_done(
     os.kill(process.pid, signal.SIGTERM)
     process.join(60)
     assert process.exitcode == STOPPED
+    assert "stopped before" in (tmp_path / "run.0.log").read_text().splitlines()[-1]
     assert not list((run / "checkpoints").glob("*"))
     trainer(run, "--resume=auto", "--loop.max_steps=1")
 

@@ -19,9 +19,10 @@ from accelerate import Accelerator
 from data.errors import InputError, disk_failed
 from eval.store import decide
 from trainer.pinned_copy import PinnedCopy
+from trainer.processes import add_up
 from trainer.sealed import discard
 from trainer.sharding import gathers
-from trainer.shelf import Shelf, read_progress, verified
+from trainer.shelf import Shelf, read_progress, step_of, verified
 from trainer.snapshot import Snapshot, restore
 from trainer.state import TrainState
 
@@ -37,6 +38,9 @@ class Checkpoints:
         self.accelerator = accelerator
         self.say = say
         self.failed = ""  # why the last one could not be written
+        self._held: Path | None = None  # the last one that was written or loaded, in the folder
+        self._loaded: int | None = None  # the update that weights are of; None: state knows
+        self._moving = False  # weights are being changed
         self.seconds = 0.0  # writing the last one took
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
@@ -44,26 +48,65 @@ class Checkpoints:
         # keys are written without DDP's prefix: a run may change its number of processes
         accelerator.register_load_state_pre_hook(self._unwrap)
 
+    def watch(self) -> None:
+        """Take note of when the optimizer moves weights: rescue() must not save half of that."""
+        if gathers(self.accelerator):  # nothing is rescued
+            return
+        (optimizer,) = self.accelerator._optimizers
+        optimizer.optimizer.register_step_pre_hook(lambda *_: self._mark(moving=True))
+        optimizer.optimizer.register_step_post_hook(lambda *_: self._mark(moving=False))
+
+    def _mark(self, *, moving: bool) -> None:
+        self._moving, self._loaded = moving, None
+
     def save(self, state: TrainState, shape: dict[str, Any]) -> None:
-        """Begin to write a checkpoint of this update.
+        """Begin to write a checkpoint of this update; every process must call.
+
+        Where its weights are on the disk already, only the state is written.
 
         Args:
             state: all progress.
             shape: the knobs that shape training, to be compared at a resume.
         """
-        self.settle()
         progress = {"state": state.state_dict(), "shape": shape}
         main = self.accelerator.is_main_process
+        if self.is_saved(state.step):
+            if main:
+                self._writing = self._thread.submit(self._amend, progress)
+            return
         snapshot = self._take() if main or gathers(self.accelerator) else None
         if main and snapshot is not None:
             self._writing = self._thread.submit(self._write, snapshot, progress)
 
-    def rescue(self, state: TrainState, shape: dict[str, Any]) -> None:
-        """Write a checkpoint here and now, on any process: others may wait for it in vain."""
+    def is_saved(self, step: int) -> bool:
+        """Wait for what is being written; tell whether an update is on the disk.
+
+        Every process must call: the main process knows. Not through the key-value store, which
+        torchrun takes away from processes that it has asked to stop.
+        """
         self.settle()
-        if state.step and not gathers(self.accelerator):
-            progress = {"state": state.state_dict(), "shape": shape}
-            self._write(self._take(), progress)
+        mine = self._held is not None and step_of(self._held) == step
+        (held,) = add_up(self.accelerator, [float(mine and self.accelerator.is_main_process)])
+        return held > 0
+
+    def rescue(self, state: TrainState, shape: dict[str, Any]) -> None:
+        """Write a checkpoint where an error ends training, on whichever process it does.
+
+        Others may wait in vain for a word from this one. Where several come here, one writes.
+        """
+        self.settle()
+        whole = not self._moving and self._loaded in (None, state.step)
+        place, pending = self.shelf.place(state.step), self.shelf.pending(state.step)
+        if not state.step or not whole or place.exists() or gathers(self.accelerator):
+            return
+        claim = pending.with_name(f"{pending.name}-claim")
+        try:
+            claim.mkdir(parents=True)
+        except FileExistsError:
+            return
+        if not pending.exists():  # else the main process is writing it
+            self._write(self._take(), {"state": state.state_dict(), "shape": shape})
+        claim.rmdir()
 
     def wait_for_copy(self) -> None:
         """Make the GPU end its copy before it changes weights in place by what it is given next.
@@ -104,14 +147,6 @@ class Checkpoints:
             return decide(self.accelerator, lambda: self.shelf.newest(self.say))
         return decide(self.accelerator, lambda: verified(Path(resume)))
 
-    def at(self, step: int) -> Path:
-        """Return the checkpoint of an update, verified.
-
-        Raises:
-            InputError: it is gone or damaged.
-        """
-        return decide(self.accelerator, lambda: self.shelf.at(step))
-
     def load(self, path: Path, state: TrainState) -> None:
         """Restore weights, optimizer, scaler and progress.
 
@@ -124,11 +159,10 @@ class Checkpoints:
         """
         state.load_state_dict(read_progress(path)["state"])
         self.wait_for_copy()
+        self._moving = True
         restore(self.accelerator, path, self.say)
-
-    def set_aside(self, newer_than: int) -> None:
-        """Rename checkpoints of a future that a resume from an older one gives up."""
-        decide(self.accelerator, lambda: self.shelf.set_aside(newer_than))
+        self._moving, self._loaded = False, state.step
+        self._held = path if path.parent == self.shelf.folder else None
 
     def _take(self) -> Snapshot:
         """Copy what is saved; the snapshot before must have been written."""
@@ -147,7 +181,7 @@ class Checkpoints:
                 pending.mkdir(parents=True)
                 _refuse_full(pending, 2 * snapshot.bytes)
                 snapshot.write(pending)
-                self.shelf.publish(pending, progress)
+                self._held = self.shelf.publish(pending, progress)
                 self.failed, self.seconds = "", time.monotonic() - began
                 return
             except InputError as error:
@@ -163,6 +197,21 @@ class Checkpoints:
                     self._give_up(progress, f"{told}; free some space in {self.shelf.folder}")
                 else:
                     time.sleep(pause)
+
+    def _amend(self, progress: dict[str, Any]) -> None:
+        """Write the state anew, in the thread. A full disk leaves the checkpoint as it was."""
+        assert self._held is not None
+        try:
+            self._held = self.shelf.amend(self._held, progress)
+        except Exception as error:
+            discard(self.shelf.pending(progress["state"]["step"]))
+            if not disk_failed(error):
+                raise
+            step = progress["state"]["step"]
+            self.say(
+                f"WARNING: what became known after the checkpoint of update {step} is not in it "
+                f"({error}): free some space; a start from there evaluates it again"
+            )
 
     def _give_up(self, progress: dict[str, Any], reason: str) -> None:
         self.failed = reason

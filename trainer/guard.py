@@ -16,6 +16,7 @@ from trainer.state import TrainState
 from trainer.step import StepResult
 
 COLLAPSED = 1e-5  # of fp16's loss scale, from 65536: nothing finite is left below (icefall's limit)
+FIRST_SCALE = 65536.0  # torch's default
 MAX_ROLLBACKS = 3  # of a run: the data or the learning rate are at fault then
 
 
@@ -84,24 +85,30 @@ class Guard:
         self._unread = None
 
     def _refuse_collapse(self) -> None:
-        if self._scaler is not None and self._scaler.get_scale() < COLLAPSED:
+        if self._scaler is not None and (scale := self._scaler.get_scale()) < COLLAPSED:
+            self._scaler.update(FIRST_SCALE)  # what is saved now shall not begin collapsed
             raise InputError(
-                f"fp16's loss scale fell to {self._scaler.get_scale():.1e}: gradients overflow at "
+                f"fp16's loss scale fell to {scale:.1e}: gradients overflow at "
                 "any scale; set precision to bf16 or fp32, or lower optim.lr, and go on with "
                 "--resume=auto"
             )
 
 
-def pass_over(state: TrainState, saved: TrainState) -> None:
-    """Make a rolled-back state skip the updates that failed, in this run and in later ones.
+def refuse_rollback(state: TrainState) -> None:
+    """End a run that has rolled back too often; a start that goes on counts failures anew.
 
     Raises:
-        InputError: it happened too often.
+        InputError: it has.
     """
     if state.rollbacks == MAX_ROLLBACKS:
+        state.failed = []
         raise InputError(
             f"after {MAX_ROLLBACKS} rollbacks updates still give no finite gradient: look at the "
             "clips that nonfinite.jsonl names, or lower optim.lr, and go on with --resume=auto"
         )
+
+
+def pass_over(state: TrainState, saved: TrainState) -> None:
+    """Make a rolled-back state skip the updates that failed, in this run and in later ones."""
     saved.passed_over = [*state.passed_over, *state.failed]
     saved.rollbacks, saved.skipped, saved.failed = state.rollbacks + 1, state.skipped, []

@@ -17,7 +17,8 @@ from trainer.companions import halve, write_companions
 from trainer.config import Config, parse_as
 from trainer.hub import Hub
 from trainer.publish import FACTS, PublishConfig, exported_step
-from trainer.publisher import LAST, UNSENT, link
+from trainer.publisher import LAST, UNSENT
+from trainer.sealed import link
 from trainer.shelf import Shelf, step_of
 
 C = TypeVar("C", bound=Config)

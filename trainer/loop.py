@@ -8,7 +8,7 @@ from data.utterance import Batch
 from eval.device import out_of_memory
 from trainer.optim import lr_at
 from trainer.recovery import make_room, rehearsed, roll_back
-from trainer.run import LoopConfig, Run, save
+from trainer.run import LoopConfig, Run, save, saved
 from trainer.state import TrainState
 from trainer.step import StepResult, Totals, reseed, set_lr, train_step
 
@@ -108,27 +108,41 @@ def attempt(run: Run, batches: Sequence[Batch], totals: Totals) -> StepResult | 
 
 
 def look(run: Run) -> bool:
-    """Evaluate and save, where due; return whether training is over."""
+    """Save and evaluate, where due; return whether training is over."""
     state, end = run.state, run.state.step == run.steps
-    looks = due(state.step, run.config.eval_every, end)
-    if looks:
-        run.mirror.refresh()
-    better = looks and run.scoring.judge(state)
-    over = left(run.config, state, run.steps) == 0
-    if better or due(state.step, run.save_every, over):
-        save(run)
-    if better:
-        run.scoring.keep_best(state)
-    return over
+    if looks(run) or due(state.step, run.save_every, end):
+        save(run)  # first: whatever ends an evaluation shall cost no update
+    if looks(run):
+        judge(run)
+    return left(run.config, state, run.steps) == 0
+
+
+def judge(run: Run) -> None:
+    """Evaluate, and keep the model if it is the best so far: one that is on the disk."""
+    state, scoring = run.state, run.scoring
+    run.mirror.refresh()
+    error, better = scoring.judge(state)
+    kept = better and saved(run)
+    state.judge(error, better=better, kept=kept)
+    if better and not kept:
+        run.recorder.say(
+            f"WARNING: update {state.step} is better, but is not on the disk: "
+            + (f"update {state.best_step} stays the best" if state.best_step else "none is kept")
+        )
+    save(run)
+    if kept:
+        scoring.keep_best(state)
+
+
+def looks(run: Run) -> bool:
+    """Tell whether the update that was made last is to be evaluated."""
+    step, end = run.state.step, run.state.step == run.steps
+    return bool(run.scoring.manifest.dev) and due(step, run.config.eval_every, end)
 
 
 def owed(run: Run) -> bool:
     """Tell whether the run was stopped before the evaluation of its last update was through."""
-    state = run.state
-    evaluates = run.scoring.manifest.dev and due(
-        state.step, run.config.eval_every, state.step == run.steps
-    )
-    return bool(evaluates and state.judged < state.step)
+    return looks(run) and run.state.judged < run.state.step
 
 
 def due(step: int, every: int, last: bool) -> bool:

@@ -33,11 +33,12 @@ from trainer.publish import settle_generation
 from trainer.publisher import Publisher
 from trainer.pulse import Pulse
 from trainer.recorder import Recorder, Silence
-from trainer.recovery import saved_when_stopped
+from trainer.recovery import saved_when_left
 from trainer.remarks import cautions, farewell, launch_bound, overview
-from trainer.resume import refuse_change, resume, shaping
+from trainer.resume import export_missed, refuse_change, resume, shaping
 from trainer.run import Run
 from trainer.run_folder import freeze_corpus, open_run, status, write_settings
+from trainer.run_lock import locked
 from trainer.scoring import Scoring
 from trainer.sharding import Mirror, prepare
 from trainer.shelf import Shelf
@@ -52,8 +53,9 @@ def main() -> None:
     """Parse the arguments and train."""
     with plain_errors():
         config = command_line()
-        folder = open_run(config.run_dir, config.resume)
-        with status(folder):
+        folder = Path(config.run_dir)
+        with locked(folder), status(folder):
+            open_run(folder, config.resume)
             stop = Stop()
             stop.listen()
             accelerator = build_accelerator(
@@ -73,9 +75,10 @@ def fit(run: Run) -> None:
     """Score, train, and score again."""
     with run.recorder, closing(run.passes):
         run.scoring.before(run.state)
-        with saved_when_stopped(run):
+        with saved_when_left(run):
             train(run)
         run.mirror.refresh()
+        export_missed(run.checkpoints, run.state, run.scoring, run.mirror)
         run.checkpoints.wait_for_copy()  # the best model's weights are going to replace the last
         run.scoring.after(run.state)
         run.profiler.close()
@@ -128,12 +131,17 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     whisper, manifest = scoring.evaluator.whisper, scoring.manifest
 
     model, optimizer = prepare(accelerator, prepare_training(whisper, config.model), config.optim)
+    checkpoints.watch()
     mirror = Mirror(accelerator, model, whisper)
     plan = Plan.of(manifest.train, config.data, config.seed)
     steps = config.loop.max_steps or plan.length(config.loop.epochs)
     origin = {"data": manifest.fingerprint(), "revisions": manifest.revisions()}
-    shape = {"seed": config.seed, "precision": config.precision, "data": origin["data"]}
-    shape |= shaping(config.model, config.optim, config.data, steps)
+    shape = {
+        "seed": config.seed,
+        "precision": config.precision,
+        "data": origin["data"],
+        **shaping(config.model, config.optim, config.data, steps),
+    }
     state = TrainState()
     if saved is not None:
         refuse_change(saved, shape, config.accept)

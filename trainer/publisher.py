@@ -1,6 +1,5 @@
 """Sends a run's model to the Hub beside training, which neither waits for it nor ends with it."""
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from data.errors import InputError, redact
 from data.files import write_json
 from trainer.hub import Hub
 from trainer.publish import PublishConfig, exported_step
+from trainer.sealed import link
 from trainer.shelf import CheckpointConfig, Shelf, step_of
 
 UNSENT = "unsent.json"  # in a run's folder, as long as something is on its way
@@ -49,7 +49,7 @@ class Publisher:
         self._ending = False
         self._reason = ""  # why the last try failed
         self._thread: Thread | None = None
-        self._seen: Path | None = None  # the checkpoint that was taken last
+        self._seen: tuple[Path, int] | None = None  # the checkpoint that was taken last, and when
 
     def start(self) -> None:
         """Begin: a wrong name or no token is said now, not after days."""
@@ -138,11 +138,14 @@ class Publisher:
         self.say(f"published {parcel.told}: {where}")
 
     def _look_for_checkpoint(self) -> None:
-        found = Shelf(self.run / "checkpoints", CheckpointConfig()).all()[-1:]
-        if found and found[0] != self._seen:
-            told = f"the checkpoint of update {step_of(found[0])}"
-            if self._offer(found[0], LAST, told):
-                self._seen = found[0]
+        for path in Shelf(self.run / "checkpoints", CheckpointConfig()).all()[-1:]:
+            try:
+                found = path, path.stat().st_ino  # another one after its evaluation
+            except FileNotFoundError:  # replaced meanwhile: the next look finds it
+                return
+            told = f"the checkpoint of update {step_of(path)}"
+            if found != self._seen and self._offer(path, LAST, told):
+                self._seen = found
 
     def _offer(self, source: Path, place: str, told: str) -> bool:
         folder = self.run / OUTBOX / f"{place or 'model'}-{time.time_ns()}"
@@ -175,24 +178,3 @@ class Publisher:
                 note.unlink(missing_ok=True)
         except OSError as error:
             self.say(f"warning: {note} could not be written: {error}")
-
-
-def link(source: Path, folder: Path) -> None:
-    """Copy a folder by hard links, where the disk has them: it stays whole when it is replaced.
-
-    Raises:
-        OSError: a file went away meanwhile, or the disk is full.
-    """
-    for path in sorted(source.rglob("*")):
-        target = folder / path.relative_to(source)
-        if path.is_dir():
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, target)
-        except FileNotFoundError:
-            raise
-        except OSError:  # no links here
-            shutil.copy2(path, target)
-    if not source.is_dir():
-        raise FileNotFoundError(f"{source} was replaced while it was copied")

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 import torch
 
-from data.errors import InputError
 from data.utterance import Shape
-from trainer.guard import pass_over
+from trainer.guard import pass_over, refuse_rollback
 from trainer.memory import rehearse, seconds_after
-from trainer.run import Run, save
+from trainer.resume import resume
+from trainer.run import Run, save, saved
 from trainer.signals import Stopped
 from trainer.state import TrainState
 from trainer.step import discard_update
@@ -33,17 +33,13 @@ def make_room(run: Run, shapes: Sequence[Shape], reason: str) -> None:
         reason: what the library said that had no memory.
 
     Raises:
-        InputError: they cannot be cut; the last finished update is saved.
+        InputError: they cannot be cut.
     """
     # one of a single row cannot be cut
     shape = max(shapes, key=lambda shape: (shape.rows > 1, run.flops.activation_bytes(shape)))
     discard_update(run.accelerator, run.optimizer)
     torch.cuda.empty_cache()
-    try:
-        seconds = seconds_after(shape, run.accelerator.num_processes, reason)
-    except InputError:
-        run.checkpoints.rescue(run.state, run.shape)
-        raise
+    seconds = seconds_after(shape, run.accelerator.num_processes, reason)
     run.passes.shrink(seconds)
     run.recorder.say(
         f"warning: out of memory in a pass of {shape.seconds:.0f} s of padded audio ({reason}): "
@@ -53,17 +49,21 @@ def make_room(run: Run, shapes: Sequence[Shape], reason: str) -> None:
 
 
 def roll_back(run: Run) -> None:
-    """Return to the last whole checkpoint, and pass over the updates that failed."""
-    state, saved = run.state, TrainState()
+    """Return to the last whole checkpoint, and pass over the updates that failed.
+
+    Raises:
+        InputError: it happened too often.
+    """
+    state = run.state
+    refuse_rollback(state)
+    before = TrainState()
+    before.load_state_dict(state.state_dict())
     run.checkpoints.settle()
     found = run.checkpoints.find("auto")
-    if found is None:  # no weight has moved since they failed: it goes on from here
-        saved.load_state_dict(state.state_dict())
-    else:
-        run.checkpoints.load(found, saved)
+    if found is not None:  # else no weight has moved since they failed: it goes on from here
+        resume(found, run.checkpoints, state, run.scoring, run.mirror)
         run.guard.forget()
-    pass_over(state, saved)
-    state.load_state_dict(saved.state_dict())
+    pass_over(before, state)
     run.recorder.rewind(state.step)
     run.losses.rewind(state.step)
     run.recorder.say(
@@ -74,12 +74,36 @@ def roll_back(run: Run) -> None:
 
 
 @contextmanager
-def saved_when_stopped(run: Run) -> Iterator[None]:
-    """Where somebody asks to stop, save the last finished update first."""
+def saved_when_left(run: Run) -> Iterator[None]:
+    """Save the last finished update where somebody asks to stop, and where an error ends training.
+
+    Raises:
+        Stopped: with a sentence for a person.
+    """
     try:
         yield
     except Stopped:
-        if run.state.step:
-            save(run)
-            run.checkpoints.settle()
+        kept = run.state.step == 0 or saved(run)
+        raise Stopped(farewell_to(run, kept=kept)) from None
+    except Exception:
+        _rescue(run)
         raise
+
+
+def _rescue(run: Run) -> None:
+    """Save on this process alone; the error that ends training is worth more than why it failed."""
+    try:
+        run.guard.settle(run.state)
+        run.checkpoints.rescue(run.state, run.shape)
+    except Exception as error:  # whatever it is
+        step, told = run.state.step, f"{type(error).__name__}: {error}"
+        run.checkpoints.say(f"WARNING: update {step} could not be saved: {told}")
+
+
+def farewell_to(run: Run, *, kept: bool) -> str:
+    """Return what a person who stopped a run is told."""
+    step = run.state.step
+    if not step:
+        return "stopped before the first update: the same command with --resume=auto begins again"
+    where = "saved" if kept else "which could NOT be saved: free some space"
+    return f"stopped at update {step} of {run.steps}, {where}: --resume=auto goes on from there"

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data.config import DataConfig
 from data.errors import InputError
@@ -14,7 +14,7 @@ from trainer.optim import OptimConfig
 from trainer.publish import exported_step
 from trainer.scoring import Scoring
 from trainer.sharding import Mirror
-from trainer.shelf import read_progress
+from trainer.shelf import Shelf, read_progress, set_aside
 from trainer.state import TrainState
 
 # those of the data's knobs that training depends on: not workers, memory or prefetching, and not
@@ -110,21 +110,69 @@ def resume(
     """Load a checkpoint, and make the run's folder agree with it.
 
     A crash between saving and exporting, or a resume from an older checkpoint, leaves another model
-    than the best in the run's folder: it is written again from the best checkpoint.
+    than the best in the run's folder: it is written again from the best checkpoint. Where that is
+    gone, a warning says so and the best is chosen anew. What the run made of a future that is given
+    up is set aside: checkpoints and evaluations.
 
-    Raises:
-        InputError: the checkpoint of the best model is gone or damaged.
+    Args:
+        saved: the checkpoint, verified.
+        checkpoints: the run's.
+        state: takes over the saved progress.
+        scoring: exports the best model.
+        mirror: is the model that is exported.
     """
+    target = TrainState()
+    target.load_state_dict(read_progress(saved)["state"])
+    best = decide(checkpoints.accelerator, lambda: _find_best(checkpoints.shelf, scoring, target))
+    decide(checkpoints.accelerator, lambda: _set_aside(checkpoints.shelf, scoring, target, best))
+    if best.path is not None:
+        export_best(best.path, checkpoints, target, scoring, mirror)
     checkpoints.load(saved, state)
-    checkpoints.set_aside(newer_than=state.step)
-    # asked on the main process alone: another may look when it has exported already
-    if decide(checkpoints.accelerator, lambda: _lacks_best(scoring.model_folder, state)):
-        checkpoints.load(checkpoints.at(state.best_step), TrainState())
-        mirror.refresh()
-        scoring.keep_best(state)
-        checkpoints.load(saved, state)
+    if best.lost:
+        checkpoints.say(
+            f"WARNING: the best model so far, of update {target.best_step}, is gone ({best.lost}): "
+            "the best is chosen anew from the next evaluation on"
+        )
+        state.forget_best()
 
 
-def _lacks_best(folder: Path, state: TrainState) -> bool:
-    """Tell whether the run's model is another than its best."""
-    return bool(state.best_step) and exported_step(folder) != state.best_step
+def export_missed(
+    checkpoints: Checkpoints, state: TrainState, scoring: Scoring, mirror: Mirror
+) -> None:
+    """Export the best model, at the end, where a full disk refused it when it was found."""
+    best = decide(checkpoints.accelerator, lambda: _find_best(checkpoints.shelf, scoring, state))
+    if best.path is not None:
+        export_best(best.path, checkpoints, state, scoring, mirror)
+
+
+def export_best(
+    path: Path, checkpoints: Checkpoints, state: TrainState, scoring: Scoring, mirror: Mirror
+) -> None:
+    """Write the run's model from the checkpoint of the best one, whose weights stay in hand."""
+    checkpoints.load(path, TrainState())
+    mirror.refresh()
+    scoring.keep_best(state)
+
+
+class Best(NamedTuple):
+    """Where the best model is, if the run's model is another one."""
+
+    path: Path | None = None  # its checkpoint, verified
+    lost: str = ""  # why there is none
+
+
+def _find_best(shelf: Shelf, scoring: Scoring, state: TrainState) -> Best:
+    if not state.best_step or exported_step(scoring.model_folder) == state.best_step:
+        return Best()
+    try:
+        return Best(path=shelf.at(state.best_step))
+    except InputError as error:
+        return Best(lost=str(error))
+
+
+def _set_aside(shelf: Shelf, scoring: Scoring, state: TrainState, best: Best) -> None:
+    """Rename what is of a future that was given up, and a model that is no longer the best."""
+    shelf.set_aside(newer_than=state.step)
+    scoring.set_aside(newer_than=state.step)
+    if best.lost and scoring.model_folder.exists():
+        set_aside(scoring.model_folder)

@@ -88,3 +88,10 @@ def save(run: Run) -> None:
         run.losses.write()  # a start from this checkpoint does not make these updates again
         run.checkpoints.save(run.state, run.shape)
     run.pulse.save_seconds = run.checkpoints.seconds
+
+
+def saved(run: Run) -> bool:
+    """Tell whether the last update's checkpoint is on the disk; one that failed is tried again."""
+    if not run.checkpoints.is_saved(run.state.step):
+        save(run)
+    return run.checkpoints.is_saved(run.state.step)

@@ -44,19 +44,18 @@ PACKAGES = (
 SPOOL, PLACES = "stream", "stream.jsonl"  # audio of a stream, while it is needed; its windows
 
 
-def open_run(name: str, resume: str | None) -> Path:
-    """Return the run's folder; whether it may be written to is settled first.
+def open_run(folder: Path, resume: str | None) -> None:
+    """Settle whether a run's folder, which is locked, may be written to.
 
     Raises:
         InputError: it holds a run, and nobody said to go on with it.
     """
-    folder = Path(name)
     if (folder / "config.yaml").exists() and resume is None:
         raise InputError(
             f"{folder}: holds a run already: go on with --resume=auto, or name another: --run_dir="
         )
-    shutil.rmtree(folder / SPOOL, ignore_errors=True)  # what a start that was killed left
-    return folder
+    if os.environ.get("RANK", "0") == "0":  # it has the lock
+        shutil.rmtree(folder / SPOOL, ignore_errors=True)  # what a start that was killed left
 
 
 def freeze_corpus(
@@ -168,8 +167,11 @@ def status(folder: Path) -> Iterator[None]:
     _write_status(folder, facts)
     try:
         yield
-    except Stopped:
-        facts |= {"status": "stopped", "exit": STOPPED}
+    except Stopped as stopped:
+        told = str(stopped) or "stopped before training began: the same command begins again"
+        facts |= {"status": "stopped", "exit": STOPPED, "reason": told}
+        if os.environ.get("RANK", "0") == "0":
+            print(told, flush=True)
         raise SystemExit(STOPPED) from None
     except BaseException as error:
         known = isinstance(error, InputError) or (

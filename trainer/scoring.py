@@ -26,6 +26,7 @@ from trainer.publish import describe, export, exported_step, restore
 from trainer.publisher import Publisher
 from trainer.recorder import Recorder, Silence
 from trainer.report import write_report
+from trainer.shelf import set_aside
 from trainer.state import TrainState
 
 ALL_OF_DEV = "dev-all"  # beside "dev", the clips that models are chosen by
@@ -71,17 +72,20 @@ class Scoring:
             for split, utterances in held:
                 self._score(split, utterances, 0)
 
-    def judge(self, state: TrainState) -> bool:
-        """Score dev's sample; return whether this is the best so far. Without dev nothing is."""
-        if not self.manifest.dev:
-            return False
+    def judge(self, state: TrainState) -> tuple[float, bool]:
+        """Score dev's sample; return the error, and whether this is the best so far."""
         with self._timed(state.step):
             error = self._score("dev", self.sample, state.step).error
             old, new = (self._at(step, "dev") for step in (state.best_step, state.step))
             verdict = decide(self.evaluator.accelerator, lambda: choose(old, new, error, state))
-        state.judge(error, better=verdict.better)
         self.recorder.say(f"update {state.step:>6}  {verdict.told}")
-        return verdict.better
+        return error, verdict.better
+
+    def set_aside(self, newer_than: int) -> None:
+        """Rename evaluations of a future that a resume from an older checkpoint gives up."""
+        for path in sorted((self.folder / "eval").glob("step-*")):
+            if int(path.name.removeprefix("step-")) > newer_than:
+                set_aside(path)
 
     def keep_best(self, state: TrainState) -> None:
         """Write the model in hand as the run's model, while other processes wait."""
@@ -119,7 +123,7 @@ class Scoring:
             with self.recorder.despite_disk(str(self.folder / "plots")):
                 write_plots(self.folder)
         if self.manifest.test:
-            self.recorder.say(comparison(self.folder))
+            self.recorder.say(comparison(self.folder, state.best_step or state.step))
 
     def _report(self, error: float | None, step: int) -> float | None:
         """Score the chosen model on all of dev, since its sample flatters it, and on test.

@@ -19,13 +19,42 @@ PENDING = ".pending-"  # being written, or left by a crash
 TRASH = ".trash-"  # being deleted, or left by a crash
 
 
-def seal(pending: Path, target: Path) -> None:
-    """Put all of a folder on the disk, describe it, and give it its name."""
+def seal(pending: Path, target: Path, known: dict[str, Any] | None = None) -> None:
+    """Put all of a folder on the disk, describe it, and give it its name.
+
+    Args:
+        pending: the folder, under the name that it has while it is written.
+        target: its name.
+        known: digests of files that were sealed before, which are not read again.
+    """
     sync_tree(pending)
-    files = [path for path in _walk(pending) if path.is_file()]
-    write_json(pending / MANIFEST, {str(f.relative_to(pending)): digest(f) for f in files})
+    files = {str(path.relative_to(pending)): path for path in _walk(pending) if path.is_file()}
+    known, told = known or {}, files.keys() - {MANIFEST}
+    digests = {name: known.get(name) or digest(files[name]) for name in sorted(told)}
+    write_json(pending / MANIFEST, digests)
     os.rename(pending, target)
     sync(target.parent)
+
+
+def link(source: Path, folder: Path) -> None:
+    """Copy a folder by hard links, where the disk has them: it stays whole when it is replaced.
+
+    Raises:
+        OSError: a file went away meanwhile, or the disk is full.
+    """
+    for path in _walk(source):
+        target = folder / path.relative_to(source)
+        if path.is_dir():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, target)
+        except FileNotFoundError:
+            raise
+        except OSError:  # no links here
+            shutil.copy2(path, target)
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source} was replaced while it was copied")
 
 
 def discard(folder: Path) -> None:
@@ -49,11 +78,7 @@ def verify(folder: Path) -> None:
     Raises:
         InputError: one is missing, differs, is a link, or is not in the manifest.
     """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        expected = dict(manifest)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{folder / MANIFEST}: missing or damaged ({error})") from error
+    expected = read_manifest(folder)
     present = {str(path.relative_to(folder)): path for path in _walk(folder) if not path.is_dir()}
     for name in sorted((present.keys() | expected.keys()) - {MANIFEST}):
         path = present.get(name)
@@ -63,6 +88,18 @@ def verify(folder: Path) -> None:
             raise InputError(f"{path}: not in {MANIFEST}")
         if path.is_symlink() or digest(path) != expected[name]:
             raise InputError(f"{path}: damaged: not what was written")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the digest of each file of a sealed folder, by its name.
+
+    Raises:
+        InputError: the manifest is missing or damaged.
+    """
+    try:
+        return dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{folder / MANIFEST}: missing or damaged ({error})") from error
 
 
 def digest(path: Path) -> dict[str, Any]:

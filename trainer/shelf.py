@@ -11,9 +11,10 @@ from typing import Any
 
 from data.errors import InputError
 from data.files import write_json
-from trainer.sealed import PENDING, discard, seal, sweep, verify
+from trainer.sealed import PENDING, discard, link, read_manifest, seal, sweep, verify
 
-NAME = re.compile(r"step-(\d{8,})(-older)?")  # older: one of two checkpoints of one update
+OLDER = "-older"  # one of two checkpoints of one update
+NAME = re.compile(rf"step-(\d{{8,}})({OLDER})?")
 STATE = "state.json"
 
 
@@ -21,8 +22,8 @@ STATE = "state.json"
 class CheckpointConfig:
     """What is kept to go on from."""
 
-    save_every: int = 500  # updates; the last and every best one are saved as well
-    keep: int = 2  # newest checkpoints that stay; the best one stays besides
+    save_every: int = 500  # updates; those that are evaluated and the last are saved as well
+    keep: int = 2  # newest checkpoints that stay, and the best ones that these name
     keep_every: int | None = None  # updates; checkpoints at multiples of it stay for good
 
     def __post_init__(self) -> None:
@@ -49,16 +50,40 @@ class Shelf:
         """Return where a checkpoint is written before it is whole."""
         return self.folder / f"{PENDING}{_name(step)}"
 
-    def publish(self, pending: Path, progress: dict[str, Any]) -> None:
-        """Put a written checkpoint in its place; only then may an old one go."""
+    def place(self, step: int) -> Path:
+        """Return where a checkpoint of an update stands once it is whole."""
+        return self.folder / _name(step)
+
+    def publish(self, pending: Path, progress: dict[str, Any]) -> Path:
+        """Put a written checkpoint in its place, and return that; only then may an old one go."""
+        return self._seal(pending, progress, known={})
+
+    def amend(self, held: Path, progress: dict[str, Any]) -> Path:
+        """Put another state into a checkpoint whose weights are the same: after an evaluation.
+
+        Args:
+            held: the checkpoint, sealed; what it holds besides is linked, not copied.
+            progress: of the same update.
+
+        Raises:
+            OSError: the disk is full; the checkpoint stays as it was.
+        """
+        pending = self.pending(progress["state"]["step"])
+        discard(pending)
+        link(held, pending)
+        known = {name: told for name, told in read_manifest(held).items() if name != STATE}
+        return self._seal(pending, progress, known)
+
+    def _seal(self, pending: Path, progress: dict[str, Any], known: dict[str, Any]) -> Path:
         write_json(pending / STATE, progress)
-        target = self.folder / _name(progress["state"]["step"])
-        if target.exists():  # the same update, saved before its evaluation was cut off
-            older = target.with_name(f"{target.name}-older")
+        target = self.place(progress["state"]["step"])
+        if target.exists():  # the same update, before its evaluation
+            older = target.with_name(f"{target.name}{OLDER}")
             discard(older)
             os.rename(target, older)
-        seal(pending, target)
-        self._prune(progress["state"]["best_step"])
+        seal(pending, target, known)
+        self._prune()
+        return target
 
     def newest(self, say: Callable[[str], None]) -> Path | None:
         """Return the newest whole checkpoint, and say why newer ones were passed over.
@@ -82,36 +107,39 @@ class Shelf:
         """Return the checkpoint of an update, verified.
 
         Raises:
-            InputError: it is gone or damaged.
+            InputError: it is not there, or damaged.
         """
         found = [path for path in self.all() if step_of(path) == step]
         if not found:
-            raise InputError(
-                f"{self.folder / _name(step)}: gone, and it held the best model: start another run"
-            )
-        return verified(found[0])
+            raise InputError(f"{self.place(step)}: not there")
+        return verified(found[-1])
 
     def set_aside(self, newer_than: int) -> None:
         """Rename checkpoints of a future that a resume from an older one gives up."""
         for path in self.all():
             if step_of(path) > newer_than:
-                path.rename(path.with_name(f"replaced-{time.time_ns()}-{path.name}"))
+                set_aside(path)
 
     def all(self) -> list[Path]:
         """Return the folders of all checkpoints, the oldest first, unverified."""
         found = self.folder.iterdir() if self.folder.is_dir() else ()
-        return sorted(path for path in found if NAME.fullmatch(path.name))
+        paths = [path for path in found if NAME.fullmatch(path.name)]
+        return sorted(paths, key=lambda path: (step_of(path), not path.name.endswith(OLDER)))
 
-    def _prune(self, best: int) -> None:
+    def _prune(self) -> None:
+        """Delete what is neither to be kept nor named as the best by one that is kept."""
         every = self.config.keep_every
-        whole = [path for path in self.all() if not path.name.endswith("-older")]
-        gone = [path for path in self.all() if path not in whole]
-        for old in whole[: -self.config.keep]:
-            step = step_of(old)
-            if step != best and (every is None or step % every):
-                gone.append(old)
-        for old in gone:
-            discard(old)
+        whole = list({step_of(path): path for path in self.all()}.values())  # the newer of two
+        kept = set(whole[-self.config.keep :])
+        kept |= {path for path in whole if every is not None and step_of(path) % every == 0}
+        named = kept
+        while named:  # one that is named names the best one before it, until it was evaluated
+            steps = {_best_step(path) for path in named}
+            named = {path for path in whole if step_of(path) in steps} - kept
+            kept |= named
+        for path in self.all():
+            if path not in kept:
+                discard(path)
 
 
 def step_of(path: Path) -> int:
@@ -121,10 +149,23 @@ def step_of(path: Path) -> int:
     return int(match[1])
 
 
+def set_aside(path: Path) -> None:
+    """Rename what a run has made and gives up: nothing looks for it by its new name."""
+    path.rename(path.with_name(f"replaced-{time.time_ns()}-{path.name}"))
+
+
 def read_progress(path: Path) -> dict[str, Any]:
     """Return a checkpoint's state, and the knobs that shaped it."""
     progress: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
     return progress
+
+
+def _best_step(path: Path) -> int:
+    """Return the update that a checkpoint names as the best, or 0 where that cannot be read."""
+    try:
+        return int(read_progress(path)["state"]["best_step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def verified(path: Path) -> Path:

@@ -42,13 +42,23 @@ class TrainState:
         self.tokens += tokens
         self.audio_seconds += audio_seconds
 
-    def judge(self, error: float, *, better: bool) -> None:
-        """Take note of an evaluation, and of whether it is the best so far."""
+    def judge(self, error: float, *, better: bool, kept: bool = True) -> None:
+        """Take note of an evaluation.
+
+        Args:
+            error: a fraction.
+            better: whether it is the best so far.
+            kept: whether the model is on the disk; one that is not does not become the best.
+        """
         self.judged = self.step
-        if better:
-            self.best_error, self.best_step, self.stale = error, self.step, 0
-        else:
+        if not better:
             self.stale += 1
+        elif kept:
+            self.best_error, self.best_step, self.stale = error, self.step, 0
+
+    def forget_best(self) -> None:
+        """Choose anew from the next evaluation on: the best model is no longer there."""
+        self.best_error, self.best_step, self.stale = None, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
