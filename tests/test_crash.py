@@ -1,8 +1,10 @@
 """Runs are killed at any instant, and end with exactly the model that they would have had.
 
-The runs have dropout, epochs that end on the way, evaluations, and a width and batch at which
-bits differ as soon as something is not the same. `pytest -m slow tests/test_crash.py -s` makes the
-large campaign and prints its tables.
+The runs have dropout, epochs that end on the way, evaluations that find a better model or do not,
+and a width and batch at which bits differ as soon as something is not the same. Between kills they
+are started twice at once, sent back to older checkpoints, lose their newest one, and fail in an
+update or in an evaluation. `pytest -m slow tests/test_crash.py -s` makes the large campaign and
+prints its tables.
 """
 
 import hashlib
@@ -17,7 +19,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,16 +30,18 @@ from rich.console import Console
 from rich.table import Table
 
 from data.errors import InputError
-from trainer.shelf import CheckpointConfig, Shelf, step_of
+from data.files import read_jsonl
+from trainer.recorder import METRICS
+from trainer.shelf import CheckpointConfig, Shelf, read_progress, step_of
 
 # 24 clips, 16 an update: an epoch is two updates
 SETTINGS = (
     "--data.update_clips=16",
     "--model.dropout=0.1",
+    "--optim.schedule=linear",
     "--loop.max_steps=8",
-    "--loop.eval_every=4",
+    "--loop.eval_every=3",
     "--checkpoint.save_every=2",
-    "--checkpoint.keep=1",
     "--data.dev_split=dev",
     "--data.workers=1",
     "--eval.max_length=6",
@@ -44,6 +49,7 @@ SETTINGS = (
 )
 PHASES = ("start-up", "update", "evaluation", "export")
 SAVING = len(PHASES)  # a place of its own: a thread saves while the main one does something else
+OTHERS = ("rewind", "damage", "second start", "error in an update", "error in an evaluation")
 Losses = Callable[[Path], dict[int, str]]
 
 
@@ -66,8 +72,51 @@ def wrap(owner: Any, name: str, marks: mmap.mmap, place: int, value: int) -> Non
     setattr(owner, name, wrapped)
 
 
-def observe(folder: Path, die_at: int | None = None) -> None:
-    """Note what a process is doing and trains on; die at an event of its saves, if told."""
+def choose_at_random(seed: int) -> None:
+    """Have some updates be the best so far: the same ones in each start of a run."""
+    import trainer.scoring
+    from trainer.choice import Verdict
+
+    def chosen(_best: Path, _new: Path, _error: float, state: Any) -> Verdict:
+        better = random.Random(f"{seed} {state.step}").random() < 0.5
+        return Verdict(better=better, told="better" if better else "not better")
+
+    trainer.scoring.choose = chosen  # type: ignore[assignment]
+
+
+def fail(where: str, number: int) -> None:
+    """Have the last process raise in its passes, or in the batches of its evaluations."""
+    import eval.evaluate
+    from trainer.model import TrainingModule
+
+    if os.environ.get("RANK", "0") != str(int(os.environ.get("WORLD_SIZE", "1")) - 1):
+        return
+    owner, name = {
+        "error in an update": (TrainingModule, "forward"),
+        "error in an evaluation": (eval.evaluate, "transcribe"),
+    }[where]
+    function, calls = getattr(owner, name), Counter[str]()
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        calls[name] += 1
+        if calls[name] == number:
+            raise RuntimeError(where)
+        return function(*arguments, **options)
+
+    setattr(owner, name, failing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fate:
+    """What is going to happen to a start."""
+
+    die_at: int | None = None  # event of its saves
+    fails: tuple[str, int] | None = None  # where, and at which call
+    seed: int = 0  # of the campaign: which updates are the best so far
+
+
+def observe(folder: Path, fate: Fate) -> None:
+    """Note what a process is doing and trains on; bring about what is going to happen to it."""
     import trainer.loop
     from eval.evaluate import Evaluator
     from trainer.checkpoint import Checkpoints
@@ -93,10 +142,13 @@ def observe(folder: Path, die_at: int | None = None) -> None:
         return begin(self, batches, dropped)
 
     Pulse.begin = noted  # type: ignore[method-assign]
-    if die_at is not None:
-        for owner, name in ((os, "fsync"), (os, "rename"), (os, "replace"), (shutil, "rmtree")):
-            step(owner, name, folder, die_at)
-        step(Snapshot, "write", folder, die_at)
+    choose_at_random(fate.seed)
+    if fate.fails is not None:
+        fail(*fate.fails)
+    if fate.die_at is not None:
+        calls = ((os, "fsync"), (os, "rename"), (os, "replace"), (os, "link"), (shutil, "rmtree"))
+        for owner, name in (*calls, (Snapshot, "write")):
+            step(owner, name, folder, fate.die_at)
 
 
 EVENTS = Counter[str]()
@@ -129,18 +181,20 @@ class Campaign:
         self.folder = folder
         self.processes = processes
         self.rng = random.Random(seed)
+        self.seed = seed
         self.landed: Counter[str] = Counter()
+        self.others: Counter[str] = Counter()  # what befell it besides
         self.run, self.whole = folder / "run", folder / "whole"
         self.notes = {run: folder / f"notes-{run.name}" for run in (self.run, self.whole)}
         for notes in self.notes.values():
             notes.mkdir(parents=True)
         self.saved = False
 
-    def start(self, run: Path, die_at: int | None = None) -> list[Any]:
+    def start(self, run: Path, *extra: str, **fate: Any) -> list[Any]:
         """Start the run, or go on with it."""
-        sabotage = partial(observe, self.notes[run], die_at)
+        sabotage = partial(observe, self.notes[run], Fate(seed=self.seed, **fate))
         started: list[Any] = self.trainer.start(
-            run, *SETTINGS, processes=self.processes, sabotage=sabotage
+            run, *SETTINGS, *extra, processes=self.processes, sabotage=sabotage
         )
         return started
 
@@ -154,9 +208,12 @@ class Campaign:
         ]
         assert [process.exitcode for process in processes] == [0] * self.processes, logs
 
-    def kill(self, delay: float) -> None:
+    def kill(self, delay: float, *extra: str) -> None:
         """Start the run and kill it after a while, wherever it is."""
-        processes = self.start(self.run)
+        self.kill_later(self.start(self.run, *extra), delay)
+
+    def kill_later(self, processes: list[Any], delay: float) -> None:
+        """Kill the run's processes after a while."""
         deadline = time.monotonic() + delay
         while time.monotonic() < deadline and processes[0].is_alive():
             time.sleep(0.005)
@@ -172,7 +229,7 @@ class Campaign:
         """Start the run and let it kill itself at a step of the checkpoint's protocol."""
         told = self.notes[self.run] / "died.txt"
         told.unlink(missing_ok=True)
-        processes = self.start(self.run, event)
+        processes = self.start(self.run, die_at=event)
         processes[0].join(120)
         for process in processes:
             process.kill()
@@ -180,12 +237,61 @@ class Campaign:
         if told.exists():
             self.count("inside a save")
 
+    def rewind(self, delay: float) -> None:
+        """Send the run back to any of its checkpoints, and kill it after a while."""
+        found = self.shelf.all()
+        if found:
+            self.others["rewind"] += 1
+            self.kill(delay, f"--resume={self.rng.choice(found)}")
+
+    def damage(self, delay: float) -> None:
+        """Damage the newest checkpoint, if another one is left, and kill the run after a while."""
+        found = self.shelf.all()
+        if len(found) > 1:
+            self.others["damage"] += 1
+            damage(found[-1], found[-2], self.rng)
+            self.kill(delay)
+
+    def start_twice(self, delay: float) -> None:
+        """Start the run while it is being trained: who comes second is sent away."""
+        processes = self.start(self.run)
+        time.sleep(self.rng.uniform(0.0, delay))
+        rivals = self.start(self.run)
+        rivals[0].join(60)
+        if processes[0].is_alive():
+            self.others["second start"] += 1
+            assert rivals[0].exitcode == 2
+        for rival in rivals:
+            rival.kill()
+            rival.join(60)
+        self.kill_later(processes, delay / 2)
+
+    def err(self, where: str, number: int, losses: Losses) -> None:
+        """Have the run end with an error: the last finished update is saved."""
+        processes = self.start(self.run, fails=(where, number))
+        for process in processes:
+            process.join(120)
+        if all(process.exitcode == 1 for process in processes):
+            self.others[where] += 1
+            newest = self.shelf.newest(print)
+            made = max(losses(self.run), default=0)
+            assert (step_of(newest) if newest else 0) == made
+
+    @property
+    def shelf(self) -> Shelf:
+        """Return the run's checkpoints."""
+        return Shelf(self.run / "checkpoints", CheckpointConfig())
+
     def count(self, place: str) -> None:
-        """Count a kill; a whole checkpoint that was there once is never lost."""
+        """Count a kill; a whole checkpoint that was there once is never lost, nor what it names."""
         self.landed[place] += 1
-        found = Shelf(self.run / "checkpoints", CheckpointConfig()).newest(lambda _: None)
-        assert found is not None or not self.saved, f"seed {self.rng}: no checkpoint is left"
+        found = self.shelf.newest(lambda _: None)
+        assert found is not None or not self.saved, f"seed {self.seed}: no checkpoint is left"
         self.saved = found is not None
+        steps = {step_of(path) for path in self.shelf.all()}
+        for path in self.shelf.all():
+            with suppress(OSError, ValueError):  # a damaged one names nothing
+                assert {read_progress(path)["state"]["best_step"]} <= steps | {0}
 
     def place(self) -> str:
         """Return where the main process was when it was killed."""
@@ -201,6 +307,10 @@ class Campaign:
         for rank in range(self.processes):
             assert self.ids(self.run, rank) == self.ids(self.whole, rank)
         assert digests(self.run) == digests(self.whole)
+        evaluations = [sorted(p.name for p in run.glob("eval/step-*")) for run in self.notes]
+        assert evaluations[0] == evaluations[1]
+        rates = [row["train/lr"] for row in read_jsonl(self.run / METRICS) if "train/lr" in row]
+        assert min(rates) > 0  # else an update moves nothing
 
     def ids(self, run: Path, rank: int) -> dict[str, set[str]]:
         """Return what was trained on at each position; every try must have been the same."""
@@ -215,10 +325,11 @@ class Campaign:
         """Return where the kills landed."""
         table = Table(title=title, title_justify="left")
         table.add_column("kills")
-        for place in (*PHASES, "inside a save"):
-            table.add_column(place, justify="right")
-        counts = (str(self.landed[place]) for place in (*PHASES, "inside a save"))
-        table.add_row(str(self.landed.total()), *counts)
+        counted = [(place, self.landed[place]) for place in (*PHASES, "inside a save")]
+        counted += [(other, self.others[other]) for other in OTHERS]
+        for name, _ in counted:
+            table.add_column(name, justify="right")
+        table.add_row(str(self.landed.total()), *(str(count) for _, count in counted))
         return table
 
 
@@ -233,16 +344,36 @@ def digests(run: Path) -> dict[str, str]:
 
 
 def campaign(
-    made: Campaign, losses: Losses, *, kills: int, events: list[int], longest: float
+    made: Campaign,
+    losses: Losses,
+    *,
+    kills: int,
+    events: list[int],
+    others: int,
+    longest: float,
 ) -> None:
     """Kill a run at random and at given events, let it end, and compare it with a whole one.
 
     Some strikes come too late, after the run's end, and are not counted.
+
+    Args:
+        made: the run, and the whole one.
+        losses: reads a run's losses.
+        kills: at random.
+        events: of a save, at which it dies.
+        others: how often each of the other things befalls it.
+        longest: seconds until a kill.
     """
     made.finish(made.whole)
+    rng = made.rng
     plan: list[Callable[[], None]] = [partial(made.die, event) for event in events]
-    plan += [partial(made.kill, made.rng.uniform(0, longest)) for _ in range(kills)]
-    made.rng.shuffle(plan)
+    plan += [partial(made.kill, rng.uniform(0, longest)) for _ in range(kills)]
+    for _ in range(others):
+        for strike in (made.rewind, made.damage, made.start_twice):
+            plan.append(partial(strike, rng.uniform(0, longest)))
+        for where in OTHERS[-2:]:
+            plan.append(partial(made.err, where, rng.randrange(1, 5), losses))
+    rng.shuffle(plan)
     for strike in plan:
         strike()
         last = list((made.run / "checkpoints").glob("step-00000008*"))
@@ -267,8 +398,9 @@ def test_twenty_kills_change_nothing(
     trainer: Any, tmp_path: Path, losses: Losses, processes: int
 ) -> None:
     made = Campaign(trainer, tmp_path, processes, seed=processes)
-    events = [made.rng.randrange(1, 60) for _ in range(7 if processes == 1 else 4)]
-    campaign(made, losses, kills=6 if processes == 1 else 3, events=events, longest=4.0)
+    events = [made.rng.randrange(1, 100) for _ in range(7 if processes == 1 else 4)]
+    kills = 6 if processes == 1 else 3
+    campaign(made, losses, kills=kills, events=events, others=1, longest=4.0)
     Console().print(made.table(f"{processes} processes"))
 
 
@@ -278,10 +410,11 @@ def test_two_hundred_kills_change_nothing(
     trainer: Any, tmp_path: Path, losses: Losses, processes: int
 ) -> None:
     made = Campaign(trainer, tmp_path, processes, seed=10 + processes)
-    campaign(made, losses, kills=90, events=list(range(1, 61)), longest=5.0)
+    campaign(made, losses, kills=90, events=list(range(1, 101)), others=20, longest=5.0)
     Console().print(made.table(f"{processes} processes"))
     assert made.landed.total() >= 100
     assert made.landed["inside a save"] >= 50
+    assert all(made.others[other] >= 5 for other in OTHERS)
 
 
 @pytest.fixture(scope="module")
@@ -297,9 +430,14 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shelf.folder
 
 
-def damage(folder: Path, rng: random.Random) -> str:
-    """Damage the newest checkpoint in a random way; return how."""
-    newest, older = folder / "step-00000003", folder / "step-00000002"
+def damage(newest: Path, older: Path, rng: random.Random) -> str:
+    """Damage a checkpoint in a random way; return how.
+
+    Args:
+        newest: the checkpoint.
+        older: another one, whose files may be put there.
+        rng: chooses.
+    """
     file = newest / rng.choice([path.name for path in newest.iterdir()])
     how = rng.choice(["bit flip", "truncation", "deletion", "swap", "stranger"])
     if how == "bit flip":
@@ -322,7 +460,7 @@ def corrupt(three: Path, tmp_path: Path, trials: int) -> Counter[str]:
     found: Counter[str] = Counter()
     for trial in range(trials):
         folder = Path(shutil.copytree(three, tmp_path / f"{trial}"))
-        how = damage(folder, random.Random(trial))
+        how = damage(folder / "step-00000003", folder / "step-00000002", random.Random(trial))
         told: list[str] = []
         taken = Shelf(folder, CheckpointConfig()).newest(told.append)
         assert taken is not None
@@ -360,7 +498,8 @@ def test_a_damaged_newest_checkpoint_costs_its_updates_and_nothing_else(
     made = Campaign(trainer, tmp_path, 1, seed=0)
     made.finish(made.whole)
     keep = ("--checkpoint.keep=3",)
-    trainer(made.run, *SETTINGS, *keep, sabotage=partial(observe, made.notes[made.run]))
+    sabotage = partial(observe, made.notes[made.run], Fate(seed=made.seed))
+    trainer(made.run, *SETTINGS, *keep, sabotage=sabotage)
     newest = made.run / "checkpoints" / "step-00000008" / "optimizer.bin"
     os.truncate(newest, newest.stat().st_size // 2)
     made.finish(made.run)
