@@ -33,7 +33,9 @@ def build_passes(
     """
     accelerator, whisper = scoring.evaluator.accelerator, scoring.evaluator.whisper
     rank, world = accelerator.process_index, accelerator.num_processes
-    budget = fitted(config.data, fit_path(folder, accelerator, config.model, config.optim))
+    architecture = whisper.model.config
+    fit = fit_path(folder, accelerator, architecture, config.model, config.optim)
+    budget = fitted(config.data, fit)
     augmentation = Augmentation(config.data.augment, config.seed, whisper.n_mels)
     stages = Stages(whisper.labels(), whisper.n_mels, accelerator.device, augmentation)
 
