@@ -102,6 +102,7 @@ def build_scoring(
         whisper=whisper,
         data=config.data,
         config=config.eval,
+        silence=config.model.silence,
         mixed_precision=autocast_of(accelerator),
         beat=pulse.beat,
         pause_watchdog=pulse.pause_watchdog,

@@ -164,6 +164,7 @@ class Draft:
             whisper=self.whisper,
             data=self.config.data,
             config=self.config.eval,
+            silence=self.config.model.silence,
             mixed_precision=autocast_of(self.accelerator),
         )
         scoring = Scoring(
