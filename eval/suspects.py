@@ -91,7 +91,7 @@ def heard_by(run: Path, ranked: Sequence[Cost]) -> list[Utterance]:
 
 
 def at_true_length(told: dict[str, Any]) -> bool:
-    """Tell whether a run with this config heard clips without padding them to 30 s in its scores."""
+    """Tell whether a run of this config scored clips without padding them to 30 s."""
     asked: str = told["eval"]["pad"]
     return asked == "bucket" or (asked == "auto" and told["data"]["pad"] == "bucket")
 

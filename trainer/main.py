@@ -35,7 +35,7 @@ from trainer.pulse import Pulse
 from trainer.recorder import Recorder, Silence
 from trainer.recovery import saved_when_stopped
 from trainer.remarks import cautions, farewell, launch_bound, overview
-from trainer.resume import refuse_change, resume, shaping
+from trainer.resume import judging, refuse_change, resume, shaping
 from trainer.run import Run
 from trainer.run_folder import freeze_corpus, open_run, status, write_settings
 from trainer.scoring import Scoring
@@ -134,7 +134,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     steps = config.loop.max_steps or plan.length(config.loop.epochs)
     origin = {"data": manifest.fingerprint(), "revisions": manifest.revisions()}
     shape = {"seed": config.seed, "precision": config.precision, "data": origin["data"]}
-    shape |= shaping(config.model, config.optim, config.data, steps)
+    shape |= shaping(config.model, config.optim, config.data, steps) | judging(config.eval)
     state = TrainState()
     if saved is not None:
         refuse_change(saved, shape, config.accept)

@@ -7,6 +7,7 @@ from typing import Any
 
 from data.config import DataConfig
 from data.errors import InputError
+from eval.config import EvalConfig
 from eval.store import decide
 from trainer.checkpoint import Checkpoints
 from trainer.model import ModelConfig
@@ -52,6 +53,19 @@ STREAM = (
     "max_seconds",
 )
 
+# and of the evaluations' knobs those that change figures, which models are chosen by; another
+# loop.eval_clips is no such thing: the clips that two models both heard are compared
+FIGURES = (
+    "max_length",
+    "tokens_per_second",
+    "pad",
+    "num_beams",
+    "fallback",
+    "timestamps",
+    "unit",
+    "normalizer",
+)
+
 LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_modules")
 
 
@@ -73,6 +87,11 @@ def shaping(model: ModelConfig, optim: OptimConfig, data: DataConfig, steps: int
     return knobs if optim.schedule == "constant" else knobs | {"loop.max_steps": steps}
 
 
+def judging(config: EvalConfig) -> dict[str, Any]:
+    """Return the knobs that figures depend on: models are not chosen between unlike ones."""
+    return {f"eval.{key}": getattr(config, key) for key in FIGURES}
+
+
 def _set(config: ModelConfig | OptimConfig, prefix: str, later: Collection[str]) -> dict[str, Any]:
     """Return knobs by their full names, without those that are as in checkpoints from before them.
 
@@ -90,18 +109,23 @@ def _set(config: ModelConfig | OptimConfig, prefix: str, later: Collection[str])
 
 
 def refuse_change(path: Path, now: dict[str, Any], accept: tuple[str, ...]) -> None:
-    """Compare the knobs that shape training with a checkpoint's.
+    """Compare the knobs that shape training, and its choice of a model, with a checkpoint's.
+
+    Checkpoints from before the evaluations' knobs were kept say nothing of them, and go on.
 
     Raises:
         InputError: one differs, and its change was not accepted.
     """
     saved = read_progress(path)["shape"]
     for key in sorted(saved.keys() | now.keys()):
-        if saved.get(key) != now.get(key) and key not in accept:
-            raise InputError(
-                f"{path}: was trained with {key}={saved.get(key)}, now it is {now.get(key)}: set "
-                f"it back, start another run, or accept the change with --accept {key}"
-            )
+        old, new, judges = saved.get(key), now.get(key), key.startswith("eval.")
+        if old == new or key in accept or (judges and key not in saved):
+            continue
+        kept = f" (the best model so far keeps the figure that it got with {old})" if judges else ""
+        raise InputError(
+            f"{path}: was {'judged' if judges else 'trained'} with {key}={old}, now it is {new}: "
+            f"set it back, start another run, or accept the change with --accept {key}{kept}"
+        )
 
 
 def resume(
