@@ -15,6 +15,7 @@ from data.errors import InputError, redact
 from data.files import write_json
 from trainer.hub import Hub
 from trainer.publish import PublishConfig, exported_step
+from trainer.sealed import MANIFEST
 from trainer.shelf import CheckpointConfig, Shelf, step_of
 
 UNSENT = "unsent.json"  # in a run's folder, as long as something is on its way
@@ -139,7 +140,7 @@ class Publisher:
 
     def _look_for_checkpoint(self) -> None:
         found = Shelf(self.run / "checkpoints", CheckpointConfig()).all()[-1:]
-        if found and found[0] != self._seen:
+        if found and found[0] != self._seen and (found[0] / MANIFEST).is_file():  # else half moved
             told = f"the checkpoint of update {step_of(found[0])}"
             if self._offer(found[0], LAST, told):
                 self._seen = found[0]

@@ -1,7 +1,6 @@
 """Where a run's checkpoints stand: named after their update, verified before use, rotated."""
 
 import json
-import os
 import re
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any
 
 from data.errors import InputError
 from data.files import write_json
-from trainer.sealed import PENDING, discard, seal, sweep, verify
+from trainer.sealed import MANIFEST, PENDING, discard, move, seal, stow, sweep, verify
 
 NAME = re.compile(r"step-(\d{8,})(-older)?")  # older: one of two checkpoints of one update
 STATE = "state.json"
@@ -53,10 +52,11 @@ class Shelf:
         """Put a written checkpoint in its place; only then may an old one go."""
         write_json(pending / STATE, progress)
         target = self.folder / _name(progress["state"]["step"])
-        if target.exists():  # the same update, saved before its evaluation was cut off
+        if (target / MANIFEST).exists():  # of the same update, whose evaluation was cut off
             older = target.with_name(f"{target.name}-older")
             discard(older)
-            os.rename(target, older)
+            stow(target, older)
+        discard(target)  # what is left of one that could not be moved there
         seal(pending, target)
         self._prune(progress["state"]["best_step"])
 
@@ -95,7 +95,7 @@ class Shelf:
         """Rename checkpoints of a future that a resume from an older one gives up."""
         for path in self.all():
             if step_of(path) > newer_than:
-                path.rename(path.with_name(f"replaced-{time.time_ns()}-{path.name}"))
+                move(path, path.with_name(f"replaced-{time.time_ns()}-{path.name}"))
 
     def all(self) -> list[Path]:
         """Return the folders of all checkpoints, the oldest first, unverified."""
