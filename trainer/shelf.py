@@ -10,6 +10,7 @@ from typing import Any
 
 from data.errors import InputError
 from data.files import write_json
+from eval.store import wait_to_see
 from trainer.sealed import MANIFEST, PENDING, discard, move, seal, stow, sweep, verify
 
 NAME = re.compile(r"step-(\d{8,})(-older)?")  # older: one of two checkpoints of one update
@@ -123,7 +124,7 @@ def step_of(path: Path) -> int:
 
 def read_progress(path: Path) -> dict[str, Any]:
     """Return a checkpoint's state, and the knobs that shaped it."""
-    progress: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+    progress: dict[str, Any] = json.loads(wait_to_see(path / STATE).read_text(encoding="utf-8"))
     return progress
 
 
