@@ -140,7 +140,9 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
         refuse_change(saved, shape, config.accept)
         resume(saved, checkpoints, state, scoring, mirror)
 
-    drops = DropLog(folder / "drops.jsonl", config.data, clips_heard(config.data, plan, steps))
+    drops = DropLog(
+        folder / "drops.jsonl", config.data, clips_heard(config.data, plan, steps), accelerator
+    )
     flops = flops_of(whisper, config.model)
     peak, source = peak_flops(accelerator.device)
 
