@@ -66,6 +66,7 @@ FIGURES = (
     "normalizer",
 )
 
+PATHS = ("model.name", "data.augment.noise", "data.data_files")  # or names on the Hub
 LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_modules")
 
 
@@ -84,7 +85,21 @@ def shaping(model: ModelConfig, optim: OptimConfig, data: DataConfig, steps: int
     knobs |= {f"data.{key}": getattr(data, key) for key in asked}
     knobs |= {f"data.augment.{key}": value for key, value in asdict(data.augment).items()}
     knobs = {key: list(v) if isinstance(v, tuple) else v for key, v in knobs.items()}  # as in JSON
+    knobs = _without_folders(knobs)
     return knobs if optim.schedule == "constant" else knobs | {"loop.max_steps": steps}
+
+
+def _without_folders(knobs: dict[str, Any]) -> dict[str, Any]:
+    """Return knobs with the last part alone of local paths: a checkpoint may be published."""
+    return knobs | {key: _last_part(knobs[key]) for key in PATHS if knobs.get(key)}
+
+
+def _last_part(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_last_part(each) for each in value]
+    split, equals, place = value.rpartition("=")  # data.data_files may say train=FILES
+    local = place.startswith(("/", "~", ".")) or Path(place).exists()
+    return f"{split}{equals}{Path(place).name if local else place}"
 
 
 def judging(config: EvalConfig) -> dict[str, Any]:
@@ -116,7 +131,7 @@ def refuse_change(path: Path, now: dict[str, Any], accept: tuple[str, ...]) -> N
     Raises:
         InputError: one differs, and its change was not accepted.
     """
-    saved = read_progress(path)["shape"]
+    saved = _without_folders(read_progress(path)["shape"])
     for key in sorted(saved.keys() | now.keys()):
         old, new, judges = saved.get(key), now.get(key), key.startswith("eval.")
         if old == new or key in accept or (judges and key not in saved):
