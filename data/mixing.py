@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from operator import mul
 
 from data.config import DataConfig
 from data.errors import InputError
@@ -30,6 +31,14 @@ def weights_of(outline: Outline, config: DataConfig) -> dict[str, float]:
         hours = zip(config.corpus, config.hours, strict=True)
         given = {name: 3600 * each / max(seconds[name], 1e-9) for name, each in hours}
     return {name: weight for name, weight in given.items() if seconds[name]}
+
+
+def mean_seconds(outline: Outline, weights: Mapping[str, float]) -> float:
+    """Return the mean length of what epochs hear, in seconds: a corpus counts by its weight."""
+    if not weights:
+        return sum(outline.seconds) / max(1, len(outline.seconds))
+    heard = [weights.get(corpus, 1.0) for corpus, _, _ in outline.kinds]
+    return sum(map(mul, heard, outline.seconds)) / sum(heard)
 
 
 def times_of(

@@ -14,7 +14,7 @@ import numpy as np
 from data.config import DataConfig
 from data.features import CHUNK_SECONDS, N_FRAMES, frames_of
 from data.lazy import Kind, Outline
-from data.mixing import times_of, weights_of
+from data.mixing import mean_seconds, times_of, weights_of
 from data.utterance import Utterance
 
 EDGE_FRAMES = 16  # edges are multiples of this: 8 encoder positions, as tensor cores like it
@@ -32,7 +32,7 @@ class Plan:
     kinds: Sequence[Kind]  # the same: packed within one
     weights: Mapping[str, float]  # how often an epoch hears a corpus; once where it is not named
     buckets: Sequence[Sequence[int]]  # utterances of similar length and number of tokens
-    mean_seconds: float
+    mean_seconds: float  # of what epochs hear
     update_seconds: float
     update_tokens: int
     update_clips: int | None
@@ -44,14 +44,15 @@ class Plan:
         """Make the plan of a manifest."""
         outline = Outline.of(utterances)
         seconds, tokens = outline.seconds, outline.tokens
+        weights = weights_of(outline, config)
         return cls(
             seconds=seconds,
             tokens=tokens,
             prompts=outline.prompts,
             kinds=outline.kinds,
-            weights=weights_of(outline, config),
+            weights=weights,
             buckets=make_buckets(seconds, tokens, config),
-            mean_seconds=sum(seconds) / max(1, len(seconds)),
+            mean_seconds=mean_seconds(outline, weights),
             update_seconds=config.update_seconds,
             update_tokens=config.update_tokens,
             update_clips=config.update_clips,

@@ -43,6 +43,7 @@ class Evaluator:
     whisper: Whisper
     data: DataConfig
     config: EvalConfig
+    silence: bool = True  # at true length clips are heard as if silence followed: as in training
     mixed_precision: str | None = None  # bf16, fp16 or no; None: the accelerator's
     beat: Callable[[], None] = lambda: None  # before every batch, as often on every process
     pause_watchdog: Callable[[], None] = lambda: None  # before work of unknown length
@@ -78,7 +79,7 @@ class Evaluator:
         with naming_out_of_memory("for an evaluation's copy of the model: set precision=fp32"):
             whisper = half_precision_copy(self.whisper, self.precision)
             if true_length:
-                lend(whisper.model, listen(self.whisper.model))
+                lend(whisper.model, listen(self.whisper.model) if self.silence else None)
         mine, rounds = self.share(utterances, true_length=true_length)
         encoder = self.whisper.labels()
         known = {u.id for u in utterances if costs and has_label(u, encoder)}

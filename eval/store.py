@@ -6,9 +6,13 @@ again and again, whether a key is there; signals are heeded in between.
 """
 
 import itertools
+import os
 import pickle
+import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from accelerate import Accelerator
@@ -21,6 +25,7 @@ T = TypeVar("T")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.1  # seconds between two looks at the store
 READ_SECONDS = 5.0  # a main process that failed waits so long for the others to learn of it
+LATE_SECONDS = 75.0  # a little more than NFS's acdirmax
 _numbers = itertools.count()
 
 
@@ -78,6 +83,30 @@ def put(store: Store, key: str, value: Any) -> None:
     """Put a value into the store, for wait_for()."""
     # torch's stub knows of str alone; bytes come back from get() as they are
     store.set(key, pickle.dumps(value))  # type: ignore[arg-type]
+
+
+def wait_to_see(path: Path, seconds: float = LATE_SECONDS) -> Path:
+    """Return a path that the main process wrote, once this process sees it.
+
+    A client of NFS remembers that a name was not there, for up to a minute: listing the folders
+    makes it ask the server again.
+
+    Raises:
+        InputError: it does not appear.
+    """
+    end, pause = time.monotonic() + seconds, FIRST_PAUSE
+    while not os.path.exists(path):
+        if time.monotonic() > end:
+            raise InputError(
+                f"{path}: the main process wrote it, and {socket.gethostname()} does not see it "
+                f"after {seconds:g} s: set run_dir to a folder that all machines see"
+            )
+        for folder in reversed(path.parents):
+            with suppress(OSError):  # it may be missing as well
+                os.listdir(folder)
+        time.sleep(pause)
+        pause = min(2 * pause, 1.0)
+    return path
 
 
 def decide(accelerator: Accelerator, question: Callable[[], T]) -> T:

@@ -56,10 +56,16 @@ def suspects(config: SuspectsConfig) -> None:
     accelerator = Accelerator()
     whisper = load_whisper(str(run / "model"))
     whisper.model.to(accelerator.device)
+    asked = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     evaluator = Evaluator(
-        accelerator=accelerator, whisper=whisper, data=DataConfig(), config=EvalConfig()
+        accelerator=accelerator,
+        whisper=whisper,
+        data=DataConfig(),
+        config=EvalConfig(),
+        silence=asked["model"].get("silence", True),
     )
-    scores, hypotheses = evaluator.evaluate(utterances, "suspects", true_length=at_true_length(run))
+    short = at_true_length(asked)
+    scores, hypotheses = evaluator.evaluate(utterances, "suspects", true_length=short)
     folder = run / FOLDER
     save(folder, scores, hypotheses, model=str(run / "model"), most=config.most)
     rows = with_costs(folder / "utterances.jsonl", ranked)
@@ -84,9 +90,8 @@ def heard_by(run: Path, ranked: Sequence[Cost]) -> list[Utterance]:
     return [known[cost.id] for cost in ranked if cost.id in known]
 
 
-def at_true_length(run: Path) -> bool:
-    """Tell whether the run's model hears clips without padding them to 30 s, as its scores did."""
-    told = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+def at_true_length(told: dict[str, Any]) -> bool:
+    """Tell whether a run of this config scored clips without padding them to 30 s."""
     asked: str = told["eval"]["pad"]
     return asked == "bucket" or (asked == "auto" and told["data"]["pad"] == "bucket")
 

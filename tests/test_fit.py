@@ -8,12 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from accelerate import Accelerator
+from transformers import WhisperConfig
 
 from data.config import DataConfig
 from data.errors import InputError
 from data.utterance import Shape
-from trainer.budget import Fitted, budget_of, fitted
+from trainer.budget import Fitted, budget_of, fit_path, fitted
 from trainer.fit import search
+from trainer.model import ModelConfig
+from trainer.optim import OptimConfig
 
 FIT = (sys.executable, "-m", "trainer", "fit")
 
@@ -100,3 +104,36 @@ def test_a_damaged_budget_is_a_sentence(content: str, tmp_path: Path) -> None:
     path.write_text(content)
     with pytest.raises(InputError, match=r"cpu.json: holds no budget that `fit` wrote: remove it"):
         fitted(DataConfig(), path)
+
+
+def kept_at(folder: Path, architecture: WhisperConfig, name: str = "m", **knobs: object) -> Path:
+    """Return where the budget of such a model is kept."""
+    model = ModelConfig(name=name, **knobs)  # type: ignore[arg-type]
+    return fit_path(folder / "run", Accelerator(cpu=True), architecture, model, OptimConfig())
+
+
+def test_models_share_a_budget_where_their_architecture_is_the_same_whatever_their_name(
+    tmp_path: Path,
+) -> None:
+    small, wide = WhisperConfig(d_model=64), WhisperConfig(d_model=128)
+    more_words = WhisperConfig(d_model=64, vocab_size=51866)
+    names = ("/a/model", "/b/model", "openai/whisper-small")
+    assert len({kept_at(tmp_path, small, name) for name in names}) == 1
+    assert len({kept_at(tmp_path, each, "/a/model") for each in (small, wide, more_words)}) == 3
+
+
+def test_what_is_trained_and_what_is_kept_for_the_backward_part_budgets(tmp_path: Path) -> None:
+    kinds = [
+        {},
+        {"dropout": 0.1},
+        {"silence": False},
+        {"gradient_checkpointing": True},
+        {"freeze_encoder": True},
+        {"freeze": ("proj_out",)},
+        {"lora_rank": 4},
+        {"lora_rank": 4, "lora_dropout": 0.1},
+    ]
+    accelerator, eight = Accelerator(cpu=True), OptimConfig(name="adamw8bit")
+    paths = {kept_at(tmp_path, WhisperConfig(), **each) for each in kinds}
+    paths.add(fit_path(tmp_path / "run", accelerator, WhisperConfig(), ModelConfig(), eight))
+    assert len(paths) == len(kinds) + 1

@@ -1,6 +1,7 @@
 """What is not a number moves no weight, on any process; too much of it is passed over."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,7 +39,7 @@ def guarded(tmp_path: Path, scale: float | None = None, patience: int = 2) -> Gu
     if scale is not None:
         scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         scaler.scale(torch.ones(()))  # it begins with the first loss
-    accelerator: Any = SimpleNamespace(scaler=scaler, process_index=0)
+    accelerator: Any = SimpleNamespace(scaler=scaler, process_index=0, is_main_process=True)
     return Guard(accelerator, tmp_path / "nonfinite.jsonl", patience)
 
 
@@ -133,6 +134,15 @@ def poison() -> None:
     PaddingCollator.__call__ = poisoned  # type: ignore[method-assign]
 
 
+def poison_one_mount() -> None:
+    """Make it NaN where the lines that a second machine appends are lost."""
+    import trainer.guard
+
+    poison()
+    if os.environ.get("RANK", "0") != "0":
+        trainer.guard.append_jsonl = lambda *_: None
+
+
 def poison_weights() -> None:
     """Make the third update of a start leave NaN in the weights, as a broken memory would."""
     import trainer.step
@@ -157,7 +167,7 @@ def test_a_clip_of_nan_on_one_process_makes_all_skip_its_update(
     trainer: Any, tmp_path: Path, losses: Losses, processes: int
 ) -> None:
     run = tmp_path / "run"
-    trainer(run, "--loop.max_steps=6", sabotage=poison, processes=processes)
+    trainer(run, "--loop.max_steps=6", sabotage=poison_one_mount, processes=processes)
     rows = [json.loads(line) for line in (run / "nonfinite.jsonl").read_text().splitlines()]
     assert sum(BAD in row["ids"] for row in rows) == 2  # in each of two epochs
     assert len(rows) == 2 * processes

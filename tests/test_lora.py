@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 from transformers import WhisperForConditionalGeneration
@@ -22,7 +21,6 @@ from eval.config import EvalConfig
 from eval.decode import encode, transcribe
 from eval.half_precision import remove_adapters
 from eval.whisper import Whisper, load_whisper
-from trainer.budget import fit_path
 from trainer.lora import merged
 from trainer.model import ModelConfig, prepare_training
 from trainer.optim import OptimConfig
@@ -217,11 +215,3 @@ def test_a_resume_changes_neither_rank_nor_what_is_frozen_and_knows_older_checkp
     told = [shape(**knobs) for knobs in kinds]
     assert all(told[i] != told[j] for i in range(4) for j in range(i))
     assert told[3]["model.freeze"] == ["proj_out"]
-
-
-def test_what_fit_found_is_kept_apart_for_what_trains_otherwise(tmp_path: Path) -> None:
-    accelerator, adamw = Accelerator(cpu=True), OptimConfig()
-    kinds = [ModelConfig(**knobs) for knobs in ({}, {"lora_rank": 4}, {"freeze": ("proj_out",)})]
-    paths = {fit_path(tmp_path / "run", accelerator, each, adamw) for each in kinds}
-    small = fit_path(tmp_path / "run", accelerator, kinds[0], OptimConfig(name="adamw8bit"))
-    assert len({*paths, small}) == 4

@@ -14,11 +14,13 @@ import pytest
 from safetensors.torch import load_file
 
 from data.config import DataConfig
-from data.files import read_jsonl
+from data.errors import InputError
+from data.files import read_jsonl, write_json
+from eval.config import EvalConfig
 from trainer.choice import TEXTS
 from trainer.model import ModelConfig
 from trainer.optim import OptimConfig
-from trainer.resume import shaping
+from trainer.resume import judging, refuse_change, shaping
 
 # 24 clips, 16 an update: an epoch is two updates, so its end lies on the way more than once
 HARD = ("--data.update_clips=16", "--model.dropout=0.1", "--loop.max_steps=6")
@@ -225,6 +227,35 @@ def test_a_knob_that_shapes_training_is_refused_at_resume_unless_accepted(
     assert "optim.lr=0.001, now it is 0.0001" in done.output
     accepted = trainer(run, "--resume=auto", "--optim.lr=1e-4", "--accept", "optim.lr")
     assert "going on after update 3" in accepted.output
+
+
+def test_a_knob_that_figures_depend_on_is_refused_at_resume_unless_accepted(
+    trainer: Any, tmp_path: Path
+) -> None:
+    run, dev = tmp_path / "run", ("--data.dev_split=dev", "--eval.max_length=8")
+    trainer(run, *dev, "--loop.max_steps=3", "--loop.eval_every=3")
+    again = (*dev, "--resume=auto", "--eval.pad=30s", "--eval.audio=none", "--loop.eval_every=3")
+    done = trainer(run, *again, check=False)
+    assert done.returncode == 2
+    assert "eval.pad=auto, now it is 30s" in done.output
+    assert "the best model so far keeps the figure that it got with auto" in done.output
+    assert "going on after update 3" in trainer(run, *again, "--accept", "eval.pad").output
+
+
+def test_a_checkpoint_from_before_figures_were_compared_goes_on(tmp_path: Path) -> None:
+    old = tmp_path / "step-00000003"
+    old.mkdir()
+    write_json(old / "state.json", {"shape": {"seed": 0}})
+    refuse_change(old, {"seed": 0} | judging(EvalConfig(num_beams=5)), ())
+    write_json(old / "state.json", {"shape": {"seed": 0} | judging(EvalConfig())})
+    with pytest.raises(InputError, match=r"eval\.num_beams=1, now it is 5"):
+        refuse_change(old, {"seed": 0} | judging(EvalConfig(num_beams=5)), ())
+
+
+def test_what_changes_no_figure_may_change_between_starts() -> None:
+    free = EvalConfig(batch_seconds=30, audio="none", embed_clips=3, noise=False)
+    assert judging(free) == judging(EvalConfig())
+    assert judging(EvalConfig(fallback=True)) != judging(EvalConfig())
 
 
 KNOBS = ModelConfig(), OptimConfig(), DataConfig()

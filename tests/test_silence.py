@@ -5,13 +5,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
+from data.config import DataConfig
 from data.features import N_FRAMES, pad_features
+from data.manifest import build_manifest
 from eval import silence
+from eval.config import EvalConfig
+from eval.evaluate import Evaluator
 from eval.silence import FIRST, STRIDE, AttentionWithSilence, lend, listen
 from eval.whisper import Whisper, load_whisper
 from trainer.model import ModelConfig, prepare_training
@@ -158,6 +165,39 @@ def test_the_saved_model_knows_nothing_of_it(whisper: Whisper, tmp_path: Path) -
     module(features(N_FRAMES // 10), ids[:, :-1], ids[:, 1:])
     assert set(whisper.model.state_dict()) == names
     assert set(module.state_dict()) == {f"whisper.{name}" for name in names} | {"silence"}
+
+
+def loss_of(folder: Path, corpus: Path, *, silence: bool) -> float:
+    """Return what dev's references cost a model at true length, in nats a token."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    whisper = load_whisper(str(folder))
+    data = DataConfig(corpus=(str(corpus),), workers=0)
+    evaluator = Evaluator(
+        accelerator=Accelerator(cpu=True),
+        whisper=whisper,
+        data=data,
+        config=EvalConfig(max_length=8),
+        silence=silence,
+    )
+    dev = build_manifest(data, whisper.labels(), None, show=False)[0].dev
+    _, hypotheses = evaluator.evaluate(dev, "dev", true_length=True, costs=True)
+    nll, tokens = map(sum, zip(*(h.likelihood for h in hypotheses if h.likelihood), strict=True))
+    return float(nll / tokens)
+
+
+def test_an_evaluation_hears_silence_only_where_training_did(
+    trainer: Any, tone_corpus: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    knobs = ("--data.dev_split=dev", "--eval.max_length=8", "--loop.max_steps=2")
+    trainer(run, *knobs, "--model.silence=false", "--optim.lr=1e-2")
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    told = [row["dev/loss"] for row in rows if row["step"] == 2 and "dev/loss" in row]
+    alone, with_silence = (
+        loss_of(run / "model", tone_corpus, silence=silence) for silence in (False, True)
+    )
+    assert told == [pytest.approx(alone, abs=1e-5)]
+    assert abs(with_silence - alone) > 1e-3
 
 
 @pytest.mark.realdata

@@ -1,14 +1,16 @@
 """What a pass may hold: knobs from what fitted, kept beside the runs, and taken by later ones."""
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from transformers import PreTrainedConfig
 
 from data.config import DataConfig
 from data.errors import InputError
@@ -16,6 +18,23 @@ from data.features import FRAMES_PER_SECOND
 from data.utterance import Shape
 from trainer.model import ModelConfig
 from trainer.optim import OptimConfig
+
+# what a Whisper's memory depends on, by the names of transformers' WhisperConfig
+ARCHITECTURE = (
+    "d_model",
+    "encoder_layers",
+    "decoder_layers",
+    "encoder_attention_heads",
+    "decoder_attention_heads",
+    "encoder_ffn_dim",
+    "decoder_ffn_dim",
+    "vocab_size",
+    "num_mel_bins",
+    "activation_function",
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,17 +77,25 @@ def _weight(seconds: float, quadratic: float | None) -> float:
 
 
 def fit_path(
-    folder: Path, accelerator: Accelerator, model: ModelConfig, optim: OptimConfig
+    folder: Path,
+    accelerator: Accelerator,
+    architecture: PreTrainedConfig,
+    model: ModelConfig,
+    optim: OptimConfig,
 ) -> Path:
-    """Return where the budget of a device, a model, what is trained and a precision is kept."""
+    """Return where the budget of a device, a model, what is trained and a precision is kept.
+
+    A model is known by its architecture, not by its name: two folders may have the same name, and a
+    fine-tuned model takes the memory of the one that it came from.
+    """
     device, cuda = accelerator.device, accelerator.device.type == "cuda"
-    parts = [torch.cuda.get_device_name(device) if cuda else "cpu", Path(model.name).name]
-    parts += [accelerator.mixed_precision, "recomputed" if model.gradient_checkpointing else ""]
-    parts += ["frozen" if model.freeze_encoder else "", *model.freeze]
-    if model.lora_rank is not None:
-        parts += [f"lora{model.lora_rank}", *model.lora_modules]
-    parts += ["" if optim.name == "adamw" else optim.name]
-    name = re.sub(r"[^\w.]+", "-", "-".join(filter(None, parts)))
+    kept = {key: getattr(architecture, key) for key in ARCHITECTURE}
+    kept |= {key: value for key, value in asdict(model).items() if key not in ("name", "revision")}
+    told = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+    parts = [torch.cuda.get_device_name(device) if cuda else "cpu", "whisper"]
+    parts += [str(getattr(architecture, key)) for key in ARCHITECTURE[:3]]
+    parts += [accelerator.mixed_precision, optim.name, told]
+    name = re.sub(r"[^\w.]+", "-", "-".join(parts))
     return folder.parent / ".fit" / f"{name}.json"
 
 

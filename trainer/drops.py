@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
 from data.config import DataConfig
 from data.errors import InputError
 from data.files import append_jsonl, read_jsonl
@@ -11,6 +14,7 @@ from data.plan import Plan
 from data.screen import accepted_broken, is_broken
 from data.utterance import Drop
 from data.workers import HANGS, KILLS
+from eval.store import decide
 
 LETHAL = (KILLS, HANGS)
 
@@ -28,45 +32,60 @@ def clips_heard(config: DataConfig, plan: Plan, steps: int) -> int:
 
 
 class DropLog:
-    """drops.jsonl while a run goes on: it holds what was left out before, too."""
+    """drops.jsonl while a run goes on: it holds what was left out before, too.
 
-    def __init__(self, path: Path, config: DataConfig, clips: int) -> None:
+    The main process alone reads and writes it: of lines that two machines append, NFS loses some.
+    Every process calls as often.
+    """
+
+    def __init__(
+        self, path: Path, config: DataConfig, clips: int, accelerator: Accelerator
+    ) -> None:
         """Take the file, which faults are accepted and how many, and how many clips there are."""
         self._path = path
         self._config = config
         self._clips = clips
-        self._broken = sum(is_broken(Drop(**row), config) for row in read_jsonl(path))
-        self._fresh = 0  # named by this process, since take()
-
-    @property
-    def lethal(self) -> list[str]:
-        """Return the ids of clips whose decoding killed a worker: never again."""
-        return [row["id"] for row in read_jsonl(self._path) if row["reason"] in LETHAL]
+        self._main = accelerator.is_main_process
+        self._named: set[tuple[str, str]] = set()  # split and id
+        self._fresh: list[Drop] = []  # failed here, and were not told to the others yet
+        self._broken = 0
+        self.lethal: list[str] = []  # ids of clips whose decoding killed a worker: never again
+        self._know(decide(accelerator, lambda: [Drop(**row) for row in read_jsonl(path)]))
 
     def add(self, drops: Sequence[Drop]) -> None:
-        """Name clips that failed, unless this or another process has named them before."""
-        if not drops:
-            return
-        named = {(row["split"], row["id"]) for row in read_jsonl(self._path)}
-        fresh = [drop for drop in drops if (drop.split, drop.id) not in named]
-        append_jsonl(self._path, map(asdict, fresh))
-        self._fresh += sum(is_broken(drop, self._config) for drop in fresh)
+        """Take down clips that failed here, unless they have been named before."""
+        self._fresh += [drop for drop in drops if (drop.split, drop.id) not in self._named]
 
     def take(self) -> int:
-        """Return how many broken ones were named here since the last call."""
-        fresh, self._fresh = self._fresh, 0
-        return fresh
+        """Return how many clips have failed here that were not named before."""
+        return len(self._fresh)
 
     def count(self, fresh: int) -> None:
-        """Count what all processes have named.
+        """Name and count what has failed on any process.
+
+        Args:
+            fresh: what take() returned, added up over all processes.
 
         Raises:
             InputError: it is more than a run may lose; all processes raise it at the same update.
         """
-        self._broken += fresh
-        if fresh and self._broken > accepted_broken(self._clips, self._config):
+        if not fresh:
+            return
+        mine, self._fresh = self._fresh, []
+        found = {(drop.split, drop.id): drop for drop in gather_object(mine)}
+        new = [drop for key, drop in found.items() if key not in self._named]
+        if self._main:
+            append_jsonl(self._path, map(asdict, new))
+        self._know(new)
+        if self._broken > accepted_broken(self._clips, self._config):
             raise InputError(
                 f"{self._broken} of {self._clips} clips are broken, more than data.max_broken="
                 f"{self._config.max_broken:g} allows: {self._path} names them; mend them, or raise "
                 "data.max_broken, and go on with --resume=auto"
             )
+
+    def _know(self, drops: Sequence[Drop]) -> None:
+        """Keep what was named."""
+        self._named |= {(drop.split, drop.id) for drop in drops}
+        self._broken += sum(is_broken(drop, self._config) for drop in drops)
+        self.lethal += [drop.id for drop in drops if drop.reason in LETHAL]

@@ -98,7 +98,7 @@ def fit(config: FitConfig) -> None:
     limit = gauge.capacity * SHARE if config.gigabytes is None else config.gigabytes * 1e9
     found = [largest(accelerator, model, optimizer, shape, gauge, limit) for shape in shapes]
     budget = budget_of(found)
-    path = fit_path(folder, accelerator, config.model, config.optim)
+    path = fit_path(folder, accelerator, whisper.model.config, config.model, config.optim)
     write_json(path, {**budget, "tried": [asdict(each) for each in found]})
     console = Console(highlight=False)
     console.print(table(found, limit))

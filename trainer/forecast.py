@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from trainer.zero import autocast_of
 
 CHECKED_AFTER = 50  # updates
-WEIGHTLESS = ("optim.", "loop.")  # knobs that cost no time, or are counted anyway
+WEIGHTLESS = ("optim.", "loop.", "eval.")  # knobs that cost updates no time, or are counted anyway
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

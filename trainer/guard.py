@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from data.errors import InputError
@@ -36,7 +37,7 @@ class Guard:
     def __init__(self, accelerator: Accelerator, log: Path, patience: int) -> None:
         """Take the file that names what failed, and how many in a row are too many."""
         self._scaler: Any = accelerator.scaler
-        self._rank = accelerator.process_index
+        self._rank, self._main = accelerator.process_index, accelerator.is_main_process
         self._log = log
         self._patience = patience
         self._searching = (
@@ -78,7 +79,9 @@ class Guard:
         state.failed = [*state.failed, list(update.position)]
         epoch, number = update.position
         row = {"epoch": epoch, "update": number, "process": self._rank, "ids": update.ids}
-        append_jsonl(self._log, [row])
+        rows = gather_object([row])  # no process has another norm: all are here
+        if self._main:  # what two machines append to one file of an NFS is lost
+            append_jsonl(self._log, rows)
 
     def forget(self) -> None:
         """Leave the last update unread: a rollback has undone it."""

@@ -18,7 +18,7 @@ from trainer.config import Config, parse_as
 from trainer.hub import Hub
 from trainer.publish import FACTS, PublishConfig, exported_step
 from trainer.publisher import LAST, UNSENT
-from trainer.sealed import link
+from trainer.sealed import link, move
 from trainer.shelf import Shelf, step_of
 
 C = TypeVar("C", bound=Config)
@@ -93,7 +93,7 @@ def export_run(arguments: Sequence[str]) -> None:
                 halve(fresh)
             _describe(run, fresh, config.publish)
             sync_tree(fresh)
-            fresh.rename(out)
+            move(fresh, out, last=FACTS)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     print(f"{out}: the model of update {exported_step(out)}, {precision}")

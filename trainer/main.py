@@ -35,7 +35,7 @@ from trainer.pulse import Pulse
 from trainer.recorder import Recorder, Silence
 from trainer.recovery import saved_when_left
 from trainer.remarks import cautions, farewell, launch_bound, overview
-from trainer.resume import export_missed, refuse_change, resume, shaping
+from trainer.resume import export_missed, judging, refuse_change, resume, shaping
 from trainer.run import Run
 from trainer.run_folder import freeze_corpus, open_run, status, write_settings
 from trainer.run_lock import locked
@@ -105,6 +105,7 @@ def build_scoring(
         whisper=whisper,
         data=config.data,
         config=config.eval,
+        silence=config.model.silence,
         mixed_precision=autocast_of(accelerator),
         beat=pulse.beat,
         pause_watchdog=pulse.pause_watchdog,
@@ -141,13 +142,16 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
         "precision": config.precision,
         "data": origin["data"],
         **shaping(config.model, config.optim, config.data, steps),
+        **judging(config.eval),
     }
     state = TrainState()
     if saved is not None:
         refuse_change(saved, shape, config.accept)
         resume(saved, checkpoints, state, scoring, mirror)
 
-    drops = DropLog(folder / "drops.jsonl", config.data, clips_heard(config.data, plan, steps))
+    drops = DropLog(
+        folder / "drops.jsonl", config.data, clips_heard(config.data, plan, steps), accelerator
+    )
     flops = flops_of(whisper, config.model)
     peak, source = peak_flops(accelerator.device)
 

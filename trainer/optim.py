@@ -66,7 +66,12 @@ def moments_of(model: nn.Module, config: OptimConfig) -> int:
 
 
 def lr_at(update: int, updates: int, config: OptimConfig) -> float:
-    """Return the learning rate of an update, counted from 1: the first one already moves weights.
+    """Return the learning rate of an update, counted from 1: every one of them moves weights.
+
+    The peak is at the last update of the warm-up, and at the first one where there is none. Linear
+    and cosine would reach 0 one update after the last. PyTorch's and transformers' schedulers give
+    the k-th update the rate of k - 1 steps: without warm-up theirs are these, and with one their
+    first update moves nothing and the peak comes an update later.
 
     Args:
         update: which one.
@@ -75,7 +80,8 @@ def lr_at(update: int, updates: int, config: OptimConfig) -> float:
     """
     if update < config.warmup:
         return config.lr * update / config.warmup
-    share = min(1.0, (update - config.warmup) / max(1, updates - config.warmup))
+    peak = max(1, config.warmup)
+    share = min(1.0, (update - peak) / max(1, updates + 1 - peak))
     if config.schedule == "linear":
         return config.lr * (1 - share)
     if config.schedule == "cosine":

@@ -15,6 +15,7 @@ from data.stream import Stream
 from data.utterance import Utterance
 from data.windowed import WindowedPasses
 from data.windows import Windows, screen
+from eval.store import decide
 from trainer.budget import fit_path, fitted
 from trainer.config import Config
 from trainer.drops import DropLog
@@ -33,7 +34,9 @@ def build_passes(
     """
     accelerator, whisper = scoring.evaluator.accelerator, scoring.evaluator.whisper
     rank, world = accelerator.process_index, accelerator.num_processes
-    budget = fitted(config.data, fit_path(folder, accelerator, config.model, config.optim))
+    architecture = whisper.model.config
+    fit = fit_path(folder, accelerator, architecture, config.model, config.optim)
+    budget = decide(accelerator, lambda: fitted(config.data, fit))  # or passes would not match
     augmentation = Augmentation(config.data.augment, config.seed, whisper.n_mels)
     stages = Stages(whisper.labels(), whisper.n_mels, accelerator.device, augmentation)
 

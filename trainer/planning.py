@@ -116,7 +116,8 @@ class Draft:
         module = prepare_training(self.whisper, config.model)
         model, optimizer = self.accelerator.prepare(module, build_optimizer(module, config.optim))
         self.flops = flops_of(self.whisper, config.model)
-        fit = fit_path(self.folder, self.accelerator, config.model, config.optim)
+        architecture = self.whisper.model.config
+        fit = fit_path(self.folder, self.accelerator, architecture, config.model, config.optim)
         self.memory = Memory(
             self.accelerator,
             model,
@@ -163,6 +164,7 @@ class Draft:
             whisper=self.whisper,
             data=self.config.data,
             config=self.config.eval,
+            silence=self.config.model.silence,
             mixed_precision=autocast_of(self.accelerator),
         )
         scoring = Scoring(

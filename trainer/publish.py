@@ -11,19 +11,21 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from data.errors import InputError
-from data.files import sync, sync_tree, write_json, write_text
+from data.files import sync_tree, write_json, write_text
 from data.lazy import Outline
 from data.utterance import Utterance
 from eval.half_precision import remove_adapters
+from eval.store import wait_to_see
 from eval.whisper import Whisper
 from trainer.card import card
 from trainer.companions import halve, write_companions
 from trainer.lora import merged
+from trainer.sealed import discard, move
 from trainer.snapshot import fill
 
 Precision = Literal["fp32", "fp16"]
 
-FACTS = "whisper_loop.json"  # which update the weights are from
+FACTS = "whisper_loop.json"  # which update the weights are from; without it a model is not whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +88,7 @@ def export(
     Raises:
         InputError: a weight is too large for fp16.
     """
-    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         merged(whisper.model).save_pretrained(fresh)
@@ -96,14 +98,10 @@ def export(
             halve(fresh)
         describe(fresh, facts)
         sync_tree(fresh)
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-        sync(folder.parent)
+        discard(folder, last=FACTS)
+        move(fresh, folder, last=FACTS)
     finally:  # a full disk is left no fuller than it was, and the older model as it is
         shutil.rmtree(fresh, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def describe(folder: Path, facts: dict[str, Any]) -> None:
@@ -115,7 +113,7 @@ def describe(folder: Path, facts: dict[str, Any]) -> None:
 def restore(whisper: Whisper, folder: Path) -> None:
     """Load exported weights into the model in hand."""
     remove_adapters(whisper.model)
-    fill(whisper.model, folder / "model.safetensors")
+    fill(whisper.model, wait_to_see(folder / "model.safetensors"))
 
 
 def exported_step(folder: Path) -> int | None:

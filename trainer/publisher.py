@@ -14,7 +14,7 @@ from data.errors import InputError, redact
 from data.files import write_json
 from trainer.hub import Hub
 from trainer.publish import PublishConfig, exported_step
-from trainer.sealed import link
+from trainer.sealed import MANIFEST, link
 from trainer.shelf import CheckpointConfig, Shelf, step_of
 
 UNSENT = "unsent.json"  # in a run's folder, as long as something is on its way
@@ -140,8 +140,8 @@ class Publisher:
     def _look_for_checkpoint(self) -> None:
         for path in Shelf(self.run / "checkpoints", CheckpointConfig()).all()[-1:]:
             try:
-                found = path, path.stat().st_ino  # another one after its evaluation
-            except FileNotFoundError:  # replaced meanwhile: the next look finds it
+                found = path, (path / MANIFEST).stat().st_ino  # another after its evaluation
+            except FileNotFoundError:  # replaced meanwhile, or half moved: the next look finds it
                 return
             told = f"the checkpoint of update {step_of(path)}"
             if found != self._seen and self._offer(path, LAST, told):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from data.config import DataConfig
 from data.errors import InputError
+from eval.config import EvalConfig
 from eval.store import decide
 from trainer.checkpoint import Checkpoints
 from trainer.model import ModelConfig
@@ -52,6 +53,20 @@ STREAM = (
     "max_seconds",
 )
 
+# and of the evaluations' knobs those that change figures, which models are chosen by; another
+# loop.eval_clips is no such thing: the clips that two models both heard are compared
+FIGURES = (
+    "max_length",
+    "tokens_per_second",
+    "pad",
+    "num_beams",
+    "fallback",
+    "timestamps",
+    "unit",
+    "normalizer",
+)
+
+PATHS = ("model.name", "data.augment.noise", "data.data_files")  # or names on the Hub
 LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_modules")
 
 
@@ -70,7 +85,26 @@ def shaping(model: ModelConfig, optim: OptimConfig, data: DataConfig, steps: int
     knobs |= {f"data.{key}": getattr(data, key) for key in asked}
     knobs |= {f"data.augment.{key}": value for key, value in asdict(data.augment).items()}
     knobs = {key: list(v) if isinstance(v, tuple) else v for key, v in knobs.items()}  # as in JSON
+    knobs = _without_folders(knobs)
     return knobs if optim.schedule == "constant" else knobs | {"loop.max_steps": steps}
+
+
+def _without_folders(knobs: dict[str, Any]) -> dict[str, Any]:
+    """Return knobs with the last part alone of local paths: a checkpoint may be published."""
+    return knobs | {key: _last_part(knobs[key]) for key in PATHS if knobs.get(key)}
+
+
+def _last_part(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_last_part(each) for each in value]
+    split, equals, place = value.rpartition("=")  # data.data_files may say train=FILES
+    local = place.startswith(("/", "~", ".")) or Path(place).exists()
+    return f"{split}{equals}{Path(place).name if local else place}"
+
+
+def judging(config: EvalConfig) -> dict[str, Any]:
+    """Return the knobs that figures depend on: models are not chosen between unlike ones."""
+    return {f"eval.{key}": getattr(config, key) for key in FIGURES}
 
 
 def _set(config: ModelConfig | OptimConfig, prefix: str, later: Collection[str]) -> dict[str, Any]:
@@ -90,18 +124,23 @@ def _set(config: ModelConfig | OptimConfig, prefix: str, later: Collection[str])
 
 
 def refuse_change(path: Path, now: dict[str, Any], accept: tuple[str, ...]) -> None:
-    """Compare the knobs that shape training with a checkpoint's.
+    """Compare the knobs that shape training, and its choice of a model, with a checkpoint's.
+
+    Checkpoints from before the evaluations' knobs were kept say nothing of them, and go on.
 
     Raises:
         InputError: one differs, and its change was not accepted.
     """
-    saved = read_progress(path)["shape"]
+    saved = _without_folders(read_progress(path)["shape"])
     for key in sorted(saved.keys() | now.keys()):
-        if saved.get(key) != now.get(key) and key not in accept:
-            raise InputError(
-                f"{path}: was trained with {key}={saved.get(key)}, now it is {now.get(key)}: set "
-                f"it back, start another run, or accept the change with --accept {key}"
-            )
+        old, new, judges = saved.get(key), now.get(key), key.startswith("eval.")
+        if old == new or key in accept or (judges and key not in saved):
+            continue
+        kept = f" (the best model so far keeps the figure that it got with {old})" if judges else ""
+        raise InputError(
+            f"{path}: was {'judged' if judges else 'trained'} with {key}={old}, now it is {new}: "
+            f"set it back, start another run, or accept the change with --accept {key}{kept}"
+        )
 
 
 def resume(

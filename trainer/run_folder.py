@@ -24,7 +24,7 @@ from data.manifest import Manifest, build_manifest, scan_cache
 from data.scan import MeasureFiles
 from data.screen import count_reasons, refuse_broken
 from data.transcript import count_rules
-from eval.store import decide
+from eval.store import decide, wait_to_see
 from trainer.shared_scan import scan_together
 from trainer.signals import STOPPED, Stopped
 from trainer.zero import autocast_of
@@ -77,14 +77,14 @@ def freeze_corpus(
     """
     path = folder / "manifest.jsonl"
     if resumed and decide(accelerator, path.exists):  # all of them, or none
-        return Manifest.read(path)
+        return Manifest.read(wait_to_see(path))
     frozen: list[Manifest] = []  # on the main process
 
     def freeze(measure_files: MeasureFiles) -> None:
         frozen.append(_freeze(path, config, encoder, seed, measure_files))
 
     scan_together(accelerator, config, freeze)
-    return frozen[0] if frozen else Manifest.read(path)
+    return frozen[0] if frozen else Manifest.read(wait_to_see(path))
 
 
 def _freeze(

@@ -107,7 +107,9 @@ class Scoring:
         """
         if state.best_error is None:  # nothing was chosen: the last is the model
             self.keep_best(state)
-        if exported_step(self.model_folder) != (state.best_step or state.step):
+        accelerator = self.evaluator.accelerator
+        held = decide(accelerator, lambda: exported_step(self.model_folder))
+        if held != (state.best_step or state.step):
             raise InputError(
                 f"{self.model_folder}: the best model could not be written: free some space, and "
                 "go on with --resume=auto, which takes it from its checkpoint"

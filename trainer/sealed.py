@@ -1,9 +1,11 @@
 """A folder that is complete or absent: sealed with the size and the hash of every file.
 
 The order is what makes it safe: all files are on the disk before the manifest, the manifest before
-the folder has its name, and the name before an older folder goes.
+the folder has its name, and the name before an older folder goes. Where the file system renames no
+folders, the files get their places one by one, and last the manifest, without which none is whole.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +19,17 @@ from data.files import sync, sync_tree, write_json
 MANIFEST = "manifest.json"
 PENDING = ".pending-"  # being written, or left by a crash
 TRASH = ".trash-"  # being deleted, or left by a crash
+# what a rename of a folder fails with where files alone have names: gcsfuse says EMFILE, overlays
+# EXDEV, other mounts of object stores the rest
+REFUSED = (
+    errno.EMFILE,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EXDEV,
+    errno.EIO,
+    errno.EPERM,
+)
 
 
 def seal(pending: Path, target: Path, known: dict[str, Any] | None = None) -> None:
@@ -32,7 +45,29 @@ def seal(pending: Path, target: Path, known: dict[str, Any] | None = None) -> No
     known, told = known or {}, files.keys() - {MANIFEST}
     digests = {name: known.get(name) or digest(files[name]) for name in sorted(told)}
     write_json(pending / MANIFEST, digests)
-    os.rename(pending, target)
+    move(pending, target)
+
+
+def move(source: Path, target: Path, last: str = MANIFEST) -> None:
+    """Give a folder a name that none has, or file by file where folders cannot be renamed.
+
+    Args:
+        source: the folder; all of it is on the disk.
+        target: its new name. Part of it may be there already, without `last`.
+        last: the file without which nobody takes the target for whole.
+    """
+    if not _renamed(source, target):
+        for path in sorted(_walk(source), key=lambda path: path == source / last):
+            place = target / path.relative_to(source)
+            if path.is_dir():
+                place.mkdir(parents=True, exist_ok=True)
+                continue
+            if path == source / last:
+                sync_tree(target)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(path, place)
+        sync(target)
+        shutil.rmtree(source, ignore_errors=True)
     sync(target.parent)
 
 
@@ -57,19 +92,52 @@ def link(source: Path, folder: Path) -> None:
         raise FileNotFoundError(f"{source} was replaced while it was copied")
 
 
-def discard(folder: Path) -> None:
-    """Delete a folder under another name: nobody finds it half deleted."""
+def stow(folder: Path, target: Path) -> None:
+    """Give a whole folder another name; under one of both names it is whole at every moment."""
+    if not _renamed(folder, target):
+        shutil.copytree(folder, target, ignore=shutil.ignore_patterns(MANIFEST))
+        sync_tree(target)
+        shutil.copy2(folder / MANIFEST, target)
+        sync(target / MANIFEST)
+        discard(folder)
+
+
+def discard(folder: Path, last: str = MANIFEST) -> None:
+    """Delete a folder under another name: nobody finds it half deleted.
+
+    Where it cannot be renamed, the file goes first without which it is not whole.
+    """
     trash = folder.with_name(f"{TRASH}{folder.name.removeprefix(PENDING)}")
     shutil.rmtree(trash, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, trash)
-        shutil.rmtree(trash, ignore_errors=True)
+    if not folder.exists():
+        return
+    if not _renamed(folder, trash):
+        (folder / last).unlink(missing_ok=True)
+        sync(folder)
+        trash = folder
+    shutil.rmtree(trash, ignore_errors=True)
 
 
 def sweep(parent: Path) -> None:
-    """Delete what a crash left in the middle of being written or deleted."""
-    for leftover in (*parent.glob(f"{PENDING}*"), *parent.glob(f"{TRASH}*")):
+    """Delete what a crash left in the middle of being written, moved or deleted."""
+    for pending in parent.glob(f"{PENDING}*"):
+        target = parent / pending.name.removeprefix(PENDING)
+        if not (target / MANIFEST).exists():
+            shutil.rmtree(target, ignore_errors=True)
+        shutil.rmtree(pending, ignore_errors=True)
+    for leftover in parent.glob(f"{TRASH}*"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _renamed(source: Path, target: Path) -> bool:
+    """Rename a folder; return False where the file system renames files alone."""
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        return False
+    return True
 
 
 def verify(folder: Path) -> None:

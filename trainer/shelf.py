@@ -1,7 +1,6 @@
 """Where a run's checkpoints stand: named after their update, verified before use, rotated."""
 
 import json
-import os
 import re
 import time
 from collections.abc import Callable
@@ -11,7 +10,19 @@ from typing import Any
 
 from data.errors import InputError
 from data.files import write_json
-from trainer.sealed import PENDING, discard, link, read_manifest, seal, sweep, verify
+from eval.store import wait_to_see
+from trainer.sealed import (
+    MANIFEST,
+    PENDING,
+    discard,
+    link,
+    move,
+    read_manifest,
+    seal,
+    stow,
+    sweep,
+    verify,
+)
 
 OLDER = "-older"  # one of two checkpoints of one update
 NAME = re.compile(rf"step-(\d{{8,}})({OLDER})?")
@@ -77,10 +88,11 @@ class Shelf:
     def _seal(self, pending: Path, progress: dict[str, Any], known: dict[str, Any]) -> Path:
         write_json(pending / STATE, progress)
         target = self.place(progress["state"]["step"])
-        if target.exists():  # the same update, before its evaluation
+        if (target / MANIFEST).exists():  # of the same update, before its evaluation
             older = target.with_name(f"{target.name}{OLDER}")
             discard(older)
-            os.rename(target, older)
+            stow(target, older)
+        discard(target)  # what is left of one that could not be moved there
         seal(pending, target, known)
         self._prune()
         return target
@@ -151,12 +163,12 @@ def step_of(path: Path) -> int:
 
 def set_aside(path: Path) -> None:
     """Rename what a run has made and gives up: nothing looks for it by its new name."""
-    path.rename(path.with_name(f"replaced-{time.time_ns()}-{path.name}"))
+    move(path, path.with_name(f"replaced-{time.time_ns()}-{path.name}"))
 
 
 def read_progress(path: Path) -> dict[str, Any]:
     """Return a checkpoint's state, and the knobs that shaped it."""
-    progress: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+    progress: dict[str, Any] = json.loads(wait_to_see(path / STATE).read_text(encoding="utf-8"))
     return progress
 
 
