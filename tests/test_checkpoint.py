@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import pickle
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -139,6 +140,57 @@ def test_the_next_save_waits_for_the_one_before(
         bench.save(step)
     bench.checkpoints.close()
     assert [path.name[-1] for path in bench.checkpoints.shelf.all()] == ["4", "5"]
+
+
+def test_a_state_that_changes_while_weights_are_written_does_not_wait_for_them(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, writes = threading.Event(), []
+    write = Snapshot.write
+
+    def slow(self: Snapshot, folder: Path) -> None:
+        writes.append(folder)
+        assert go.wait(30)
+        write(self, folder)
+
+    monkeypatch.setattr(Snapshot, "write", slow)
+    path = bench.save(1)
+    bench.checkpoints.save(TrainState(step=1, judged=1), SHAPE)
+    assert not path.exists()
+    go.set()
+    assert bench.checkpoints.is_saved(1)
+    verify(path)
+    assert len(writes) == 1
+    state = TrainState()
+    bench.checkpoints.load(path, state)
+    assert state.judged == 1
+
+
+def test_a_state_without_its_weights_is_not_written(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+
+    def refused(*_: object) -> None:
+        assert go.wait(30)
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Snapshot, "write", refused)
+    path = bench.save(1)
+    bench.checkpoints.save(TrainState(step=1, judged=1), SHAPE)
+    go.set()
+    assert not bench.checkpoints.is_saved(1)
+    assert not path.exists()
+    monkeypatch.undo()
+    assert bench.saved(1) == path  # it is tried again when it is due
+    verify(path)
+
+
+def test_a_checkpoint_that_somebody_took_away_ends_no_run(bench: Bench) -> None:
+    shutil.rmtree(bench.saved(1))
+    bench.checkpoints.save(TrainState(step=1, judged=1), SHAPE)
+    bench.checkpoints.settle()
+    assert "the evaluation of update 1 is not noted" in bench.told[0]
 
 
 def test_a_mistake_of_the_writer_is_raised_at_the_next_save(

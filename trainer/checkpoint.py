@@ -43,7 +43,8 @@ class Checkpoints:
         self._moving = False  # weights are being changed
         self.seconds = 0.0  # writing the last one took
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writing: Future[None] | None = None
+        self._writing: list[Future[None]] = []  # in order: the thread does one after the other
+        self._begun: int | None = None  # the update whose weights were given to it last
         self._pinned: PinnedCopy | None = None  # made with the first snapshot of a GPU
         # keys are written without DDP's prefix: a run may change its number of processes
         accelerator.register_load_state_pre_hook(self._unwrap)
@@ -62,7 +63,7 @@ class Checkpoints:
     def save(self, state: TrainState, shape: dict[str, Any]) -> None:
         """Begin to write a checkpoint of this update; every process must call.
 
-        Where its weights are on the disk already, only the state is written.
+        Where its weights are on the disk already, or on their way, only the state is written.
 
         Args:
             state: all progress.
@@ -70,13 +71,25 @@ class Checkpoints:
         """
         progress = {"state": state.state_dict(), "shape": shape}
         main = self.accelerator.is_main_process
-        if self.is_saved(state.step):
+        if self._is_begun(state.step):
             if main:
-                self._writing = self._thread.submit(self._amend, progress)
+                self._writing.append(self._thread.submit(self._amend, progress))
             return
+        self.settle()
         snapshot = self._take() if main or gathers(self.accelerator) else None
         if main and snapshot is not None:
-            self._writing = self._thread.submit(self._write, snapshot, progress)
+            self._writing.append(self._thread.submit(self._write, snapshot, progress))
+        self._begun = state.step
+
+    def _is_begun(self, step: int) -> bool:
+        """Tell whether an update's weights need not be given to the thread."""
+        if gathers(self.accelerator):  # all or none give their parts
+            return self.is_saved(step)
+        under_way = self._begun == step and any(not writing.done() for writing in self._writing)
+        return under_way or self._holds(step)
+
+    def _holds(self, step: int) -> bool:
+        return self._held is not None and step_of(self._held) == step
 
     def is_saved(self, step: int) -> bool:
         """Wait for what is being written; tell whether an update is on the disk.
@@ -85,8 +98,8 @@ class Checkpoints:
         torchrun takes away from processes that it has asked to stop.
         """
         self.settle()
-        mine = self._held is not None and step_of(self._held) == step
-        (held,) = add_up(self.accelerator, [float(mine and self.accelerator.is_main_process)])
+        mine = self.accelerator.is_main_process and self._holds(step)
+        (held,) = add_up(self.accelerator, [float(mine)])
         return held > 0
 
     def rescue(self, state: TrainState, shape: dict[str, Any]) -> None:
@@ -118,9 +131,8 @@ class Checkpoints:
 
     def settle(self) -> None:
         """Wait for the checkpoint that is being written; a mistake of its writer is raised here."""
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            writing.result()
+        while self._writing:
+            self._writing.pop(0).result()
 
     def close(self) -> None:
         """Wait for the last checkpoint.
@@ -200,17 +212,16 @@ class Checkpoints:
 
     def _amend(self, progress: dict[str, Any]) -> None:
         """Write the state anew, in the thread. A full disk leaves the checkpoint as it was."""
-        assert self._held is not None
+        step = progress["state"]["step"]
+        if self._held is None or step_of(self._held) != step:  # it could not be written
+            return
         try:
             self._held = self.shelf.amend(self._held, progress)
-        except Exception as error:
-            discard(self.shelf.pending(progress["state"]["step"]))
-            if not disk_failed(error):
-                raise
-            step = progress["state"]["step"]
+        except (OSError, InputError) as error:  # a full disk; or somebody took the checkpoint away
+            discard(self.shelf.pending(step))
             self.say(
-                f"WARNING: what became known after the checkpoint of update {step} is not in it "
-                f"({error}): free some space; a start from there evaluates it again"
+                f"WARNING: the evaluation of update {step} is not noted in its checkpoint "
+                f"({error}): a start from there makes it again"
             )
 
     def _give_up(self, progress: dict[str, Any], reason: str) -> None:

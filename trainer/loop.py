@@ -129,7 +129,8 @@ def judge(run: Run) -> None:
             f"WARNING: update {state.step} is better, but is not on the disk: "
             + (f"update {state.best_step} stays the best" if state.best_step else "none is kept")
         )
-    save(run)
+    else:
+        save(run)
     if kept:
         scoring.keep_best(state)
 
