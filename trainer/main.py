@@ -57,7 +57,6 @@ def main() -> None:
             stop = Stop()
             stop.listen()
             accelerator = build_accelerator(
-                folder,
                 precision=config.precision,
                 deterministic=config.deterministic,
                 trackers=config.log.trackers,
@@ -147,7 +146,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     peak, source = peak_flops(accelerator.device)
 
     write_settings(folder, config.to_yaml(), accelerator, origin, (peak, source))
-    recorder.begin(config.log.trackers, step=state.step, steps=steps)
+    recorder.begin(config.log, config.flat(), step=state.step, steps=steps)
     losses = ClipLosses(folder, accelerator, recorder)
     losses.rewind(state.step)
     recorder.expect(plan_path(folder), circumstances(accelerator, shape), state.step, steps)

@@ -24,6 +24,7 @@ class LogConfig:
 
     log_every: int = 25  # updates
     trackers: tuple[str, ...] = ("tensorboard",)  # Accelerate's: tensorboard, wandb, mlflow, …
+    project: str = "whisper-loop"  # under which they file the run; tensorboard has its folder
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.
