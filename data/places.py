@@ -13,17 +13,17 @@ class Places:
     Without it a run goes on as exactly, after reading the stream from its beginning.
     """
 
-    def __init__(self, path: Path, first: str = "", *, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, path: Path, first: str = "", *, rank: int = 0) -> None:
         """Take what earlier starts have noted.
 
         Args:
             path: the file.
             first: fingerprint of the first window, as the run's manifest has it.
-            rank: of this process: each writes the lines of some windows.
-            world: number of processes.
+            rank: of this process. All read the same windows, and the first one notes them: of lines
+                that two machines append, NFS loses some.
         """
         self._path = path
-        self._mine = rank, world
+        self._notes = rank == 0
         self._begins = {0: Place()}
         self._held = {0: first} if first else {}
         try:
@@ -51,8 +51,7 @@ class Places:
                 f"{fingerprint}): the dataset, or what is left out of it, has changed since: "
                 "bring it back, or start another run"
             )
-        rank, world = self._mine
-        if number + 1 not in self._begins and number % world == rank:
+        if self._notes and number + 1 not in self._begins:
             row = {"window": number, "fingerprint": fingerprint, "after": after}
             append_jsonl(self._path, [row])
         self._begins[number + 1] = after

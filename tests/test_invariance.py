@@ -102,7 +102,7 @@ def _be(cut: Cut, model: Path, corpus: Path, out: Path, environment: dict[str, s
     """Be one process of a cut, and leave what it saw in a file."""
     os.environ.update(environment)
     torch.set_num_threads(1)
-    accelerator = build_accelerator(out.parent, precision="fp32", deterministic=True, trackers=())
+    accelerator = build_accelerator(precision="fp32", deterministic=True, trackers=())
     seen: Seen = {}
     for dtype in ("float64", "float32"):
         whisper = load_whisper(str(model))

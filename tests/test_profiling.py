@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
-from trainer.flops import WhisperFlops
+from trainer.flops import Peak, WhisperFlops
 from trainer.profiling import Profile, Update, advice, length_table
 
 FLOPS = WhisperFlops(d_model=384, encoder_layers=4, decoder_layers=4, n_mels=80, vocabulary=51864)
+PEAK = Peak(torch.device("cpu"), 1e12, "data sheet")
 FINE = Update(
     seconds=0.5,
     clips=8,
@@ -34,18 +36,25 @@ def shown(table: Any) -> str:
 
 def test_updates_are_grouped_by_length_and_added_up() -> None:
     updates = [replace(FINE, longest=float(i), seconds=0.1 * i) for i in range(1, 13)]
-    text = shown(length_table(updates, peak=1e12))
+    text = shown(length_table(updates, peak=PEAK))
     assert "12 updates by length" in text
     assert "1.0 to 2.0" in text
     assert "11.0 to 12.0" in text
     assert "1.0 to 12.0" in text
     assert f"{12 * 39 / sum(u.seconds for u in updates):.1f}" in text
-    assert shown(length_table([FINE], peak=1e12)).count("5.0 to 5.0") == 2
+    assert shown(length_table([FINE], peak=PEAK)).count("5.0 to 5.0") == 2
+
+
+def test_shares_above_all_of_the_peak_are_not_known() -> None:
+    text = shown(length_table([FINE], peak=Peak(PEAK.device, 1e11, "data sheet")))
+    assert "%" in text
+    assert text.count("?") == 4
+    assert "200" not in text
 
 
 def test_advice_names_the_knob_and_the_dearest_comes_first() -> None:
-    assert advice([FINE], waited=0.01, peak=1e12) == []
-    said = advice([replace(FINE, audio=30.0)], waited=0.4, peak=1e12)
+    assert advice([FINE], waited=0.01, peak=PEAK) == []
+    said = advice([replace(FINE, audio=30.0)], waited=0.4, peak=PEAK)
     assert [("data.workers" in each, "data.pad=bucket" in each) for each in said] == [
         (True, False),
         (False, True),
@@ -73,7 +82,7 @@ def test_frozen_weights_need_no_gradient_of_their_own() -> None:
 
 
 def test_an_evaluation_is_no_part_of_an_update(tmp_path: Path) -> None:
-    profile = Profile(tmp_path, print, FLOPS, 1e12)
+    profile = Profile(tmp_path, print, FLOPS, PEAK)
     with profile.paused():
         time.sleep(0.2)
     assert time.perf_counter() - profile.began < 0.15

@@ -19,7 +19,9 @@ from trainer.publisher import Publisher
 from trainer.recorder import Recorder, Silence
 from trainer.report import write_report
 from trainer.scoring import Scoring
+from trainer.telemetry import LogConfig
 
+NONE = LogConfig(trackers=())
 FIGURES = {"rate": 0.5, "substitutions": 1, "deletions": 0, "insertions": 0, "units": 2}
 
 
@@ -172,7 +174,7 @@ def test_lines_after_the_checkpoint_are_cut_off_at_resume(
         tmp_path / "metrics.jsonl", [{"step": step, "train/loss": 1.0} for step in range(6)]
     )
     recorder = Recorder(tmp_path, Accelerator(cpu=True))
-    recorder.begin((), step=3, steps=10)
+    recorder.begin(NONE, {}, step=3, steps=10)
     with recorder:
         recorder.record(4, {"train/loss": 0.5, "train/lr": 1e-5})
     rows = list(read_jsonl(tmp_path / "metrics.jsonl"))
@@ -183,7 +185,7 @@ def test_lines_after_the_checkpoint_are_cut_off_at_resume(
 
 def test_a_fresh_start_begins_with_an_empty_file(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "metrics.jsonl", [{"step": 0, "dev/error": 1.0}])
-    Recorder(tmp_path, Accelerator(cpu=True)).begin((), step=0, steps=10)
+    Recorder(tmp_path, Accelerator(cpu=True)).begin(NONE, {}, step=0, steps=10)
     assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8") == ""
 
 
@@ -191,9 +193,9 @@ def test_tensorboard_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> N
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for start, updates in ((0, (1, 2, 3, 4)), (2, (3,))):
-        accelerator = Accelerator(cpu=True, log_with=["tensorboard"], project_dir=str(tmp_path))
+        accelerator = Accelerator(cpu=True)
         recorder = Recorder(tmp_path, accelerator)
-        recorder.begin(("tensorboard",), step=start, steps=10)
+        recorder.begin(LogConfig(), {}, step=start, steps=10)
         for update in updates:
             recorder.record(update, {"train/loss": float(10 * start + update)})
         accelerator.end_training()
@@ -209,7 +211,7 @@ def test_the_other_processes_say_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Silence() as silence:
-        silence.begin((), step=0, steps=1)
+        silence.begin(NONE, {}, step=0, steps=1)
         silence.advance(1)
         silence.record(1, {"train/loss": 1.0})
         silence.say("nothing")

@@ -8,10 +8,12 @@ from accelerate import Accelerator
 
 from data.errors import InputError
 from data.utterance import IGNORE, Batch, Position, target_positions
-from trainer.flops import WhisperFlops, peak_flops
+from trainer.flops import Peak, WhisperFlops, peak_flops
 from trainer.step import StepResult
 from trainer.telemetry import LogConfig, Meter, peak_memory
 
+CPU = torch.device("cpu")
+PEAK = Peak(CPU, 1e18, "data sheet")
 SMALL = WhisperFlops(d_model=768, encoder_layers=12, decoder_layers=12, n_mels=80, vocabulary=51865)
 
 
@@ -48,7 +50,7 @@ def result(loss: float, finite: bool = True) -> StepResult:
 
 
 def test_a_line_weighs_updates_by_their_tokens_and_padding_by_positions() -> None:
-    meter = Meter(Accelerator(cpu=True), SMALL, peak=1e12)
+    meter = Meter(Accelerator(cpu=True), SMALL, PEAK)
     meter.add([batch([2.0, 1.0], [4, 2], 200)], result(12.0))
     meter.add([batch([1.0], [2], 400)], result(16.0))
     metrics = meter.read()
@@ -60,14 +62,14 @@ def test_a_line_weighs_updates_by_their_tokens_and_padding_by_positions() -> Non
 
 
 def test_an_update_that_was_not_made_has_no_loss() -> None:
-    meter = Meter(Accelerator(cpu=True), SMALL, peak=1e12)
+    meter = Meter(Accelerator(cpu=True), SMALL, PEAK)
     meter.add([batch([1.0], [4], 100)], result(12.0))
     meter.add([batch([1.0], [9], 100)], result(float("nan"), finite=False))
     assert meter.read()["train/loss"] == pytest.approx(12 / 4)
 
 
 def test_waiting_counts_and_pauses_do_not() -> None:
-    meter = Meter(Accelerator(cpu=True), SMALL, peak=1e12)
+    meter = Meter(Accelerator(cpu=True), SMALL, PEAK)
     meter.add([batch([1.0], [2], 100)], result(1.0))
     with meter.paused():
         torch.randn(400, 400) @ torch.randn(400, 400)
@@ -79,7 +81,7 @@ def test_waiting_counts_and_pauses_do_not() -> None:
 
 
 def test_weightless_clips_count_as_padding() -> None:
-    meter = Meter(Accelerator(cpu=True), SMALL, peak=1e12)
+    meter = Meter(Accelerator(cpu=True), SMALL, PEAK)
     meter.add([batch([1.0, 0.0], [2, 0], 100)], result(1.0))
     assert meter.read()["speed/encoder_padding"] == pytest.approx(0.5)
 
@@ -104,6 +106,28 @@ def test_an_unknown_peak_is_measured_and_says_so() -> None:
     assert peak > 1e9
     assert source == "measured"
     assert peak_memory(torch.device("cpu")) > 10_000_000
+
+
+def test_a_peak_that_is_exceeded_is_measured_again() -> None:
+    peak = Peak(CPU, 1.0, "measured")  # of a machine that was busy with something else
+    shares = peak.shares(useful=1e3, made=2e3)
+    assert peak.per_second > 1e9
+    assert shares == (1e3 / peak.per_second, 2e3 / peak.per_second)
+
+
+def test_no_share_above_all_of_it_is_ever_told() -> None:
+    peak = Peak(CPU, 1.0, "measured")
+    assert peak.shares(useful=1e17, made=2e17) is None  # busy again, or still
+    assert Peak(CPU, 10.0, "data sheet").shares(useful=9.0, made=11.0) is None
+    assert Peak(CPU, 10.0, "data sheet").shares(useful=9.0, made=10.0) == (0.9, 1.0)
+
+
+def test_a_line_whose_peak_is_not_known_has_no_share() -> None:
+    meter = Meter(Accelerator(cpu=True), SMALL, Peak(CPU, 1e3, "data sheet"))
+    meter.add([batch([30.0] * 9, [9] * 9, 3000)], result(1.0))
+    metrics = meter.read()
+    assert metrics.keys().isdisjoint({"speed/mfu", "speed/hfu"})
+    assert metrics["speed/flops_per_second"] >= metrics["speed/useful_flops_per_second"] > 1e3
 
 
 def test_values_that_could_not_work_are_refused() -> None:

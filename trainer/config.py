@@ -1,7 +1,7 @@
 """All knobs of a run: a recipe, then the command line."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 
 from data.config import DataConfig
-from data.errors import InputError
+from data.errors import InputError, redact
 from data.knobs import parse_dataclass, recipe_arguments
 from eval.config import EvalConfig
 from eval.device import Precision
@@ -62,6 +62,10 @@ class Config:
         settings = {k: v for k, v in asdict(self).items() if k not in STARTS}
         return yaml.safe_dump(_plain(settings), sort_keys=False, allow_unicode=True)
 
+    def flat(self) -> dict[str, str | float | int | None]:
+        """Return every knob by its full name, as trackers take it."""
+        return dict(_flat("", {k: v for k, v in asdict(self).items() if k not in STARTS}))
+
 
 C = TypeVar("C", bound=Config)
 
@@ -100,6 +104,15 @@ def find_recipe(name: str) -> Path:
             return path
     known = ", ".join(sorted(path.name for path in RECIPES.glob("*.yaml")))
     raise InputError(f"{name}: no such recipe; give a YAML file, or one of {known}")
+
+
+def _flat(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, str | float | int | None]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(f"{prefix}{key}.", value)
+        else:
+            told = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+            yield f"{prefix}{key}", redact(told) if isinstance(told, str) else told
 
 
 def _plain(value: Any) -> Any:

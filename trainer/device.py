@@ -4,7 +4,6 @@ import ctypes
 import os
 import sys
 import warnings
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -27,16 +26,15 @@ DDP = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buff
 
 
 def build_accelerator(
-    folder: Path, *, precision: str, deterministic: bool, trackers: tuple[str, ...]
+    *, precision: str, deterministic: bool, trackers: tuple[str, ...]
 ) -> Accelerator:
     """Make the Accelerator.
 
     Args:
-        folder: the run's; trackers write below it.
         precision: auto, fp32, fp16 or bf16.
         deterministic: ask a GPU for the same bits every time. A CPU always gives them, at no price:
             without it the backward of the decoder's positions differs from run to run.
-        trackers: names that Accelerate knows.
+        trackers: names that Accelerate knows; they begin later.
 
     Raises:
         InputError: fp16 on a CPU, accumulation set in the environment, a tracker that is not there,
@@ -54,8 +52,6 @@ def build_accelerator(
     accelerator = Accelerator(
         mixed_precision=mixed,
         cpu=cpu,
-        log_with=list(trackers) or None,
-        project_dir=str(folder),
         kwargs_handlers=[DDP],
     )
     refuse_others(accelerator)

@@ -88,7 +88,7 @@ def fit(config: FitConfig) -> None:
     """
     folder = Path(config.run_dir)
     accelerator = build_accelerator(
-        folder, precision=config.precision, deterministic=config.deterministic, trackers=()
+        precision=config.precision, deterministic=config.deterministic, trackers=()
     )
     whisper = load_whisper(config.model.name, config.model.revision)
     shapes = worst_shapes(config.data, whisper, folder)

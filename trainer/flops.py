@@ -140,6 +140,31 @@ class WhisperFlops:
         return shape.rows * once
 
 
+@dataclass(slots=True)
+class Peak:
+    """A device's peak: one that was measured is measured again where it is exceeded."""
+
+    device: torch.device
+    per_second: float  # FLOP/s
+    source: str  # data sheet or measured
+
+    def shares(self, useful: float, made: float) -> tuple[float, float] | None:
+        """Return which shares of the peak are MFU and HFU; None where the peak is not known.
+
+        That is where more was computed than the peak allows: the device was busy with something
+        else when it was measured, and still is.
+
+        Args:
+            useful: FLOP/s that the clips need at their own length.
+            made: FLOP/s of all that was computed.
+        """
+        if made > self.per_second and self.source == "measured":
+            self.per_second = max(self.per_second, _measured_peak(self.device))
+        if made > self.per_second:
+            return None
+        return useful / self.per_second, made / self.per_second
+
+
 def peak_flops(device: torch.device) -> tuple[float, str]:
     """Return a device's peak in FLOP/s, and where the figure comes from: data sheet or measured."""
     if device.type == "cuda":

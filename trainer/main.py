@@ -21,7 +21,7 @@ from trainer.clock import Clock
 from trainer.config import Config, command_line
 from trainer.device import build_accelerator
 from trainer.drops import DropLog, clips_heard
-from trainer.flops import peak_flops
+from trainer.flops import Peak, peak_flops
 from trainer.forecast import circumstances, plan_path
 from trainer.guard import Guard
 from trainer.loop import train
@@ -59,7 +59,6 @@ def main() -> None:
             stop = Stop()
             stop.listen()
             accelerator = build_accelerator(
-                folder,
                 precision=config.precision,
                 deterministic=config.deterministic,
                 trackers=config.log.trackers,
@@ -153,16 +152,16 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
         folder / "drops.jsonl", config.data, clips_heard(config.data, plan, steps), accelerator
     )
     flops = flops_of(whisper, config.model)
-    peak, source = peak_flops(accelerator.device)
+    peak = Peak(accelerator.device, *peak_flops(accelerator.device))
 
-    write_settings(folder, config.to_yaml(), accelerator, origin, (peak, source))
-    recorder.begin(config.log.trackers, step=state.step, steps=steps)
+    write_settings(folder, config.to_yaml(), accelerator, origin, peak)
+    recorder.begin(config.log, config.flat(), step=state.step, steps=steps)
     losses = ClipLosses(folder, accelerator, recorder)
     losses.rewind(state.step)
     recorder.expect(plan_path(folder), circumstances(accelerator, shape), state.step, steps)
     streaming = config.data.streaming
     recorder.say(overview(manifest, plan, whisper.model, state, steps, streaming=streaming))
-    bound = launch_bound(config.data, plan, flops, peak, accelerator)
+    bound = launch_bound(config.data, plan, flops, peak.per_second, accelerator)
     for warning in [*cautions(manifest, accelerator, whisper.model), *bound]:
         recorder.say(f"warning: {warning}")
     return Run(

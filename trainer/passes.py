@@ -61,11 +61,11 @@ def build_windows(config: Config, folder: Path, scoring: Scoring) -> Windows:
         InputError: it cannot be opened.
     """
     accelerator, whisper = scoring.evaluator.accelerator, scoring.evaluator.whisper
-    rank, world = accelerator.process_index, accelerator.num_processes
+    rank = accelerator.process_index
     manifest, encoder = scoring.manifest, whisper.labels()
     commit = revision_of(manifest.train[0].audio) or config.data.revision
     stream = Stream(spoken(config.data, encoder), config.seed, commit)
     held_out = [*manifest.dev, *manifest.test]
     screened = partial(screen, config=config.data, encoder=encoder, held_out=held_out)
-    places = Places(folder / PLACES, manifest.fingerprint(), rank=rank, world=world)
+    places = Places(folder / PLACES, manifest.fingerprint(), rank=rank)
     return Windows(stream, config.data.window, screened, folder / SPOOL / str(rank), places)

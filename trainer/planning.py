@@ -108,7 +108,7 @@ class Draft:
         """
         self.config, self.folder = config, Path(config.run_dir)
         self.accelerator = build_accelerator(
-            self.folder, precision=config.precision, deterministic=config.deterministic, trackers=()
+            precision=config.precision, deterministic=config.deterministic, trackers=()
         )
         self.whisper = load_whisper(config.model.name, config.model.revision)
         self.manifest, self.left_out = self._read()

@@ -15,7 +15,7 @@ from torch.profiler import profile, schedule
 
 from data.features import FRAMES_PER_SECOND
 from data.utterance import Batch
-from trainer.flops import WhisperFlops
+from trainer.flops import Peak, WhisperFlops
 from trainer.phase_time import WAIT, phase_milliseconds
 
 SKIPPED, WARM_UP, TRACED = 2, 1, 5  # updates
@@ -59,7 +59,7 @@ class Profile:
     """Traces updates 4 to 8 of a start, measures the next 40, and says where time went."""
 
     def __init__(
-        self, folder: Path, say: Callable[[Any], None], flops: WhisperFlops, peak: float
+        self, folder: Path, say: Callable[[Any], None], flops: WhisperFlops, peak: Peak
     ) -> None:
         """Start at once.
 
@@ -67,7 +67,7 @@ class Profile:
             folder: the run's.
             say: prints tables and sentences.
             flops: the model's arithmetic.
-            peak: the device's, in FLOP/s.
+            peak: the device's.
         """
         self.trace = folder / "profile" / "trace.json"
         self.say, self.flops, self.peak = say, flops, peak
@@ -158,7 +158,7 @@ def phase_table(milliseconds: dict[str, float], work: Counter[str]) -> Table:
     return table
 
 
-def length_table(updates: Sequence[Update], peak: float) -> Table:
+def length_table(updates: Sequence[Update], peak: Peak) -> Table:
     """Return what updates of each length took: the slowest ones, and those that fill the memory."""
     ordered = sorted(updates, key=lambda update: update.longest)
     cuts = [len(ordered) * i // LENGTHS for i in range(LENGTHS + 1)]
@@ -173,21 +173,22 @@ def length_table(updates: Sequence[Update], peak: float) -> Table:
     for group in [*groups, ordered]:
         seconds, audio = sum(u.seconds for u in group), sum(u.audio for u in group)
         gigabytes = max(u.gigabytes for u in group)
+        useful, made = sum(u.useful for u in group), sum(u.made for u in group)
+        shares = peak.shares(useful / seconds, made / seconds)
         table.add_row(
             f"{group[0].longest:.1f} to {group[-1].longest:.1f}",
             f"{sum(u.clips for u in group) / len(group):.1f}",
             f"{1000 * seconds / len(group):.0f}",
             f"{audio / seconds:.1f}",
             f"{1 - audio / sum(u.padded for u in group):.0%}",
-            f"{sum(u.useful for u in group) / seconds / peak:.1%}",
-            f"{sum(u.made for u in group) / seconds / peak:.1%}",
+            *(f"{share:.1%}" if shares else "?" for share in shares or (0.0, 0.0)),
             f"{gigabytes:.1f}" if gigabytes else "",
             end_section=group is groups[-1],
         )
     return table
 
 
-def advice(updates: Sequence[Update], waited: float, peak: float) -> list[str]:
+def advice(updates: Sequence[Update], waited: float, peak: Peak) -> list[str]:
     """Return what to change, the dearest first; nothing where there is nothing to say."""
     seconds, padded = sum(u.seconds for u in updates), sum(u.padded for u in updates)
     padding = 1 - sum(u.audio for u in updates) / padded
@@ -199,7 +200,7 @@ def advice(updates: Sequence[Update], waited: float, peak: float) -> list[str]:
         said.append((padding, told))
     small = max(u.largest for u in updates) < LEAST_SECONDS
     if small and torch.cuda.is_available():
-        idle = 1 - sum(u.made for u in updates) / seconds / peak
+        idle = 1 - sum(u.made for u in updates) / seconds / peak.per_second
         told = "passes are too small for a GPU: raise data.update_seconds, or data.padding"
         said.append((idle, told))
     return [f"advice: {told}" for _, told in sorted(said, reverse=True)]

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,8 @@ from rich.text import Text
 from data.errors import disk_failed
 from data.files import append_jsonl, read_jsonl, write_jsonl
 from trainer.forecast import Comparison, read_forecast
+from trainer.telemetry import LogConfig
+from trainer.trackers import Settings, begin_trackers
 
 METRICS = "metrics.jsonl"
 
@@ -61,18 +63,13 @@ class Recorder:
         )
         self.task = self.progress.add_task("train", total=None, line="")
         self.comparison: Comparison | None = None
+        self.tracked = 0  # the last step that trackers were told
 
-    def begin(self, trackers: Sequence[str], *, step: int, steps: int) -> None:
+    def begin(self, log: LogConfig, settings: Settings, *, step: int, steps: int) -> None:
         """Continue a run's metrics after `step`."""
         self.rewind(step)
         self.progress.update(self.task, total=steps)
-        if trackers:
-            self.accelerator.init_trackers(
-                "tensorboard",  # the folder's name in the run's folder
-                init_kwargs={
-                    "tensorboard": {"purge_step": step + 1}
-                },  # TensorBoard forgets as well
-            )
+        self.accelerator.trackers = begin_trackers(self.path.parent, log, settings, step)
 
     def expect(self, plan: Path, of: Mapping[str, Any], step: int, steps: int) -> None:
         """Hold the run against its plan, if there is one.
@@ -133,7 +130,10 @@ class Recorder:
         with self.despite_disk("metrics"):
             append_jsonl(self.path, self.unwritten)
             self.unwritten.clear()
-            self.accelerator.log(dict(metrics), step=step)
+            # the final evaluation is of the best model, of an update that lies behind: servers
+            # drop what comes out of order
+            self.tracked = max(self.tracked, step)
+            self.accelerator.log(dict(metrics), step=self.tracked)
         parts = [form.format(metrics[name]) for name, form in LINE if name in metrics]
         if parts:
             self.progress.update(self.task, line="  ".join(parts[:3]))
@@ -156,7 +156,7 @@ class Silence:
     def __exit__(self, *_: object) -> None:
         """Do nothing."""
 
-    def begin(self, trackers: Sequence[str], *, step: int, steps: int) -> None:
+    def begin(self, log: LogConfig, settings: Settings, *, step: int, steps: int) -> None:
         """Do nothing."""
 
     def expect(self, plan: Path, of: Mapping[str, Any], step: int, steps: int) -> None:

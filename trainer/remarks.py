@@ -15,6 +15,7 @@ from data.manifest import Manifest
 from data.plan import Plan
 from trainer.flops import WhisperFlops
 from trainer.state import TrainState
+from trainer.trackers import TENSORBOARD
 
 LOOKED_AT = 1000  # texts, for what a person should know of
 # estimates: 2,773 operations of whisper-small's 24 layers in a pass forward and back, at 5 to 8
@@ -101,11 +102,12 @@ def overview(
 
 
 def farewell(folder: Path) -> str:
-    """Return where to look, and what to do next."""
-    return (
-        f"\n  model    {folder / 'model'}\n"
-        f"  report   {folder / 'report.html'}\n"
-        f"  scores   {folder / 'eval'}\n"
-        f"  curves   tensorboard --logdir {folder}\n"
-        f"next:      python -m eval {folder / 'model'} CORPUS --split test"
+    """Return where to look at what there is, and what to do next."""
+    shown = (
+        ("model", f"  model    {folder / 'model'}"),
+        ("report.html", f"  report   {folder / 'report.html'}"),
+        ("eval", f"  scores   {folder / 'eval'}"),
+        (TENSORBOARD, f"  curves   tensorboard --logdir {folder}"),
     )
+    lines = [f"\n{told}" for name, told in shown if (folder / name).exists()]
+    return "".join(lines) + f"\nnext:      python -m eval {folder / 'model'} CORPUS --split test"

@@ -25,6 +25,7 @@ from data.scan import MeasureFiles
 from data.screen import count_reasons, refuse_broken
 from data.transcript import count_rules
 from eval.store import decide, wait_to_see
+from trainer.flops import Peak
 from trainer.shared_scan import scan_together
 from trainer.signals import STOPPED, Stopped
 from trainer.zero import autocast_of
@@ -120,7 +121,7 @@ def write_settings(
     config: str,
     accelerator: Accelerator,
     data: dict[str, Any],
-    peak: tuple[float, str],
+    peak: Peak,
 ) -> None:
     """Write config.yaml and environment.json.
 
@@ -129,7 +130,7 @@ def write_settings(
         config: the resolved config as YAML.
         accelerator: knows the device, the processes and the precision.
         data: the fingerprint of what is trained on, and the commits it is of.
-        peak: FLOP/s that MFU is a share of, and where that figure comes from.
+        peak: that MFU is a share of, as it is known at the start.
     """
     if not accelerator.is_main_process:
         return
@@ -144,7 +145,7 @@ def write_settings(
             "device": torch.cuda.get_device_name(device)
             if device.type == "cuda"
             else platform.machine(),
-            "peak_flops": {"per_second": peak[0], "source": peak[1]},
+            "peak_flops": {"per_second": peak.per_second, "source": peak.source},
             "precision": autocast_of(accelerator),
             "processes": accelerator.num_processes,
             "threads": torch.get_num_threads(),

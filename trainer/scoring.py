@@ -120,10 +120,11 @@ class Scoring:
             with self._timed(state.best_step or state.step):
                 error = self._report(error, state.best_step or state.step)
         self._describe(state, error)
-        scored = self.manifest.dev or self.manifest.test
-        if scored and self.evaluator.accelerator.is_main_process:
-            with self.recorder.despite_disk(str(self.folder / "plots")):
-                write_plots(self.folder)
+        if self.evaluator.accelerator.is_main_process:
+            with self.recorder.despite_disk(str(self.folder / "report.html")):
+                write_report(self.folder)
+                if self.manifest.dev or self.manifest.test:
+                    write_plots(self.folder)
         if self.manifest.test:
             self.recorder.say(comparison(self.folder, state.best_step or state.step))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from data.errors import InputError
 from data.features import FRAMES_PER_POSITION
 from data.utterance import Batch
-from trainer.flops import POSITIONS_PER_SECOND, WhisperFlops
+from trainer.flops import POSITIONS_PER_SECOND, Peak, WhisperFlops
 from trainer.step import StepResult
 
 
@@ -24,6 +24,7 @@ class LogConfig:
 
     log_every: int = 25  # updates
     trackers: tuple[str, ...] = ("tensorboard",)  # Accelerate's: tensorboard, wandb, mlflow, …
+    project: str = "whisper-loop"  # under which they file the run; tensorboard has its folder
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.
@@ -42,8 +43,8 @@ class Meter:
     _scored: Tensor  # target tokens behind that sum
     _grad_norm: Tensor  # of the last update
 
-    def __init__(self, accelerator: Accelerator, flops: WhisperFlops, peak: float) -> None:
-        """Take the model's arithmetic and the device's peak in FLOP/s."""
+    def __init__(self, accelerator: Accelerator, flops: WhisperFlops, peak: Peak) -> None:
+        """Take the model's arithmetic and the device's peak."""
         self._accelerator = accelerator
         self._flops = flops
         self._peak = peak
@@ -108,10 +109,12 @@ class Meter:
             "speed/data_wait": self._waited / wall,
             "speed/encoder_padding": 1 - seconds * POSITIONS_PER_SECOND / max(1.0, positions),
             "speed/decoder_padding": 1 - tokens / max(1.0, slots),
-            "speed/mfu": useful / (wall * self._peak * self._accelerator.num_processes),
-            "speed/hfu": made / (wall * self._peak * self._accelerator.num_processes),
             "memory/peak_gb": peak_memory(self._accelerator.device) / 1e9,
         }
+        each = wall * self._accelerator.num_processes
+        metrics["speed/useful_flops_per_second"] = useful / each  # of a process
+        if shares := self._peak.shares(useful / each, made / each):
+            metrics["speed/mfu"], metrics["speed/hfu"] = shares
         self.start()
         return metrics
 

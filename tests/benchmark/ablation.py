@@ -173,7 +173,7 @@ def speeds(command: Command) -> dict[str, dict[str, float]]:
         cell = replace(each, folder=folder, knobs=(*each.knobs, *timed))
         shutil.rmtree(folder, ignore_errors=True)  # of one that was cut off
         train(cell, command)
-        rows = [row for row in read_jsonl(cell.folder / "metrics.jsonl") if "speed/mfu" in row]
+        rows = [row for row in read_jsonl(cell.folder / "metrics.jsonl") if "train/loss" in row]
         spans = [1 / row["speed/updates_per_second"] for row in rows[1:]]  # the first one warms up
         audio = [row["speed/audio_seconds_per_second"] for row in rows[1:]]
         heard = sum(a * b for a, b in zip(spans, audio, strict=True)) / sum(spans)

@@ -42,7 +42,7 @@ def train(task: Task, folder: Path, *extra: str, program: str = "trainer/main.py
     lines = f"--log.log_every={knobs.warmup}"  # the first one ends where timing begins
     steps = f"--loop.max_steps={knobs.updates}"
     process = trainer(task, folder, steps, lines, *extra, program=program)
-    rows = [row for row in read_jsonl(folder / "metrics.jsonl") if "speed/mfu" in row]
+    rows = [row for row in read_jsonl(folder / "metrics.jsonl") if "train/loss" in row]
     told = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     return replace(
         rates(rows, told["peak_flops"]["per_second"], task.flops),
@@ -69,7 +69,7 @@ def rates(rows: list[dict[str, Any]], peak: float, flops: WhisperFlops) -> Figur
         )
         return 1 - mean(real) * seconds / held
 
-    clips, useful = mean("clips_per_second"), mean("mfu") * peak
+    clips, useful = mean("clips_per_second"), mean("useful_flops_per_second")
     padded = flops.train([(CHUNK_SECONDS, round(mean("tokens_per_second") / clips))]) * clips
     return Figures(
         updates_per_second=sum(made) / seconds,
@@ -81,7 +81,7 @@ def rates(rows: list[dict[str, Any]], peak: float, flops: WhisperFlops) -> Figur
         encoder_padding=padding("encoder_padding", "audio_seconds_per_second"),
         decoder_padding=padding("decoder_padding", "tokens_per_second"),
         ceiling=padded / useful,
-        own_ceiling=padded / (mean("hfu") * peak),
+        own_ceiling=padded / mean("flops_per_second"),
     )
 
 

@@ -12,9 +12,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAINING = """
-from pathlib import Path
 from trainer.device import build_accelerator
-build_accelerator(Path("."), precision="auto", deterministic=False, trackers=())
+build_accelerator(precision="auto", deterministic=False, trackers=())
 """
 EVALUATION = """
 from eval.device import build_evaluation_accelerator
