@@ -206,3 +206,14 @@ def test_broken_weights_are_rolled_back_and_the_window_is_passed_over_for_good(
     trainer(run, *extra, "--loop.max_steps=10", "--resume=auto")
     state = json.loads((run / "checkpoints/step-00000010/state.json").read_text())["state"]
     assert state["passed_over"] == [[1, 2], [2, 0]]
+
+
+def test_where_an_error_ends_training_no_other_process_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.guard.gather_object", lambda _: pytest.fail("would wait"))
+    guard, state = guarded(tmp_path), TrainState()
+    guard.check(state, [batch(3)], result(False))
+    guard.settle_alone(state)
+    assert state.failed == [[0, 3]]
+    assert json.loads((tmp_path / "nonfinite.jsonl").read_text())["update"] == 3

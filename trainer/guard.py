@@ -60,28 +60,45 @@ class Guard:
     def settle(self, state: TrainState) -> None:
         """Read the last update's outcome into the state: before it is saved, and at the end.
 
+        Every process must call.
+
         Raises:
             InputError: fp16's loss scale has collapsed.
         """
+        row = self._read(state)
+        if row is not None:
+            rows = gather_object([row])  # no process has another norm: all are here
+            if self._main:  # what two machines append to one file of an NFS is lost
+                append_jsonl(self._log, rows)
+
+    def settle_alone(self, state: TrainState) -> None:
+        """Do so where an error ends training on this process: the others may be waiting elsewhere.
+
+        Raises:
+            InputError: as settle().
+        """
+        row = self._read(state)
+        if row is not None:
+            append_jsonl(self._log, [row])
+
+    def _read(self, state: TrainState) -> dict[str, Any] | None:
+        """Return what names the last update's clips here, where it was not made."""
         update, self._unread = self._unread, None
         if update is None:
-            return
+            return None
         if update.ready is not None:
             update.ready.synchronize()
         if bool(update.finite):
             self._searching = False
             state.failed = []
-            return
+            return None
         self._refuse_collapse()
         if self._searching:
-            return
+            return None
         state.skipped += 1
         state.failed = [*state.failed, list(update.position)]
         epoch, number = update.position
-        row = {"epoch": epoch, "update": number, "process": self._rank, "ids": update.ids}
-        rows = gather_object([row])  # no process has another norm: all are here
-        if self._main:  # what two machines append to one file of an NFS is lost
-            append_jsonl(self._log, rows)
+        return {"epoch": epoch, "update": number, "process": self._rank, "ids": update.ids}
 
     def forget(self) -> None:
         """Leave the last update unread: a rollback has undone it."""

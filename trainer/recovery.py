@@ -93,7 +93,7 @@ def saved_when_left(run: Run) -> Iterator[None]:
 def _rescue(run: Run) -> None:
     """Save on this process alone; the error that ends training is worth more than why it failed."""
     try:
-        run.guard.settle(run.state)
+        run.guard.settle_alone(run.state)
         run.checkpoints.rescue(run.state, run.shape)
     except Exception as error:  # whatever it is
         step, told = run.state.step, f"{type(error).__name__}: {error}"
