@@ -142,7 +142,7 @@ class Plan:
         return starts
 
 
-@lru_cache(maxsize=1)  # a start asks for its first epoch several times: 1 s for a million clips
+@lru_cache(maxsize=2)  # a start asks for its first epoch several times: 1 s for a million clips
 def _draw(plan: Plan, epoch: int) -> Updates:
     rng = random.Random(f"{plan.seed} {epoch}")
     times = times_of(plan.outline, plan.weights, plan.seed, epoch) if plan.weights else None
