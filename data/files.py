@@ -106,13 +106,18 @@ def cut_jsonl(path: Path, after: Callable[[dict[str, Any]], bool]) -> None:
         if file.tell() == 0:
             return
         with mmap(file.fileno(), 0, access=ACCESS_READ) as lines:
-            kept, end = 0, lines.rfind(b"\n") + 1  # what is sure to stay, and sure to go
-            while kept < end:
-                middle = (kept + end) // 2
-                begin = max(kept, lines.rfind(b"\n", kept, middle) + 1)
-                stop = lines.find(b"\n", middle) + 1
-                if after(json.loads(lines[begin:stop])):
-                    end = begin
-                else:
-                    kept = stop
+            kept = _bytes_before(lines, after)
         file.truncate(kept)
+
+
+def _bytes_before(lines: mmap, after: Callable[[dict[str, Any]], bool]) -> int:
+    kept, end = 0, lines.rfind(b"\n") + 1  # what is sure to stay, and where what goes begins
+    while kept < end:
+        middle = (kept + end) // 2
+        begin = max(kept, lines.rfind(b"\n", kept, middle) + 1)
+        stop = lines.find(b"\n", middle) + 1
+        if after(json.loads(lines[begin:stop])):
+            end = begin
+        else:
+            kept = stop
+    return kept

@@ -82,9 +82,9 @@ def measured(command: Command, folder: Path) -> Told:
     told["checkpoint gb"] = checkpoint / 1e9
     for mode in ("plain", "fsdp"):
         found = at_once(command, folder, mode, command.ranks)
-        # what stays are moments, which lie on GPUs where there are some; weights were there before
-        found["beside"] = found["peak"] - found["before"] - command.ranks * found["mean moments"]
-        told[mode] = found | {"checkpoints beside": found["beside"] / checkpoint}
+        # what stays is each process's model and moments, which lie on GPUs where there are some
+        beside = (found["peak"] - found["after"]) / checkpoint
+        told[mode] = found | {"checkpoints beside": beside}
     told["resume"] = resume(command, folder)
     return told
 
@@ -162,7 +162,9 @@ def at_once(command: Command, folder: Path, what: str, ranks: int) -> Told:
         each.wait()
     rows = [json.loads(each.result()) for each in answers]
     numbers = [key for key, value in rows[0].items() if not isinstance(value, list)]
-    return told | {f"mean {key}": fmean(row[key] for row in rows) for key in numbers}
+    told |= {f"mean {key}": fmean(row[key] for row in rows) for key in numbers}
+    print(what, told, file=sys.stderr)  # the whole takes minutes
+    return told
 
 
 def go(started: Sequence["subprocess.Popen[str]"]) -> None:
