@@ -1,13 +1,14 @@
 """One process's forward passes of the plan."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from itertools import count, islice
 from operator import attrgetter
 from typing import NamedTuple
 
 from torch.utils.data import Sampler
 
+from data.bounds import bound_shapes
 from data.config import PASS_SECONDS, DataConfig
 from data.features import FRAMES_PER_SECOND
 from data.labels import PROMPT_TOKENS
@@ -48,7 +49,8 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
     # updates that are not drawn and not counted. A position may name one, since `after` is the
     # plan's next: drawing from there begins with the first update that is not among them
     passed_over: Collection[Position] = ()
-    # an estimate of a pass's memory, by which the largest is found; its padded audio by default
+    # an estimate of a pass's memory, by which the largest is found; its padded audio by default.
+    # More rows, frames or tokens never cost less
     pass_cost: Callable[[Shape], float] = attrgetter("seconds")
 
     def __iter__(self) -> Iterator[list[Draw]]:
@@ -58,18 +60,27 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
 
     def worst(self) -> Shape:
         """Return the pass that takes the most memory, of all in this process's first epoch."""
-        epoch = replace(self, start=Position(), updates=len(self.plan.updates(0)), passed_over=())
-        return max(
-            (Shape(len(rows), rows[0].frames, max(map(self._tokens, rows))) for rows in epoch),
-            key=self.pass_cost,
-        )
+        bounds = list(map(self.pass_cost, bound_shapes(self.plan, self.config, self.world)))
+        updates = self.plan.updates(0)
+        found: list[tuple[float, int, Shape]] = []  # cost, minus the update: the first of equals
+        for number in sorted(range(len(bounds)), key=bounds.__getitem__, reverse=True):
+            if found and bounds[number] < found[0][0]:
+                break
+            at = Position(0, number)
+            passes = self._draws(rows_of(updates[number], at, self.plan, self.config), at, at)
+            shapes = [
+                Shape(len(rows), rows[0].frames, max(map(self._tokens, rows))) for rows in passes
+            ]
+            worst = max(shapes, key=self.pass_cost)
+            found = [max([*found, (self.pass_cost(worst), -number, worst)])]
+        return found[0][2]
 
     def _tokens(self, row: Row | Draw) -> int:
-        tokens = sum(self.plan.tokens[clip] for clip in row.clips) or 1
+        tokens = sum(self.plan.tokens(clip) for clip in row.clips) or 1
         if row.timed:
             tokens += 2 * len(row.clips)
         if row.prompted:
-            tokens += 1 + min(self.plan.prompts[row.clips[0]], PROMPT_TOKENS)
+            tokens += 1 + min(self.plan.outline.prompts.item(row.clips[0]), PROMPT_TOKENS)
         return tokens
 
     def _updates(self) -> Iterator[tuple[list[int], Position, Position]]:

@@ -3,7 +3,8 @@
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from mmap import ACCESS_READ, mmap
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,34 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             if line.endswith("\n"):
                 yield json.loads(line)
+
+
+def cut_jsonl(path: Path, after: Callable[[dict[str, Any]], bool]) -> None:
+    """Cut off the rows of a JSON Lines file from the first one on that comes after something.
+
+    It looks at some thirty rows of any number, and writes none. A last line that a crash cut off
+    goes too.
+
+    Args:
+        path: the file; made where there is none. Its rows are in order.
+        after: tells of a row whether it is to go; then so are all that follow.
+    """
+    with path.open("a+b") as file:
+        if file.tell() == 0:
+            return
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as lines:
+            kept = _bytes_before(lines, after)
+        file.truncate(kept)
+
+
+def _bytes_before(lines: mmap, after: Callable[[dict[str, Any]], bool]) -> int:
+    kept, end = 0, lines.rfind(b"\n") + 1  # what is sure to stay, and where what goes begins
+    while kept < end:
+        middle = (kept + end) // 2
+        begin = max(kept, lines.rfind(b"\n", kept, middle) + 1)
+        stop = lines.find(b"\n", middle) + 1
+        if after(json.loads(lines[begin:stop])):
+            end = begin
+        else:
+            kept = stop
+    return kept

@@ -16,6 +16,7 @@ from data.collate import PaddingCollator
 from data.config import DataConfig
 from data.features import N_FRAMES, LogMel
 from data.labels import LabelEncoder
+from data.lazy import find
 from data.lines import Lines, as_drawn
 from data.plan import edge_of
 from data.utterance import Batch, Position, Shape, Utterance
@@ -125,8 +126,7 @@ def train_batches(
     """
     watch = Watch(partial(_audio_of, utterances), config.workers, CLIP_SECONDS)
     if known := set(lethal):  # else none of perhaps millions is looked at
-        blamed = (index for index, u in enumerate(utterances) if u.id in known)
-        watch.blamed = dict.fromkeys(blamed, (KILLS, "in an earlier start"))
+        watch.blamed = dict.fromkeys(find(utterances, known), (KILLS, "in an earlier start"))
     change = partial(as_drawn, stages.augmentation, sampler.plan)
     lines = Lines(utterances, config.train_split, load_audible, watch, change)
     return Passes(sampler, lambda draws: _batches(draws, lines, stages, config))

@@ -2,8 +2,6 @@
 
 import gc
 import hashlib
-import json
-from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,8 +13,9 @@ from data.corpora import read as read_corpus
 from data.corpora.common_voice import read_once
 from data.errors import InputError
 from data.files import TO_JSON, write_bytes
+from data.index import IndexBuilder, build_index, read_index, write_index
 from data.labels import LabelEncoder
-from data.lazy import LazyUtterances, Outline, read_row
+from data.lazy import Outline, mapped, read_row_at
 from data.scan import MeasureFiles, measure_here, scan
 from data.screen import Screened, refuse_missing, screen_audio, screen_faults, screen_repeats
 from data.selection import refuse_empty, select, settle, spoken
@@ -34,30 +33,28 @@ class Manifest:
     test: Sequence[Utterance] = field(default_factory=list)
 
     def write(self, path: Path) -> "Manifest":
-        """Write one utterance a line, with its split; return what read() would."""
-        outline, offsets = Outline(), array("q")
-        write_bytes(path, self._lines(outline, offsets))
-        return replace(self, train=LazyUtterances(path, outline, offsets))
+        """Write one utterance a line, with its split, and the index; return what read() would."""
+        builder = IndexBuilder()
+        write_bytes(path, self._lines(builder))
+        index = builder.index()
+        write_index(path, index)
+        return replace(self, train=index.train(path))
 
-    def _lines(self, outline: Outline, offsets: "array[int]") -> Iterator[bytes]:
-        """Yield the lines, and note what is trained on: to read millions again takes a while."""
-        offset = 0
+    def _lines(self, builder: IndexBuilder) -> Iterator[bytes]:
+        """Yield the lines, and note where they are: to read millions again takes a while."""
         for split, part in (("train", self.train), ("dev", self.dev), ("test", self.test)):
             for u in part:
                 row = u.to_json()
                 line = (TO_JSON({"split": split, **row}) + "\n").encode()
-                if split == "train":
-                    offsets.append(offset)
-                    outline.add(row)
-                offset += len(line)
+                builder.add(row, split, len(line))
                 yield line
 
     def revisions(self) -> dict[str, str]:
         """Return the commit that each corpus from the Hub was loaded at."""
         found = {u.corpus: u.audio for u in (*self.test, *self.dev)}
-        for index, (corpus, _, _) in enumerate(Outline.of(self.train).kinds):
-            if corpus not in found:
-                found[corpus] = self.train[index].audio
+        outline = Outline.of(self.train)
+        for corpus in outline.corpora().keys() - found.keys():
+            found[corpus] = self.train[int(outline.of_corpus(corpus)[0])].audio
         commits = {name: revision_of(audio) for name, audio in found.items()}
         return {name: commit for name, commit in commits.items() if commit}
 
@@ -68,20 +65,24 @@ class Manifest:
     @classmethod
     def read(cls, path: Path) -> "Manifest":
         """Read back what write() wrote; what is trained on stays in the file."""
-        outline, offsets = Outline(), array("q")
-        held_out: dict[str, list[Utterance]] = {"dev": [], "test": []}
-        from_json = json.JSONDecoder().raw_decode  # json.loads looks for blanks on both sides
-        with path.open("rb") as file:
-            offset = 0
-            for line in file:
-                row = from_json(line.decode())[0]
-                if row["split"] == "train":
-                    offsets.append(offset)
-                    outline.add(row)
-                else:
-                    held_out[row["split"]].append(read_row(row))
-                offset += len(line)
-        return cls(train=LazyUtterances(path, outline, offsets), **held_out)
+        index = read_index(path) or build_index(path)
+        lines = mapped(path)
+        held_out = {
+            split: [read_row_at(lines, offset) for offset in index.offsets[split].tolist()]
+            for split in ("dev", "test")
+        }
+        return cls(train=index.train(path), **held_out)
+
+
+def see_to_index(path: Path) -> bool:
+    """Write the index of a manifest where it is missing; return whether there is a manifest.
+
+    One process calls it before all of them read the manifest.
+    """
+    found = path.exists()
+    if found and read_index(path) is None:
+        write_index(path, build_index(path))
+    return found
 
 
 def build_manifest(

@@ -1,12 +1,14 @@
 """How often an epoch hears the utterances of each corpus."""
 
 import random
-from collections.abc import Mapping, Sequence
-from operator import mul
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
 
 from data.config import DataConfig
 from data.errors import InputError
-from data.lazy import Kind, Outline
+from data.lazy import Outline
 
 
 def weights_of(outline: Outline, config: DataConfig) -> dict[str, float]:
@@ -18,13 +20,13 @@ def weights_of(outline: Outline, config: DataConfig) -> dict[str, float]:
     if not (config.weights or config.hours):
         return {}
     seconds = dict.fromkeys(config.corpus, 0.0)
-    for (corpus, _, _), length in zip(outline.kinds, outline.seconds, strict=True):
+    for corpus, (_, length) in outline.corpora().items():
         if corpus not in seconds:
             raise InputError(
                 f"data.corpus is {', '.join(config.corpus)}, but the run's manifest holds "
                 f"{corpus}: data.weights and data.hours go by the names that it was begun with"
             )
-        seconds[corpus] += length
+        seconds[corpus] = length
     if config.weights:
         given = dict(zip(config.corpus, config.weights, strict=True))
     else:
@@ -36,28 +38,28 @@ def weights_of(outline: Outline, config: DataConfig) -> dict[str, float]:
 def mean_seconds(outline: Outline, weights: Mapping[str, float]) -> float:
     """Return the mean length of what epochs hear, in seconds: a corpus counts by its weight."""
     if not weights:
-        return sum(outline.seconds) / max(1, len(outline.seconds))
-    heard = [weights.get(corpus, 1.0) for corpus, _, _ in outline.kinds]
-    return sum(map(mul, heard, outline.seconds)) / sum(heard)
+        return sum(outline.seconds.tolist()) / max(1, len(outline.seconds))
+    parts = [(weights.get(name, 1.0), *part) for name, part in outline.corpora().items()]
+    heard = sum(weight * seconds for weight, _, seconds in parts)
+    return heard / sum(weight * clips for weight, clips, _ in parts)
 
 
 def times_of(
-    kinds: Sequence[Kind], weights: Mapping[str, float], seed: int, epoch: int
-) -> list[int]:
+    outline: Outline, weights: Mapping[str, float], seed: int, epoch: int
+) -> NDArray[np.int64]:
     """Return how often an epoch hears each utterance: once, unless its corpus has a weight.
 
     A corpus of weight w is shuffled over and over into one long line, of which each epoch takes
     the next w-th: no utterance is ever more than one hearing ahead of another.
     """
-    times = [1] * len(kinds)
+    times = np.ones(len(outline.seconds), dtype=np.int64)
     for number, (corpus, weight) in enumerate(weights.items()):
-        clips = [index for index, kind in enumerate(kinds) if kind[0] == corpus]
+        clips = outline.of_corpus(corpus)
         first, last = (int(n * weight * len(clips) + 1e-6) for n in (epoch, epoch + 1))
-        for index in clips:
-            times[index] = 0
+        times[clips] = 0
         for lap in range(first // len(clips), -(-last // len(clips))):
-            line = random.Random(f"{seed} corpus {number} {lap}").sample(clips, len(clips))
+            rng = random.Random(f"{seed} corpus {number} {lap}")
+            line = clips[rng.sample(range(len(clips)), len(clips))]
             begin = lap * len(clips)
-            for index in line[max(0, first - begin) : last - begin]:
-                times[index] += 1
+            times[line[max(0, first - begin) : last - begin]] += 1
     return times

@@ -37,9 +37,9 @@ def rows_of(update: Sequence[int], at: Position, plan: Plan, config: DataConfig)
         windows = _pack(update, at.epoch, plan)
         return [_row(clips, N_FRAMES, at.epoch, plan, config) for clips in windows]
     edge = {index: edge_of(plan.heard(index, at.epoch)) for index in update}
-    ordered = sorted(update, key=lambda i: (-edge[i], -plan.tokens[i], i))
+    ordered = sorted(update, key=lambda i: (-edge[i], -plan.tokens(i), i))
     edges = [edge[index] for index in ordered]
-    least = _least(edges[0], at, plan, config)
+    least = least_frames(edges[0], at, plan, config)
     padded = [max(edge, least) for edge in _level(edges, config.padding)]
     return [
         _row([index], frames, at.epoch, plan, config)
@@ -58,10 +58,10 @@ def _row(clips: list[int], frames: int, epoch: int, plan: Plan, config: DataConf
         return Row(tuple(clips), frames)
     draw = random.Random(f"{plan.seed} {epoch} {clips[0]} labels")
     timed, prompted = draw.random() < config.timestamps, draw.random() < config.prompts
-    return Row(tuple(clips), frames, timed, prompted and plan.prompts[clips[0]] > 0)
+    return Row(tuple(clips), frames, timed, prompted and plan.outline.prompts.item(clips[0]) > 0)
 
 
-def _least(longest: int, at: Position, plan: Plan, config: DataConfig) -> int:
+def least_frames(longest: int, at: Position, plan: Plan, config: DataConfig) -> int:
     """Return the frames that every row of an update has at least: 0, 30 s, or a length between.
 
     Silence of any length behind short audio teaches an encoder without a mask to ignore it.
@@ -106,14 +106,15 @@ def _pack(update: Sequence[int], epoch: int, plan: Plan) -> list[list[int]]:
     """
     place = {index: number for number, index in enumerate(update)}
     seconds = {index: plan.heard(index, epoch) for index in update}
+    kind = {index: plan.outline.kind.item(index) for index in update}
     windows: list[list[int]] = []
     for index in sorted(update, key=lambda i: (-seconds[i], i)):
         for window in windows:
             held = [*window, index]
             if (
-                plan.kinds[window[0]] == plan.kinds[index]
+                kind[window[0]] == kind[index]
                 and sum(seconds[i] for i in held) < CHUNK_SECONDS
-                and sum(plan.tokens[i] for i in held) <= MAX_TOKENS
+                and sum(plan.tokens(i) for i in held) <= MAX_TOKENS
             ):
                 window.append(index)
                 break

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import chain, pairwise, zip_longest
 from typing import Any
 
+import numpy as np
 import pytest
 
 from data.buckets import BucketedBatchSampler, Draw
@@ -99,15 +100,15 @@ def test_the_plan_is_a_pure_function_of_seed_epoch_manifest_and_budget() -> None
     first = Plan.of(corpus(300), config, seed=0)
     again = Plan.of(corpus(300), config, seed=0)
     again.updates(5)  # a look at another epoch leaves no trace
-    assert [again.updates(e) for e in (2, 0)] == [first.updates(e) for e in (2, 0)]
+    assert [[*again.updates(e)] for e in (2, 0)] == [[*first.updates(e)] for e in (2, 0)]
     free = replace(config, pass_seconds=30.0, pass_tokens=9, workers=7, prefetch=1)
-    assert Plan.of(corpus(300), free, seed=0).updates(0) == first.updates(0)
+    assert [*Plan.of(corpus(300), free, seed=0).updates(0)] == [*first.updates(0)]
 
 
 def test_another_seed_or_epoch_is_another_order() -> None:
     config = DataConfig(update_seconds=60.0)
     plans = [Plan.of(corpus(300), config, seed=seed) for seed in (0, 1)]
-    orders = [json.dumps(plan.updates(epoch)) for plan in plans for epoch in (0, 1)]
+    orders = [json.dumps([*plan.updates(epoch)]) for plan in plans for epoch in (0, 1)]
     assert len(set(orders)) == 4
 
 
@@ -387,7 +388,7 @@ def test_little_of_what_is_computed_is_padding(world: int) -> None:
 def test_edges_are_multiples_and_hold_the_longest(buckets: int) -> None:
     for seed in range(5):
         seconds = [u.seconds for u in anything(100, seed)]
-        edges = bucket_edges(seconds, buckets)
+        edges = bucket_edges(np.array(seconds), buckets)
         assert edges == sorted(set(edges))
         assert len(edges) <= buckets + 1
         assert all(edge % EDGE_FRAMES == 0 or edge == N_FRAMES for edge in edges)
@@ -396,16 +397,18 @@ def test_edges_are_multiples_and_hold_the_longest(buckets: int) -> None:
 
 
 def test_a_clip_of_almost_30_s_has_a_bucket() -> None:
-    assert bucket_edges([29.9999], 4) == [N_FRAMES]
+    assert bucket_edges(np.array([29.9999]), 4) == [N_FRAMES]
     plan = Plan.of([Utterance(id="a", audio="", text="", seconds=29.9999)], DataConfig(), seed=0)
-    assert plan.updates(0) == [[0]]
+    assert list(plan.updates(0)) == [[0]]
 
 
 def test_buckets_hold_like_amounts_of_audio_and_clips_of_like_tokens() -> None:
     rng = random.Random(0)
     utterances = [replace(u, tokens=rng.randint(10, 60)) for u in corpus(4000)]
     seconds, tokens = [u.seconds for u in utterances], [u.tokens for u in utterances]
-    buckets = make_buckets(seconds, tokens, DataConfig(buckets=8, token_buckets=3))
+    buckets = make_buckets(
+        np.array(seconds), np.array(tokens, dtype=np.int32), DataConfig(buckets=8, token_buckets=3)
+    )
     assert sorted(chain(*buckets)) == list(range(4000))
     held = [sum(seconds[i] for i in bucket) for bucket in buckets]
     assert len(held) >= 24

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from data.files import append_jsonl, read_jsonl, write_json, write_jsonl, write_text
+from data.files import (
+    append_jsonl,
+    cut_jsonl,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 
 
 def test_a_file_is_written_with_its_folders_and_nothing_beside_it(tmp_path: Path) -> None:
@@ -53,3 +60,23 @@ def test_json_lines_come_back_as_they_were(tmp_path: Path) -> None:
 def test_json_is_indented_and_readable(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"text": "中"})
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "text": "中"\n}\n'
+
+
+@pytest.mark.parametrize("torn", ["", '{"n": 9, "te', "\0" * 50])
+@pytest.mark.parametrize("rows", [0, 1, 2, 9])
+def test_what_stays_of_a_cut_file_are_the_rows_before(tmp_path: Path, rows: int, torn: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    # rows of all lengths, of which two share a number
+    held = [{"n": n // 2, "text": "零" * (n * 37 % 11)} for n in range(rows)]
+    for cut in range(-1, 6):
+        write_jsonl(path, held)
+        with path.open("a") as file:
+            file.write(torn)
+        cut_jsonl(path, lambda row, cut=cut: row["n"] > cut)  # type: ignore[misc]
+        assert list(read_jsonl(path)) == [row for row in held if row["n"] <= cut]
+        assert path.read_bytes()[-1:] in (b"", b"\n")  # the next row begins a line
+
+
+def test_a_file_that_is_absent_is_made_by_a_cut(tmp_path: Path) -> None:
+    cut_jsonl(tmp_path / "rows.jsonl", lambda _: True)
+    assert (tmp_path / "rows.jsonl").read_bytes() == b""

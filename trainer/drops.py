@@ -27,7 +27,7 @@ def clips_heard(config: DataConfig, plan: Plan, steps: int) -> int:
         plan: of the corpus, or of the first window.
         steps: updates in all.
     """
-    clips = len(plan.seconds)
+    clips = len(plan.outline.seconds)
     return clips * steps // len(plan.updates(0)) if config.streaming else clips
 
 

@@ -1,6 +1,5 @@
 """What a model's card tells that no other file of the run does."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def facts_of(
         "step": state.best_step or state.step,
         "updates": state.step,
         "base_model": Path(name).name if Path(name).exists() else name,
-        "languages": sorted({language for _, language, _ in set(outline.kinds)}),
+        "languages": sorted({language for _, language, _ in outline.kinds}),
         "clips": None if streamed else len(outline.seconds),
         "hours": state.audio_seconds / 3600 if streamed else outline.hours,
         "corpora": [] if streamed else _corpora(outline),
@@ -41,19 +40,15 @@ def facts_of(
 
 def _corpora(outline: Outline) -> list[dict[str, Any]]:
     """Return each corpus with its clips and hours; of a folder, the last parts of its name."""
-    clips: Counter[str] = Counter()
-    seconds: Counter[str] = Counter()
-    for (corpus, _, _), length in zip(outline.kinds, outline.seconds, strict=True):
-        clips[corpus] += 1
-        seconds[corpus] += length  # type: ignore[assignment]  # a Counter of floats adds as well
-    local = [name for name in clips if Path(name).exists()]
+    corpora = outline.corpora()
+    local = [name for name in corpora if Path(name).exists()]
     short = dict(zip(local, short_names(local), strict=True)) if local else {}
     return [
         {
             "name": short.get(name, name),
             "hub": name not in short,
-            "clips": clips[name],
-            "hours": seconds[name] / 3600,
+            "clips": clips,
+            "hours": seconds / 3600,
         }
-        for name in clips
+        for name, (clips, seconds) in corpora.items()
     ]

@@ -118,11 +118,12 @@ def worst_shapes(config: DataConfig, whisper: Whisper, folder: Path) -> list[Sha
     chosen = sorted({round(i * (len(plan.buckets) - 1) / (BUCKETS - 1)) for i in range(BUCKETS)})
     shapes = []
     for bucket in (plan.buckets[i] for i in chosen):
-        tokens = max(plan.tokens[i] for i in bucket)
-        shortest, longest = (f(plan.seconds[i] for i in bucket) for f in (min, max))
+        tokens = int(plan.outline.tokens[bucket].max())
+        seconds = plan.outline.seconds[bucket]
+        shortest, longest = float(seconds.min()), float(seconds.max())
         rows = config.update_clips or int(config.update_seconds / shortest)
         shapes.append(Shape(max(1, rows), edge_of(longest), tokens))
-    whole = Shape(max(shape.rows for shape in shapes), N_FRAMES, max(plan.tokens))
+    whole = Shape(max(shape.rows for shape in shapes), N_FRAMES, int(plan.outline.tokens.max()))
     return [*(shape for shape in shapes if shape.frames < N_FRAMES), whole]
 
 

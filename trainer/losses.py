@@ -4,7 +4,6 @@ Training's own forward knows the loss of every target token: it is kept on the d
 where a log line is due, in one copy. One row an update, whatever the number of processes.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from data.files import append_jsonl
+from data.files import append_jsonl, cut_jsonl
 from data.utterance import Batch
 from eval.outliers import LOSSES
 from trainer.recorder import Recorder, Silence
@@ -84,16 +83,8 @@ class ClipLosses:
         """Forget what came after an update: of a future that was given up, or another run's."""
         self._unread = [each for each in self._unread if each.step <= step]
         self._unwritten = [row for row in self._unwritten if row["step"] <= step]
-        if not self._accelerator.is_main_process:
-            return
-        self.path.touch()
-        kept = 0
-        with self.path.open("r+b") as file:
-            for line in file:
-                if not line.endswith(b"\n") or json.loads(line)["step"] > step:
-                    break
-                kept += len(line)
-            file.truncate(kept)
+        if self._accelerator.is_main_process:
+            cut_jsonl(self.path, lambda row: row["step"] > step)
 
     def _read(self) -> list[Row]:
         """Return a row for each update that was made, in one copy from the device."""

@@ -5,6 +5,7 @@ accelerate launch trainer/main.py RECIPE.yaml --run_dir=runs/mine --data.corpus 
 
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 if not __package__:  # run as a script: search the repository, not trainer/, for imports
@@ -15,6 +16,7 @@ from accelerate import Accelerator
 from data.errors import plain_errors
 from data.plan import Plan
 from eval.evaluate import Evaluator
+from eval.store import decide
 from eval.whisper import load_whisper
 from trainer.checkpoint import Checkpoints
 from trainer.clock import Clock
@@ -134,7 +136,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     checkpoints.watch()
     mirror = Mirror(accelerator, model, whisper)
     plan = Plan.of(manifest.train, config.data, config.seed)
-    steps = config.loop.max_steps or plan.length(config.loop.epochs)
+    steps = config.loop.max_steps or decide(accelerator, partial(plan.length, config.loop.epochs))
     origin = {"data": manifest.fingerprint(), "revisions": manifest.revisions()}
     shape = {
         "seed": config.seed,

@@ -68,7 +68,7 @@ def settle_generation(whisper: Whisper, utterances: Sequence[Utterance]) -> None
     for told in (generation, whisper.model.config):
         vars(told).pop("forced_decoder_ids", None)
     if whisper.multilingual:
-        kinds = set(Outline.of(utterances).kinds)
+        kinds = Outline.of(utterances).kinds
         languages, tasks = ({kind[place] for kind in kinds} for place in (1, 2))
         generation.task = tasks.pop() if len(tasks) == 1 else "transcribe"
         generation.language = languages.pop() if len(languages) == 1 else None

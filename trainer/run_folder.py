@@ -20,7 +20,7 @@ from data.config import DataConfig
 from data.errors import InputError, disk_failed, redact
 from data.files import write_json, write_jsonl, write_text
 from data.labels import LabelEncoder
-from data.manifest import Manifest, build_manifest, scan_cache
+from data.manifest import Manifest, build_manifest, scan_cache, see_to_index
 from data.scan import MeasureFiles
 from data.screen import count_reasons, refuse_broken
 from data.transcript import count_rules
@@ -77,7 +77,7 @@ def freeze_corpus(
         InputError: the corpus cannot be used.
     """
     path = folder / "manifest.jsonl"
-    if resumed and decide(accelerator, path.exists):  # all of them, or none
+    if resumed and decide(accelerator, lambda: see_to_index(path)):  # all of them, or none
         return Manifest.read(wait_to_see(path))
     frozen: list[Manifest] = []  # on the main process
 

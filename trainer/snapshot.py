@@ -100,20 +100,43 @@ def restore(accelerator: Accelerator, folder: Path, say: Callable[[str], None]) 
     if not gathers(accelerator):
         accelerator.scaler = scaler if held else None  # load_state asks for a file for each scaler
         try:
-            accelerator.load_state(str(folder))
+            # tensor by tensor from the file's pages: "on_device", Accelerate's choice for several
+            # GPUs, would put a second copy of everything on each
+            accelerator.load_state(str(folder), map_location="cpu", load_kwargs={"mmap": True})
         finally:
             accelerator.scaler = scaler
+        _leave_file(accelerator._optimizers[0].optimizer)
         return
     (model,) = accelerator._models
     (optimizer,) = accelerator._optimizers
-    moments = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+    moments = read_moments(folder)
     if zero.is_zero(accelerator):
         fill(model.module, folder / WEIGHTS)
         zero.scatter(model, moments)
         return
     scatter(model, optimizer.optimizer, load_file(folder / WEIGHTS), moments)
+    _leave_file(optimizer.optimizer)
     if scaler is not None and held:
         scaler.load_state_dict(torch.load(folder / SCALER, weights_only=True))
+
+
+def read_moments(folder: Path) -> dict[str, Any]:
+    """Return the optimizer of a checkpoint, in its file's pages: those of a machine share them."""
+    held: dict[str, Any] = torch.load(
+        folder / OPTIMIZER, map_location="cpu", mmap=True, weights_only=True
+    )
+    return held
+
+
+def _leave_file(optimizer: torch.optim.Optimizer) -> None:
+    """Copy moments that lie in a checkpoint's file: on a CPU an optimizer takes them as they are.
+
+    The checkpoint is deleted later, and on some network disks its pages are gone with it.
+    """
+    for moments in optimizer.state.values():
+        for name, moment in moments.items():
+            if isinstance(moment, Tensor) and moment.device.type == "cpu":
+                moments[name] = moment.clone()
 
 
 def fill(module: nn.Module, path: Path) -> None:

@@ -201,7 +201,7 @@ def _epoch_of(
     passes = list(sampler)
     told = {"seconds": time.perf_counter() - begun, "passes": len(passes)}
     draws = [draw for each in passes for draw in each if draw.clips]
-    told["real"] = 100 * sum(plan.seconds[draw.clips[0]] for draw in draws)
+    told["real"] = 100 * sum(plan.seconds(draw.clips[0]) for draw in draws)
     return told | {"padded": sum(draw.frames for draw in draws)}
 
 
