@@ -41,6 +41,14 @@ def status_of(run: Path) -> dict[str, Any]:
     return told
 
 
+def status_once_ended(run: Path) -> dict[str, Any]:
+    """Return how a start ended, which its watchdog process writes a moment later."""
+    deadline = time.monotonic() + 10
+    while status_of(run)["status"] == "running" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return status_of(run)
+
+
 def saved_step(run: Path) -> int:
     """Return the update of a run's only checkpoint."""
     (path,) = (run / "checkpoints").iterdir()
@@ -173,11 +181,15 @@ def slow_passes() -> None:
     trainer.model.TrainingModule.forward = slowly  # type: ignore[method-assign]
 
 
-def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_ends_it_at_once_and_status_json_says_so(tmp_path: Path) -> None:
     code = f"""
 import os, signal, time
+from pathlib import Path
+from trainer.run_folder import status
 from trainer.signals import Stop
-stop = Stop(); stop.listen(); stop.defer()
+from trainer.watchdog import Watchdog
+kept = status(Path({str(tmp_path)!r}))
+stop = Stop(Watchdog(0.0, kept.__enter__()).exit_now); stop.listen(); stop.defer()
 os.kill(os.getpid(), signal.SIGTERM)
 os.kill(os.getpid(), signal.SIGTERM)  # at once: the launcher passes on what the group heard too
 time.sleep({AGAIN_SECONDS} + 0.2)
@@ -185,8 +197,11 @@ assert stop.asked
 os.kill(os.getpid(), signal.SIGTERM)
 time.sleep(60)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=60)
     assert done.returncode == 128 + signal.SIGTERM
+    ended = status_once_ended(tmp_path)
+    assert (ended["status"], ended["exit"]) == ("killed", 128 + signal.SIGTERM)
+    assert "a second time" in ended["reason"]
 
 
 def test_a_signal_before_training_is_not_put_off() -> None:
