@@ -235,7 +235,7 @@ class Trainer:
     ) -> list[Any]:
         """Start a run, and return its processes."""
         started = []
-        port = str(_free_port())
+        port = str(free_port())
         for rank in range(processes):
             # two threads: with one, nothing would be left that could change the bits
             threads = "2" if processes == 1 else "1"
@@ -271,7 +271,8 @@ class Trainer:
         )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return int(server.getsockname()[1])
