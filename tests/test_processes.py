@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.conftest import FORKS, free_port
+from tests.conftest import FORKS, STARTED, free_port
+from tests.mortal import die_with_parent
 from tests.test_signals import ENDLESS, trains, wait_for
 from trainer.processes import add_up, ended_together
 from trainer.signals import STOPPED
@@ -74,6 +75,7 @@ def train_and_end(rank: int, port: int) -> None:
     """Be one of two processes that make some updates and end."""
     from accelerate import Accelerator
 
+    die_with_parent()
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
@@ -97,16 +99,13 @@ def end_often(times: int) -> None:
     for _ in range(0, times, LANES):
         ports = [free_port() for _ in range(LANES)]
         pairs = [(rank, port) for port in ports for rank in (0, 1)]
-        started = [FORKS.Process(target=train_and_end, args=pair) for pair in pairs]
-        for process in started:
+        processes = [FORKS.Process(target=train_and_end, args=pair) for pair in pairs]
+        for process in processes:
             process.start()
-        try:
-            for process in started:
-                process.join(60)
-            assert [process.exitcode for process in started] == [0] * len(started)
-        finally:
-            for process in started:
-                process.kill()
+            STARTED.append(process)
+        for process in processes:
+            process.join(60)
+        assert [process.exitcode for process in processes] == [0] * len(processes)
 
 
 def test_two_processes_end_together() -> None:

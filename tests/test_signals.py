@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import descendants, started
 from trainer.signals import AGAIN_SECONDS, HEEDED, STOPPED, Stop, Stopped
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -92,7 +93,7 @@ def test_a_run_outlives_the_reader_of_its_output(
     run = tmp_path / "run"
     command = [sys.executable, MAIN, *trainer.arguments(run, *ENDLESS)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+    with started(command, env=environment, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         wait_for(trains(run, losses), process)
         process.stdout.close()  # as Ctrl-C ends `tee`
@@ -226,15 +227,6 @@ RARE = [
 ]
 
 
-def descendants(pid: int) -> set[int]:
-    """Return the ids of all processes below one."""
-    found: set[int] = set()
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text().split():
-            found |= {int(child)} | descendants(int(child))
-    return found
-
-
 @pytest.mark.parametrize(("launcher", "name"), [*USUAL, *RARE])
 def test_a_signal_to_a_launcher_saves_and_leaves_no_orphan(
     trainer: Any, tmp_path: Path, losses: Losses, launcher: str, name: str
@@ -252,7 +244,7 @@ def test_a_signal_to_a_launcher_saves_and_leaves_no_orphan(
     command = [*LAUNCHERS[launcher], str(recipe), *arguments]
     with (
         (tmp_path / "log").open("w") as log,
-        subprocess.Popen(
+        started(
             command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
         ) as process,
     ):

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import descendants, started
 from tests.test_signals import (
     BIN,
     ENDLESS,
     LAUNCHERS,
-    descendants,
     status_of,
     status_once_ended,
     trains,
@@ -89,10 +89,8 @@ def launched(trainer: Any, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         "PATH": f"{BIN}:{os.environ['PATH']}",
     }
     command = [*LAUNCHERS["launch.sh"], str(recipe), *arguments]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment) as process:
+    with started(command, cwd=tmp_path, env=environment) as process:
         yield process
-        for below in descendants(process.pid):
-            os.kill(below, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("watched", [True, False], ids=["alone", "with what watches it"])

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from data.files import read_jsonl
+from tests.conftest import started
 from tests.fake_hub import running
 from tests.test_hub_upload import be_ann
 from tests.test_signals import REPOSITORY, status_of, status_once_ended, wait_for
@@ -91,9 +92,8 @@ for _ in range(10):
     dog.feed()
     time.sleep(0.1)
 """
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE
-    ) as process:
+    command = [sys.executable, "-c", code]
+    with started(command, cwd=REPOSITORY, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(0.3)
