@@ -35,11 +35,9 @@ def marked(mark: str) -> list[str]:
     """Return the processes that inherited a mark in their environment."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
-        try:
+        with suppress(OSError):  # it has ended meanwhile
             if mark.encode() in (path / "environ").read_bytes():
                 found.append((path / "cmdline").read_text().replace("\0", " "))
-        except OSError:  # it has ended meanwhile
-            continue
     return found
 
 

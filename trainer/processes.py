@@ -54,16 +54,16 @@ def ended_together(accelerator: Accelerator, watchdog: Watchdog) -> Iterator[Non
             traceback.clear_frames(error.__traceback__)  # their variables hold the model
             _end(accelerator, watchdog)
         raise
+    for tracker in accelerator.trackers:  # may upload: whoever asks to stop does not wait for that
+        tracker.finish()
     _end(accelerator, watchdog)
 
 
 def _end(accelerator: Accelerator, watchdog: Watchdog) -> None:
-    """Finish the trackers, then release all that holds the process group, and only then the group.
+    """Release all that holds the process group, and only then the group.
 
     Nothing here is collective: an upload may keep the main process for longer than that would wait.
     """
-    for tracker in accelerator.trackers:
-        tracker.finish()
     watchdog.feed(LEAVING_SECONDS, "the end of the run")
     accelerator.free_memory()  # collects cycles as well
     if accelerator.num_processes > 1:

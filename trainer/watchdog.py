@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from trainer import watchdog_process
-from trainer.watchdog_process import LAYOUT, Sign
+from trainer.watchdog_process import LAYOUT
 
 STDERR = 2  # the descriptor: what a display has put in sys.stderr's place would swallow it
 SLOWEST = 5.0  # times the longest pass so far: a pass may be long, a stall is longer
@@ -39,7 +39,7 @@ class Watchdog:
         self._limit = seconds
         self._longest = 0.0
         self._fed = 0.0
-        self._sign = Sign(beats=0, allowed=0.0, exit=0, where=b"")
+        self._beats = 0
         self._pid = os.getpid()
         descriptor = _memory()
         self._shared = mmap.mmap(descriptor, LAYOUT.size)
@@ -64,16 +64,16 @@ class Watchdog:
         """
         self._measure()
         self._fed = 0.0 if limit else time.monotonic()
-        self._share(allowed=limit or self._patience(), where=where.encode())
+        self._share(limit or self._patience(), where=where)
 
     def rest(self) -> None:
         """Stop waiting: what comes may take any time."""
         self._measure()
-        self._share(allowed=0.0)
+        self._share(0.0)
 
     def exit_now(self, status: int) -> NoReturn:
         """End the process without a word; the watchdog process writes how it ended."""
-        self._share(exit=status)
+        self._share(0.0, exit_status=status)
         os._exit(status)
 
     def _measure(self) -> None:
@@ -84,11 +84,11 @@ class Watchdog:
     def _patience(self) -> float:
         return max(self._limit, SLOWEST * self._longest) if self._longest else FIRST_SECONDS
 
-    def _share(self, **changes: object) -> None:
-        changes |= {} if self._limit else {"allowed": 0.0}
-        sign = self._sign._replace(beats=self._sign.beats + 1, **changes)  # type: ignore[arg-type]
-        self._sign = sign
-        LAYOUT.pack_into(self._shared, 0, *sign)
+    def _share(self, allowed: float, *, exit_status: int = 0, where: str = "") -> None:
+        """Tell the watchdog process: see watchdog_process.Sign."""
+        self._beats += 1
+        allowed = allowed if self._limit else 0.0
+        LAYOUT.pack_into(self._shared, 0, self._beats, allowed, exit_status, where.encode())
 
     def _leave(self) -> None:
         if os.getpid() == self._pid:  # else a fork of this process ends

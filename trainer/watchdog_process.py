@@ -2,7 +2,7 @@
 
     python -I -S trainer/watchdog_process.py PARENT DESCRIPTOR STATUS
 
-It needs nothing but the standard library: it costs 10 MB, starts in 20 ms, and works where the
+It needs nothing but the standard library: it costs 12 MB, and works where the
 training process cannot run Python any more. `--gone STATUS` is for launch.sh: see say_killed().
 """
 
