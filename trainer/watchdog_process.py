@@ -13,6 +13,7 @@ import signal
 import struct
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,7 +102,7 @@ def _end(parent: Parent, sign: Sign, still: float) -> str:
 
 
 def _signal(parent: Parent, number: int) -> None:
-    if not parent.gone:
+    with suppress(ProcessLookupError):  # it has just ended by itself
         os.kill(parent.pid, number)
 
 
