@@ -224,9 +224,9 @@ def test_a_process_waits_for_another_that_is_slow_with_its_data(
     whole, run, note = tmp_path / "whole", tmp_path / "run", tmp_path / "note"
     trainer(whole, processes=2)
     sabotage = partial(stop_itself, note, "data")
-    both = trainer.start(run, "--loop.stall_seconds=2", processes=2, sabotage=sabotage)
+    both = trainer.start(run, "--loop.stall_seconds=4", processes=2, sabotage=sabotage)
     wait_for(note.exists, both[1])
-    time.sleep(6)
+    time.sleep(9)
     os.kill(both[1].pid, signal.SIGCONT)
     for process in both:
         process.join(60)
@@ -268,10 +268,10 @@ def impatient(seconds: float, window_seconds: float = 0.0) -> None:
 
     trainer.pulse.FIRST_SECONDS = seconds
     mixin = generation_whisper.WhisperGenerationMixin
-    decode = mixin.generate_with_fallback
+    decode, windows = mixin.generate_with_fallback, iter(range(10**9))
 
     def slowly(*arguments: Any, **more: Any) -> Any:
-        time.sleep(window_seconds)
+        time.sleep(window_seconds if next(windows) < 10 else 0)  # the first recording is enough
         return decode(*arguments, **more)
 
     mixin.generate_with_fallback = slowly
@@ -294,7 +294,7 @@ def test_a_finished_run_that_uploads_is_not_watched(
     knobs += ("--loop.max_steps=1", "--publish.repo=digits", "--loop.stall_seconds=2")
     (process,) = trainer.start(run, *knobs, sabotage=partial(uploading, slow_hub.url))
     wait_for((run / "plots").exists, process)  # the last evaluation is through
-    time.sleep(6)
+    time.sleep(10)
     slow_hub.hold.set()
     process.join(60)
     assert process.exitcode == 0, (tmp_path / "run.0.log").read_text()
@@ -303,20 +303,20 @@ def test_a_finished_run_that_uploads_is_not_watched(
 
 
 def uploading(url: str) -> None:
-    """Talk to a server in the Hub's place, and have an evaluation watched for two seconds."""
+    """Talk to a server in the Hub's place, and have an evaluation watched for five seconds."""
     be_ann(url)
-    impatient(2.0)
+    impatient(5.0)
 
 
 def test_a_long_recording_shows_progress_window_by_window(
     trainer: Any, copied: Path, write_clip: Callable[..., Path], tmp_path: Path
 ) -> None:
     name = "common_voice_en_dev_000.mp3"
-    write_clip(copied / "clips" / name, 150.0, 48_000)
+    write_clip(copied / "clips" / name, 300.0, 48_000)
     durations = (copied / "clip_durations.tsv").read_text().splitlines()
-    changed = [f"{name}\t150000" if row.startswith(name) else row for row in durations]
+    changed = [f"{name}\t300000" if row.startswith(name) else row for row in durations]
     (copied / "clip_durations.tsv").write_text("\n".join(changed) + "\n")
-    run, patience = tmp_path / "run", 3.0
+    run, patience = tmp_path / "run", 8.0  # for a window; the ten of them take 12
     knobs = ("--data.dev_split=dev", "--eval.max_length=4", "--loop.max_steps=1")
     trainer(
         run,
@@ -324,7 +324,7 @@ def test_a_long_recording_shows_progress_window_by_window(
         str(copied),
         *knobs,
         "--loop.stall_seconds=2",
-        sabotage=partial(impatient, patience, 1.0),
+        sabotage=partial(impatient, patience, 1.2),
     )
     (first, *_) = run.glob("eval/*/dev/utterances.jsonl")
-    assert max(row["seconds"] for row in read_jsonl(first)) > 149
+    assert max(row["seconds"] for row in read_jsonl(first)) > 299
