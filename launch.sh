@@ -71,7 +71,11 @@ supervise() {
     kill -s 0 "$launcher" 2>/dev/null || break # else only a signal came in
   done
   kill -s KILL -- "-$launcher" 2>/dev/null || true
-  [ ! -s "$told" ] || status=$(cat "$told")
+  if [ -s "$told" ]; then
+    # a trainer that was killed together with what watched it could not say so
+    python -I -S "$here/trainer/watchdog_process.py" --gone "$(sed -n 2p "$told")" || true
+    status=$(sed -n 1p "$told")
+  fi
   rm -f "$told"
   exit "$status"
 }

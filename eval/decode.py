@@ -1,6 +1,6 @@
 """A Batch to texts, with the stock model's own generate."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -53,7 +53,11 @@ def encode(whisper: Whisper, batch: Batch) -> Tensor | None:
 
 @torch.inference_mode()
 def transcribe(
-    whisper: Whisper, batch: Batch, config: EvalConfig, states: Tensor | None
+    whisper: Whisper,
+    batch: Batch,
+    config: EvalConfig,
+    states: Tensor | None,
+    show_progress: Callable[[], None] = lambda: None,
 ) -> list[Heard]:
     """Return what is heard in each clip. Batches hold one task; up to 30 s is one window.
 
@@ -65,6 +69,7 @@ def transcribe(
         batch: what is transcribed.
         config: how to decode.
         states: what encode() made of it.
+        show_progress: called before each window of a long clip, and each clip that is decoded anew.
 
     Raises:
         InputError: times are asked for, and the model knows none.
@@ -72,11 +77,18 @@ def transcribe(
     device, dtype = whisper.model.device, whisper.model.dtype
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         if states is None:
-            return [_long(whisper, batch, batch.features.to(device, dtype), config)]
-        return _short(whisper, batch, states, config)
+            features = batch.features.to(device, dtype)
+            return [_long(whisper, batch, features, config, show_progress)]
+        return _short(whisper, batch, states, config, show_progress)
 
 
-def _short(whisper: Whisper, batch: Batch, states: Tensor, config: EvalConfig) -> list[Heard]:
+def _short(
+    whisper: Whisper,
+    batch: Batch,
+    states: Tensor,
+    config: EvalConfig,
+    show_progress: Callable[[], None],
+) -> list[Heard]:
     if config.timestamps and not whisper.labels().knows_times:
         raise InputError(
             f"eval.timestamps: {whisper.name} has no tokens of times: set eval.timestamps=false"
@@ -84,7 +96,9 @@ def _short(whisper: Whisper, batch: Batch, states: Tensor, config: EvalConfig) -
     window = Window(whisper, batch, config, states)
     rows = window.decode(range(len(batch.ids)))
     if config.fallback:
-        rows = [window.settle(number, row) for number, row in enumerate(rows)]
+        for number, row in enumerate(rows):
+            show_progress()
+            rows[number] = window.settle(number, row)
     return [window.heard(number, row) for number, row in enumerate(rows)]
 
 
@@ -145,7 +159,13 @@ class Window:
         return min(self.config.max_length, spoken)
 
 
-def _long(whisper: Whisper, batch: Batch, features: Tensor, config: EvalConfig) -> Heard:
+def _long(
+    whisper: Whisper,
+    batch: Batch,
+    features: Tensor,
+    config: EvalConfig,
+    show_progress: Callable[[], None],
+) -> Heard:
     """Return what is heard in one clip over 30 s."""
     options = _told(whisper, batch, [0])
     options["generation_config"] = _generation(whisper, config, config.max_length)
@@ -154,6 +174,7 @@ def _long(whisper: Whisper, batch: Batch, features: Tensor, config: EvalConfig) 
     if config.fallback:
         seed(batch.ids[0])
         options |= LONG
+    options["monitor_progress"] = lambda _: show_progress()  # called once a window
     found = whisper.model.generate(features, **options)
     ends, segments = [], []
     for segment in found["segments"][0]:

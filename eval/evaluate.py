@@ -46,6 +46,7 @@ class Evaluator:
     silence: bool = True  # at true length clips are heard as if silence followed: as in training
     mixed_precision: str | None = None  # bf16, fp16 or no; None: the accelerator's
     beat: Callable[[], None] = lambda: None  # before every batch, as often on every process
+    show_progress: Callable[[], None] = lambda: None  # within a batch that may take long
     pause_watchdog: Callable[[], None] = lambda: None  # before work of unknown length
 
     @property
@@ -115,14 +116,14 @@ class Evaluator:
                 told += f"set eval.batch_seconds lower (it is {self.config.batch_seconds:g})"
                 with naming_out_of_memory(told):
                     heard += zip(batch.ids, self._hear(whisper, batch, known), strict=True)
-        found = dict(gather_object(heard))
+        self.beat()  # another may have more to hear: NCCL, which gathers, waits ten minutes only
         self.pause_watchdog()
-        return found
+        return dict(gather_object(heard))
 
     def _hear(self, whisper: Whisper, batch: Batch, known: Set[str]) -> list[Heard]:
         """Encode once, for both what is heard and what the known references cost."""
         states = encode(whisper, batch)
-        heard = transcribe(whisper, batch, self.config, states)
+        heard = transcribe(whisper, batch, self.config, states, self.show_progress)
         if states is None or known.isdisjoint(batch.ids):
             return heard
         costs = zip(batch.ids, likelihoods(whisper, batch, states), strict=True)

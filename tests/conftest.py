@@ -2,11 +2,15 @@
 
 import json
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import shutil
+import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,7 +168,58 @@ def wide_model(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> P
 
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["trainer.main"])  # imports take seconds: paid once, not in every run
+# imports take seconds: paid once, not in every run
+FORKS.set_forkserver_preload(["tests.mortal", "trainer.main"])
+
+
+STARTED: list[Any] = []  # processes of runs
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """Kill what a test started and did not wait for: it failed, or has seen enough."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        kill_all(process.pid)
+        process.join(30)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_forkserver_left() -> Iterator[None]:
+    """End the process that runs are forked from: one of them would keep it alive."""
+    yield
+    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    if server._forkserver_pid is not None:
+        os.kill(server._forkserver_pid, signal.SIGKILL)
+        server._stop()  # waits for it
+
+
+def descendants(pid: int) -> set[int]:
+    """Return the ids of all processes below one."""
+    found: set[int] = set()
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            found |= {int(child)} | descendants(int(child))
+    return found
+
+
+def kill_all(pid: int) -> None:
+    """Kill a process of these tests, where it still runs, and all below it."""
+    for each in (pid, *descendants(pid)):
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+
+
+@contextmanager
+def started(command: list[str], **more: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a program, and leave nothing of it, whatever the test comes to."""
+    with subprocess.Popen(command, **more) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                kill_all(process.pid)
 
 
 Sabotage = Callable[[], None]  # breaks something in a run's process before it begins
@@ -178,8 +233,10 @@ def _become(
     sabotage: Sabotage | None,
 ) -> None:
     """Be `python trainer/main.py ARGUMENTS`, in a process that has imported everything."""
+    from tests.mortal import die_with_parent
     from trainer.main import main
 
+    die_with_parent()
     log = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -235,7 +292,7 @@ class Trainer:
     ) -> list[Any]:
         """Start a run, and return its processes."""
         started = []
-        port = str(_free_port())
+        port = str(free_port())
         for rank in range(processes):
             # two threads: with one, nothing would be left that could change the bits
             threads = "2" if processes == 1 else "1"
@@ -248,6 +305,7 @@ class Trainer:
             process = FORKS.Process(target=_become, args=arguments)
             process.start()
             started.append(process)
+            STARTED.append(process)
         return started
 
     def __call__(
@@ -271,7 +329,8 @@ class Trainer:
         )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return int(server.getsockname()[1])

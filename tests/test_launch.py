@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import started
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 MAIN = str(REPOSITORY / "trainer" / "main.py")
@@ -105,9 +107,8 @@ def test_the_display_draws_on_a_terminal(trainer: Any, tmp_path: Path) -> None:
     reader, writer = pty.openpty()
     arguments = trainer.arguments(run, "--loop.max_steps=2")
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "TERM": "xterm", "COLUMNS": "100"}
-    with subprocess.Popen(
-        [sys.executable, MAIN, *arguments], stdout=writer, stderr=writer, env=environment
-    ) as process:
+    command = [sys.executable, MAIN, *arguments]
+    with started(command, stdout=writer, stderr=writer, env=environment) as process:
         os.close(writer)
         screen = b""
         while True:

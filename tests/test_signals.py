@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import descendants, started
 from trainer.signals import AGAIN_SECONDS, HEEDED, STOPPED, Stop, Stopped
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -39,6 +40,14 @@ def status_of(run: Path) -> dict[str, Any]:
     """Return how a run's last start ended."""
     told: dict[str, Any] = json.loads((run / "status.json").read_text(encoding="utf-8"))
     return told
+
+
+def status_once_ended(run: Path) -> dict[str, Any]:
+    """Return how a start ended, which its watchdog process writes a moment later."""
+    deadline = time.monotonic() + 10
+    while status_of(run)["status"] == "running" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return status_of(run)
 
 
 def saved_step(run: Path) -> int:
@@ -87,7 +96,7 @@ def test_a_run_outlives_the_reader_of_its_output(
     run = tmp_path / "run"
     command = [sys.executable, MAIN, *trainer.arguments(run, *ENDLESS)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+    with started(command, env=environment, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         wait_for(trains(run, losses), process)
         process.stdout.close()  # as Ctrl-C ends `tee`
@@ -177,11 +186,15 @@ def slow_passes() -> None:
     trainer.model.TrainingModule.forward = slowly  # type: ignore[method-assign]
 
 
-def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_ends_it_at_once_and_status_json_says_so(tmp_path: Path) -> None:
     code = f"""
 import os, signal, time
+from pathlib import Path
+from trainer.run_folder import status
 from trainer.signals import Stop
-stop = Stop(); stop.listen(); stop.defer()
+from trainer.watchdog import Watchdog
+kept = status(Path({str(tmp_path)!r}))
+stop = Stop(Watchdog(0.0, kept.__enter__()).exit_now); stop.listen(); stop.defer()
 os.kill(os.getpid(), signal.SIGTERM)
 os.kill(os.getpid(), signal.SIGTERM)  # at once: the launcher passes on what the group heard too
 time.sleep({AGAIN_SECONDS} + 0.2)
@@ -189,8 +202,11 @@ assert stop.asked
 os.kill(os.getpid(), signal.SIGTERM)
 time.sleep(60)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=60)
     assert done.returncode == 128 + signal.SIGTERM
+    ended = status_once_ended(tmp_path)
+    assert (ended["status"], ended["exit"]) == ("killed", 128 + signal.SIGTERM)
+    assert "a second time" in ended["reason"]
 
 
 def test_a_signal_before_training_is_not_put_off() -> None:
@@ -215,15 +231,6 @@ RARE = [
 ]
 
 
-def descendants(pid: int) -> set[int]:
-    """Return the ids of all processes below one."""
-    found: set[int] = set()
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text().split():
-            found |= {int(child)} | descendants(int(child))
-    return found
-
-
 @pytest.mark.parametrize(("launcher", "name"), [*USUAL, *RARE])
 def test_a_signal_to_a_launcher_saves_and_leaves_no_orphan(
     trainer: Any, tmp_path: Path, losses: Losses, launcher: str, name: str
@@ -241,7 +248,7 @@ def test_a_signal_to_a_launcher_saves_and_leaves_no_orphan(
     command = [*LAUNCHERS[launcher], str(recipe), *arguments]
     with (
         (tmp_path / "log").open("w") as log,
-        subprocess.Popen(
+        started(
             command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
         ) as process,
     ):

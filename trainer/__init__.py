@@ -16,7 +16,8 @@ resume      going on where a run stopped
 run_folder  the run's files, and its corpus, frozen at the first start; shared_scan: all processes
             measure it; liveness: which of them have ended
 passes      where batches come from: the frozen corpus, or a stream
-pulse       beats between units of work: signals are heeded, and the watchdog is fed
+pulse       beats between units of work: signals are heeded, and the watchdog is fed;
+            watchdog_process: beside each training process, which it ends where it stands still
 guard       updates that gave no finite gradient
 memory      passes that do not fit: found first, and cut smaller
 fit         searches for the largest that fit; budget keeps what it found

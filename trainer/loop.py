@@ -103,6 +103,7 @@ def attempt(run: Run, batches: Sequence[Batch], totals: Totals) -> StepResult | 
         )
     except RuntimeError as error:
         reason = out_of_memory(error)
+    run.pulse.pause_watchdog()  # to make room a checkpoint may be written
     make_room(run, [batch.shape for batch in batches], reason)
     return None
 

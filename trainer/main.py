@@ -30,6 +30,7 @@ from trainer.loop import train
 from trainer.losses import ClipLosses
 from trainer.model import flops_of, prepare_training
 from trainer.passes import build_passes
+from trainer.processes import ended_together
 from trainer.profiling import NoProfile, Profile
 from trainer.publish import settle_generation
 from trainer.publisher import Publisher
@@ -56,24 +57,24 @@ def main() -> None:
     with plain_errors():
         config = command_line()
         folder = Path(config.run_dir)
-        with locked(folder), status(folder):
+        with locked(folder), status(folder) as path:
             open_run(folder, config.resume)
-            stop = Stop()
+            watchdog = Watchdog(config.loop.stall_seconds, path)
+            stop = Stop(watchdog.exit_now)
             stop.listen()
             accelerator = build_accelerator(
                 precision=config.precision,
                 deterministic=config.deterministic,
                 trackers=config.log.trackers,
             )
-            pulse = Pulse(accelerator, stop, Watchdog(config.loop.stall_seconds))
-            run = build(config, folder, accelerator, pulse)
-            stop.defer()
-            fit(run)
-            run.recorder.say(farewell(folder))
+            with ended_together(accelerator, watchdog):
+                pulse = Pulse(accelerator, stop, watchdog)
+                fit(build(config, folder, accelerator, pulse), stop)
 
 
-def fit(run: Run) -> None:
+def fit(run: Run, stop: Stop) -> None:
     """Score, train, and score again."""
+    stop.defer()
     with run.recorder, closing(run.passes):
         run.scoring.before(run.state)
         with saved_when_left(run):
@@ -87,7 +88,7 @@ def fit(run: Run) -> None:
         run.scoring.publisher.close()
         run.recorder.record(run.state.step, run.clock.shares())
         run.recorder.say(f"the time of this start: {run.clock.told()}")
-        run.accelerator.end_training()
+    run.recorder.say(farewell(run.scoring.folder))
 
 
 def build_scoring(
@@ -109,6 +110,7 @@ def build_scoring(
         silence=config.model.silence,
         mixed_precision=autocast_of(accelerator),
         beat=pulse.beat,
+        show_progress=pulse.show_progress,
         pause_watchdog=pulse.pause_watchdog,
     )
     return Scoring(

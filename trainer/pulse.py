@@ -36,13 +36,14 @@ class Pulse:
         Raises:
             Stopped: one of them was asked to.
         """
-        self._watchdog.feed()
+        self._watchdog.rest()  # to wait for the others is no stall of this process
         slow = self._update_seconds + self.save_seconds > SLOW_SECONDS
         totals = gather_totals(
             self.accelerator, batches, dropped=dropped, stop=self._stop.asked, slow=slow
         )
         if totals.stop:
             raise Stopped
+        self._watchdog.feed(FIRST_SECONDS)  # no pass yet: what comes first has no measure
         self._began = time.monotonic()
         return totals
 
@@ -53,9 +54,9 @@ class Pulse:
             Stopped: as begin().
         """
         for batch in batches:
-            self._watchdog.feed()
             if totals.slow:
                 self._heed()
+            self._watchdog.feed()
             yield batch
 
     def end(self) -> None:
@@ -73,10 +74,15 @@ class Pulse:
         Raises:
             Stopped: as begin().
         """
-        self._watchdog.feed(FIRST_SECONDS)
         self._heed()
+        self.show_progress()
+
+    def show_progress(self) -> None:
+        """Mark progress within a batch of an evaluation; the other processes are not asked."""
+        self._watchdog.feed(FIRST_SECONDS, "an evaluation")
 
     def _heed(self) -> None:
+        self._watchdog.rest()
         (asked,) = add_up(self.accelerator, [float(self._stop.asked)])
         if asked:
             raise Stopped

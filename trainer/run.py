@@ -35,7 +35,7 @@ class LoopConfig:
     eval_clips: int | None = 400  # of dev, the same each time; all of it at the end; None: all
     patience: int | None = None  # evaluations without a better one until it stops; None: never
     max_failed: int = 8  # updates in a row without a finite gradient, until it rolls back
-    stall_seconds: float = 60.0  # without progress until it ends with its stacks; 0: never
+    stall_seconds: float = 60.0  # in a pass without progress until it is ended; 0: never
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.

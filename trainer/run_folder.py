@@ -28,6 +28,7 @@ from eval.store import decide, wait_to_see
 from trainer.flops import Peak
 from trainer.shared_scan import scan_together
 from trainer.signals import STOPPED, Stopped
+from trainer.watchdog_process import killed, read_status
 from trainer.zero import autocast_of
 
 PACKAGES = (
@@ -42,6 +43,7 @@ PACKAGES = (
     "soundfile",
 )
 
+STATUS = "status.json"
 SPOOL, PLACES = "stream", "stream.jsonl"  # audio of a stream, while it is needed; its windows
 
 
@@ -156,22 +158,29 @@ def write_settings(
 
 
 @contextmanager
-def status(folder: Path) -> Iterator[None]:
+def status(folder: Path) -> Iterator[Path | None]:
     """Keep status.json: running while the body runs, then how it ended, and with what exit status.
 
-    The launchers turn a child's status into 1; this file has the real one.
+    The launchers turn a child's status into 1; this file has the real one. Where a start that is
+    over still says that it runs, it was killed: this one has the folder to itself.
+
+    Returns:
+        its path, on the process that writes it.
 
     Raises:
         SystemExit: with STOPPED, where the body was asked to stop.
     """
+    path = folder / STATUS if os.environ.get("RANK", "0") == "0" else None
     facts: dict[str, Any] = {"status": "running", "pid": os.getpid(), "started": time.time()}
-    _write_status(folder, facts)
+    if path is not None and (previous := _previous(path)):
+        facts["previous"] = previous
+    _write_status(path, facts)
     try:
-        yield
+        yield path
     except Stopped as stopped:
         told = str(stopped) or "stopped before training began: the same command begins again"
         facts |= {"status": "stopped", "exit": STOPPED, "reason": told}
-        if os.environ.get("RANK", "0") == "0":
+        if path is not None:
             print(told, flush=True)
         raise SystemExit(STOPPED) from None
     except BaseException as error:
@@ -184,15 +193,29 @@ def status(folder: Path) -> Iterator[None]:
     else:
         facts |= {"status": "finished", "exit": 0}
     finally:
-        _write_status(folder, facts | {"ended": time.time()})
+        _write_status(path, facts | {"ended": time.time()})
 
 
-def _write_status(folder: Path, facts: dict[str, Any]) -> None:
-    if os.environ.get("RANK", "0") != "0":
+def _previous(path: Path) -> dict[str, Any]:
+    """Return how the start before ended; nothing, where there was none."""
+    facts = read_status(path)
+    facts.pop("previous", None)
+    if facts.get("status") == "running":
+        facts |= killed()
+        print(
+            f"the previous start (process {facts.get('pid')}) did not come to write how it ended: "
+            "it was killed, with all that it had started, or the machine went down"
+        )
+    return facts
+
+
+def _write_status(path: Path | None, facts: dict[str, Any]) -> None:
+    if path is None:
         return
-    write_json(folder / "status.json", facts)
-    if told := os.environ.get("WHISPER_LOOP_EXIT"):  # launch.sh exits with it
-        Path(told).write_text(str(facts.get("exit", 1)), encoding="utf-8")
+    write_json(path, facts)
+    if told := os.environ.get("WHISPER_LOOP_EXIT"):  # launch.sh exits with the first line
+        exit_status = facts.get("exit", 1)
+        Path(told).write_text(f"{exit_status}\n{path.absolute()}\n", encoding="utf-8")
 
 
 def _commit() -> str | None:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 
 STOPPED = 85  # exit status of a run that was asked to stop, and may be started again (HTCondor's)
@@ -20,8 +21,9 @@ class Stopped(BaseException):
 class Stop:
     """Whether somebody asked for the end. A second request, later, ends the process at once."""
 
-    def __init__(self) -> None:
-        """Begin deaf: listen() installs the handlers."""
+    def __init__(self, exit_now: Callable[[int], object] = os._exit) -> None:
+        """Begin deaf: listen() installs the handlers. Takes what ends the process at once."""
+        self._exit_now = exit_now
         self.signal: signal.Signals | None = None
         self._first = 0.0
         self._deferred = False
@@ -50,7 +52,7 @@ class Stop:
             if not self._deferred:
                 raise Stopped
         elif now - self._first > AGAIN_SECONDS:
-            os._exit(128 + number)
+            self._exit_now(128 + number)
 
 
 def _stop_with_launcher() -> None:
