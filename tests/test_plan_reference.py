@@ -159,7 +159,11 @@ def test_updates_are_those_of_the_plain_loop(config: DataConfig, clips: int) -> 
         rows = [replace(u, corpus="b") for u in rows]
     plan = Plan.of(rows, config, seed=3)
     assert [bucket.tolist() for bucket in plan.buckets] == plain_buckets(rows, config)
-    assert plan.mean_seconds == sum(u.seconds for u in rows) / len(rows)
+    if not plan.weights:
+        assert plan.mean_seconds == sum(u.seconds for u in rows) / len(rows)
+    heard = [plan.weights.get(u.corpus, 1.0) for u in rows]
+    seconds = sum(weight * u.seconds for weight, u in zip(heard, rows, strict=True))
+    assert plan.mean_seconds == pytest.approx(seconds / sum(heard), rel=1e-12)
     for epoch in (0, 1, 4):
         assert list(plan.updates(epoch)) == plain_updates(rows, config, 3, epoch)
 

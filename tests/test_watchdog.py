@@ -37,7 +37,7 @@ dog.feed(); dog.feed()
 stands_still()
 """
 # the second holds Python's lock: no thread of Python would get a word in
-WAYS = {"waits": "time.sleep(60)", "computes": "print(len(str(10 ** 3_000_000 + 7) * 100_000))"}
+WAYS = {"waits": "time.sleep(60)", "computes": "sum(range(10 ** 11))"}
 
 
 def python(code: str, **more: Any) -> subprocess.CompletedProcess[str]:

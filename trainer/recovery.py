@@ -82,9 +82,10 @@ def saved_when_left(run: Run) -> Iterator[None]:
     """
     try:
         yield
-    except Stopped:
+    except Stopped as stopped:
         kept = run.state.step == 0 or saved(run)
-        raise Stopped(farewell_to(run, kept=kept)) from None
+        stopped.args = (farewell_to(run, kept=kept),)  # another one would keep this one's frames
+        raise
     except Exception:
         _rescue(run)
         raise
