@@ -54,7 +54,7 @@ train() {
 # Runs a launcher in a process group of its own. SIGTERM kills `accelerate launch` and orphans its child, SIGUSR1
 # does so to torchrun: here the launcher is deaf, the trainer below it hears, and the script exits with its status.
 supervise() {
-  local told launcher status
+  local told launcher status path
   told=$(mktemp)
   export WHISPER_LOOP_EXIT=$told
   set -m
@@ -73,7 +73,8 @@ supervise() {
   kill -s KILL -- "-$launcher" 2>/dev/null || true
   if [ -s "$told" ]; then
     # a trainer that was killed together with what watched it could not say so
-    python -I -S "$here/trainer/watchdog_process.py" --gone "$(sed -n 2p "$told")" || true
+    path=$(sed -n 2p "$told")
+    [ -z "$path" ] || python -I -S "$here/trainer/watchdog_process.py" --gone "$path" || true
     status=$(sed -n 1p "$told")
   fi
   rm -f "$told"

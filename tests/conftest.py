@@ -30,6 +30,7 @@ import torch
 
 from trainer.blank import BlankConfig, make_blank
 
+pytest.register_assert_rewrite("tests.campaign")
 torch.set_num_threads(1)  # two threads of small products on two shared cores mostly wait
 
 REPOSITORY = Path(__file__).resolve().parents[1]

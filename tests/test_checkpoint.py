@@ -190,7 +190,7 @@ def test_a_checkpoint_that_somebody_took_away_ends_no_run(bench: Bench) -> None:
     shutil.rmtree(bench.saved(1))
     bench.checkpoints.save(TrainState(step=1, judged=1), SHAPE)
     bench.checkpoints.settle()
-    assert "the evaluation of update 1 is not noted" in bench.told[0]
+    assert "the evaluation of update 1 could not be added" in bench.told[0]
 
 
 def test_a_mistake_of_the_writer_is_raised_at_the_next_save(

@@ -151,7 +151,7 @@ def fill_disks(trainer: Any, folder: Path, losses: Losses, seeds: range) -> Coun
         found |= {"runs": len(seeds)}
         found["checkpoints refused"] += full.output.count("NO CHECKPOINT")
         found["models refused"] += full.output.count("model of update")
-        found["better, and not on the disk"] += full.output.count("is better, but is not on")
+        found["better, and not on the disk"] += full.output.count("is better, but its checkpoint")
         found["ended with status 2"] += full.returncode == 2
         trainer(run, *SETTINGS, sabotage=partial(choose_at_random, seed))
         newest = Shelf(run / "checkpoints", CheckpointConfig()).newest(print)

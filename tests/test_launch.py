@@ -43,6 +43,7 @@ def test_accelerate_launch_trains_from_any_folder_and_leaves_what_the_design_say
         "config.yaml",
         "environment.json",
         "manifest.jsonl",
+        "manifest.index.safetensors",
         "drops.jsonl",
         "status.json",
         "metrics.jsonl",

@@ -210,7 +210,7 @@ def test_where_there_are_no_hard_links_the_files_are_copied(
         raise PermissionError("no links here")
 
     monkeypatch.setattr(os, "link", refuse)
-    again = shelf.amend(held, {"state": {**state, "best_step": 1}, "shape": {}})
+    again = shelf.rewrite_state(held, {"state": {**state, "best_step": 1}, "shape": {}})
     assert shelf.newest(print) == again == held
     assert json.loads((again / "state.json").read_text())["state"]["best_step"] == 1
     shutil.rmtree(again)

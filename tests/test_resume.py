@@ -159,9 +159,11 @@ def test_auto_without_a_checkpoint_is_a_fresh_start(
 def test_a_run_that_exists_is_refused(trainer: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     trainer(run, "--loop.max_steps=1")
+    status = (run / "status.json").read_text()
     done = trainer(run, check=False)
     assert done.returncode == 2
     assert "holds a run already" in done.output
+    assert (run / "status.json").read_text() == status
     assert "Traceback" not in done.output
 
 

@@ -1,6 +1,7 @@
 """Checkpoints stand on a shelf: the newest whole one is found, and old ones go in time."""
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,14 @@ def test_the_last_ones_and_the_best_stay(shelf: Shelf, put: Put) -> None:
     assert steps(shelf) == [2, 4, 5]
 
 
+def test_an_old_checkpoint_that_cannot_be_read_hinders_no_new_one(shelf: Shelf, put: Put) -> None:
+    (put(1) / "state.json").unlink()
+    began = time.monotonic()
+    put(2)
+    assert steps(shelf) == [1, 2]
+    assert time.monotonic() - began < 10  # nobody waits for the file to appear
+
+
 def test_every_mth_stays_for_good(tmp_path: Path, put: Put, shelf: Shelf) -> None:
     shelf.config = CheckpointConfig(keep=1, keep_every=3)
     for step in range(1, 9):
@@ -62,6 +71,8 @@ def test_the_newest_whole_one_is_found_and_the_others_are_named(shelf: Shelf, pu
     assert len(told) == 1
     assert "step-00000002 is passed over" in told[0]
     assert "weights: damaged" in told[0]
+    assert (shelf.folder / ".pending-step-00000003").exists()  # a run may be writing it
+    shelf.tidy(whole)
     assert not (shelf.folder / ".pending-step-00000003").exists()
 
 
@@ -121,6 +132,14 @@ def test_a_crash_between_two_of_one_update_leaves_the_older(
     put(2)
     put(3)
     assert [path.name for path in shelf.all()] == ["step-00000002", "step-00000003"]
+
+
+def test_a_crash_before_the_older_of_two_was_deleted_is_made_up_for(shelf: Shelf, put: Put) -> None:
+    path = put(1, judged=1)
+    shutil.copytree(path, path.with_name("step-00000001-older"))
+    assert shelf.newest(lambda _: None) == path
+    shelf.tidy(path)
+    assert shelf.all() == [path]
 
 
 def test_a_checkpoint_can_be_moved(put: Put, tmp_path: Path) -> None:

@@ -107,6 +107,23 @@ def test_launch_sh_ends_with_the_status_of_a_trainer_that_was_killed(
     assert (status_of(run)["status"], status_of(run)["exit"]) == ("killed", KILLED)
 
 
+def test_launch_sh_ends_with_2_where_a_mistake_keeps_a_run_from_being_started(
+    launched: subprocess.Popen[bytes], tmp_path: Path, losses: Losses
+) -> None:
+    wait_for(trains(tmp_path / "run", losses), launched)
+    before = status_of(tmp_path / "run")
+    environment = os.environ | {"VIRTUAL_ENV": sys.prefix, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    command: Any = launched.args
+    for more, told in (([], "trains this run"), (["--no.such_key=1"], "no.such_key")):
+        done = subprocess.run(
+            [*command, *more], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert told in done.stderr
+    assert launched.poll() is None
+    assert status_of(tmp_path / "run") == before
+
+
 @pytest.mark.parametrize("status", ["running", "stopped", "finished"])
 def test_a_start_that_lives_or_has_said_how_it_ended_is_not_called_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str

@@ -38,27 +38,29 @@ class Checkpoints:
         self.accelerator = accelerator
         self.say = say
         self.failed = ""  # why the last one could not be written
-        self._held: Path | None = None  # the last one that was written or loaded, in the folder
-        self._loaded: int | None = None  # the update that weights are of; None: state knows
-        self._moving = False  # weights are being changed
+        self._saved_path: Path | None = (
+            None  # the last one that was written or loaded, in the folder
+        )
+        self._loaded_step: int | None = None  # the update that weights are of; None: state knows
+        self._stepping = False  # weights are being changed
         self.seconds = 0.0  # writing the last one took
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: list[Future[None]] = []  # in order: the thread does one after the other
-        self._begun: int | None = None  # the update whose weights were given to it last
+        self._submitted_step: int | None = None  # the update whose weights were given to it last
         self._pinned: PinnedCopy | None = None  # made with the first snapshot of a GPU
         # keys are written without DDP's prefix: a run may change its number of processes
         accelerator.register_load_state_pre_hook(self._unwrap)
 
-    def watch(self) -> None:
-        """Take note of when the optimizer moves weights: rescue() must not save half of that."""
-        if gathers(self.accelerator):  # nothing is rescued
+    def track_steps(self) -> None:
+        """Take note of when the optimizer moves weights: save_after_error() must not save half of that."""
+        if gathers(self.accelerator):  # nothing is saved after an error
             return
         (optimizer,) = self.accelerator._optimizers
-        optimizer.optimizer.register_step_pre_hook(lambda *_: self._mark(moving=True))
-        optimizer.optimizer.register_step_post_hook(lambda *_: self._mark(moving=False))
+        optimizer.optimizer.register_step_pre_hook(lambda *_: self._mark(stepping=True))
+        optimizer.optimizer.register_step_post_hook(lambda *_: self._mark(stepping=False))
 
-    def _mark(self, *, moving: bool) -> None:
-        self._moving, self._loaded = moving, None
+    def _mark(self, *, stepping: bool) -> None:
+        self._stepping, self._loaded_step = stepping, None
 
     def save(self, state: TrainState, shape: dict[str, Any]) -> None:
         """Begin to write a checkpoint of this update; every process must call.
@@ -71,25 +73,27 @@ class Checkpoints:
         """
         progress = {"state": state.state_dict(), "shape": shape}
         main = self.accelerator.is_main_process
-        if self._is_begun(state.step):
+        if self._is_submitted(state.step):
             if main:
-                self._writing.append(self._thread.submit(self._amend, progress))
+                self._writing.append(self._thread.submit(self._rewrite_state, progress))
             return
         self.settle()
         snapshot = self._take() if main or gathers(self.accelerator) else None
         if main and snapshot is not None:
             self._writing.append(self._thread.submit(self._write, snapshot, progress))
-        self._begun = state.step
+        self._submitted_step = state.step
 
-    def _is_begun(self, step: int) -> bool:
+    def _is_submitted(self, step: int) -> bool:
         """Tell whether an update's weights need not be given to the thread."""
         if gathers(self.accelerator):  # all or none give their parts
             return self.is_saved(step)
-        under_way = self._begun == step and any(not writing.done() for writing in self._writing)
-        return under_way or self._holds(step)
+        under_way = self._submitted_step == step and any(
+            not writing.done() for writing in self._writing
+        )
+        return under_way or self._is_on_disk(step)
 
-    def _holds(self, step: int) -> bool:
-        return self._held is not None and step_of(self._held) == step
+    def _is_on_disk(self, step: int) -> bool:
+        return self._saved_path is not None and step_of(self._saved_path) == step
 
     def is_saved(self, step: int) -> bool:
         """Wait for what is being written; tell whether an update is on the disk.
@@ -98,17 +102,17 @@ class Checkpoints:
         torchrun takes away from processes that it has asked to stop.
         """
         self.settle()
-        mine = self.accelerator.is_main_process and self._holds(step)
+        mine = self.accelerator.is_main_process and self._is_on_disk(step)
         (held,) = add_up(self.accelerator, [float(mine)])
         return held > 0
 
-    def rescue(self, state: TrainState, shape: dict[str, Any]) -> None:
+    def save_after_error(self, state: TrainState, shape: dict[str, Any]) -> None:
         """Write a checkpoint where an error ends training, on whichever process it does.
 
         Others may wait in vain for a word from this one. Where several come here, one writes.
         """
         self.settle()
-        whole = not self._moving and self._loaded in (None, state.step)
+        whole = not self._stepping and self._loaded_step in (None, state.step)
         place, pending = self.shelf.place(state.step), self.shelf.pending(state.step)
         if not state.step or not whole or place.exists() or gathers(self.accelerator):
             return
@@ -155,15 +159,18 @@ class Checkpoints:
         """
         if resume is None:
             return None
-        if resume == "auto":
-            return decide(self.accelerator, lambda: self.shelf.newest(self.say))
-        return decide(self.accelerator, lambda: verified(Path(resume)))
+        return decide(self.accelerator, lambda: self._find(resume))
+
+    def _find(self, resume: str) -> Path | None:
+        found = self.shelf.newest(self.say) if resume == "auto" else verified(Path(resume))
+        self.shelf.tidy(found)
+        return found
 
     def load(self, path: Path, state: TrainState) -> None:
         """Restore weights, optimizer, scaler and progress.
 
         Args:
-            path: a verified checkpoint, from find() or at().
+            path: a verified checkpoint.
             state: takes over the saved progress.
 
         Raises:
@@ -171,10 +178,10 @@ class Checkpoints:
         """
         state.load_state_dict(read_progress(path)["state"])
         self.wait_for_copy()
-        self._moving = True
+        self._stepping = True
         restore(self.accelerator, path, self.say)
-        self._moving, self._loaded = False, state.step
-        self._held = path if path.parent == self.shelf.folder else None
+        self._stepping, self._loaded_step = False, state.step
+        self._saved_path = path if path.parent == self.shelf.folder else None
 
     def _take(self) -> Snapshot:
         """Copy what is saved; the snapshot before must have been written."""
@@ -193,7 +200,7 @@ class Checkpoints:
                 pending.mkdir(parents=True)
                 _refuse_full(pending, 2 * snapshot.bytes)
                 snapshot.write(pending)
-                self._held = self.shelf.publish(pending, progress)
+                self._saved_path = self.shelf.publish(pending, progress)
                 self.failed, self.seconds = "", time.monotonic() - began
                 return
             except InputError as error:
@@ -210,18 +217,18 @@ class Checkpoints:
                 else:
                     time.sleep(pause)
 
-    def _amend(self, progress: dict[str, Any]) -> None:
+    def _rewrite_state(self, progress: dict[str, Any]) -> None:
         """Write the state anew, in the thread. A full disk leaves the checkpoint as it was."""
         step = progress["state"]["step"]
-        if self._held is None or step_of(self._held) != step:  # it could not be written
+        if self._saved_path is None or step_of(self._saved_path) != step:  # it could not be written
             return
         try:
-            self._held = self.shelf.amend(self._held, progress)
+            self._saved_path = self.shelf.rewrite_state(self._saved_path, progress)
         except (OSError, InputError) as error:  # a full disk; or somebody took the checkpoint away
             discard(self.shelf.pending(step))
             self.say(
-                f"WARNING: the evaluation of update {step} is not noted in its checkpoint "
-                f"({error}): a start from there makes it again"
+                f"WARNING: the evaluation of update {step} could not be added to its checkpoint "
+                f"({error}): free some space; a resume from there evaluates it again"
             )
 
     def _give_up(self, progress: dict[str, Any], reason: str) -> None:

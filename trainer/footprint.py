@@ -179,7 +179,8 @@ def room(
     for_good = [s for s in saves if config.keep_every is not None and s % config.keep_every == 0]
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     checkpoint = weights + buffers + moments
-    kept = min(len(saves), config.keep + 1 + len(for_good))  # one more: the best
+    # each keeps the best one before it as well
+    kept = min(len(saves), 2 * (config.keep + len(for_good)))
     return Room(
         checkpoint=checkpoint,
         model=weights,

@@ -8,7 +8,7 @@ from data.utterance import Batch
 from eval.device import out_of_memory
 from trainer.optim import lr_at
 from trainer.recovery import make_room, rehearsed, roll_back
-from trainer.run import LoopConfig, Run, save, saved
+from trainer.run import LoopConfig, Run, ensure_saved, save
 from trainer.state import TrainState
 from trainer.step import StepResult, Totals, reseed, set_lr, train_step
 
@@ -21,7 +21,7 @@ def train(run: Run) -> None:
     run.model.train()
     while run.accelerator.device.type == "cuda" and not rehearsed(run):
         continue
-    if owed(run) and look(run):
+    if evaluation_missed(run) and look(run):
         return
     for batches in updates(run):
         totals = run.pulse.begin(batches, run.drops.take())
@@ -103,7 +103,7 @@ def attempt(run: Run, batches: Sequence[Batch], totals: Totals) -> StepResult | 
         )
     except RuntimeError as error:
         reason = out_of_memory(error)
-    run.pulse.pause_watchdog()  # to make room a checkpoint may be written
+    run.pulse.pause_watchdog()  # no pass any more
     make_room(run, [batch.shape for batch in batches], reason)
     return None
 
@@ -111,40 +111,41 @@ def attempt(run: Run, batches: Sequence[Batch], totals: Totals) -> StepResult | 
 def look(run: Run) -> bool:
     """Save and evaluate, where due; return whether training is over."""
     state, end = run.state, run.state.step == run.steps
-    if looks(run) or due(state.step, run.save_every, end):
+    if evaluation_due(run) or due(state.step, run.save_every, end):
         save(run)  # first: whatever ends an evaluation shall cost no update
-    if looks(run):
-        judge(run)
+    if evaluation_due(run):
+        evaluate(run)
     return left(run.config, state, run.steps) == 0
 
 
-def judge(run: Run) -> None:
-    """Evaluate, and keep the model if it is the best so far: one that is on the disk."""
+def evaluate(run: Run) -> None:
+    """Evaluate, and export the model if it is the best so far: one that is on the disk."""
     state, scoring = run.state, run.scoring
     run.mirror.refresh()
-    error, better = scoring.judge(state)
-    kept = better and saved(run)
-    state.judge(error, better=better, kept=kept)
-    if better and not kept:
+    error, better = scoring.evaluate_dev(state)
+    on_disk = better and ensure_saved(run)
+    state.note_evaluation(error, better=better, on_disk=on_disk)
+    if better and not on_disk:
+        best = f"update {state.best_step} stays the best" if state.best_step else "there is no best"
         run.recorder.say(
-            f"WARNING: update {state.step} is better, but is not on the disk: "
-            + (f"update {state.best_step} stays the best" if state.best_step else "none is kept")
+            f"WARNING: update {state.step} is better, but its checkpoint could not be written: "
+            f"{best}; free some space"
         )
-    else:
-        save(run)
-    if kept:
+        return
+    save(run)
+    if better:
         scoring.keep_best(state)
 
 
-def looks(run: Run) -> bool:
+def evaluation_due(run: Run) -> bool:
     """Tell whether the update that was made last is to be evaluated."""
     step, end = run.state.step, run.state.step == run.steps
     return bool(run.scoring.manifest.dev) and due(step, run.config.eval_every, end)
 
 
-def owed(run: Run) -> bool:
+def evaluation_missed(run: Run) -> bool:
     """Tell whether the run was stopped before the evaluation of its last update was through."""
-    return looks(run) and run.state.judged < run.state.step
+    return evaluation_due(run) and run.state.judged < run.state.step
 
 
 def due(step: int, every: int, last: bool) -> bool:

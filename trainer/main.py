@@ -36,12 +36,17 @@ from trainer.publish import settle_generation
 from trainer.publisher import Publisher
 from trainer.pulse import Pulse
 from trainer.recorder import Recorder, Silence
-from trainer.recovery import saved_when_left
+from trainer.recovery import saved_on_exit, stop_explained
 from trainer.remarks import cautions, farewell, launch_bound, overview
 from trainer.resume import export_missed, judging, refuse_change, resume, shaping
 from trainer.run import Run
-from trainer.run_folder import freeze_corpus, open_run, status, write_settings
-from trainer.run_lock import locked
+from trainer.run_folder import (
+    freeze_corpus,
+    mistakes_told_to_launcher,
+    opened,
+    status,
+    write_settings,
+)
 from trainer.scoring import Scoring
 from trainer.sharding import Mirror, prepare
 from trainer.shelf import Shelf
@@ -54,11 +59,10 @@ from trainer.zero import autocast_of
 
 def main() -> None:
     """Parse the arguments and train."""
-    with plain_errors():
+    with plain_errors(), mistakes_told_to_launcher():
         config = command_line()
         folder = Path(config.run_dir)
-        with locked(folder), status(folder) as path:
-            open_run(folder, config.resume)
+        with opened(folder, config.resume), status(folder) as path:
             watchdog = Watchdog(config.loop.stall_seconds, path)
             stop = Stop(watchdog.exit_now)
             stop.listen()
@@ -75,9 +79,9 @@ def main() -> None:
 def fit(run: Run, stop: Stop) -> None:
     """Score, train, and score again."""
     stop.defer()
-    with run.recorder, closing(run.passes):
+    with run.recorder, closing(run.passes), stop_explained(run):
         run.scoring.before(run.state)
-        with saved_when_left(run):
+        with saved_on_exit(run):
             train(run)
         run.mirror.refresh()
         export_missed(run.checkpoints, run.state, run.scoring, run.mirror)
@@ -135,7 +139,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     whisper, manifest = scoring.evaluator.whisper, scoring.manifest
 
     model, optimizer = prepare(accelerator, prepare_training(whisper, config.model), config.optim)
-    checkpoints.watch()
+    checkpoints.track_steps()
     mirror = Mirror(accelerator, model, whisper)
     plan = Plan.of(manifest.train, config.data, config.seed)
     steps = config.loop.max_steps or decide(accelerator, partial(plan.length, config.loop.epochs))

@@ -98,9 +98,9 @@ def export(
             halve(fresh)
         describe(fresh, facts)
         sync_tree(fresh)
-        discard(folder, last=FACTS)
+        discard(folder, last=FACTS)  # killed here, the next start exports from the checkpoint
         move(fresh, folder, last=FACTS)
-    finally:  # a full disk is left no fuller than it was, and the older model as it is
+    finally:  # a full disk is left no fuller than it was
         shutil.rmtree(fresh, ignore_errors=True)
 
 

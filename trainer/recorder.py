@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from data.errors import disk_failed
-from data.files import append_jsonl, cut_jsonl
+from data.files import append_jsonl, read_jsonl, write_jsonl
 from trainer.forecast import Comparison, read_forecast
 from trainer.telemetry import LogConfig
 from trainer.trackers import Settings, begin_trackers
@@ -107,7 +107,9 @@ class Recorder:
     def rewind(self, step: int) -> None:
         """Forget what was written after an update: of a future that was given up."""
         self.unwritten = [row for row in self.unwritten if row["step"] <= step]
-        cut_jsonl(self.path, lambda row: not step or row["step"] > step)
+        # all rows are read: they are few, and not in order, since the end records the best update
+        rows = list(read_jsonl(self.path)) if step and self.path.exists() else []
+        write_jsonl(self.path, [row for row in rows if row["step"] <= step])
         self.progress.update(self.task, completed=step)
 
     def advance(self, step: int) -> None:

@@ -9,7 +9,7 @@ from data.utterance import Shape
 from trainer.guard import pass_over, refuse_rollback
 from trainer.memory import rehearse, seconds_after
 from trainer.resume import resume
-from trainer.run import Run, save, saved
+from trainer.run import Run, ensure_saved, save
 from trainer.signals import Stopped
 from trainer.state import TrainState
 from trainer.step import discard_update
@@ -56,14 +56,14 @@ def roll_back(run: Run) -> None:
     """
     state = run.state
     refuse_rollback(state)
-    before = TrainState()
-    before.load_state_dict(state.state_dict())
+    failed_state = TrainState()
+    failed_state.load_state_dict(state.state_dict())
     run.checkpoints.settle()
     found = run.checkpoints.find("auto")
     if found is not None:  # else no weight has moved since they failed: it goes on from here
         resume(found, run.checkpoints, state, run.scoring, run.mirror)
         run.guard.forget()
-    pass_over(before, state)
+    pass_over(failed_state, state)
     run.recorder.rewind(state.step)
     run.losses.rewind(state.step)
     run.recorder.say(
@@ -74,37 +74,58 @@ def roll_back(run: Run) -> None:
 
 
 @contextmanager
-def saved_when_left(run: Run) -> Iterator[None]:
+def saved_on_exit(run: Run) -> Iterator[None]:
     """Save the last finished update where somebody asks to stop, and where an error ends training.
 
+    Its weights have to be those of the state: this is for the training loop alone.
+    """
+    try:
+        yield
+    except Stopped:
+        if run.state.step:
+            ensure_saved(run)
+        raise
+    except Exception:
+        _save_after_error(run)
+        raise
+
+
+@contextmanager
+def stop_explained(run: Run) -> Iterator[None]:
+    """Give a request to stop a sentence for a person; every process is to come here with it.
+
     Raises:
-        Stopped: with a sentence for a person.
+        Stopped: with the sentence.
     """
     try:
         yield
     except Stopped as stopped:
-        kept = run.state.step == 0 or saved(run)
-        stopped.args = (farewell_to(run, kept=kept),)  # another one would keep this one's frames
-        raise
-    except Exception:
-        _rescue(run)
+        on_disk = run.checkpoints.is_saved(run.state.step)
+        stopped.args = (_stop_message(run, on_disk=on_disk),)  # a new one would keep the frames
         raise
 
 
-def _rescue(run: Run) -> None:
+def _save_after_error(run: Run) -> None:
     """Save on this process alone; the error that ends training is worth more than why it failed."""
+    run.pulse.pause_watchdog()  # a checkpoint may take long
     try:
         run.guard.settle_alone(run.state)
-        run.checkpoints.rescue(run.state, run.shape)
+        run.checkpoints.save_after_error(run.state, run.shape)
     except Exception as error:  # whatever it is
-        step, told = run.state.step, f"{type(error).__name__}: {error}"
-        run.checkpoints.say(f"WARNING: update {step} could not be saved: {told}")
+        reason = f"{type(error).__name__}: {error}"
+        run.checkpoints.say(
+            f"WARNING: update {run.state.step} could not be saved ({reason}); --resume=auto "
+            "goes on from the checkpoint before"
+        )
 
 
-def farewell_to(run: Run, *, kept: bool) -> str:
-    """Return what a person who stopped a run is told."""
+def _stop_message(run: Run, *, on_disk: bool) -> str:
     step = run.state.step
     if not step:
-        return "stopped before the first update: the same command with --resume=auto begins again"
-    where = "saved" if kept else "which could NOT be saved: free some space"
-    return f"stopped at update {step} of {run.steps}, {where}: --resume=auto goes on from there"
+        return "stopped before the first update: start again with --resume=auto"
+    if not on_disk:
+        return (
+            f"stopped at update {step} of {run.steps}; it could NOT be saved: free some space; "
+            "--resume=auto goes on from the checkpoint before"
+        )
+    return f"stopped at update {step} of {run.steps}, saved: --resume=auto goes on from there"

@@ -90,8 +90,8 @@ def save(run: Run) -> None:
     run.pulse.save_seconds = run.checkpoints.seconds
 
 
-def saved(run: Run) -> bool:
-    """Tell whether the last update's checkpoint is on the disk; one that failed is tried again."""
+def ensure_saved(run: Run) -> bool:
+    """Save the last update unless it is on the disk; return whether it is there now."""
     if not run.checkpoints.is_saved(run.state.step):
         save(run)
     return run.checkpoints.is_saved(run.state.step)

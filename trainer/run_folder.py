@@ -26,6 +26,7 @@ from data.screen import count_reasons, refuse_broken
 from data.transcript import count_rules
 from eval.store import decide, wait_to_see
 from trainer.flops import Peak
+from trainer.run_lock import locked
 from trainer.shared_scan import scan_together
 from trainer.signals import STOPPED, Stopped
 from trainer.watchdog_process import killed, read_status
@@ -47,12 +48,20 @@ STATUS = "status.json"
 SPOOL, PLACES = "stream", "stream.jsonl"  # audio of a stream, while it is needed; its windows
 
 
-def open_run(folder: Path, resume: str | None) -> None:
-    """Settle whether a run's folder, which is locked, may be written to.
+@contextmanager
+def opened(folder: Path, resume: str | None) -> Iterator[None]:
+    """Hold the lock of a run's folder, once it is settled that it may be written to.
 
     Raises:
-        InputError: it holds a run, and nobody said to go on with it.
+        InputError: another process trains the run; or it is there, and nobody said to go on with
+            it.
     """
+    with locked(folder):
+        _settle_folder(folder, resume)
+        yield
+
+
+def _settle_folder(folder: Path, resume: str | None) -> None:
     if (folder / "config.yaml").exists() and resume is None:
         raise InputError(
             f"{folder}: holds a run already: go on with --resume=auto, or name another: --run_dir="
@@ -178,7 +187,7 @@ def status(folder: Path) -> Iterator[Path | None]:
     try:
         yield path
     except Stopped as stopped:
-        told = str(stopped) or "stopped before training began: the same command begins again"
+        told = str(stopped) or "stopped before training began: start again with --resume=auto"
         facts |= {"status": "stopped", "exit": STOPPED, "reason": told}
         if path is not None:
             print(told, flush=True)
@@ -213,9 +222,24 @@ def _write_status(path: Path | None, facts: dict[str, Any]) -> None:
     if path is None:
         return
     write_json(path, facts)
-    if told := os.environ.get("WHISPER_LOOP_EXIT"):  # launch.sh exits with the first line
-        exit_status = facts.get("exit", 1)
-        Path(told).write_text(f"{exit_status}\n{path.absolute()}\n", encoding="utf-8")
+    _tell_launcher(facts.get("exit", 1), str(path.absolute()))
+
+
+@contextmanager
+def mistakes_told_to_launcher() -> Iterator[None]:
+    """Have launch.sh exit with 2 for a mistake that keeps a run from being started."""
+    try:
+        yield
+    except (InputError, SystemExit) as error:  # the parser of arguments exits by itself
+        if getattr(error, "code", 2) == 2:
+            _tell_launcher(2)
+        raise
+
+
+def _tell_launcher(exit_status: int, path: str = "") -> None:
+    """Write what launch.sh exits with, since launchers turn a status into 1; and of which run."""
+    if (told := os.environ.get("WHISPER_LOOP_EXIT")) and os.environ.get("RANK", "0") == "0":
+        Path(told).write_text(f"{exit_status}\n{path}\n", encoding="utf-8")
 
 
 def _commit() -> str | None:

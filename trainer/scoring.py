@@ -72,7 +72,7 @@ class Scoring:
             for split, utterances in held:
                 self._score(split, utterances, 0)
 
-    def judge(self, state: TrainState) -> tuple[float, bool]:
+    def evaluate_dev(self, state: TrainState) -> tuple[float, bool]:
         """Score dev's sample; return the error, and whether this is the best so far."""
         with self._timed(state.step):
             error = self._score("dev", self.sample, state.step).error

@@ -69,7 +69,7 @@ class Shelf:
         """Put a written checkpoint in its place, and return that; only then may an old one go."""
         return self._seal(pending, progress, known={})
 
-    def amend(self, held: Path, progress: dict[str, Any]) -> Path:
+    def rewrite_state(self, held: Path, progress: dict[str, Any]) -> Path:
         """Put another state into a checkpoint whose weights are the same: after an evaluation.
 
         Args:
@@ -103,7 +103,6 @@ class Shelf:
         Raises:
             InputError: there are checkpoints, and none is whole.
         """
-        sweep(self.folder)
         refused = []
         for path in reversed(self.all()):
             try:
@@ -114,6 +113,18 @@ class Shelf:
         if refused:
             raise InputError(f"{self.folder}: no checkpoint is whole: {'; '.join(refused)}")
         return None
+
+    def tidy(self, found: Path | None) -> None:
+        """Delete what a crash left: what is half written or half deleted, the older of two.
+
+        Only the process that trains may call: another one would delete what that is writing.
+
+        Args:
+            found: the checkpoint that is gone on from, verified.
+        """
+        sweep(self.folder)
+        if found is not None and not found.name.endswith(OLDER):
+            discard(self.folder / f"{found.name}{OLDER}")
 
     def at(self, step: int) -> Path:
         """Return the checkpoint of an update, verified.
@@ -175,7 +186,7 @@ def read_progress(path: Path) -> dict[str, Any]:
 def _best_step(path: Path) -> int:
     """Return the update that a checkpoint names as the best, or 0 where that cannot be read."""
     try:
-        return int(read_progress(path)["state"]["best_step"])
+        return int(json.loads((path / STATE).read_text(encoding="utf-8"))["state"]["best_step"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 

@@ -42,18 +42,18 @@ class TrainState:
         self.tokens += tokens
         self.audio_seconds += audio_seconds
 
-    def judge(self, error: float, *, better: bool, kept: bool = True) -> None:
+    def note_evaluation(self, error: float, *, better: bool, on_disk: bool = True) -> None:
         """Take note of an evaluation.
 
         Args:
             error: a fraction.
             better: whether it is the best so far.
-            kept: whether the model is on the disk; one that is not does not become the best.
+            on_disk: whether its checkpoint is; one that is not does not become the best.
         """
         self.judged = self.step
         if not better:
             self.stale += 1
-        elif kept:
+        elif on_disk:
             self.best_error, self.best_step, self.stale = error, self.step, 0
 
     def forget_best(self) -> None:

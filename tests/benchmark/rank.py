@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import inspect
 import json
 import sys
 import time
@@ -103,8 +104,10 @@ def build() -> tuple[Checkpoints, Any, Any]:
     """Return a model to train and its checkpoints, as main() builds them."""
     if WHAT == "fsdp":
         device.Accelerator = stand_in().Fsdp
+    older = "folder" in inspect.signature(device.build_accelerator).parameters  # of --code=
+    folder = [Path(FOLDER)] if older else []
     accelerator = device.build_accelerator(
-        Path(FOLDER), precision="fp32", deterministic=False, trackers=()
+        *folder, precision="fp32", deterministic=False, trackers=()
     )
     module = prepare_training(load_whisper(MODEL), ModelConfig())
     model, optimizer = prepare(accelerator, module, OptimConfig())
