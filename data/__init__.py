@@ -10,9 +10,11 @@ The map of the pipeline, one module a stage:
     selection  the training split         → all of these, one after another
     context    slices of a recording      → what was said before each
     manifest   kept ones                  → manifest.jsonl, frozen for the run's life
+    index      manifest.jsonl             → manifest.index.safetensors, mapped by all processes
     lazy       manifest.jsonl             → its utterances, left in the file till they are needed
     mixing     weights of corpora         → how often an epoch hears each utterance
     plan       (seed, epoch, manifest)    → updates: which utterances, in which order
+    bounds     a plan                     → upper bounds of its passes, to find the largest quickly
     rows       an update                  → rows: what the encoder hears, padded to what
     buckets    rows                       → forward passes of one process
     archive    a file in a tar            → its bytes                   } in the

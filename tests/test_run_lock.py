@@ -88,7 +88,7 @@ def test_where_there_are_no_locks_a_living_process_is_found_all_the_same(
     holder[0].kill()
     holder[0].wait()
     with locked(tmp_path / "run"):
-        assert "its file system has no locks" in capsys.readouterr().out
+        assert "is on a file system without locks" in capsys.readouterr().out
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:

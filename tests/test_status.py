@@ -67,7 +67,7 @@ def test_the_next_start_says_so_where_nobody_was_left_to(
     time.sleep(1)
     assert status_of(run)["status"] == "running"
     done = trainer(run, "--resume=auto", "--loop.max_steps=1")
-    assert f"the previous start (process {process.pid}) did not come to write" in done.output
+    assert f"the previous start (process {process.pid}) did not record how it ended" in done.output
     status = status_of(run)
     assert status["status"] == "finished"
     assert (status["previous"]["status"], status["previous"]["exit"]) == ("killed", KILLED)

@@ -13,18 +13,19 @@ state       all progress there is
 checkpoint  writes and loads; snapshot is the copy in memory, sealed the folder that is complete or
             absent, shelf where they stand
 resume      going on where a run stopped
-run_folder  the run's files, and its corpus, frozen at the first start; shared_scan: all processes
-            measure it; liveness: which of them have ended
+run_folder  the run's files, and its corpus, frozen at the first start; run_lock: one start at a
+            time; shared_scan: all processes measure the corpus; liveness: which of them have ended
 passes      where batches come from: the frozen corpus, or a stream
 pulse       beats between units of work: signals are heeded, and the watchdog is fed;
-            watchdog_process: beside each training process, which it ends where it stands still
+            watchdog_process: a process that kills a training process that stalls
+processes   sums over all processes, and the end of their group
 guard       updates that gave no finite gradient
 memory      passes that do not fit: found first, and cut smaller
 fit         searches for the largest that fit; budget keeps what it found
 planning    what a run will do: workload counts, bench times, footprint weighs, outlook tells
 forecast    what was planned, and the run held against it
 drops       clips that failed on the way
-telemetry   throughput, metrics.jsonl, the display
+telemetry   throughput; recorder: metrics.jsonl and the display; trackers: TensorBoard, wandb …
 report      report.html; plots: its curves, and pictures of them at the end
 """
 

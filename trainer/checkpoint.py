@@ -52,7 +52,7 @@ class Checkpoints:
         accelerator.register_load_state_pre_hook(self._unwrap)
 
     def track_steps(self) -> None:
-        """Take note of when the optimizer moves weights: save_after_error() must not save half of that."""
+        """Note when the optimizer moves weights: save_after_error() must not save half a step."""
         if gathers(self.accelerator):  # nothing is saved after an error
             return
         (optimizer,) = self.accelerator._optimizers

@@ -69,6 +69,7 @@ class Recorder:
         """Continue a run's metrics after `step`."""
         self.rewind(step)
         self.progress.update(self.task, total=steps)
+        self.tracked = step
         self.accelerator.trackers = begin_trackers(self.path.parent, log, settings, step)
 
     def expect(self, plan: Path, of: Mapping[str, Any], step: int, steps: int) -> None:

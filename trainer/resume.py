@@ -170,7 +170,8 @@ def resume(
     if best.lost:
         checkpoints.say(
             f"WARNING: the best model so far, of update {target.best_step}, is gone ({best.lost}): "
-            "the best is chosen anew from the next evaluation on"
+            "the best is chosen anew from the next evaluation on; model/, if there was one, is "
+            "renamed replaced-…"
         )
         state.forget_best()
 

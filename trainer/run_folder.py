@@ -212,8 +212,8 @@ def _previous(path: Path) -> dict[str, Any]:
     if facts.get("status") == "running":
         facts |= killed()
         print(
-            f"the previous start (process {facts.get('pid')}) did not come to write how it ended: "
-            "it was killed, with all that it had started, or the machine went down"
+            f"the previous start (process {facts.get('pid')}) did not record how it ended: it was "
+            "killed together with its watchdog process, or the machine went down"
         )
     return facts
 

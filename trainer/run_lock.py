@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from data.errors import InputError
 
-LOCK = ".lock"  # in a run's folder; it stays there: who deleted it could delete another's
+LOCK = ".lock"  # in a run's folder; never deleted: it may be another process's by then
 TAKEN = (errno.EAGAIN, errno.EACCES)
 
 
@@ -39,7 +39,7 @@ def locked(folder: Path) -> Iterator[None]:
         file = (folder / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise InputError(
-            f"run_dir={folder}: cannot be written ({error.strerror}): name another folder"
+            f"run_dir={folder}: cannot be written ({error.strerror}): name another with --run_dir="
         ) from error
     with file:
         _take(file, folder)
@@ -55,8 +55,8 @@ def _take(file: IO[str], folder: Path) -> None:
         if error.errno in TAKEN or _lives_here(holder):
             raise InputError(_told(folder, holder)) from error
         print(
-            f"warning: {folder}: its file system has no locks ({error.strerror}): take care that "
-            "no other machine trains the same run"
+            f"warning: {folder} is on a file system without locks ({error.strerror}): make sure "
+            "that no other machine trains this run"
         )
     me = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
     file.truncate(0)
@@ -87,11 +87,12 @@ def _lives_here(holder: dict[str, Any]) -> bool:
 
 
 def _told(folder: Path, holder: dict[str, Any]) -> str:
-    who = "another process"
+    who, stop = "another process", "stop it"
     if holder:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
         who = f"process {holder['pid']} on {holder['host']}, since {since},"
+        stop = f"stop it with kill {holder['pid']} on {holder['host']}"
     return (
-        f"{folder}: {who} trains this run: wait until it has ended, or stop it with "
-        f"kill {holder.get('pid', 'PID')}; for another run name another folder: --run_dir="
+        f"{folder}: {who} trains this run: wait until it has ended, or {stop}; for another run "
+        "name another folder with --run_dir="
     )

@@ -34,7 +34,7 @@ class CheckpointConfig:
     """What is kept to go on from."""
 
     save_every: int = 500  # updates; those that are evaluated and the last are saved as well
-    keep: int = 2  # newest checkpoints that stay, and the best ones that these name
+    keep: int = 2  # newest checkpoints that stay, and the best one that each of them names
     keep_every: int | None = None  # updates; checkpoints at multiples of it stay for good
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Accelerate's trackers: a run is one run for them, however often it is started."""
+"""Accelerate's trackers: TensorBoard and wandb go on with a run; others begin a new one."""
 
 import json
 import uuid
@@ -13,7 +13,7 @@ from data.files import write_json
 from trainer.telemetry import LogConfig
 
 TENSORBOARD = "tensorboard"  # also the name of its folder in the run's folder
-IDENTITY = "tracker.json"  # in the run's folder: who it is for a server
+IDENTITY = "tracker.json"  # in the run's folder: the run's id for wandb
 Settings = Mapping[str, str | float | int | None]
 
 
@@ -39,7 +39,7 @@ def begin_trackers(
         except Exception as error:  # each has errors of its own
             raise InputError(
                 f"log.trackers: {name} could not begin ({error}): log in to its server, set it to "
-                "work offline, or leave it out"
+                "work offline, or remove it from log.trackers"
             ) from error
         if name != TENSORBOARD:  # there each start would be one more run; config.yaml lies beside
             tracker.store_init_configuration(dict(settings))

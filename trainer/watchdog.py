@@ -82,7 +82,11 @@ class Watchdog:
         self._fed = 0.0
 
     def _patience(self) -> float:
-        return max(self._limit, SLOWEST * self._longest) if self._longest else FIRST_SECONDS
+        return (
+            max(self._limit, SLOWEST * self._longest)
+            if self._longest
+            else max(self._limit, FIRST_SECONDS)
+        )
 
     def _share(self, allowed: float, *, exit_status: int = 0, where: str = "") -> None:
         """Tell the watchdog process: see watchdog_process.Sign."""

@@ -88,9 +88,9 @@ def _end(parent: Parent, sign: Sign, still: float) -> str:
     """Have the parent print the stacks of its threads, say why, and kill it."""
     rank, where = os.environ.get("RANK", "0"), sign.where.rstrip(b"\0").decode()
     told = (
-        f"process {rank} (pid {parent.pid}) made no progress for {still:.3g} s in {where}, where "
-        f"{sign.allowed:.3g} s are allowed; it was killed. Where it stood is above; if it was only "
-        "slow, set loop.stall_seconds higher (0: never); --resume=auto goes on"
+        f"process {rank} (pid {parent.pid}) made no progress for {still:.3g} s in {where} (limit "
+        f"{sign.allowed:.3g} s) and was killed; the stacks of its threads are above. Go on with "
+        "--resume=auto; if it was only slow, set loop.stall_seconds higher (0: no limit)"
     )
     _signal(parent, signal.SIGUSR2)  # Watchdog registered faulthandler for it
     time.sleep(STACK_SECONDS)
