@@ -17,7 +17,7 @@ from rich.table import Table
 from data.files import read_jsonl
 from tests.sabotage import OTHERS, PHASES, SAVING, Fate, damage, observe
 from trainer.recorder import METRICS
-from trainer.shelf import CheckpointConfig, Shelf, read_progress, step_of
+from trainer.shelf import STATE, CheckpointConfig, Shelf, step_of
 
 # 24 clips, 16 an update: an epoch is two updates
 SETTINGS = (
@@ -167,7 +167,8 @@ class Campaign:
         steps = {step_of(path) for path in self.shelf.all()}
         for path in self.shelf.all():
             with suppress(OSError, ValueError):  # a damaged one names nothing
-                assert {read_progress(path)["state"]["best_step"]} <= steps | {0}
+                named = json.loads((path / STATE).read_text())["state"]["best_step"]
+                assert named in steps | {0}
         evaluated = [int(path.name[-8:]) for path in self.run.glob("eval/step-*")]
         assert max(evaluated, default=0) <= self.updates()
 
