@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from data.config import PASS_SECONDS, DataConfig
 from data.features import CHUNK_SECONDS, FRAMES_PER_SECOND, N_FRAMES
 from data.labels import MAX_TOKENS, PROMPT_TOKENS
-from data.plan import Plan, Updates, all_edges
+from data.plan import EpochUpdates, Plan, all_edges
 from data.rows import least_frames
 from data.utterance import Position, Shape
 
@@ -42,7 +42,7 @@ def bound_shapes(plan: Plan, config: DataConfig, world: int) -> list[Shape]:
     return [Shape(*row) for row in table.tolist()]
 
 
-def _edges(plan: Plan, updates: Updates) -> tuple[Ints, Ints]:
+def _edges(plan: Plan, updates: EpochUpdates) -> tuple[Ints, Ints]:
     """Return the frames of the shortest and the longest clip of each update."""
     seconds = plan.outline.seconds
     heard = [seconds]  # at each speed; as recorded where it would be too long
@@ -55,7 +55,7 @@ def _edges(plan: Plan, updates: Updates) -> tuple[Ints, Ints]:
     )
 
 
-def _tokens(plan: Plan, updates: Updates, config: DataConfig) -> tuple[Ints, Ints]:
+def _tokens(plan: Plan, updates: EpochUpdates, config: DataConfig) -> tuple[Ints, Ints]:
     """Return the fewest tokens that a row of each update may have, and the most."""
     fewest = plan.outline.tokens.astype(np.int64)
     most = fewest + 2 if config.timestamps else fewest
@@ -68,12 +68,12 @@ def _tokens(plan: Plan, updates: Updates, config: DataConfig) -> tuple[Ints, Int
     )
 
 
-def _sums(values: NDArray[np.int32], updates: Updates) -> Ints:
+def _sums(values: NDArray[np.int32], updates: EpochUpdates) -> Ints:
     sums: Ints = np.add.reduceat(values[updates.clips].astype(np.int64), updates.starts[:-1])
     return sums
 
 
-def _least(plan: Plan, updates: Updates, config: DataConfig, longest: Ints) -> Ints:
+def _least(plan: Plan, updates: EpochUpdates, config: DataConfig, longest: Ints) -> Ints:
     """Return the frames that rows of each update have at least, or more than that."""
     if config.pad == "30s" or (config.trailing_silence and plan.speeds):
         return np.full_like(longest, N_FRAMES if config.pad != "packed" else 0)

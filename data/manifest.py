@@ -74,7 +74,7 @@ class Manifest:
         return cls(train=index.train(path), **held_out)
 
 
-def see_to_index(path: Path) -> bool:
+def ensure_index(path: Path) -> bool:
     """Write the index of a manifest where it is missing; return whether there is a manifest.
 
     One process calls it before all of them read the manifest.
@@ -107,12 +107,12 @@ def build_manifest(
     Raises:
         InputError: a split is missing or empty, clips are missing, a language is unknown.
     """
-    with _unswept(), read_once():
+    with gc_disabled(), read_once():
         return _build(config, encoder, cache, show=show, seed=seed, measure_files=measure_files)
 
 
 @contextmanager
-def _unswept() -> Iterator[None]:
+def gc_disabled() -> Iterator[None]:
     """Look for no cycles of garbage: among two million new rows that takes a tenth of the time."""
     gc.disable()
     try:

@@ -26,7 +26,7 @@ WHOLE_WINDOWS = ("30s", "packed")  # ways to pad that leave no reason to sort by
 LEAST_UPDATES = 2  # a bucket should hold, or an epoch's updates would hold the same clips again
 
 
-class Updates(Sequence[list[int]]):
+class EpochUpdates(Sequence[list[int]]):
     """The updates of an epoch, in four bytes a clip: as lists of lists they would take forty."""
 
     def __init__(
@@ -94,7 +94,7 @@ class Plan:
             seed=seed,
         )
 
-    def updates(self, epoch: int) -> Updates:
+    def updates(self, epoch: int) -> EpochUpdates:
         """Return an epoch's updates: every utterance as often as it is due, similar ones together.
 
         What is left over in each bucket is cut, still in order of length, into updates of its own.
@@ -143,7 +143,7 @@ class Plan:
 
 
 @lru_cache(maxsize=2)  # a start asks for its first epoch several times: 1 s for a million clips
-def _draw(plan: Plan, epoch: int) -> Updates:
+def _draw(plan: Plan, epoch: int) -> EpochUpdates:
     rng = random.Random(f"{plan.seed} {epoch}")
     times = times_of(plan.outline, plan.weights, plan.seed, epoch) if plan.weights else None
     clips, starts = array("i"), array("q")
@@ -162,7 +162,7 @@ def _draw(plan: Plan, epoch: int) -> Updates:
     order = list(range(len(starts)))
     rng.shuffle(order)
     starts.append(len(clips))
-    return Updates(np.array(clips), np.array(starts), np.array(order, dtype=np.int64))
+    return EpochUpdates(np.array(clips), np.array(starts), np.array(order, dtype=np.int64))
 
 
 def make_buckets(

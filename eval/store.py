@@ -85,7 +85,7 @@ def put(store: Store, key: str, value: Any) -> None:
     store.set(key, pickle.dumps(value))  # type: ignore[arg-type]
 
 
-def wait_to_see(path: Path, seconds: float = LATE_SECONDS) -> Path:
+def wait_until_visible(path: Path, seconds: float = LATE_SECONDS) -> Path:
     """Return a path that the main process wrote, once this process sees it.
 
     A client of NFS remembers that a name was not there, for up to a minute: listing the folders

@@ -170,7 +170,7 @@ def wide_model(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> P
 
 FORKS = multiprocessing.get_context("forkserver")
 # imports take seconds: paid once, not in every run
-FORKS.set_forkserver_preload(["tests.mortal", "trainer.main"])
+FORKS.set_forkserver_preload(["tests.parent_death", "trainer.main"])
 
 
 STARTED: list[Any] = []  # processes of runs
@@ -234,7 +234,7 @@ def _become(
     sabotage: Sabotage | None,
 ) -> None:
     """Be `python trainer/main.py ARGUMENTS`, in a process that has imported everything."""
-    from tests.mortal import die_with_parent
+    from tests.parent_death import die_with_parent
     from trainer.main import main
 
     die_with_parent()

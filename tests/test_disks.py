@@ -120,7 +120,7 @@ def full_now_and_then(seed: int) -> None:
     trainer.checkpoint.RETRIES = ()
     for owner, name in (
         (Snapshot, "write"),
-        (trainer.shelf, "link"),
+        (trainer.shelf, "hardlink_tree"),
         (trainer.scoring, "export"),
     ):
         refuse_at_random(owner, name, random.Random(f"{seed} {name}"))

@@ -9,7 +9,7 @@ import pytest
 
 from data.index import index_path, read_index
 from data.lazy import LazyUtterances, find
-from data.manifest import Manifest, see_to_index
+from data.manifest import Manifest, ensure_index
 from data.utterance import Utterance
 
 ROWS = [
@@ -73,13 +73,13 @@ def test_a_manifest_from_before_the_index_gets_one(path: Path) -> None:
     index_path(path).unlink()
     assert columns(Manifest.read(path)) == expected  # a reader leaves nothing in a run's folder
     assert not index_path(path).exists()
-    assert see_to_index(path)
+    assert ensure_index(path)
     spoil(path)
     assert columns(Manifest.read(path)) == expected
 
 
 def test_there_is_no_index_of_a_manifest_that_is_absent(tmp_path: Path) -> None:
-    assert not see_to_index(tmp_path / "manifest.jsonl")
+    assert not ensure_index(tmp_path / "manifest.jsonl")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -102,5 +102,5 @@ def test_an_index_that_is_not_the_manifests_is_made_anew(path: Path, harm: str) 
     expected = Manifest(train=list(train))
     assert Manifest.read(path).fingerprint() == expected.fingerprint()
     assert (expected.fingerprint() == MANIFEST.fingerprint()) == (harm not in ("edited", "longer"))
-    assert see_to_index(path)
+    assert ensure_index(path)
     assert read_index(path) is not None

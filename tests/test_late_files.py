@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from data.errors import InputError
-from eval.store import wait_to_see
+from eval.store import wait_until_visible
 
 KNOBS = ("--data.dev_split=dev", "--eval.max_length=4", "--loop.eval_every=2", "--loop.max_steps=4")
 
@@ -51,4 +51,4 @@ def test_processes_wait_for_what_the_main_one_wrote_a_moment_ago(
 
 def test_a_file_that_never_comes_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"new/manifest\.jsonl: .* a folder that all machines see"):
-        wait_to_see(tmp_path / "new" / "manifest.jsonl", seconds=0.1)
+        wait_until_visible(tmp_path / "new" / "manifest.jsonl", seconds=0.1)

@@ -14,9 +14,9 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.conftest import FORKS, STARTED, free_port
-from tests.mortal import die_with_parent
+from tests.parent_death import die_with_parent
 from tests.test_signals import ENDLESS, trains, wait_for
-from trainer.processes import add_up, ended_together
+from trainer.processes import add_up, process_group_ended
 from trainer.signals import STOPPED
 from trainer.watchdog import Watchdog
 
@@ -80,7 +80,7 @@ def train_and_end(rank: int, port: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
-    with ended_together(accelerator, Watchdog(60.0)):
+    with process_group_ended(accelerator, Watchdog(60.0)):
         make_updates(accelerator)
 
 

@@ -20,7 +20,7 @@ from eval.config import EvalConfig
 from trainer.choice import TEXTS
 from trainer.model import ModelConfig
 from trainer.optim import OptimConfig
-from trainer.resume import judging, refuse_change, shaping
+from trainer.resume import evaluation_knobs, refuse_change, shaping
 
 # 24 clips, 16 an update: an epoch is two updates, so its end lies on the way more than once
 HARD = ("--data.update_clips=16", "--model.dropout=0.1", "--loop.max_steps=6")
@@ -248,16 +248,16 @@ def test_a_checkpoint_from_before_figures_were_compared_goes_on(tmp_path: Path) 
     old = tmp_path / "step-00000003"
     old.mkdir()
     write_json(old / "state.json", {"shape": {"seed": 0}})
-    refuse_change(old, {"seed": 0} | judging(EvalConfig(num_beams=5)), ())
-    write_json(old / "state.json", {"shape": {"seed": 0} | judging(EvalConfig())})
+    refuse_change(old, {"seed": 0} | evaluation_knobs(EvalConfig(num_beams=5)), ())
+    write_json(old / "state.json", {"shape": {"seed": 0} | evaluation_knobs(EvalConfig())})
     with pytest.raises(InputError, match=r"eval\.num_beams=1, now it is 5"):
-        refuse_change(old, {"seed": 0} | judging(EvalConfig(num_beams=5)), ())
+        refuse_change(old, {"seed": 0} | evaluation_knobs(EvalConfig(num_beams=5)), ())
 
 
 def test_what_changes_no_figure_may_change_between_starts() -> None:
     free = EvalConfig(batch_seconds=30, audio="none", embed_clips=3, noise=False)
-    assert judging(free) == judging(EvalConfig())
-    assert judging(EvalConfig(fallback=True)) != judging(EvalConfig())
+    assert evaluation_knobs(free) == evaluation_knobs(EvalConfig())
+    assert evaluation_knobs(EvalConfig(fallback=True)) != evaluation_knobs(EvalConfig())
 
 
 KNOBS = ModelConfig(), OptimConfig(), DataConfig()

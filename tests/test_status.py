@@ -22,7 +22,7 @@ from tests.test_signals import (
     trains,
     wait_for,
 )
-from trainer.watchdog_process import KILLED, say_killed
+from trainer.watchdog_process import KILLED, write_killed_status
 
 Losses = Callable[[Path], dict[int, str]]
 
@@ -129,10 +129,10 @@ def test_a_start_that_lives_or_has_said_how_it_ended_is_not_called_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str
 ) -> None:
     pid = os.getpid() if status == "running" else 2**22 + 1
-    monkeypatch.setattr("trainer.watchdog_process.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("trainer.watchdog_process.LAUNCHER_WAIT_SECONDS", 0.0)
     path = tmp_path / "status.json"
     path.write_text(json.dumps({"status": status, "pid": pid}))
-    say_killed(path)
+    write_killed_status(path)
     assert json.loads(path.read_text()) == {"status": status, "pid": pid}
 
 
@@ -140,5 +140,5 @@ def test_a_start_that_lives_or_has_said_how_it_ended_is_not_called_killed(
 def test_a_status_that_a_power_cut_damaged_hinders_nobody(tmp_path: Path, text: str) -> None:
     path = tmp_path / "status.json"
     path.write_text(text)
-    say_killed(path)
+    write_killed_status(path)
     assert path.read_text() == text

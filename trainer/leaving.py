@@ -18,7 +18,7 @@ from trainer.config import Config, parse_as
 from trainer.hub import Hub
 from trainer.publish import FACTS, PublishConfig, exported_step
 from trainer.publisher import LAST, UNSENT
-from trainer.sealed import link, move
+from trainer.sealed import hardlink_tree, move
 from trainer.shelf import Shelf, step_of
 
 C = TypeVar("C", bound=Config)
@@ -50,7 +50,7 @@ def publish_run(arguments: Sequence[str]) -> None:
     hub.reach()
     outbox = run / f".outbox-{os.getpid()}"  # a run that goes on replaces its model meanwhile
     try:
-        link(run / "model", outbox)
+        hardlink_tree(run / "model", outbox)
         told = f"the model of update {exported_step(outbox)}"
         _describe(run, outbox, knobs)
         print(f"sent {told}: {hub.send(outbox, told.capitalize())}")

@@ -30,7 +30,7 @@ from trainer.loop import train
 from trainer.losses import ClipLosses
 from trainer.model import flops_of, prepare_training
 from trainer.passes import build_passes
-from trainer.processes import ended_together
+from trainer.processes import process_group_ended
 from trainer.profiling import NoProfile, Profile
 from trainer.publish import settle_generation
 from trainer.publisher import Publisher
@@ -38,11 +38,11 @@ from trainer.pulse import Pulse
 from trainer.recorder import Recorder, Silence
 from trainer.recovery import saved_on_exit, stop_explained
 from trainer.remarks import cautions, farewell, launch_bound, overview
-from trainer.resume import export_missed, judging, refuse_change, resume, shaping
+from trainer.resume import evaluation_knobs, refuse_change, resume, retry_best_export, shaping
 from trainer.run import Run
 from trainer.run_folder import (
     freeze_corpus,
-    mistakes_told_to_launcher,
+    launcher_told_of_mistakes,
     opened,
     status,
     write_settings,
@@ -59,7 +59,7 @@ from trainer.zero import autocast_of
 
 def main() -> None:
     """Parse the arguments and train."""
-    with plain_errors(), mistakes_told_to_launcher():
+    with plain_errors(), launcher_told_of_mistakes():
         config = command_line()
         folder = Path(config.run_dir)
         with opened(folder, config.resume), status(folder) as path:
@@ -71,7 +71,7 @@ def main() -> None:
                 deterministic=config.deterministic,
                 trackers=config.log.trackers,
             )
-            with ended_together(accelerator, watchdog):
+            with process_group_ended(accelerator, watchdog):
                 pulse = Pulse(accelerator, stop, watchdog)
                 fit(build(config, folder, accelerator, pulse), stop)
 
@@ -84,7 +84,7 @@ def fit(run: Run, stop: Stop) -> None:
         with saved_on_exit(run):
             train(run)
         run.mirror.refresh()
-        export_missed(run.checkpoints, run.state, run.scoring, run.mirror)
+        retry_best_export(run.checkpoints, run.state, run.scoring, run.mirror)
         run.checkpoints.wait_for_copy()  # the best model's weights are going to replace the last
         run.scoring.after(run.state)
         run.profiler.close()
@@ -149,7 +149,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
         "precision": config.precision,
         "data": origin["data"],
         **shaping(config.model, config.optim, config.data, steps),
-        **judging(config.eval),
+        **evaluation_knobs(config.eval),
     }
     state = TrainState()
     if saved is not None:

@@ -39,7 +39,7 @@ def _cpu_group() -> Any:
 
 
 @contextmanager
-def ended_together(accelerator: Accelerator, watchdog: Watchdog) -> Iterator[None]:
+def process_group_ended(accelerator: Accelerator, watchdog: Watchdog) -> Iterator[None]:
     """End the process group after the body, where that is through or was asked to stop.
 
     The model has to be the body's alone: DDP's Reducer, were it the last to hold the group, would

@@ -15,7 +15,7 @@ from data.files import sync_tree, write_json, write_text
 from data.lazy import Outline
 from data.utterance import Utterance
 from eval.half_precision import remove_adapters
-from eval.store import wait_to_see
+from eval.store import wait_until_visible
 from eval.whisper import Whisper
 from trainer.card import card
 from trainer.companions import halve, write_companions
@@ -113,7 +113,7 @@ def describe(folder: Path, facts: dict[str, Any]) -> None:
 def restore(whisper: Whisper, folder: Path) -> None:
     """Load exported weights into the model in hand."""
     remove_adapters(whisper.model)
-    fill(whisper.model, wait_to_see(folder / "model.safetensors"))
+    fill(whisper.model, wait_until_visible(folder / "model.safetensors"))
 
 
 def exported_step(folder: Path) -> int | None:

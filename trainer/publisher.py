@@ -14,7 +14,7 @@ from data.errors import InputError, redact
 from data.files import write_json
 from trainer.hub import Hub
 from trainer.publish import PublishConfig, exported_step
-from trainer.sealed import MANIFEST, link
+from trainer.sealed import MANIFEST, hardlink_tree
 from trainer.shelf import CheckpointConfig, Shelf, step_of
 
 UNSENT = "unsent.json"  # in a run's folder, as long as something is on its way
@@ -150,7 +150,7 @@ class Publisher:
     def _offer(self, source: Path, place: str, told: str) -> bool:
         folder = self.run / OUTBOX / f"{place or 'model'}-{time.time_ns()}"
         try:
-            link(source, folder)
+            hardlink_tree(source, folder)
         except OSError as error:  # a full disk, or the shelf was tidied meanwhile
             shutil.rmtree(folder, ignore_errors=True)
             self.say(f"warning: {told} is not sent now: {error}")

@@ -102,7 +102,7 @@ def _last_part(value: Any) -> Any:
     return f"{split}{equals}{Path(place).name if local else place}"
 
 
-def judging(config: EvalConfig) -> dict[str, Any]:
+def evaluation_knobs(config: EvalConfig) -> dict[str, Any]:
     """Return the knobs that figures depend on: models are not chosen between unlike ones."""
     return {f"eval.{key}": getattr(config, key) for key in FIGURES}
 
@@ -173,10 +173,10 @@ def resume(
             "the best is chosen anew from the next evaluation on; model/, if there was one, is "
             "renamed replaced-…"
         )
-        state.forget_best()
+        state.reset_best()
 
 
-def export_missed(
+def retry_best_export(
     checkpoints: Checkpoints, state: TrainState, scoring: Scoring, mirror: Mirror
 ) -> None:
     """Export the best model, at the end, where a full disk refused it when it was found."""

@@ -20,11 +20,11 @@ from data.config import DataConfig
 from data.errors import InputError, disk_failed, redact
 from data.files import write_json, write_jsonl, write_text
 from data.labels import LabelEncoder
-from data.manifest import Manifest, build_manifest, scan_cache, see_to_index
+from data.manifest import Manifest, build_manifest, ensure_index, scan_cache
 from data.scan import MeasureFiles
 from data.screen import count_reasons, refuse_broken
 from data.transcript import count_rules
-from eval.store import decide, wait_to_see
+from eval.store import decide, wait_until_visible
 from trainer.flops import Peak
 from trainer.run_lock import locked
 from trainer.shared_scan import scan_together
@@ -88,15 +88,15 @@ def freeze_corpus(
         InputError: the corpus cannot be used.
     """
     path = folder / "manifest.jsonl"
-    if resumed and decide(accelerator, lambda: see_to_index(path)):  # all of them, or none
-        return Manifest.read(wait_to_see(path))
+    if resumed and decide(accelerator, lambda: ensure_index(path)):  # all of them, or none
+        return Manifest.read(wait_until_visible(path))
     frozen: list[Manifest] = []  # on the main process
 
     def freeze(measure_files: MeasureFiles) -> None:
         frozen.append(_freeze(path, config, encoder, seed, measure_files))
 
     scan_together(accelerator, config, freeze)
-    return frozen[0] if frozen else Manifest.read(wait_to_see(path))
+    return frozen[0] if frozen else Manifest.read(wait_until_visible(path))
 
 
 def _freeze(
@@ -226,7 +226,7 @@ def _write_status(path: Path | None, facts: dict[str, Any]) -> None:
 
 
 @contextmanager
-def mistakes_told_to_launcher() -> Iterator[None]:
+def launcher_told_of_mistakes() -> Iterator[None]:
     """Have launch.sh exit with 2 for a mistake that keeps a run from being started."""
     try:
         yield

@@ -21,7 +21,7 @@ PENDING = ".pending-"  # being written, or left by a crash
 TRASH = ".trash-"  # being deleted, or left by a crash
 # what a rename of a folder fails with where files alone have names: gcsfuse says EMFILE, overlays
 # EXDEV, other mounts of object stores the rest
-REFUSED = (
+NO_FOLDER_RENAME = (
     errno.EMFILE,
     errno.ENOTSUP,
     errno.EOPNOTSUPP,
@@ -71,7 +71,7 @@ def move(source: Path, target: Path, last: str = MANIFEST) -> None:
     sync(target.parent)
 
 
-def link(source: Path, folder: Path) -> None:
+def hardlink_tree(source: Path, folder: Path) -> None:
     """Copy a folder by hard links, where the disk has them: it stays whole when it is replaced.
 
     Raises:
@@ -92,7 +92,7 @@ def link(source: Path, folder: Path) -> None:
         raise FileNotFoundError(f"{source} was replaced while it was copied")
 
 
-def stow(folder: Path, target: Path) -> None:
+def rename_or_copy(folder: Path, target: Path) -> None:
     """Give a whole folder another name; under one of both names it is whole at every moment."""
     if not _renamed(folder, target):
         shutil.copytree(folder, target, ignore=shutil.ignore_patterns(MANIFEST))
@@ -134,7 +134,7 @@ def _renamed(source: Path, target: Path) -> bool:
     try:
         os.rename(source, target)
     except OSError as error:
-        if error.errno not in REFUSED:
+        if error.errno not in NO_FOLDER_RENAME:
             raise
         return False
     return True

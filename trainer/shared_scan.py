@@ -19,7 +19,7 @@ from data.errors import InputError
 from data.files import read_jsonl, write_jsonl
 from data.measurements import MeasurementCache, Measurements, Stamps, read_rows
 from data.scan import MeasureFiles, measure_here, measuring
-from eval.store import decide, default_store, holds, new_key, put, wait_for, wait_to_see
+from eval.store import decide, default_store, holds, new_key, put, wait_for, wait_until_visible
 from trainer.liveness import BEAT_SECONDS, HeartbeatMonitor, send_heartbeats
 
 T = TypeVar("T")
@@ -150,7 +150,7 @@ class SharedScan:
             InputError: it does not see the file that names them.
         """
         try:
-            rows = islice(read_jsonl(wait_to_see(task.asked)), self._rank, None, self._world)
+            rows = islice(read_jsonl(wait_until_visible(task.asked)), self._rank, None, self._world)
             return {row["audio"]: row["stamp"] for row in rows}
         except OSError as error:
             raise InputError(

@@ -10,16 +10,16 @@ from typing import Any
 
 from data.errors import InputError
 from data.files import write_json
-from eval.store import wait_to_see
+from eval.store import wait_until_visible
 from trainer.sealed import (
     MANIFEST,
     PENDING,
     discard,
-    link,
+    hardlink_tree,
     move,
     read_manifest,
+    rename_or_copy,
     seal,
-    stow,
     sweep,
     verify,
 )
@@ -81,7 +81,7 @@ class Shelf:
         """
         pending = self.pending(progress["state"]["step"])
         discard(pending)
-        link(held, pending)
+        hardlink_tree(held, pending)
         known = {name: told for name, told in read_manifest(held).items() if name != STATE}
         return self._seal(pending, progress, known)
 
@@ -91,7 +91,7 @@ class Shelf:
         if (target / MANIFEST).exists():  # of the same update, before its evaluation
             older = target.with_name(f"{target.name}{OLDER}")
             discard(older)
-            stow(target, older)
+            rename_or_copy(target, older)
         discard(target)  # what is left of one that could not be moved there
         seal(pending, target, known)
         self._prune()
@@ -179,7 +179,9 @@ def set_aside(path: Path) -> None:
 
 def read_progress(path: Path) -> dict[str, Any]:
     """Return a checkpoint's state, and the knobs that shaped it."""
-    progress: dict[str, Any] = json.loads(wait_to_see(path / STATE).read_text(encoding="utf-8"))
+    progress: dict[str, Any] = json.loads(
+        wait_until_visible(path / STATE).read_text(encoding="utf-8")
+    )
     return progress
 
 

@@ -56,7 +56,7 @@ class TrainState:
         elif on_disk:
             self.best_error, self.best_step, self.stale = error, self.step, 0
 
-    def forget_best(self) -> None:
+    def reset_best(self) -> None:
         """Choose anew from the next evaluation on: the best model is no longer there."""
         self.best_error, self.best_step, self.stale = None, 0, 0
 

@@ -89,7 +89,7 @@ class Watchdog:
         )
 
     def _share(self, allowed: float, *, exit_status: int = 0, where: str = "") -> None:
-        """Tell the watchdog process: see watchdog_process.Sign."""
+        """Tell the watchdog process: see watchdog_process.Heartbeat."""
         self._beats += 1
         allowed = allowed if self._limit else 0.0
         LAYOUT.pack_into(self._shared, 0, self._beats, allowed, exit_status, where.encode())

@@ -2,8 +2,8 @@
 
     python -I -S trainer/watchdog_process.py PARENT DESCRIPTOR STATUS
 
-It needs nothing but the standard library: it costs 12 MB, and works where the
-training process cannot run Python any more. `--gone STATUS` is for launch.sh: see say_killed().
+It needs nothing but the standard library: it costs 12 MB, and works where the training process
+cannot run Python any more. `--gone STATUS` is for launch.sh: see write_killed_status().
 """
 
 import json
@@ -17,16 +17,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-LOOK_SECONDS = 0.2  # between two looks
-LONGEST_LOOK = 1.0  # seconds that one counts for at most: while the machine slept nothing counts
+POLL_SECONDS = 0.2  # between two looks
+MAX_POLL_SECONDS = 1.0  # that one counts for at most: while the machine slept nothing counts
 STACK_SECONDS = 1.0  # the stacks take to be written
-PATIENCE_SECONDS = 3.0  # launch.sh waits for a watchdog process, which knows more
+LAUNCHER_WAIT_SECONDS = 3.0  # launch.sh waits for a watchdog process, which knows more
 STALLED, KILLED = 1, 128 + signal.SIGKILL  # exit statuses
 
 LAYOUT = struct.Struct("<Qdi64s")
 
 
-class Sign(NamedTuple):
+class Heartbeat(NamedTuple):
     """What the training process shares: it writes, the watchdog process reads."""
 
     beats: int  # another number: it made progress
@@ -35,7 +35,7 @@ class Sign(NamedTuple):
     where: bytes  # in the run: UTF-8
 
 
-class Parent:
+class TrainingProcess:
     """The training process, as its watchdog process sees it."""
 
     def __init__(self, pid: int, descriptor: int) -> None:
@@ -45,9 +45,9 @@ class Parent:
         os.close(descriptor)
 
     @property
-    def sign(self) -> Sign:
+    def sign(self) -> Heartbeat:
         """Return what it shared last."""
-        return Sign(*LAYOUT.unpack_from(self._shared))
+        return Heartbeat(*LAYOUT.unpack_from(self._shared))
 
     @property
     def gone(self) -> bool:
@@ -64,7 +64,7 @@ class Parent:
         return stat.rpartition(b") ")[2][:1] in b"Tt"
 
 
-def watch(parent: Parent) -> str:
+def watch(parent: TrainingProcess) -> str:
     """Wait for the parent's end; bring it about where it stands still.
 
     Returns:
@@ -72,9 +72,9 @@ def watch(parent: Parent) -> str:
     """
     last, still, looked = parent.sign, 0.0, time.monotonic()
     while not parent.gone:
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
         sign, now = parent.sign, time.monotonic()
-        look, looked = min(now - looked, LONGEST_LOOK), now
+        look, looked = min(now - looked, MAX_POLL_SECONDS), now
         if sign != last or not sign.allowed or parent.stopped:
             last, still = sign, 0.0
             continue
@@ -84,7 +84,7 @@ def watch(parent: Parent) -> str:
     return ""
 
 
-def _end(parent: Parent, sign: Sign, still: float) -> str:
+def _end(parent: TrainingProcess, sign: Heartbeat, still: float) -> str:
     """Have the parent print the stacks of its threads, say why, and kill it."""
     rank, where = os.environ.get("RANK", "0"), sign.where.rstrip(b"\0").decode()
     told = (
@@ -101,7 +101,7 @@ def _end(parent: Parent, sign: Sign, still: float) -> str:
     return told
 
 
-def _signal(parent: Parent, number: int) -> None:
+def _signal(parent: TrainingProcess, number: int) -> None:
     with suppress(ProcessLookupError):  # it has just ended by itself
         os.kill(parent.pid, number)
 
@@ -113,7 +113,7 @@ def _say(sentence: str) -> None:
         return
 
 
-def say_how_it_ended(path: Path, pid: int, ended: dict[str, Any]) -> None:
+def write_final_status(path: Path, pid: int, ended: dict[str, Any]) -> None:
     """Write status.json, whole or not at all, where it still says that the process runs.
 
     Args:
@@ -162,14 +162,14 @@ def killed(exit_status: int = 0) -> dict[str, Any]:
     return {"status": "killed", "exit": exit_status or KILLED, "reason": reason}
 
 
-def say_killed(path: Path) -> None:
+def write_killed_status(path: Path) -> None:
     """Write that a start was killed together with its watchdog process, if it was."""
-    until = time.monotonic() + PATIENCE_SECONDS
+    until = time.monotonic() + LAUNCHER_WAIT_SECONDS
     while (facts := read_status(path)).get("status") == "running" and time.monotonic() < until:
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     pid = int(facts.get("pid", 0))
     if not _alive(pid):
-        say_how_it_ended(path, pid, killed())
+        write_final_status(path, pid, killed())
 
 
 def _alive(pid: int) -> bool:
@@ -185,12 +185,12 @@ def _alive(pid: int) -> bool:
 def main(arguments: list[str]) -> None:
     """Watch a process until its end; then see to its status.json."""
     if arguments[0] == "--gone":
-        return say_killed(Path(arguments[1]))
-    parent, status = Parent(int(arguments[0]), int(arguments[1])), arguments[2]
+        return write_killed_status(Path(arguments[1]))
+    parent, status = TrainingProcess(int(arguments[0]), int(arguments[1])), arguments[2]
     stalled = watch(parent)
     if status:
         ended = {"status": "stalled", "exit": STALLED, "reason": stalled}
-        say_how_it_ended(Path(status), parent.pid, ended if stalled else killed(parent.sign.exit))
+        write_final_status(Path(status), parent.pid, ended if stalled else killed(parent.sign.exit))
     return None
 
 

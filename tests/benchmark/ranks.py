@@ -128,7 +128,7 @@ def write_index(command: Command, folder: Path) -> float | None:
     """Have the code that is measured write the manifest's index; return the seconds."""
     program = (
         "import sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "import data.manifest as m; see = getattr(m, 'see_to_index', None); t = time.time()\n"
+        "import data.manifest as m; see = getattr(m, 'ensure_index', None); t = time.time()\n"
         "print(see(Path(sys.argv[2])) and time.time() - t if see else None)"
     )
     given = [sys.executable, "-c", program, command.code, str(folder / "manifest.jsonl")]
