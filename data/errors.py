@@ -12,7 +12,11 @@ class InputError(Exception):
     """A mistake of the user: one sentence with the file or key, the value and the remedy."""
 
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# a disk that has an error, or became read-only by one; a mount whose server has gone
+BROKEN = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT)
+DISK = (*FULL, *BROKEN)
+RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")  # torchrun's, mpirun's
 # what safetensors and torch.save raise is no OSError
 DISK_SAID = re.compile(
     r"No space left on device|Disk quota exceeded|Input/output error|PytorchStreamWriter failed"
@@ -41,7 +45,7 @@ def plain_errors() -> Iterator[None]:
     except Exception as error:
         if not disk_failed(error):
             raise
-        _leave(_no_space(getattr(error, "filename", None) or os.getcwd()))
+        _leave(_disk_told(error, getattr(error, "filename", None) or os.getcwd()))
 
 
 @contextmanager
@@ -56,16 +60,24 @@ def writing(place: object) -> Iterator[None]:
     except Exception as error:
         if not disk_failed(error):
             raise
-        raise InputError(_no_space(place)) from error
+        raise InputError(_disk_told(error, place)) from error
 
 
-def _no_space(place: object) -> str:
+def _disk_told(error: Exception, place: object) -> str:
+    if getattr(error, "errno", None) in BROKEN:
+        reason = os.strerror(error.errno)  # type: ignore[attr-defined]  # it has one: see above
+        return f"the disk failed ({place}: {reason}): mend it; what was written before is whole"
     return f"no space left ({place}): free some; what was written before is whole"
 
 
 def disk_failed(error: Exception) -> bool:
     """Tell whether an error says that the disk is full or broken, whoever raised it."""
     return getattr(error, "errno", None) in DISK or bool(DISK_SAID.search(str(error)))
+
+
+def launched_rank() -> str:
+    """Return the rank that the launcher gave this process; 0 where it was started by itself."""
+    return next((os.environ[name] for name in RANKS if name in os.environ), "0")
 
 
 def redact(text: str) -> str:
@@ -84,7 +96,7 @@ def _unread() -> bool:
 
 
 def _leave(sentence: str) -> None:
-    rank = os.environ.get("RANK", "0")
+    rank = launched_rank()
     print(
         redact(f"error: {sentence}" if rank == "0" else f"error on process {rank}: {sentence}"),
         file=sys.stderr,

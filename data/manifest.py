@@ -13,7 +13,7 @@ from data.corpora import read as read_corpus
 from data.corpora.common_voice import read_once
 from data.errors import InputError
 from data.files import TO_JSON, write_bytes
-from data.index import IndexBuilder, build_index, read_index, write_index
+from data.index import IndexBuilder, build_index, index_is_sound, read_index, write_index
 from data.labels import LabelEncoder
 from data.lazy import Outline, mapped, read_row_at
 from data.scan import MeasureFiles, measure_here, scan
@@ -75,12 +75,13 @@ class Manifest:
 
 
 def ensure_index(path: Path) -> bool:
-    """Write the index of a manifest where it is missing; return whether there is a manifest.
+    """Write the index of a manifest where it is missing or damaged; return whether there is one.
 
-    One process calls it before all of them read the manifest.
+    One process calls it before all of them read the manifest. Where a byte of the manifest has
+    changed, the new index has another fingerprint, which a resume refuses.
     """
     found = path.exists()
-    if found and read_index(path) is None:
+    if found and not index_is_sound(path):
         write_index(path, build_index(path))
     return found
 

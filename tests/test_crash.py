@@ -79,11 +79,11 @@ def test_two_hundred_kills_change_nothing(
     trainer: Any, tmp_path: Path, losses: Losses, processes: int
 ) -> None:
     made = Campaign(trainer, tmp_path, processes, seed=10 + processes)
-    events = made.rng.sample(range(1, 200), 60)
+    events = made.rng.sample(range(1, 140), 60)
     campaign(made, losses, kills=80, events=events, others=12, longest=5.0)
     Console().print(made.table(f"{processes} processes"))
     assert made.landed.total() >= 100
-    assert made.landed["inside a save"] >= 50
+    assert made.landed["inside a save"] >= 40
     assert all(made.others[other] >= 5 for other in OTHERS)
 
 

@@ -13,6 +13,7 @@ from data.errors import InputError
 from data.files import write_jsonl
 from data.utterance import Drop
 from trainer.drops import DropLog
+from trainer.recorder import JsonlLog, Silence
 
 
 def drop(name: str, reason: str = "unreadable") -> Drop:
@@ -28,7 +29,7 @@ def named(path: Path) -> list[str]:
 def log_of(path: Path, clips: int = 1000, config: DataConfig | None = None) -> DropLog:
     """Return the log of a start, on one process."""
     path.touch()
-    return DropLog(path, config or DataConfig(), clips, Accelerator(cpu=True))
+    return DropLog(JsonlLog(path, Silence()), config or DataConfig(), clips, Accelerator(cpu=True))
 
 
 def told(log: DropLog, *drops: Drop) -> int:

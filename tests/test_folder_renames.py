@@ -115,6 +115,7 @@ def test_another_checkpoint_of_one_update_leaves_a_whole_one_at_every_moment(
     no_renames()
     write(shelf.pending(1), text="last")
     shelf.publish(shelf.pending(1), progress)
+    shelf.prune()
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     assert (verified(shelf.at(1)) / "weights").read_text() == "last"
 

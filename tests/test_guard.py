@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from data.errors import InputError
 from data.utterance import Position
 from trainer.guard import FIRST_SCALE, MAX_ROLLBACKS, Guard, pass_over, refuse_rollback
+from trainer.recorder import JsonlLog, Silence
 from trainer.state import TrainState
 from trainer.step import StepResult, train_step
 
@@ -40,7 +41,7 @@ def guarded(tmp_path: Path, scale: float | None = None, patience: int = 2) -> Gu
         scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         scaler.scale(torch.ones(()))  # it begins with the first loss
     accelerator: Any = SimpleNamespace(scaler=scaler, process_index=0, is_main_process=True)
-    return Guard(accelerator, tmp_path / "nonfinite.jsonl", patience)
+    return Guard(accelerator, JsonlLog(tmp_path / "nonfinite.jsonl", Silence()), patience)
 
 
 def test_updates_that_failed_are_counted_and_named_one_later(tmp_path: Path) -> None:

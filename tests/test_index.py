@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data.index import index_path, read_index
+from data.index import index_is_sound, index_path, read_index
 from data.lazy import LazyUtterances, find
 from data.manifest import Manifest, ensure_index
 from data.utterance import Utterance
@@ -93,7 +93,7 @@ def test_an_index_that_is_not_the_manifests_is_made_anew(path: Path, harm: str) 
         Manifest(train=[*ROWS, replace(ROWS[0], id="new")]).write(path)
         index_path(path).write_bytes(packed)
     elif harm == "older":
-        index_path(path).write_bytes(packed.replace(b'"version":"1"', b'"version":"0"'))
+        index_path(path).write_bytes(packed.replace(b'"version":"2"', b'"version":"1"'))
     else:
         index_path(path).write_bytes(packed[: 1000 if harm == "cut" else 0])
     assert read_index(path) is None
@@ -104,3 +104,20 @@ def test_an_index_that_is_not_the_manifests_is_made_anew(path: Path, harm: str) 
     assert (expected.fingerprint() == MANIFEST.fingerprint()) == (harm not in ("edited", "longer"))
     assert ensure_index(path)
     assert read_index(path) is not None
+
+
+@pytest.mark.parametrize("harm", ["manifest", "index"])
+def test_a_byte_that_changed_in_silence_is_found_at_the_next_start(path: Path, harm: str) -> None:
+    before, told = path.stat(), Manifest.read(path).fingerprint()
+    if harm == "manifest":  # of the same size and time, as `rsync -a` leaves it
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace('"seconds": 3.0', '"seconds": 4.0'), encoding="utf-8")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    else:
+        packed = bytearray(index_path(path).read_bytes())
+        packed[-1] ^= 1
+        index_path(path).write_bytes(packed)
+    assert ensure_index(path)
+    assert (Manifest.read(path).fingerprint() == told) == (harm == "index")
+    assert columns(Manifest.read(path)) == columns(Manifest.read(path))
+    assert index_is_sound(path)

@@ -29,6 +29,7 @@ def put(shelf: Shelf) -> Put:
         pending.mkdir(parents=True)
         (pending / "weights").write_bytes(b"%d" % step)
         shelf.publish(pending, {"state": {"step": step, "best_step": best, **more}, "shape": {}})
+        shelf.prune()
         return shelf.folder / f"step-{step:08d}"
 
     return publish
@@ -122,7 +123,7 @@ def test_a_crash_between_two_of_one_update_leaves_the_older(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainer.shelf.seal", die)
+    monkeypatch.setattr("trainer.shelf.move", die)
     with pytest.raises(KeyboardInterrupt):
         put(1)
     found = shelf.newest(lambda _: None)

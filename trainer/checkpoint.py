@@ -22,9 +22,10 @@ from trainer.pinned_copy import PinnedCopy
 from trainer.processes import add_up
 from trainer.sealed import discard
 from trainer.sharding import gathers
-from trainer.shelf import Shelf, read_progress, step_of, verified
+from trainer.shelf import NAME, Shelf, read_progress, step_of, verified
 from trainer.snapshot import Snapshot, restore
 from trainer.state import TrainState
+from trainer.watchdog_process import SAVING, SAVING_SECONDS
 
 RETRIES = (1.0, 4.0)  # seconds to wait before another try: space may be freed, a mount come back
 
@@ -42,7 +43,7 @@ class Checkpoints:
             None  # the last one that was written or loaded, in the folder
         )
         self._loaded_step: int | None = None  # the update that weights are of; None: state knows
-        self._stepping = False  # weights are being changed
+        self._stepped_at = -1  # update after which they were moved last; -1: they were loaded
         self.seconds = 0.0  # writing the last one took
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: list[Future[None]] = []  # in order: the thread does one after the other
@@ -51,16 +52,19 @@ class Checkpoints:
         # keys are written without DDP's prefix: a run may change its number of processes
         accelerator.register_load_state_pre_hook(self._unwrap)
 
-    def track_steps(self) -> None:
-        """Note when the optimizer moves weights: save_after_error() must not save half a step."""
+    def track_steps(self, state: TrainState) -> None:
+        """Note when weights are moved: save_after_error() must not save what was not counted.
+
+        Args:
+            state: the run's, which counts an update once it is made.
+        """
         if gathers(self.accelerator):  # nothing is saved after an error
             return
         (optimizer,) = self.accelerator._optimizers
-        optimizer.optimizer.register_step_pre_hook(lambda *_: self._mark(stepping=True))
-        optimizer.optimizer.register_step_post_hook(lambda *_: self._mark(stepping=False))
+        optimizer.optimizer.register_step_pre_hook(lambda *_: self._note_step(state.step))
 
-    def _mark(self, *, stepping: bool) -> None:
-        self._stepping, self._loaded_step = stepping, None
+    def _note_step(self, step: int) -> None:
+        self._stepped_at, self._loaded_step = step, None
 
     def save(self, state: TrainState, shape: dict[str, Any]) -> None:
         """Begin to write a checkpoint of this update; every process must call.
@@ -109,21 +113,27 @@ class Checkpoints:
     def save_after_error(self, state: TrainState, shape: dict[str, Any]) -> None:
         """Write a checkpoint where an error ends training, on whichever process it does.
 
-        Others may wait in vain for a word from this one. Where several come here, one writes.
+        Others may wait in vain for a word from this one. Where several come here, one writes, and
+        the rest wait for it: a launcher kills all processes soon after the first has ended.
         """
         self.settle()
-        whole = not self._stepping and self._loaded_step in (None, state.step)
+        counted = state.step > self._stepped_at and self._loaded_step in (None, state.step)
         place, pending = self.shelf.place(state.step), self.shelf.pending(state.step)
-        if not state.step or not whole or place.exists() or gathers(self.accelerator):
+        if not state.step or not counted or place.exists() or gathers(self.accelerator):
             return
-        claim = pending.with_name(f"{pending.name}-claim")
+        claim = pending.with_name(f"{pending.name}{SAVING}")
         try:
             claim.mkdir(parents=True)
         except FileExistsError:
+            _wait_until_gone(claim)
             return
-        if not pending.exists():  # else the main process is writing it
-            self._write(self._take(), {"state": state.state_dict(), "shape": shape})
-        claim.rmdir()
+        try:
+            # a name of its own: the main process may be writing the same update
+            own = pending.with_name(f"{pending.name}.{self.accelerator.process_index}")
+            progress = {"state": state.state_dict(), "shape": shape}
+            self._write(self._take(), progress, own)
+        finally:
+            claim.rmdir()
 
     def wait_for_copy(self) -> None:
         """Make the GPU end its copy before it changes weights in place by what it is given next.
@@ -178,10 +188,11 @@ class Checkpoints:
         """
         state.load_state_dict(read_progress(path)["state"])
         self.wait_for_copy()
-        self._stepping = True
+        self._loaded_step = -1  # of none, until all is read
         restore(self.accelerator, path, self.say)
-        self._stepping, self._loaded_step = False, state.step
-        self._saved_path = path if path.parent == self.shelf.folder else None
+        self._stepped_at, self._loaded_step = -1, state.step
+        own = path.parent == self.shelf.folder and NAME.fullmatch(path.name)
+        self._saved_path = path if own else None
 
     def _take(self) -> Snapshot:
         """Copy what is saved; the snapshot before must have been written."""
@@ -191,9 +202,12 @@ class Checkpoints:
             self._pinned = PinnedCopy(optimizer.optimizer, self.accelerator.device, self.say)
         return Snapshot.take(self.accelerator, self._pinned)
 
-    def _write(self, snapshot: Snapshot, progress: dict[str, Any]) -> None:
+    def _write(
+        self, snapshot: Snapshot, progress: dict[str, Any], pending: Path | None = None
+    ) -> None:
         """Write a snapshot, in the thread. A disk that is full or broken does not end training."""
-        pending, began = self.shelf.pending(progress["state"]["step"]), time.monotonic()
+        pending = pending or self.shelf.pending(progress["state"]["step"])
+        began = time.monotonic()
         for pause in (*RETRIES, None):
             try:
                 discard(pending)
@@ -202,6 +216,7 @@ class Checkpoints:
                 snapshot.write(pending)
                 self._saved_path = self.shelf.publish(pending, progress)
                 self.failed, self.seconds = "", time.monotonic() - began
+                self._prune()
                 return
             except InputError as error:
                 discard(pending)
@@ -224,12 +239,20 @@ class Checkpoints:
             return
         try:
             self._saved_path = self.shelf.rewrite_state(self._saved_path, progress)
+            self._prune()
         except (OSError, InputError) as error:  # a full disk; or somebody took the checkpoint away
             discard(self.shelf.pending(step))
             self.say(
                 f"WARNING: the evaluation of update {step} could not be added to its checkpoint "
                 f"({error}): free some space; a resume from there evaluates it again"
             )
+
+    def _prune(self) -> None:
+        """Delete old checkpoints; where that fails, the new one is on the disk all the same."""
+        try:
+            self.shelf.prune()
+        except OSError as error:
+            self.say(f"WARNING: an old checkpoint could not be deleted: {error}")
 
     def _give_up(self, progress: dict[str, Any], reason: str) -> None:
         self.failed = reason
@@ -240,6 +263,12 @@ class Checkpoints:
 
     def _unwrap(self, models: list[Any], _folder: str) -> None:
         models[:] = [self.accelerator.unwrap_model(model) for model in models]
+
+
+def _wait_until_gone(folder: Path) -> None:
+    end = time.monotonic() + SAVING_SECONDS
+    while folder.exists() and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def _refuse_full(folder: Path, needed: int) -> None:

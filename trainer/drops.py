@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from data.config import DataConfig
 from data.errors import InputError
-from data.files import append_jsonl, read_jsonl
+from data.files import read_jsonl
 from data.plan import Plan
 from data.screen import accepted_broken, is_broken
 from data.utterance import Drop
 from data.workers import HANGS, KILLS
 from eval.store import decide
+from trainer.recorder import JsonlLog
 
 LETHAL = (KILLS, HANGS)
 
@@ -34,15 +34,14 @@ def clips_heard(config: DataConfig, plan: Plan, steps: int) -> int:
 class DropLog:
     """drops.jsonl while a run goes on: it holds what was left out before, too.
 
-    The main process alone reads and writes it: of lines that two machines append, NFS loses some.
-    Every process calls as often.
+    The main process alone reads and writes it. Every process calls as often.
     """
 
     def __init__(
-        self, path: Path, config: DataConfig, clips: int, accelerator: Accelerator
+        self, log: JsonlLog, config: DataConfig, clips: int, accelerator: Accelerator
     ) -> None:
         """Take the file, which faults are accepted and how many, and how many clips there are."""
-        self._path = path
+        self._log = log
         self._config = config
         self._clips = clips
         self._main = accelerator.is_main_process
@@ -50,7 +49,7 @@ class DropLog:
         self._fresh: list[Drop] = []  # failed here, and were not told to the others yet
         self._broken = 0
         self.lethal: list[str] = []  # ids of clips whose decoding killed a worker: never again
-        self._know(decide(accelerator, lambda: [Drop(**row) for row in read_jsonl(path)]))
+        self._know(decide(accelerator, lambda: [Drop(**row) for row in read_jsonl(log.path)]))
 
     def add(self, drops: Sequence[Drop]) -> None:
         """Take down clips that failed here, unless they have been named before."""
@@ -75,13 +74,13 @@ class DropLog:
         found = {(drop.split, drop.id): drop for drop in gather_object(mine)}
         new = [drop for key, drop in found.items() if key not in self._named]
         if self._main:
-            append_jsonl(self._path, map(asdict, new))
+            self._log.append(map(asdict, new))
         self._know(new)
         if self._broken > accepted_broken(self._clips, self._config):
             raise InputError(
                 f"{self._broken} of {self._clips} clips are broken, more than data.max_broken="
-                f"{self._config.max_broken:g} allows: {self._path} names them; mend them, or raise "
-                "data.max_broken, and go on with --resume=auto"
+                f"{self._config.max_broken:g} allows: {self._log.path} names them; mend them, or "
+                "raise data.max_broken, and go on with --resume=auto"
             )
 
     def _know(self, drops: Sequence[Drop]) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from data.errors import InputError
 from data.files import append_jsonl
 from data.utterance import Batch, Position
+from trainer.recorder import JsonlLog
 from trainer.state import TrainState
 from trainer.step import StepResult
 
@@ -34,7 +34,7 @@ class _Update:
 class Guard:
     """Reads whether updates were made, one update late: reading at once would stall the GPU."""
 
-    def __init__(self, accelerator: Accelerator, log: Path, patience: int) -> None:
+    def __init__(self, accelerator: Accelerator, log: JsonlLog, patience: int) -> None:
         """Take the file that names what failed, and how many in a row are too many."""
         self._scaler: Any = accelerator.scaler
         self._rank, self._main = accelerator.process_index, accelerator.is_main_process
@@ -68,8 +68,8 @@ class Guard:
         row = self._read(state)
         if row is not None:
             rows = gather_object([row])  # no process has another norm: all are here
-            if self._main:  # what two machines append to one file of an NFS is lost
-                append_jsonl(self._log, rows)
+            if self._main:
+                self._log.append(rows)
 
     def settle_alone(self, state: TrainState) -> None:
         """Do so where an error ends training on this process: the others may be waiting elsewhere.
@@ -79,7 +79,7 @@ class Guard:
         """
         row = self._read(state)
         if row is not None:
-            append_jsonl(self._log, [row])
+            append_jsonl(self._log.path, [row])
 
     def _read(self, state: TrainState) -> dict[str, Any] | None:
         """Return what names the last update's clips here, where it was not made."""

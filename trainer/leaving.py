@@ -16,7 +16,7 @@ from trainer.card import card
 from trainer.companions import halve, write_companions
 from trainer.config import Config, parse_as
 from trainer.hub import Hub
-from trainer.publish import FACTS, PublishConfig, exported_step
+from trainer.publish import FACTS, PublishConfig, exported_step, write_facts
 from trainer.publisher import LAST, UNSENT
 from trainer.sealed import hardlink_tree, move
 from trainer.shelf import Shelf, step_of
@@ -91,6 +91,7 @@ def export_run(arguments: Sequence[str]) -> None:
             write_companions(fresh, WhisperProcessor.from_pretrained(fresh))
             if precision == "fp16":
                 halve(fresh)
+                write_facts(fresh, json.loads((fresh / FACTS).read_text(encoding="utf-8")))
             _describe(run, fresh, config.publish)
             sync_tree(fresh)
             move(fresh, out, last=FACTS)

@@ -15,10 +15,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from data.files import append_jsonl, cut_jsonl
+from data.files import cut_jsonl
 from data.utterance import Batch
 from eval.outliers import LOSSES
-from trainer.recorder import Recorder, Silence
+from trainer.recorder import JsonlLog, Recorder, Silence
 from trainer.step import StepResult
 
 DIGITS = 4  # of nats
@@ -47,9 +47,8 @@ class ClipLosses:
         """Take the run's folder, the other processes, and what tells of a full disk."""
         self.path = folder / LOSSES
         self._accelerator = accelerator
-        self._recorder = recorder
+        self._log = JsonlLog(self.path, recorder)
         self._unread: list[_Update] = []
-        self._unwritten: list[Row] = []
 
     def add(self, step: int, batches: Sequence[Batch], result: StepResult) -> None:
         """Keep an update: nothing is read from the device."""
@@ -74,15 +73,12 @@ class ClipLosses:
         """Write what all processes kept since the last call; it waits for the device."""
         rows = _merged(gather_object(self._read()))
         if self._accelerator.is_main_process:
-            self._unwritten += rows
-            with self._recorder.despite_disk(LOSSES):
-                append_jsonl(self.path, self._unwritten)
-                self._unwritten.clear()
+            self._log.append(rows)
 
     def rewind(self, step: int) -> None:
         """Forget what came after an update: of a future that was given up, or another run's."""
         self._unread = [each for each in self._unread if each.step <= step]
-        self._unwritten = [row for row in self._unwritten if row["step"] <= step]
+        self._log.unwritten = [row for row in self._log.unwritten if row["step"] <= step]
         if self._accelerator.is_main_process:
             cut_jsonl(self.path, lambda row: row["step"] > step)
 

@@ -35,7 +35,7 @@ from trainer.profiling import NoProfile, Profile
 from trainer.publish import settle_generation
 from trainer.publisher import Publisher
 from trainer.pulse import Pulse
-from trainer.recorder import Recorder, Silence
+from trainer.recorder import JsonlLog, Recorder, Silence
 from trainer.recovery import saved_on_exit, stop_explained
 from trainer.remarks import cautions, farewell, launch_bound, overview
 from trainer.resume import evaluation_knobs, refuse_change, resume, retry_best_export, shaping
@@ -49,7 +49,7 @@ from trainer.run_folder import (
 )
 from trainer.scoring import Scoring
 from trainer.sharding import Mirror, prepare
-from trainer.shelf import Shelf
+from trainer.shelf import CHECKPOINTS, Shelf
 from trainer.signals import Stop
 from trainer.state import TrainState
 from trainer.telemetry import Meter
@@ -63,7 +63,7 @@ def main() -> None:
         config = command_line()
         folder = Path(config.run_dir)
         with opened(folder, config.resume), status(folder) as path:
-            watchdog = Watchdog(config.loop.stall_seconds, path)
+            watchdog = Watchdog(config.loop.stall_seconds, path, folder / CHECKPOINTS)
             stop = Stop(watchdog.exit_now)
             stop.listen()
             accelerator = build_accelerator(
@@ -131,7 +131,7 @@ def build_scoring(
 def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) -> Run:
     """Build everything that training touches, in order."""
     recorder = Recorder(folder, accelerator) if accelerator.is_main_process else Silence()
-    shelf = Shelf(folder / "checkpoints", config.checkpoint)
+    shelf = Shelf(folder / CHECKPOINTS, config.checkpoint)
     checkpoints = Checkpoints(shelf, accelerator, recorder.say)
     saved = checkpoints.find(config.resume)
 
@@ -139,7 +139,6 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     whisper, manifest = scoring.evaluator.whisper, scoring.manifest
 
     model, optimizer = prepare(accelerator, prepare_training(whisper, config.model), config.optim)
-    checkpoints.track_steps()
     mirror = Mirror(accelerator, model, whisper)
     plan = Plan.of(manifest.train, config.data, config.seed)
     steps = config.loop.max_steps or decide(accelerator, partial(plan.length, config.loop.epochs))
@@ -152,13 +151,13 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
         **evaluation_knobs(config.eval),
     }
     state = TrainState()
+    checkpoints.track_steps(state)
     if saved is not None:
         refuse_change(saved, shape, config.accept)
         resume(saved, checkpoints, state, scoring, mirror)
 
-    drops = DropLog(
-        folder / "drops.jsonl", config.data, clips_heard(config.data, plan, steps), accelerator
-    )
+    logs = [JsonlLog(folder / name, recorder) for name in ("drops.jsonl", "nonfinite.jsonl")]
+    drops = DropLog(logs[0], config.data, clips_heard(config.data, plan, steps), accelerator)
     flops = flops_of(whisper, config.model)
     peak = Peak(accelerator.device, *peak_flops(accelerator.device))
 
@@ -167,8 +166,9 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
     losses = ClipLosses(folder, accelerator, recorder)
     losses.rewind(state.step)
     recorder.expect(plan_path(folder), circumstances(accelerator, shape), state.step, steps)
-    streaming = config.data.streaming
-    recorder.say(overview(manifest, plan, whisper.model, state, steps, streaming=streaming))
+    recorder.say(
+        overview(manifest, plan, whisper.model, state, steps, streaming=config.data.streaming)
+    )
     bound = launch_bound(config.data, plan, flops, peak.per_second, accelerator)
     for warning in [*cautions(manifest, accelerator, whisper.model), *bound]:
         recorder.say(f"warning: {warning}")
@@ -180,7 +180,7 @@ def build(config: Config, folder: Path, accelerator: Accelerator, pulse: Pulse) 
         passes=build_passes(config, folder, scoring, plan, drops, flops),
         state=state,
         pulse=pulse,
-        guard=Guard(accelerator, folder / "nonfinite.jsonl", config.loop.max_failed),
+        guard=Guard(accelerator, logs[1], config.loop.max_failed),
         flops=flops,
         meter=Meter(accelerator, flops, peak),
         clock=scoring.clock,

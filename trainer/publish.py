@@ -20,8 +20,8 @@ from eval.whisper import Whisper
 from trainer.card import card
 from trainer.companions import halve, write_companions
 from trainer.lora import merged
-from trainer.sealed import discard, move
-from trainer.snapshot import fill
+from trainer.sealed import digest, discard, move
+from trainer.snapshot import WEIGHTS, fill
 
 Precision = Literal["fp32", "fp16"]
 
@@ -107,16 +107,33 @@ def export(
 def describe(folder: Path, facts: dict[str, Any]) -> None:
     """Write the card of an exported model, and what it was made of."""
     write_text(folder / "README.md", card(folder.parent, facts))
-    write_json(folder / FACTS, facts)
+    write_facts(folder, facts)
+
+
+def write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    """Write what an exported model was made of, with the size and the sha256 of its weights."""
+    write_json(folder / FACTS, facts | {"weights": digest(folder / WEIGHTS)})
 
 
 def restore(whisper: Whisper, folder: Path) -> None:
     """Load exported weights into the model in hand."""
     remove_adapters(whisper.model)
-    fill(whisper.model, wait_until_visible(folder / "model.safetensors"))
+    fill(whisper.model, wait_until_visible(folder / WEIGHTS))
 
 
 def exported_step(folder: Path) -> int | None:
-    """Return the update that an exported model is from, or None where there is none."""
-    facts = folder / FACTS
-    return int(json.loads(facts.read_text(encoding="utf-8"))["step"]) if facts.is_file() else None
+    """Return the update that an exported model is from; None where there is none, or damaged."""
+    try:
+        return int(json.loads((folder / FACTS).read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def whole_step(folder: Path) -> int | None:
+    """Return the same, of a model whose weights are what was written; this reads all of them."""
+    step = exported_step(folder)
+    if step is None or not (folder / WEIGHTS).is_file():
+        return None
+    written = json.loads((folder / FACTS).read_text(encoding="utf-8")).get("weights")
+    # earlier versions did not note it
+    return step if written is None or digest(folder / WEIGHTS) == written else None

@@ -9,7 +9,7 @@ from data.utterance import Batch
 from trainer.processes import add_up
 from trainer.signals import Stop, Stopped
 from trainer.step import Totals, gather_totals
-from trainer.watchdog import FIRST_SECONDS, Watchdog
+from trainer.watchdog import Watchdog
 
 SLOW_SECONDS = 20.0  # torchrun kills 30 s after it was asked; a checkpoint has to fit in as well
 
@@ -43,7 +43,9 @@ class Pulse:
         )
         if totals.stop:
             raise Stopped
-        self._watchdog.feed(FIRST_SECONDS)  # no pass yet: what comes first has no measure
+        self._watchdog.feed(
+            self._watchdog.first_seconds
+        )  # no pass yet: what comes first has no measure
         self._began = time.monotonic()
         return totals
 
@@ -79,7 +81,7 @@ class Pulse:
 
     def show_progress(self) -> None:
         """Mark progress within a batch of an evaluation; the other processes are not asked."""
-        self._watchdog.feed(FIRST_SECONDS, "an evaluation")
+        self._watchdog.feed(self._watchdog.first_seconds, "an evaluation")
 
     def _heed(self) -> None:
         self._watchdog.rest()

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -69,7 +69,6 @@ class Recorder:
         """Continue a run's metrics after `step`."""
         self.rewind(step)
         self.progress.update(self.task, total=steps)
-        self.tracked = step
         self.accelerator.trackers = begin_trackers(self.path.parent, log, settings, step)
 
     def expect(self, plan: Path, of: Mapping[str, Any], step: int, steps: int) -> None:
@@ -111,6 +110,7 @@ class Recorder:
         # all rows are read: they are few, and not in order, since the end records the best update
         rows = list(read_jsonl(self.path)) if step and self.path.exists() else []
         write_jsonl(self.path, [row for row in rows if row["step"] <= step])
+        self.tracked = step
         self.progress.update(self.task, completed=step)
 
     def advance(self, step: int) -> None:
@@ -147,6 +147,26 @@ class Recorder:
     def say(self, text: object) -> None:
         """Print a sentence, or a table, above the progress bar."""
         self.console.print(Text(text) if isinstance(text, str) else text)
+
+
+class JsonlLog:
+    """A JSON Lines file that outlives a full disk: rows that it refuses are kept for the next time.
+
+    For the main process alone: of lines that two machines append to one file, NFS loses some.
+    """
+
+    def __init__(self, path: Path, recorder: "Recorder | Silence") -> None:
+        """Take the file, and what tells of a full disk."""
+        self.path = path
+        self.unwritten: list[dict[str, Any]] = []
+        self._recorder = recorder
+
+    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Append rows, and those that were refused before."""
+        self.unwritten += rows
+        with self._recorder.despite_disk(self.path.name):
+            append_jsonl(self.path, self.unwritten)
+            self.unwritten.clear()
 
 
 class Silence:

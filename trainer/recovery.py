@@ -1,6 +1,6 @@
 """What a run does where something goes wrong on the way: it loses no finished update."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -108,15 +108,19 @@ def stop_explained(run: Run) -> Iterator[None]:
 def _save_after_error(run: Run) -> None:
     """Save on this process alone; the error that ends training is worth more than why it failed."""
     run.pulse.pause_watchdog()  # a checkpoint may take long
-    try:
-        run.guard.settle_alone(run.state)
-        run.checkpoints.save_after_error(run.state, run.shape)
-    except Exception as error:  # whatever it is
-        reason = f"{type(error).__name__}: {error}"
-        run.checkpoints.say(
-            f"WARNING: update {run.state.step} could not be saved ({reason}); --resume=auto "
-            "goes on from the checkpoint before"
-        )
+    actions: list[Callable[[], None]] = [lambda: run.guard.settle_alone(run.state)]
+    if run.accelerator.num_processes == 1:  # of several, the others' shares are out of reach
+        actions.append(run.losses.write)
+    actions.append(lambda: run.checkpoints.save_after_error(run.state, run.shape))
+    for action in actions:
+        try:
+            action()
+        except Exception as error:  # whatever it is
+            reason = f"{type(error).__name__}: {error}"
+            run.checkpoints.say(
+                f"WARNING: not all of update {run.state.step} could be saved ({reason}); "
+                "--resume=auto goes on from the newest whole checkpoint"
+            )
 
 
 def _stop_message(run: Run, *, on_disk: bool) -> str:

@@ -10,9 +10,10 @@ from data.errors import InputError
 from eval.config import EvalConfig
 from eval.store import decide
 from trainer.checkpoint import Checkpoints
+from trainer.guard import MAX_ROLLBACKS
 from trainer.model import ModelConfig
 from trainer.optim import OptimConfig
-from trainer.publish import exported_step
+from trainer.publish import whole_step
 from trainer.scoring import Scoring
 from trainer.sharding import Mirror
 from trainer.shelf import Shelf, read_progress, set_aside
@@ -167,6 +168,8 @@ def resume(
     if best.path is not None:
         export_best(best.path, checkpoints, target, scoring, mirror)
     checkpoints.load(saved, state)
+    if state.rollbacks == MAX_ROLLBACKS:  # the run ended with them: they are counted anew
+        state.failed = []
     if best.lost:
         checkpoints.say(
             f"WARNING: the best model so far, of update {target.best_step}, is gone ({best.lost}): "
@@ -202,7 +205,7 @@ class Best(NamedTuple):
 
 
 def _find_best(shelf: Shelf, scoring: Scoring, state: TrainState) -> Best:
-    if not state.best_step or exported_step(scoring.model_folder) == state.best_step:
+    if not state.best_step or whole_step(scoring.model_folder) == state.best_step:
         return Best()
     try:
         return Best(path=shelf.at(state.best_step))

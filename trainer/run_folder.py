@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 
 from data.config import DataConfig
-from data.errors import InputError, disk_failed, redact
+from data.errors import InputError, disk_failed, launched_rank, redact
 from data.files import write_json, write_jsonl, write_text
 from data.labels import LabelEncoder
 from data.manifest import Manifest, build_manifest, ensure_index, scan_cache
@@ -66,7 +66,7 @@ def _settle_folder(folder: Path, resume: str | None) -> None:
         raise InputError(
             f"{folder}: holds a run already: go on with --resume=auto, or name another: --run_dir="
         )
-    if os.environ.get("RANK", "0") == "0":  # it has the lock
+    if launched_rank() == "0":  # it has the lock
         shutil.rmtree(folder / SPOOL, ignore_errors=True)  # what a start that was killed left
 
 
@@ -179,7 +179,7 @@ def status(folder: Path) -> Iterator[Path | None]:
     Raises:
         SystemExit: with STOPPED, where the body was asked to stop.
     """
-    path = folder / STATUS if os.environ.get("RANK", "0") == "0" else None
+    path = folder / STATUS if launched_rank() == "0" else None
     facts: dict[str, Any] = {"status": "running", "pid": os.getpid(), "started": time.time()}
     if path is not None and (previous := _previous(path)):
         facts["previous"] = previous
@@ -202,7 +202,7 @@ def status(folder: Path) -> Iterator[Path | None]:
     else:
         facts |= {"status": "finished", "exit": 0}
     finally:
-        _write_status(path, facts | {"ended": time.time()})
+        _write_last_status(path, facts | {"ended": time.time()})
 
 
 def _previous(path: Path) -> dict[str, Any]:
@@ -221,8 +221,16 @@ def _previous(path: Path) -> dict[str, Any]:
 def _write_status(path: Path | None, facts: dict[str, Any]) -> None:
     if path is None:
         return
-    write_json(path, facts)
     _tell_launcher(facts.get("exit", 1), str(path.absolute()))
+    write_json(path, facts)
+
+
+def _write_last_status(path: Path | None, facts: dict[str, Any]) -> None:
+    """Write how a run ended; a disk that is full then does not change how."""
+    try:
+        _write_status(path, facts)
+    except OSError as error:
+        print(f"WARNING: {path} could not be written ({error}): {facts}", file=sys.stderr)
 
 
 @contextmanager
@@ -238,7 +246,7 @@ def launcher_told_of_mistakes() -> Iterator[None]:
 
 def _tell_launcher(exit_status: int, path: str = "") -> None:
     """Write what launch.sh exits with, since launchers turn a status into 1; and of which run."""
-    if (told := os.environ.get("WHISPER_LOOP_EXIT")) and os.environ.get("RANK", "0") == "0":
+    if (told := os.environ.get("WHISPER_LOOP_EXIT")) and launched_rank() == "0":
         Path(told).write_text(f"{exit_status}\n{path}\n", encoding="utf-8")
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from data.errors import InputError
+from data.errors import InputError, launched_rank
 
 LOCK = ".lock"  # in a run's folder; never deleted: it may be another process's by then
 TAKEN = (errno.EAGAIN, errno.EACCES)
@@ -31,7 +31,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process trains the run, or the folder cannot be made or written.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if launched_rank() != "0":
         yield
         return
     try:
@@ -68,9 +68,10 @@ def _holder(file: IO[str]) -> dict[str, Any]:
     """Return what the process that holds the lock wrote, or nothing before it has."""
     file.seek(0)
     try:
-        return dict(json.loads(file.read()))
+        told = dict(json.loads(file.read()))
     except (ValueError, TypeError):
         return {}
+    return told if {"host", "pid", "since"} <= told.keys() else {}
 
 
 def _lives_here(holder: dict[str, Any]) -> bool:

@@ -32,12 +32,22 @@ NO_FOLDER_RENAME = (
 )
 
 
-def seal(pending: Path, target: Path, known: dict[str, Any] | None = None) -> None:
-    """Put all of a folder on the disk, describe it, and give it its name.
+def seal(pending: Path, target: Path) -> None:
+    """Put all of a folder on the disk, write its manifest, and give it its name.
 
     Args:
         pending: the folder, under the name that it has while it is written.
         target: its name.
+    """
+    write_manifest(pending)
+    move(pending, target)
+
+
+def write_manifest(pending: Path, known: dict[str, Any] | None = None) -> None:
+    """Put all of a folder on the disk, and then its manifest.
+
+    Args:
+        pending: the folder.
         known: digests of files that were sealed before, which are not read again.
     """
     sync_tree(pending)
@@ -45,7 +55,6 @@ def seal(pending: Path, target: Path, known: dict[str, Any] | None = None) -> No
     known, told = known or {}, files.keys() - {MANIFEST}
     digests = {name: known.get(name) or digest(files[name]) for name in sorted(told)}
     write_json(pending / MANIFEST, digests)
-    move(pending, target)
 
 
 def move(source: Path, target: Path, last: str = MANIFEST) -> None:

@@ -1,6 +1,8 @@
 """Where a run's checkpoints stand: named after their update, verified before use, rotated."""
 
+import errno
 import json
+import os
 import re
 import time
 from collections.abc import Callable
@@ -19,14 +21,15 @@ from trainer.sealed import (
     move,
     read_manifest,
     rename_or_copy,
-    seal,
     sweep,
     verify,
+    write_manifest,
 )
 
 OLDER = "-older"  # one of two checkpoints of one update
 NAME = re.compile(rf"step-(\d{{8,}})({OLDER})?")
 STATE = "state.json"
+CHECKPOINTS = "checkpoints"  # in a run's folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,35 +69,43 @@ class Shelf:
         return self.folder / _name(step)
 
     def publish(self, pending: Path, progress: dict[str, Any]) -> Path:
-        """Put a written checkpoint in its place, and return that; only then may an old one go."""
+        """Put a written checkpoint in its place, and return that; only then may prune() be called.
+
+        Raises:
+            OSError: the disk is full, or somebody took the folder away.
+        """
         return self._seal(pending, progress, known={})
 
-    def rewrite_state(self, held: Path, progress: dict[str, Any]) -> Path:
+    def rewrite_state(self, saved: Path, progress: dict[str, Any]) -> Path:
         """Put another state into a checkpoint whose weights are the same: after an evaluation.
 
         Args:
-            held: the checkpoint, sealed; what it holds besides is linked, not copied.
+            saved: the checkpoint, sealed; what it holds besides is linked, not copied.
             progress: of the same update.
 
         Raises:
             OSError: the disk is full; the checkpoint stays as it was.
+            InputError: its manifest is damaged.
         """
         pending = self.pending(progress["state"]["step"])
         discard(pending)
-        hardlink_tree(held, pending)
-        known = {name: told for name, told in read_manifest(held).items() if name != STATE}
+        hardlink_tree(saved, pending)
+        known = {name: told for name, told in read_manifest(saved).items() if name != STATE}
         return self._seal(pending, progress, known)
 
     def _seal(self, pending: Path, progress: dict[str, Any], known: dict[str, Any]) -> Path:
+        if not pending.is_dir():  # writing the state would make it anew, without weights
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(pending))
         write_json(pending / STATE, progress)
+        write_manifest(pending, known)
         target = self.place(progress["state"]["step"])
         if (target / MANIFEST).exists():  # of the same update, before its evaluation
             older = target.with_name(f"{target.name}{OLDER}")
             discard(older)
             rename_or_copy(target, older)
-        discard(target)  # what is left of one that could not be moved there
-        seal(pending, target, known)
-        self._prune()
+        else:
+            discard(target)  # what is left of one that could not be moved there
+        move(pending, target)
         return target
 
     def newest(self, say: Callable[[str], None]) -> Path | None:
@@ -123,7 +134,7 @@ class Shelf:
             found: the checkpoint that is gone on from, verified.
         """
         sweep(self.folder)
-        if found is not None and not found.name.endswith(OLDER):
+        if found is not None and found.parent == self.folder and not found.name.endswith(OLDER):
             discard(self.folder / f"{found.name}{OLDER}")
 
     def at(self, step: int) -> Path:
@@ -149,7 +160,7 @@ class Shelf:
         paths = [path for path in found if NAME.fullmatch(path.name)]
         return sorted(paths, key=lambda path: (step_of(path), not path.name.endswith(OLDER)))
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
         """Delete what is neither to be kept nor named as the best by one that is kept."""
         every = self.config.keep_every
         whole = list({step_of(path): path for path in self.all()}.values())  # the newer of two
@@ -202,6 +213,8 @@ def verified(path: Path) -> Path:
     if not path.is_dir():
         raise InputError(f"resume={path}: no checkpoint there; give a checkpoint's folder, or auto")
     verify(path)
+    if read_manifest(path).keys() <= {STATE}:
+        raise InputError(f"{path}: holds no weights")
     step = read_progress(path)["state"]["step"]
     if NAME.fullmatch(path.name) and step_of(path) != step:
         raise InputError(f"{path}: holds update {step}: not what its name says")

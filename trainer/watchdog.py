@@ -29,12 +29,15 @@ class Watchdog:
     this one would run on while this one is stopped, and could not tell how it was killed.
     """
 
-    def __init__(self, seconds: float, status: Path | None = None) -> None:
+    def __init__(
+        self, seconds: float, status: Path | None = None, checkpoints: Path | None = None
+    ) -> None:
         """Start the watchdog process.
 
         Args:
             seconds: the limit; 0: never, and only status.json is kept.
             status: path of status.json, on the process that writes it.
+            checkpoints: their folder: while another process saves after an error, this one waits.
         """
         self._limit = seconds
         self._longest = 0.0
@@ -44,7 +47,8 @@ class Watchdog:
         descriptor = _memory()
         self._shared = mmap.mmap(descriptor, LAYOUT.size)
         faulthandler.register(signal.SIGUSR2, file=STDERR, all_threads=True)
-        arguments = [str(self._pid), str(descriptor), str(status.absolute()) if status else ""]
+        paths = [str(path.absolute()) if path else "" for path in (status, checkpoints)]
+        arguments = [str(self._pid), str(descriptor), *paths]
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", watchdog_process.__file__, *arguments],
             stdin=subprocess.DEVNULL,
@@ -54,6 +58,11 @@ class Watchdog:
         )
         os.close(descriptor)
         atexit.register(self._leave)  # runs after all threads that were to be waited for
+
+    @property
+    def first_seconds(self) -> float:
+        """Return the limit for what has no measure yet: a first pass, a batch of an evaluation."""
+        return max(self._limit, FIRST_SECONDS)
 
     def feed(self, limit: float | None = None, where: str = "an update") -> None:
         """Begin to wait anew.
@@ -82,11 +91,7 @@ class Watchdog:
         self._fed = 0.0
 
     def _patience(self) -> float:
-        return (
-            max(self._limit, SLOWEST * self._longest)
-            if self._longest
-            else max(self._limit, FIRST_SECONDS)
-        )
+        return max(self._limit, SLOWEST * self._longest) if self._longest else self.first_seconds
 
     def _share(self, allowed: float, *, exit_status: int = 0, where: str = "") -> None:
         """Tell the watchdog process: see watchdog_process.Heartbeat."""
@@ -100,8 +105,11 @@ class Watchdog:
 
 
 def _memory() -> int:
-    """Return the descriptor of memory that can be shared: no full disk can take it away."""
-    if sys.platform == "linux":
+    """Return the descriptor of memory that can be shared: no full disk can take it away.
+
+    Where Python was built without memfd_create (conda's, on an old glibc) it is a deleted file.
+    """
+    if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("watchdog")
     else:
         with tempfile.TemporaryFile() as file:

@@ -1,6 +1,6 @@
 """The process beside a training process that ends it when it stands still, and says how it ended.
 
-    python -I -S trainer/watchdog_process.py PARENT DESCRIPTOR STATUS
+    python -I -S trainer/watchdog_process.py PARENT DESCRIPTOR STATUS CHECKPOINTS
 
 It needs nothing but the standard library: it costs 12 MB, and works where the training process
 cannot run Python any more. `--gone STATUS` is for launch.sh: see write_killed_status().
@@ -22,6 +22,9 @@ MAX_POLL_SECONDS = 1.0  # that one counts for at most: while the machine slept n
 STACK_SECONDS = 1.0  # the stacks take to be written
 LAUNCHER_WAIT_SECONDS = 3.0  # launch.sh waits for a watchdog process, which knows more
 STALLED, KILLED = 1, 128 + signal.SIGKILL  # exit statuses
+
+SAVING = ".saving-after-error"  # ends a folder's name in checkpoints/: a process writes one
+SAVING_SECONDS = 1800.0  # others wait for that at most
 
 LAYOUT = struct.Struct("<Qdi64s")
 
@@ -64,8 +67,13 @@ class TrainingProcess:
         return stat.rpartition(b") ")[2][:1] in b"Tt"
 
 
-def watch(parent: TrainingProcess) -> str:
-    """Wait for the parent's end; bring it about where it stands still.
+def watch(parent: TrainingProcess, checkpoints: str) -> str:
+    """Wait for the parent's end; bring it about where it stalls.
+
+    Args:
+        parent: the training process.
+        checkpoints: their folder; while another process saves there after an error, what waits
+            for that one in a collective is left alone.
 
     Returns:
         what was said of a parent that stood still; nothing, where it ended by itself.
@@ -79,9 +87,14 @@ def watch(parent: TrainingProcess) -> str:
             last, still = sign, 0.0
             continue
         still += look
-        if still > sign.allowed:
+        saving = SAVING_SECONDS if _saves_after_error(checkpoints) else 0.0
+        if still > sign.allowed + saving:
             return _end(parent, sign, still)
     return ""
+
+
+def _saves_after_error(checkpoints: str) -> bool:
+    return bool(checkpoints) and any(Path(checkpoints).glob(f"*{SAVING}"))
 
 
 def _end(parent: TrainingProcess, sign: Heartbeat, still: float) -> str:
@@ -94,7 +107,6 @@ def _end(parent: TrainingProcess, sign: Heartbeat, still: float) -> str:
     )
     _signal(parent, signal.SIGUSR2)  # Watchdog registered faulthandler for it
     time.sleep(STACK_SECONDS)
-    _say(f"stalled: {told}")
     _signal(parent, signal.SIGKILL)
     while not parent.gone:  # what waits for a disk dies when that answers
         time.sleep(0.01)
@@ -187,10 +199,12 @@ def main(arguments: list[str]) -> None:
     if arguments[0] == "--gone":
         return write_killed_status(Path(arguments[1]))
     parent, status = TrainingProcess(int(arguments[0]), int(arguments[1])), arguments[2]
-    stalled = watch(parent)
+    stalled = watch(parent, arguments[3])
     if status:
         ended = {"status": "stalled", "exit": STALLED, "reason": stalled}
         write_final_status(Path(status), parent.pid, ended if stalled else killed(parent.sign.exit))
+    if stalled:  # last: where nobody reads what is printed this waits
+        _say(f"stalled: {stalled}")
     return None
 
 

@@ -34,6 +34,7 @@ from trainer.model import ModelConfig, prepare_training
 from trainer.optim import OptimConfig, build_optimizer
 from trainer.pinned_copy import PinnedCopy
 from trainer.pulse import Pulse
+from trainer.recorder import JsonlLog, Silence
 from trainer.shelf import CheckpointConfig, Shelf
 from trainer.signals import Stop
 from trainer.snapshot import Snapshot
@@ -67,7 +68,10 @@ def measure(name: str, updates: int, saves: int) -> dict[str, Any]:
     batch = update(whisper.n_mels, accelerator.device)
     pulse = Pulse(accelerator, Stop(), Watchdog(60.0))
     folder = Path(tempfile.mkdtemp())
-    guard, state = Guard(accelerator, folder / "nonfinite.jsonl", 8), TrainState()
+    guard, state = (
+        Guard(accelerator, JsonlLog(folder / "nonfinite.jsonl", Silence()), 8),
+        TrainState(),
+    )
 
     def bare() -> None:
         train_step(accelerator, model, optimizer, [batch], tokens=CLIPS * TOKENS, max_norm=1.0)
