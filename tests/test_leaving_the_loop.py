@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from data.errors import InputError
 from trainer.shelf import CheckpointConfig, Shelf, step_of
 
 Losses = Callable[[Path], dict[int, str]]
@@ -214,3 +216,90 @@ def test_where_there_are_no_hard_links_the_files_are_copied(
     assert shelf.newest(print) == again == held
     assert json.loads((again / "state.json").read_text())["state"]["best_step"] == 1
     shutil.rmtree(again)
+
+
+def fail_beside_a_save(step: int) -> None:
+    """Have the last process fail while the main one waits to save the same update; writes are slow."""
+    import trainer.loop
+    from trainer.snapshot import Snapshot
+
+    write, fetch = Snapshot.write, trainer.loop.fetch
+
+    def slowly(self: Snapshot, folder: Path) -> None:
+        write(self, folder)
+        time.sleep(2.0 if os.environ["RANK"] == "0" else 3.0)
+
+    def failing(run: Any, batches: Any) -> Any:
+        if os.environ["RANK"] == "1" and run.state.step == step:
+            raise RuntimeError("a fault of the program")
+        return fetch(run, batches)
+
+    Snapshot.write = slowly  # type: ignore[method-assign]
+    trainer.loop.fetch = failing
+
+
+def test_two_processes_that_save_one_update_at_once_leave_a_whole_checkpoint(
+    trainer: Any, tmp_path: Path, losses: Losses
+) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    often = ("--checkpoint.save_every=2", "--checkpoint.keep=1", "--loop.max_steps=8")
+    trainer(whole, *often, processes=2)
+    sabotage = partial(fail_beside_a_save, 4)
+    trainer(run, *often, processes=2, sabotage=sabotage, check=False)
+    (step,) = saved_steps(run)
+    assert step == 4
+    kept = {path.name for path in (run / "checkpoints" / "step-00000004").iterdir()}
+    assert {"model.safetensors", "optimizer.bin"} <= kept
+    trainer(run, *often, "--resume=auto", processes=2)
+    assert losses(run) == losses(whole)
+
+
+def fail_together(step: int) -> None:
+    """Have all processes raise the same error after an update; one writes slowly."""
+    import trainer.loop
+    from trainer.snapshot import Snapshot
+
+    write, settle = Snapshot.write, trainer.loop.settle
+
+    def slowly(self: Snapshot, folder: Path) -> None:
+        write(self, folder)
+        time.sleep(2.0)
+
+    def failing(run: Any) -> float:
+        if run.state.step == step:
+            raise RuntimeError("a fault of the program")
+        return settle(run)
+
+    Snapshot.write = slowly  # type: ignore[method-assign]
+    trainer.loop.settle = failing
+
+
+def test_no_process_ends_before_the_one_that_saves(trainer: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    started = trainer.start(run, *RARELY, processes=2, sabotage=partial(fail_together, 3))
+    while all(process.is_alive() for process in started):
+        time.sleep(0.02)
+    assert saved_steps(run) == [3]  # a launcher would kill the others now
+    for process in started:
+        process.join(60)
+    assert not list((run / "checkpoints").glob(".pending*"))
+
+
+def test_a_checkpoint_without_weights_is_none(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "checkpoints", CheckpointConfig())
+    progress = {"state": {"step": 1, "best_step": 0}, "shape": {}}
+    with pytest.raises(FileNotFoundError):  # somebody took it away: it is not made anew
+        shelf.publish(shelf.pending(1), progress)
+    shelf.pending(1).mkdir(parents=True)
+    shelf.publish(shelf.pending(1), progress)
+    with pytest.raises(InputError, match="holds no weights"):
+        shelf.newest(print)
+
+
+def test_a_run_goes_on_from_a_checkpoint_that_was_set_aside(trainer: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trainer(run, "--checkpoint.save_every=2")
+    trainer(run, "--checkpoint.save_every=2", f"--resume={run / 'checkpoints' / 'step-00000004'}")
+    (aside,) = (run / "checkpoints").glob("replaced-*-step-00000006")
+    trainer(run, "--checkpoint.save_every=2", f"--resume={aside}", "--loop.max_steps=8")
+    assert saved_steps(run)[-1] == 8

@@ -116,3 +116,20 @@ def test_the_evaluations_of_a_future_that_is_given_up_are_set_aside(
     assert after["step"] == 4
     assert "step-00000008/" not in (run / "report.html").read_text(encoding="utf-8")
     assert "test: before → after" in done.output
+
+
+@pytest.mark.parametrize("harm", ["facts cut off", "a flipped bit", "no weights"])
+def test_a_damaged_export_is_made_anew_from_the_checkpoint(
+    trainer: Any, whole: Path, harm: str
+) -> None:
+    weights, facts = whole / "model" / "model.safetensors", whole / "model" / "whisper_loop.json"
+    before = weights.read_bytes()
+    if harm == "facts cut off":
+        facts.write_text(facts.read_text()[:20])
+    elif harm == "no weights":
+        weights.unlink()
+    else:
+        weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    trainer(whole, *LOOKS, "--resume=auto", sabotage=partial(best_at, 4))
+    assert weights.read_bytes() == before
+    assert exported_step(whole / "model") == 4

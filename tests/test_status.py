@@ -22,6 +22,8 @@ from tests.test_signals import (
     trains,
     wait_for,
 )
+from trainer.run_folder import status
+from trainer.signals import STOPPED, Stopped
 from trainer.watchdog_process import KILLED, write_killed_status
 
 Losses = Callable[[Path], dict[int, str]]
@@ -142,3 +144,23 @@ def test_a_status_that_a_power_cut_damaged_hinders_nobody(tmp_path: Path, text: 
     path.write_text(text)
     write_killed_status(path)
     assert path.read_text() == text
+
+
+def test_a_disk_that_is_full_at_the_end_does_not_change_how_a_run_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WHISPER_LOOP_EXIT", str(tmp_path / "told"))
+
+    def refuse(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def stop() -> None:
+        with status(tmp_path):
+            monkeypatch.setattr("trainer.run_folder.write_json", refuse)
+            raise Stopped("stopped at update 3 of 9, saved")
+
+    with pytest.raises(SystemExit) as left:
+        stop()
+    assert left.value.code == STOPPED
+    assert (tmp_path / "told").read_text().splitlines()[0] == str(STOPPED)
+    assert "status.json could not be written" in capsys.readouterr().err
