@@ -219,7 +219,7 @@ def test_where_there_are_no_hard_links_the_files_are_copied(
 
 
 def fail_beside_a_save(step: int) -> None:
-    """Have the last process fail while the main one waits to save the same update; writes are slow."""
+    """Have the last process fail while the main one waits to save the same update."""
     import trainer.loop
     from trainer.snapshot import Snapshot
 

@@ -183,6 +183,7 @@ def retry_best_export(
     checkpoints: Checkpoints, state: TrainState, scoring: Scoring, mirror: Mirror
 ) -> None:
     """Export the best model, at the end, where a full disk refused it when it was found."""
+    checkpoints.settle()  # the state of the last one may be on its way
     best = decide(checkpoints.accelerator, lambda: _find_best(checkpoints.shelf, scoring, state))
     if best.path is not None:
         export_best(best.path, checkpoints, state, scoring, mirror)
