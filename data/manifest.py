@@ -13,7 +13,14 @@ from data.corpora import read as read_corpus
 from data.corpora.common_voice import read_once
 from data.errors import InputError
 from data.files import TO_JSON, write_bytes
-from data.index import IndexBuilder, build_index, index_is_sound, read_index, write_index
+from data.index import (
+    IndexBuilder,
+    build_index,
+    index_is_sound,
+    index_path,
+    read_index,
+    write_index,
+)
 from data.labels import LabelEncoder
 from data.lazy import Outline, mapped, read_row_at
 from data.scan import MeasureFiles, measure_here, scan
@@ -82,7 +89,14 @@ def ensure_index(path: Path) -> bool:
     """
     found = path.exists()
     if found and not index_is_sound(path):
-        write_index(path, build_index(path))
+        index_path(path).unlink(missing_ok=True)  # readers would not see that it is damaged
+        try:
+            write_index(path, build_index(path))
+        except OSError as error:
+            print(
+                f"WARNING: {index_path(path)} could not be written ({error}): each process reads "
+                "the manifest by itself"
+            )
     return found
 
 

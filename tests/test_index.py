@@ -121,3 +121,18 @@ def test_a_byte_that_changed_in_silence_is_found_at_the_next_start(path: Path, h
     assert (Manifest.read(path).fingerprint() == told) == (harm == "index")
     assert columns(Manifest.read(path)) == columns(Manifest.read(path))
     assert index_is_sound(path)
+
+
+def test_an_index_that_a_full_disk_refuses_ends_no_run(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = columns(Manifest.read(path))
+    index_path(path).unlink()
+
+    def refuse(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("data.index.write_bytes", refuse)
+    assert ensure_index(path)
+    assert "could not be written" in capsys.readouterr().out
+    assert columns(Manifest.read(path)) == expected

@@ -258,7 +258,7 @@ class Checkpoints:
         self.failed = reason
         self.say(
             f"WARNING: NO CHECKPOINT of update {progress['state']['step']}: {reason}. "
-            "Training goes on, and the next one is tried when it is due"
+            "The one before stays; the next is tried when it is due"
         )
 
     def _unwrap(self, models: list[Any], _folder: str) -> None:
