@@ -39,9 +39,7 @@ class Checkpoints:
         self.accelerator = accelerator
         self.say = say
         self.failed = ""  # why the last one could not be written
-        self._saved_path: Path | None = (
-            None  # the last one that was written or loaded, in the folder
-        )
+        self._saved_path: Path | None = None  # what was written or loaded last, in the folder
         self._loaded_step: int | None = None  # the update that weights are of; None: state knows
         self._stepped_at = -1  # update after which they were moved last; -1: they were loaded
         self.seconds = 0.0  # writing the last one took

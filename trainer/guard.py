@@ -40,9 +40,7 @@ class Guard:
         self._rank, self._main = accelerator.process_index, accelerator.is_main_process
         self._log = log
         self._patience = patience
-        self._searching = (
-            accelerator.scaler is not None
-        )  # for the first scale that does not overflow
+        self._searching = accelerator.scaler is not None  # for a first scale without overflow
         self._unread: _Update | None = None
 
     def check(self, state: TrainState, batches: Sequence[Batch], result: StepResult) -> bool:
