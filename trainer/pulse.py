@@ -43,9 +43,7 @@ class Pulse:
         )
         if totals.stop:
             raise Stopped
-        self._watchdog.feed(
-            self._watchdog.first_seconds
-        )  # no pass yet: what comes first has no measure
+        self._watchdog.feed(self._watchdog.first_seconds)  # before a pass nothing was measured
         self._began = time.monotonic()
         return totals
 
