@@ -190,7 +190,7 @@ def test_a_second_signal_ends_it_at_once_and_status_json_says_so(tmp_path: Path)
     code = f"""
 import os, signal, time
 from pathlib import Path
-from trainer.run_folder import status
+from trainer.run_status import status
 from trainer.signals import Stop
 from trainer.watchdog import Watchdog
 kept = status(Path({str(tmp_path)!r}))

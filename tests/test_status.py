@@ -22,7 +22,7 @@ from tests.test_signals import (
     trains,
     wait_for,
 )
-from trainer.run_folder import status
+from trainer.run_status import status
 from trainer.signals import STOPPED, Stopped
 from trainer.watchdog_process import KILLED, write_killed_status
 
@@ -156,7 +156,7 @@ def test_a_disk_that_is_full_at_the_end_does_not_change_how_a_run_ended(
 
     def stop() -> None:
         with status(tmp_path):
-            monkeypatch.setattr("trainer.run_folder.write_json", refuse)
+            monkeypatch.setattr("trainer.run_status.write_json", refuse)
             raise Stopped("stopped at update 3 of 9, saved")
 
     with pytest.raises(SystemExit) as left:

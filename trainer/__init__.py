@@ -14,7 +14,8 @@ checkpoint  writes and loads; snapshot is the copy in memory, sealed the folder 
             absent, shelf where they stand
 resume      going on where a run stopped
 run_folder  the run's files, and its corpus, frozen at the first start; run_lock: one start at a
-            time; shared_scan: all processes measure the corpus; liveness: which of them have ended
+            time; run_status: status.json; shared_scan: all processes measure the corpus;
+            liveness: which of them have ended
 passes      where batches come from: the frozen corpus, or a stream
 pulse       beats between units of work: signals are heeded, and the watchdog is fed;
             watchdog_process: a process that kills a training process that stalls

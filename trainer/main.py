@@ -40,13 +40,8 @@ from trainer.recovery import saved_on_exit, stop_explained
 from trainer.remarks import cautions, farewell, launch_bound, overview
 from trainer.resume import evaluation_knobs, refuse_change, resume, retry_best_export, shaping
 from trainer.run import Run
-from trainer.run_folder import (
-    freeze_corpus,
-    launcher_told_of_mistakes,
-    opened,
-    status,
-    write_settings,
-)
+from trainer.run_folder import freeze_corpus, opened, write_settings
+from trainer.run_status import launcher_told_of_mistakes, status
 from trainer.scoring import Scoring
 from trainer.sharding import Mirror, prepare
 from trainer.shelf import CHECKPOINTS, Shelf

@@ -68,10 +68,8 @@ def measure(name: str, updates: int, saves: int) -> dict[str, Any]:
     batch = update(whisper.n_mels, accelerator.device)
     pulse = Pulse(accelerator, Stop(), Watchdog(60.0))
     folder = Path(tempfile.mkdtemp())
-    guard, state = (
-        Guard(accelerator, JsonlLog(folder / "nonfinite.jsonl", Silence()), 8),
-        TrainState(),
-    )
+    log = JsonlLog(folder / "nonfinite.jsonl", Silence())
+    guard, state = Guard(accelerator, log, 8), TrainState()
 
     def bare() -> None:
         train_step(accelerator, model, optimizer, [batch], tokens=CLIPS * TOKENS, max_norm=1.0)
