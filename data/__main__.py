@@ -8,13 +8,13 @@ from typing import Any
 
 import tyro
 
-from data.demo import make_corpus
+from data.commands.demo_corpus import make_corpus
+from data.commands.inspect import inspect
+from data.commands.inspect_survey import InspectConfig
+from data.commands.leakage import LeakageConfig, report_leakage
+from data.commands.split import SplitConfig, split_corpus
+from data.config_parser import parse_dataclass
 from data.errors import plain_errors
-from data.inspection import inspect
-from data.knobs import parse_dataclass
-from data.leakage import LeakageConfig, report_leakage
-from data.splits import SplitConfig, split_corpus
-from data.survey import InspectConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from data.augment import AugmentConfig
+from data.audio.augment import AugmentConfig
 from data.errors import InputError
 
 PASS_SECONDS = 480.0  # where nobody has set or found another

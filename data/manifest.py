@@ -8,12 +8,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from data.atomic_files import TO_JSON, write_bytes
+from data.audio.source import revision_of
 from data.config import DataConfig
 from data.corpora import read as read_corpus
 from data.corpora.common_voice import read_once
 from data.errors import InputError
-from data.files import TO_JSON, write_bytes
-from data.index import (
+from data.labels import LabelEncoder
+from data.lazy_manifest import Outline, mapped, read_row_at
+from data.manifest_index import (
     IndexBuilder,
     build_index,
     index_is_sound,
@@ -21,14 +24,17 @@ from data.index import (
     read_index,
     write_index,
 )
-from data.labels import LabelEncoder
-from data.lazy import Outline, mapped, read_row_at
-from data.scan import MeasureFiles, measure_here, scan
-from data.screen import Screened, refuse_missing, screen_audio, screen_faults, screen_repeats
-from data.selection import refuse_empty, select, settle, spoken
-from data.source import revision_of
+from data.screening.durations import MeasureFiles, measure_here, scan
+from data.screening.filters import (
+    Screened,
+    refuse_missing,
+    screen_audio,
+    screen_faults,
+    screen_repeats,
+)
+from data.screening.training_set import refuse_empty, select, settle, spoken
+from data.streaming.windows import first_window
 from data.utterance import Drop, Utterance
-from data.windows import first_window
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

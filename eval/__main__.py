@@ -10,13 +10,13 @@ import tyro
 from accelerate import Accelerator
 from rich.console import Console
 
+from data.atomic_files import write_json
 from data.config import DataConfig
+from data.config_parser import parse_dataclass
 from data.corpora import read
 from data.errors import plain_errors
-from data.files import write_json
-from data.knobs import parse_dataclass
 from data.manifest import read_held_out, scan_cache
-from data.screen import count_reasons
+from data.screening.filters import count_reasons
 from eval.compare import Compare, compare, read_heard
 from eval.config import EvalConfig
 from eval.ct2 import Ct2, is_ct2, load_ct2

@@ -6,7 +6,7 @@ from functools import partial
 from math import sqrt
 from typing import Any, NamedTuple
 
-from data.features import CHUNK_SECONDS
+from data.log_mel import CHUNK_SECONDS
 
 Row = Mapping[str, Any]  # of utterances.jsonl
 Pair = tuple[Row, int | None]  # a row, and its edits in an earlier evaluation

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from data.atomic_files import read_jsonl
 from data.errors import InputError
-from data.features import CHUNK_SECONDS
-from data.files import read_jsonl
+from data.log_mel import CHUNK_SECONDS
 from data.utterance import Utterance
 from eval.bootstrap import Difference, Interval, intervals, paired
 from eval.hypothesis import Compared, Hypothesis, compare_texts

@@ -18,10 +18,10 @@ from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from data.audio import load
+from data.audio.decode import load
 from data.errors import InputError
-from data.features import CHUNK_SECONDS
 from data.labels import END, MAX_TOKENS, LabelEncoder
+from data.log_mel import CHUNK_SECONDS
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.decode import MORE_TOKENS, Heard

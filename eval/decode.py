@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
+from data.batch import Batch
 from data.errors import InputError
-from data.features import N_FRAMES
 from data.labels import END, LAST_TIME, NO_TIMESTAMPS
-from data.utterance import Batch
+from data.log_mel import N_FRAMES
 from eval.config import EvalConfig
 from eval.fallback import LONG, TEMPERATURES, Verdict, judge, seed
 from eval.likelihood import Likelihood

@@ -13,14 +13,15 @@ from accelerate.utils import gather_object
 from rich.progress import track
 from torch import Tensor
 
-from data.audio import load
+from data.atomic_files import write_json, write_jsonl
+from data.audio.decode import load
+from data.batch import Batch
 from data.config import DataConfig
+from data.dataloader import Stages, eval_batches
 from data.errors import InputError
-from data.features import CHUNK_SECONDS, FRAMES_PER_SECOND
-from data.files import write_json, write_jsonl
-from data.loader import Stages, eval_batches
-from data.plan import edge_of
-from data.utterance import Batch, Utterance
+from data.log_mel import CHUNK_SECONDS, FRAMES_PER_SECOND
+from data.sampling.epoch_plan import edge_of
+from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.decode import Heard, encode, transcribe
 from eval.device import naming_out_of_memory

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data.atomic_files import read_jsonl, write_jsonl
 from data.errors import InputError
-from data.files import read_jsonl, write_jsonl
-from data.lazy import read_row
+from data.lazy_manifest import read_row
 from data.manifest import read_held_out, scan_cache
 from data.utterance import Utterance
 from eval.evaluate import SCORES, UTTERANCES, Evaluator

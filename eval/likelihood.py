@@ -9,10 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from data.features import CHUNK_SECONDS
+from data.batch import Batch
 from data.labels import LabelEncoder
-from data.screen import SPECIAL
-from data.utterance import Batch, Utterance
+from data.log_mel import CHUNK_SECONDS
+from data.screening.filters import SPECIAL
+from data.utterance import Utterance
 from eval.whisper import Whisper
 
 

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from data.features import SAMPLE_RATE
+from data.log_mel import SAMPLE_RATE
 from data.utterance import Utterance
 from eval.ct2 import Ct2
 from eval.evaluate import Evaluator

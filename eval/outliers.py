@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.atomic_files import read_jsonl
 from data.errors import InputError
-from data.files import read_jsonl
 
 LOSSES = "losses.jsonl"
 ALIKE = 100  # hearings that are compared, at least: alike in length, or near in time

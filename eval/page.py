@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import tyro
 
+from data.atomic_files import read_jsonl, write_text
 from data.errors import InputError
-from data.files import read_jsonl, write_text
-from data.page import render
+from data.pages.page import render
 from eval.alignment import align, frequent
 from eval.breakdown import KEYS, LENGTHS, breakdowns, is_long, length_of
 from eval.figures import facts, meters, normalizers, scale, totals

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.features import CHUNK_SECONDS
+from data.log_mel import CHUNK_SECONDS
 from eval.bootstrap import Interval
 from eval.groups import Group, Heard, groups_of, pooled
 from eval.hypothesis import Compared, Hypothesis, compare_texts

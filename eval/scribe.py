@@ -8,13 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from data.audio import load
-from data.collate import pad
+from data.audio.decode import load
+from data.audio.source import AudioError
+from data.batch import Batch, Position, target_positions
+from data.batching.collate import pad
 from data.errors import InputError
-from data.features import CHUNK_SECONDS, N_FRAMES, SAMPLE_RATE, LogMel
-from data.plan import edge_of
-from data.source import AudioError
-from data.utterance import Batch, Position, Utterance, target_positions
+from data.log_mel import CHUNK_SECONDS, N_FRAMES, SAMPLE_RATE, LogMel
+from data.sampling.epoch_plan import edge_of
+from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.ct2 import load_ct2
 from eval.decode import Heard, encode, transcribe

@@ -5,7 +5,7 @@ from typing import Any
 
 import opencc
 
-from data.scripts import HAN, script_of
+from data.writing_systems import HAN, script_of
 from eval.errors import ErrorCounts
 
 # OpenCC's tables: of Taiwan's forms, which are the standard ones but for a few, and of Hong Kong's

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.whisper.modeling_whisper import WhisperAttention
 
-from data.features import FRAMES_PER_POSITION, SAMPLE_RATE, LogMel, frames_of, pad_features
+from data.log_mel import FRAMES_PER_POSITION, SAMPLE_RATE, LogMel, frames_of, pad_features
 
 STRIDE = 8  # positions that one state stands for
 REFERENCE_SECONDS = 1.0  # of noise like speech: the level of silence depends on what is loudest

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from data.archive import KIND
-from data.sound import data_uri
-from data.source import HUB, AudioError
+from data.audio.source import HUB, AudioError
+from data.audio.tar import KIND
+from data.pages.audio_uri import data_uri
 from data.utterance import Utterance
 
 Row = Mapping[str, Any]  # of utterances.jsonl

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from data.corpora.folders import is_audio, walk
 from data.errors import InputError
-from data.folders import is_audio, walk
 
 
 class Source(NamedTuple):

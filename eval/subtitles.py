@@ -1,11 +1,11 @@
-"""Segments as SRT and WebVTT: what data/cues.py reads.
+"""Segments as SRT and WebVTT: what data/corpora/subtitle_parser.py reads.
 
 https://www.w3.org/TR/webvtt1
 """
 
 from collections.abc import Sequence
 
-from data.cues import ARROW
+from data.corpora.subtitle_parser import ARROW
 from eval.segments import Segment
 
 # SRT knows no escapes, and a line with its arrow is a cue's

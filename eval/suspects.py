@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
+from data.atomic_files import read_jsonl, write_jsonl
 from data.config import DataConfig
 from data.errors import InputError
-from data.files import read_jsonl, write_jsonl
 from data.manifest import Manifest
 from data.utterance import Utterance
 from eval.config import EvalConfig

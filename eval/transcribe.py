@@ -9,10 +9,10 @@ from typing import Literal
 import tyro
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
+from data.atomic_files import write_text
 from data.config import Task
 from data.errors import InputError
-from data.features import CHUNK_SECONDS
-from data.files import write_text
+from data.log_mel import CHUNK_SECONDS
 from eval.config import EvalConfig
 from eval.ct2 import Ct2, is_ct2
 from eval.device import Precision

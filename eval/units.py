@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from data.labels import UNSPACED
-from data.scripts import SCRIPTS
+from data.writing_systems import SCRIPTS
 
 KOREAN = "ko"
 # of a language that is not spaced, or whose spaces nobody agrees on: a Korean writer may leave out

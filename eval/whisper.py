@@ -15,8 +15,8 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 from transformers.utils import logging as transformers_logging
 
 from data.errors import InputError
-from data.features import FRAMES_PER_POSITION, N_FRAMES
 from data.labels import START, LabelEncoder
+from data.log_mel import FRAMES_PER_POSITION, N_FRAMES
 from eval.silence import install
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.table import Table
 
-from data.files import read_jsonl
+from data.atomic_files import read_jsonl
 from tests.sabotage import OTHERS, PHASES, SAVING, Fate, damage, observe
 from trainer.recorder import METRICS
 from trainer.shelf import STATE, CheckpointConfig, Shelf, step_of

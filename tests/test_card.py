@@ -9,8 +9,8 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from data.files import write_json, write_jsonl, write_text
-from data.lazy import Outline
+from data.atomic_files import write_json, write_jsonl, write_text
+from data.lazy_manifest import Outline
 from data.utterance import Utterance
 from trainer.card import card, escape
 from trainer.config import Config

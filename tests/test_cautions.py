@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.config import DataConfig
-from data.plan import Plan
+from data.sampling.epoch_plan import Plan
 from data.utterance import Utterance
 from trainer.flops import WhisperFlops
 from trainer.remarks import cautions, launch_bound

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data.files import write_jsonl
+from data.atomic_files import write_jsonl
 from data.utterance import Utterance
 from eval.hypothesis import Hypothesis
 from eval.likelihood import Likelihood

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers import pipeline
 
-from data.audio import load
+from data.audio.decode import load
 from data.config import DataConfig
 from data.corpora import read
 from data.utterance import Utterance

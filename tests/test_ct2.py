@@ -13,11 +13,11 @@ import torch
 from transformers import pipeline
 
 import eval.__main__ as command
-from data.audio import load
+from data.audio.decode import load
 from data.config import DataConfig
+from data.config_parser import parse_dataclass
 from data.corpora import read
 from data.errors import InputError
-from data.knobs import parse_dataclass
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.ct2 import Ct2, is_ct2, load_ct2

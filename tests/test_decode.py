@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from data.batch import Batch
 from data.config import DataConfig
 from data.corpora import read
+from data.dataloader import Stages, eval_batches
 from data.errors import InputError
 from data.labels import END, LAST_TIME
-from data.loader import Stages, eval_batches
-from data.utterance import Batch, Utterance
+from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.decode import MORE_TOKENS, Heard, Window, encode, transcribe
 from eval.fallback import Verdict, compression, judge

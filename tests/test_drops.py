@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 
+from data.atomic_files import write_jsonl
 from data.config import DataConfig
 from data.errors import InputError
-from data.files import write_jsonl
 from data.utterance import Drop
 from trainer.drops import DropLog
 from trainer.recorder import JsonlLog, Silence

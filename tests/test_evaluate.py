@@ -12,15 +12,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from data.audio import load
-from data.collate import pad
+from data.audio.decode import load
+from data.batch import Batch
+from data.batching.collate import pad
 from data.config import DataConfig
 from data.corpora import read
+from data.dataloader import Stages, eval_batches
 from data.errors import InputError
-from data.features import LogMel
-from data.loader import Stages, eval_batches
-from data.plan import edge_of
-from data.utterance import Batch, Utterance
+from data.log_mel import LogMel
+from data.sampling.epoch_plan import edge_of
+from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.decode import Heard, encode, transcribe
 from eval.evaluate import LIKE, Evaluator, save

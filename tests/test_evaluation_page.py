@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import soundfile
 
+from data.atomic_files import read_jsonl, write_json, write_jsonl
 from data.errors import InputError
-from data.files import read_jsonl, write_json, write_jsonl
 from eval.alignment import align, frequent
 from eval.breakdown import breakdowns
 from eval.errors import errors
@@ -447,7 +447,7 @@ def test_the_sound_of_a_page_is_16_khz_mono(
     import base64
     import io
 
-    from data.sound import data_uri
+    from data.pages.audio_uri import data_uri
     from data.utterance import Utterance
 
     clip = write_clip(tmp_path / "a.flac", 1.0, rate=48_000, channels=2)

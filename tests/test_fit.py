@@ -11,9 +11,9 @@ import pytest
 from accelerate import Accelerator
 from transformers import WhisperConfig
 
+from data.batch import Shape
 from data.config import DataConfig
 from data.errors import InputError
-from data.utterance import Shape
 from trainer.budget import Fitted, budget_of, fit_path, fitted
 from trainer.fit import search
 from trainer.model import ModelConfig

@@ -7,8 +7,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from data.files import write_json
-from data.utterance import Shape
+from data.atomic_files import write_json
+from data.batch import Shape
 from eval.whisper import load_whisper
 from trainer.fit import Gauge
 from trainer.flops import WhisperFlops

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
-from data.files import write_json
-from data.utterance import Shape
+from data.atomic_files import write_json
+from data.batch import Shape
 from trainer.bench import chosen, line
 from trainer.flops import WhisperFlops
 from trainer.forecast import Comparison, Forecast, Pace, circumstances, plan_path, read_forecast

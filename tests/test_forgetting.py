@@ -14,11 +14,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from data.atomic_files import read_jsonl
 from data.config import DataConfig
 from data.corpora import read
 from data.errors import InputError
-from data.files import read_jsonl
-from data.measurements import Measured
+from data.screening.scan_cache import Measured
 from eval.beside import Beside, look_beside
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
@@ -233,7 +233,7 @@ def test_a_run_tells_meters_noise_and_forgetting(trainer: Any, other: Path, tmp_
 
 def measure_slowly(notes: Path) -> None:
     """Take longer for the other corpus than a collective and the watchdog wait."""
-    from data import scan as scanning
+    from data.screening import durations as scanning
     from trainer.watchdog import Watchdog
 
     start, measure, seconds = torch.distributed.init_process_group, scanning.measure, 6.0

@@ -12,8 +12,8 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
+from data.batch import Position
 from data.errors import InputError
-from data.utterance import Position
 from trainer.guard import FIRST_SCALE, MAX_ROLLBACKS, Guard, pass_over, refuse_rollback
 from trainer.recorder import JsonlLog, Silence
 from trainer.state import TrainState
@@ -122,7 +122,7 @@ def test_a_loss_that_is_no_number_moves_nothing_even_where_its_gradient_is_one(b
 
 def poison() -> None:
     """Make one clip's features NaN."""
-    from data.collate import PaddingCollator
+    from data.batching.collate import PaddingCollator
 
     collate = PaddingCollator.__call__
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
+from data.atomic_files import write_json, write_text
 from data.errors import InputError, plain_errors
-from data.files import write_json, write_text
 from eval.whisper import load_whisper
 from tests.fake_hub import CUT, TOKEN, FakeHub, running
 from trainer.config import Config, parse

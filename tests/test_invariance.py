@@ -16,14 +16,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.buckets import BucketedBatchSampler
+from data.batch import Batch, Position
 from data.config import DataConfig
 from data.corpora import read
-from data.features import FRAMES_PER_SECOND
+from data.dataloader import Stages, train_batches
 from data.labels import LabelEncoder
-from data.loader import Stages, train_batches
-from data.plan import Plan, edge_of
-from data.utterance import Batch, Position, Utterance
+from data.log_mel import FRAMES_PER_SECOND
+from data.sampling.bucketed_sampler import BucketedBatchSampler
+from data.sampling.epoch_plan import Plan, edge_of
+from data.utterance import Utterance
 from eval.whisper import Whisper, load_whisper
 from trainer.device import build_accelerator
 from trainer.model import ModelConfig, prepare_training

@@ -9,9 +9,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from data.audio import load
+from data.audio.decode import load
 from data.config import DataConfig
-from data.features import LogMel, pad_features
+from data.log_mel import LogMel, pad_features
 from data.manifest import read_held_out
 from data.utterance import Utterance
 from eval.config import EvalConfig

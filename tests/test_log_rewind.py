@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
-from data.files import read_jsonl, write_jsonl
+from data.atomic_files import read_jsonl, write_jsonl
 from trainer.losses import ClipLosses
 from trainer.recorder import Recorder, Silence
 

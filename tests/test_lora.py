@@ -14,9 +14,9 @@ from transformers import WhisperForConditionalGeneration
 
 from data.config import DataConfig
 from data.corpora import read
+from data.dataloader import Stages, eval_batches
 from data.errors import InputError
-from data.features import N_FRAMES
-from data.loader import Stages, eval_batches
+from data.log_mel import N_FRAMES
 from eval.config import EvalConfig
 from eval.decode import encode, transcribe
 from eval.half_precision import remove_adapters

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from data.utterance import IGNORE, Batch, Position, Shape, target_positions
+from data.batch import IGNORE, Batch, Position, Shape, target_positions
 from eval.whisper import load_whisper
 from trainer.memory import rehearse
 from trainer.model import ModelConfig, prepare_training

@@ -9,11 +9,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from data.buckets import Draw
-from data.collate import Clip, Line, PaddingCollator
-from data.features import LogMel
-from data.files import read_jsonl
-from data.utterance import Batch, Drop, Position, Utterance
+from data.atomic_files import read_jsonl
+from data.batch import Batch, Position
+from data.batching.collate import Clip, Line, PaddingCollator
+from data.log_mel import LogMel
+from data.sampling.bucketed_sampler import Draw
+from data.utterance import Drop, Utterance
 from eval.whisper import Whisper, load_whisper
 from trainer.losses import ClipLosses
 from trainer.model import ModelConfig, prepare_training

@@ -11,13 +11,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from data.buckets import BucketedBatchSampler
+from data.batch import Batch, Shape
 from data.config import DataConfig
+from data.dataloader import Passes
 from data.errors import InputError
-from data.loader import Passes
-from data.plan import Plan
-from data.utterance import Batch, Shape, Utterance
-from data.windowed import WindowedPasses
+from data.sampling.bucketed_sampler import BucketedBatchSampler
+from data.sampling.epoch_plan import Plan
+from data.streaming.windowed_loader import WindowedPasses
+from data.utterance import Utterance
 from eval.device import is_out_of_memory
 from eval.whisper import load_whisper
 from trainer.flops import WhisperFlops

@@ -7,8 +7,8 @@ import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from transformers import WhisperForConditionalGeneration
 
-from data.features import pad_features
-from data.utterance import IGNORE, target_positions
+from data.batch import IGNORE, target_positions
+from data.log_mel import pad_features
 from eval.whisper import load_whisper
 from trainer.model import ModelConfig, prepare_training
 

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from data.buckets import BucketedBatchSampler
+from data.batch import Batch, Position
 from data.config import DataConfig
-from data.features import FRAMES_PER_SECOND, SAMPLE_RATE
+from data.dataloader import Stages, train_batches
 from data.labels import LabelEncoder
-from data.loader import Stages, train_batches
-from data.plan import Plan
-from data.utterance import Batch, Position, Utterance
+from data.log_mel import FRAMES_PER_SECOND, SAMPLE_RATE
+from data.sampling.bucketed_sampler import BucketedBatchSampler
+from data.sampling.epoch_plan import Plan
+from data.utterance import Utterance
 from eval.whisper import load_whisper
 
 CASES = 1000

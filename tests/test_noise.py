@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.config import DataConfig
 from data.corpora import read
-from data.features import SAMPLE_RATE
+from data.log_mel import SAMPLE_RATE
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
 from eval.noise import SOUNDS, hear_noise, noise_set, sound_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data.files import read_jsonl
+from data.atomic_files import read_jsonl
 from data.utterance import Utterance
 from eval.errors import ErrorCounts
 from eval.evaluate import save

@@ -19,9 +19,9 @@ from transformers import (
     pipeline,
 )
 
-from data.audio import load
+from data.atomic_files import write_text
+from data.audio.decode import load
 from data.errors import InputError
-from data.files import write_text
 from data.utterance import Utterance
 from eval.whisper import Whisper, load_whisper
 from trainer.config import Config

@@ -10,14 +10,14 @@ import torch
 from accelerate import Accelerator
 from transformers import WhisperFeatureExtractor
 
-from data.audio import AudioError, decode, load
-from data.buckets import BucketedBatchSampler
+from data.audio.decode import AudioError, decode, load
 from data.config import DataConfig
 from data.corpora import read
-from data.features import HOP_LENGTH, LogMel, frames_of
+from data.log_mel import HOP_LENGTH, LogMel, frames_of
 from data.manifest import build_manifest
-from data.plan import Plan
-from data.screen import count_reasons
+from data.sampling.bucketed_sampler import BucketedBatchSampler
+from data.sampling.epoch_plan import Plan
+from data.screening.filters import count_reasons
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
 from eval.half_precision import half_precision_copy

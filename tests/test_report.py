@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 
+from data.atomic_files import read_jsonl, write_json, write_jsonl
 from data.config import DataConfig
-from data.files import read_jsonl, write_json, write_jsonl
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
 from trainer.clock import Clock

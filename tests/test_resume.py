@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from data.atomic_files import read_jsonl, write_json
 from data.config import DataConfig
 from data.errors import InputError
-from data.files import read_jsonl, write_json
 from eval.config import EvalConfig
 from trainer.choice import TEXTS
 from trainer.model import ModelConfig

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data.atomic_files import write_json
 from data.config import DataConfig
 from data.errors import redact
-from data.files import write_json
 from trainer.model import ModelConfig
 from trainer.optim import OptimConfig
 from trainer.resume import refuse_change, shaping

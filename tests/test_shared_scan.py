@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from data import measurements
-from data import scan as scanning
-from data.measurements import Measured
-from data.scan import measure
+from data.screening import durations as scanning
+from data.screening import scan_cache as measurements
+from data.screening.durations import measure
+from data.screening.scan_cache import Measured
 from trainer import liveness, shared_scan
 
 TIMEOUT = 6.0  # seconds that a collective waits

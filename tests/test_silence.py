@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from data.config import DataConfig
-from data.features import N_FRAMES, pad_features
+from data.log_mel import N_FRAMES, pad_features
 from data.manifest import build_manifest
 from eval import silence
 from eval.config import EvalConfig

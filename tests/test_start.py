@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-import data.buckets
 import data.manifest
-from data.augment import AugmentConfig
-from data.buckets import BucketedBatchSampler
+import data.sampling.bucketed_sampler
+from data.audio.augment import AugmentConfig
 from data.config import DataConfig
-from data.index import index_path
-from data.plan import Plan
+from data.manifest_index import index_path
+from data.sampling.bucketed_sampler import BucketedBatchSampler
+from data.sampling.epoch_plan import Plan
 from data.utterance import Utterance
 
 
@@ -67,7 +67,7 @@ def test_the_worst_pass_is_found_in_a_part_of_the_updates(
     ]
     plan = Plan.of(rows, config, seed=0)
     drawn: list[object] = []
-    rows_of = data.buckets.rows_of
+    rows_of = data.sampling.bucketed_sampler.rows_of
     monkeypatch.setattr(
         data.buckets, "rows_of", lambda *given: drawn.append(given) or rows_of(*given)
     )

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from data.batch import Position
 from data.errors import InputError
-from data.utterance import Position
 from trainer.state import TrainState
 
 

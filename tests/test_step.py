@@ -8,10 +8,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from data.buckets import Draw
-from data.collate import Clip, Line, PaddingCollator
-from data.features import LogMel
-from data.utterance import IGNORE, Batch, Position, Utterance, target_positions
+from data.batch import IGNORE, Batch, Position, target_positions
+from data.batching.collate import Clip, Line, PaddingCollator
+from data.log_mel import LogMel
+from data.sampling.bucketed_sampler import Draw
+from data.utterance import Utterance
 from eval.whisper import load_whisper
 from trainer.model import ModelConfig, TrainingModule, prepare_training
 from trainer.step import StepResult, gather_totals, reseed, set_lr, train_step

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from data.cues import parse, screen_overlaps
+from data.corpora.subtitle_parser import parse, screen_overlaps
 from eval.segments import Segment, between_times, joined, tidy
 from eval.subtitles import srt, vtt
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from data.atomic_files import read_jsonl, write_jsonl
 from data.errors import InputError
-from data.files import read_jsonl, write_jsonl
 from eval.outliers import Cost
 from eval.suspects import SuspectsConfig, heard_by, suspects
 

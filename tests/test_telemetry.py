@@ -6,8 +6,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from data.batch import IGNORE, Batch, Position, target_positions
 from data.errors import InputError
-from data.utterance import IGNORE, Batch, Position, target_positions
 from trainer.flops import Peak, WhisperFlops, peak_flops
 from trainer.step import StepResult
 from trainer.telemetry import LogConfig, Meter, peak_memory

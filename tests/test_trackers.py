@@ -11,8 +11,8 @@ import pytest
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
+from data.atomic_files import read_jsonl
 from data.errors import InputError
-from data.files import read_jsonl
 from trainer.config import Config
 from trainer.recorder import Recorder
 from trainer.telemetry import LogConfig

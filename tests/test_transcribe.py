@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from data.cues import parse
+from data.config_parser import parse_dataclass
+from data.corpora.subtitle_parser import parse
 from data.errors import InputError
-from data.knobs import parse_dataclass
 from data.labels import LAST_TIME
 from eval.transcribe import TranscribeCommand, transcribe_files
 

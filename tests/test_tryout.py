@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from data.config_parser import parse_dataclass
 from data.errors import InputError
-from data.knobs import parse_dataclass
 from eval.transcribe import loaded
 from eval.tryout import TryCommand, page, said
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from data.files import read_jsonl
+from data.atomic_files import read_jsonl
 from tests.conftest import started
 from tests.fake_hub import running
 from tests.test_hub_upload import be_ann

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from data.buckets import BucketedBatchSampler
+from data.batch import Batch, Position, Shape
 from data.config import DataConfig
+from data.dataloader import Stages, train_batches
 from data.labels import LabelEncoder
-from data.loader import Stages, train_batches
 from data.manifest import build_manifest
-from data.plan import Plan
-from data.utterance import Batch, Position, Shape, Utterance
+from data.sampling.bucketed_sampler import BucketedBatchSampler
+from data.sampling.epoch_plan import Plan
+from data.utterance import Utterance
 from eval.whisper import load_whisper
 from trainer.workload import Update, Workload, averages, by_length
 

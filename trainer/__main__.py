@@ -12,7 +12,7 @@ from data.errors import plain_errors
 from trainer.main import main
 
 if sys.argv[1:2] == ["blank"]:
-    from data.knobs import parse_dataclass
+    from data.config_parser import parse_dataclass
     from trainer.blank import BlankConfig, make_blank
 
     with plain_errors():
@@ -24,7 +24,7 @@ elif sys.argv[1:2] == ["fit"]:
     with plain_errors():
         fit(parse_as(FitConfig, sys.argv[2:]))
 elif sys.argv[1:2] == ["doctor"]:
-    from data.knobs import parse_dataclass
+    from data.config_parser import parse_dataclass
     from trainer.doctor import DoctorConfig, doctor
 
     with plain_errors():

@@ -12,9 +12,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from data.features import CHUNK_SECONDS
-from data.loader import Passes
-from data.utterance import Batch, Position, Utterance
+from data.batch import Batch, Position
+from data.dataloader import Passes
+from data.log_mel import CHUNK_SECONDS
+from data.utterance import Utterance
 from eval.device import naming_out_of_memory
 from trainer.flops import WhisperFlops
 from trainer.forecast import Pace

@@ -24,8 +24,8 @@ from transformers.utils import logging as transformers_logging
 from data.config import DataConfig
 from data.corpora import read
 from data.errors import InputError
-from data.features import FRAMES_PER_POSITION, N_FRAMES, exact_div
 from data.labels import END, NO_TIMESTAMPS, START
+from data.log_mel import FRAMES_PER_POSITION, N_FRAMES, exact_div
 
 TASKS = ("<|translate|>", "<|transcribe|>")
 OTHERS = ("<|startoflm|>", "<|startofprev|>", "<|nospeech|>", NO_TIMESTAMPS)

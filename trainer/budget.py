@@ -12,10 +12,10 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedConfig
 
+from data.batch import Shape
 from data.config import DataConfig
 from data.errors import InputError
-from data.features import FRAMES_PER_SECOND
-from data.utterance import Shape
+from data.log_mel import FRAMES_PER_SECOND
 from trainer.model import ModelConfig
 from trainer.optim import OptimConfig
 

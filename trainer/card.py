@@ -14,8 +14,8 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from data.atomic_files import read_jsonl
 from data.corpora.common_voice import holds_speakers_of_all
-from data.files import read_jsonl
 from eval.bootstrap import percent, saved_percent
 from eval.figures import facts as circumstances
 from eval.figures import normalizers, totals

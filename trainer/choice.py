@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from data.features import CHUNK_SECONDS
-from data.files import read_jsonl, write_jsonl
+from data.atomic_files import read_jsonl, write_jsonl
+from data.log_mel import CHUNK_SECONDS
 from eval.bootstrap import Difference, paired
 from eval.hypothesis import Hypothesis
 from trainer.state import TrainState

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from whisper_normalizer.english import EnglishSpellingNormalizer
 
+from data.atomic_files import write_json, write_text
 from data.errors import InputError
-from data.files import write_json, write_text
 
 
 def write_companions(folder: Path, processor: Any) -> None:

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import yaml
 
 from data.config import DataConfig
+from data.config_parser import parse_dataclass, recipe_arguments
 from data.errors import InputError, redact
-from data.knobs import parse_dataclass, recipe_arguments
 from eval.config import EvalConfig
 from eval.device import Precision
 from trainer.model import ModelConfig

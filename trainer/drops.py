@@ -6,13 +6,13 @@ from dataclasses import asdict
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from data.atomic_files import read_jsonl
 from data.config import DataConfig
 from data.errors import InputError
-from data.files import read_jsonl
-from data.plan import Plan
-from data.screen import accepted_broken, is_broken
+from data.sampling.epoch_plan import Plan
+from data.screening.filters import accepted_broken, is_broken
 from data.utterance import Drop
-from data.workers import HANGS, KILLS
+from data.worker_pool import HANGS, KILLS
 from eval.store import decide
 from trainer.recorder import JsonlLog
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from data.lazy import Outline
+from data.lazy_manifest import Outline
 from eval.evaluate import Evaluator
 from eval.scores import short_names
 from trainer.clock import Clock

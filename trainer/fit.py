@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from data.atomic_files import write_json
+from data.batch import Shape
 from data.config import DataConfig
 from data.errors import InputError
-from data.features import FRAMES_PER_SECOND, N_FRAMES
-from data.files import write_json
+from data.log_mel import FRAMES_PER_SECOND, N_FRAMES
 from data.manifest import build_manifest, scan_cache
-from data.plan import Plan, edge_of
-from data.utterance import Shape
+from data.sampling.epoch_plan import Plan, edge_of
 from eval.whisper import Whisper, load_whisper
 from trainer.budget import Fitted, budget_of, fit_path
 from trainer.config import Config

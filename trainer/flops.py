@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from data.features import (
+from data.batch import Shape
+from data.log_mel import (
     CHUNK_SECONDS,
     FRAMES_PER_POSITION,
     FRAMES_PER_SECOND,
     N_FRAMES,
     exact_div,
 )
-from data.utterance import Shape
 
 POSITIONS_PER_SECOND = exact_div(FRAMES_PER_SECOND, FRAMES_PER_POSITION)  # 50, of the encoder
 

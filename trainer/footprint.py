@@ -12,8 +12,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from data.features import FRAMES_PER_POSITION, FRAMES_PER_SECOND
-from data.utterance import Shape
+from data.batch import Shape
+from data.log_mel import FRAMES_PER_POSITION, FRAMES_PER_SECOND
 from trainer.budget import Fitted
 from trainer.flops import WhisperFlops
 from trainer.shelf import CheckpointConfig

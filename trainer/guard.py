@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from data.atomic_files import append_jsonl
+from data.batch import Batch, Position
 from data.errors import InputError
-from data.files import append_jsonl
-from data.utterance import Batch, Position
 from trainer.recorder import JsonlLog
 from trainer.state import TrainState
 from trainer.step import StepResult

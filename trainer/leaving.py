@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from transformers import WhisperProcessor
 
+from data.atomic_files import sync_tree, write_text
 from data.errors import InputError, writing
-from data.files import sync_tree, write_text
 from trainer.card import card
 from trainer.companions import halve, write_companions
 from trainer.config import Config, parse_as

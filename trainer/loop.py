@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from torch.profiler import record_function as phase
 
-from data.utterance import Batch
+from data.batch import Batch
 from eval.device import out_of_memory
 from trainer.optim import lr_at
 from trainer.recovery import make_room, rehearsed, roll_back

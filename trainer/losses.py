@@ -15,8 +15,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from data.files import cut_jsonl
-from data.utterance import Batch
+from data.atomic_files import cut_jsonl
+from data.batch import Batch
 from eval.outliers import LOSSES
 from trainer.recorder import JsonlLog, Recorder, Silence
 from trainer.step import StepResult

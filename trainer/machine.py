@@ -13,7 +13,7 @@ from huggingface_hub import constants, get_session
 from packaging.requirements import Requirement
 from torch.utils.data import DataLoader, TensorDataset
 
-from data.files import write_text
+from data.atomic_files import write_text
 from trainer.symptom import Symptom
 
 PROJECT = "whisper-loop"

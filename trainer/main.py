@@ -14,7 +14,7 @@ if not __package__:  # run as a script: search the repository, not trainer/, for
 from accelerate import Accelerator
 
 from data.errors import plain_errors
-from data.plan import Plan
+from data.sampling.epoch_plan import Plan
 from eval.evaluate import Evaluator
 from eval.store import decide
 from eval.whisper import load_whisper

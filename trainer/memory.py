@@ -6,8 +6,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from data.batch import Shape
 from data.errors import InputError
-from data.utterance import Shape
 from eval.device import out_of_memory
 from trainer.step import backward, hold_still
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data.batch import target_positions
 from data.errors import InputError
-from data.features import N_FRAMES, pad_features
-from data.utterance import target_positions
+from data.log_mel import N_FRAMES, pad_features
 from eval.silence import lend, listen
 from eval.whisper import Whisper
 from trainer.flops import WhisperFlops

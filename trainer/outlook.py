@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from data.features import FRAMES_PER_SECOND
+from data.log_mel import FRAMES_PER_SECOND
 from trainer.forecast import clock
 
 Told = dict[str, Any]  # a section of the plan, as its file has it

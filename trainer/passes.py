@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from data.augment import Augmentation
-from data.buckets import BucketedBatchSampler
-from data.loader import Passes, Stages, train_batches
-from data.places import Places
-from data.plan import Plan
-from data.selection import spoken
-from data.source import revision_of
-from data.stream import Stream
+from data.audio.augment import Augmentation
+from data.audio.source import revision_of
+from data.dataloader import Passes, Stages, train_batches
+from data.sampling.bucketed_sampler import BucketedBatchSampler
+from data.sampling.epoch_plan import Plan
+from data.screening.training_set import spoken
+from data.streaming.stream import Stream
+from data.streaming.window_log import Places
+from data.streaming.windowed_loader import WindowedPasses
+from data.streaming.windows import Windows, screen
 from data.utterance import Utterance
-from data.windowed import WindowedPasses
-from data.windows import Windows, screen
 from eval.store import decide
 from trainer.budget import fit_path, fitted
 from trainer.config import Config

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, WhisperFeatureExtractor
 
-from data.audio import decode
-from data.features import HOP_LENGTH, SAMPLE_RATE, LogMel
-from data.files import write_jsonl
-from data.resample import resampler
+from data.atomic_files import write_jsonl
+from data.audio.decode import decode
+from data.audio.resample import resampler
+from data.log_mel import HOP_LENGTH, SAMPLE_RATE, LogMel
 from data.utterance import Utterance
 from eval.whisper import Whisper, load_whisper
 from trainer.blank import BlankConfig, make_blank

@@ -7,13 +7,13 @@ really made; memory from what the model keeps of small passes, or from what `fit
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data.buckets import BucketedBatchSampler
+from data.atomic_files import write_json, write_jsonl
+from data.dataloader import Stages, train_batches
 from data.errors import InputError
-from data.files import write_json, write_jsonl
-from data.loader import Stages, train_batches
 from data.manifest import Manifest, build_manifest, scan_cache
-from data.plan import Plan
-from data.screen import count_reasons, refuse_broken
+from data.sampling.bucketed_sampler import BucketedBatchSampler
+from data.sampling.epoch_plan import Plan
+from data.screening.filters import count_reasons, refuse_broken
 from eval.evaluate import Evaluator
 from eval.whisper import load_whisper
 from trainer.bench import Bench, scoring_seconds

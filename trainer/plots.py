@@ -8,8 +8,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from data.files import read_jsonl
-from data.page import STYLE
+from data.atomic_files import read_jsonl
+from data.pages.page import STYLE
 from trainer.recorder import METRICS
 
 Row = dict[str, Any]  # of metrics.jsonl

@@ -13,8 +13,8 @@ import torch
 from rich.table import Table
 from torch.profiler import profile, schedule
 
-from data.features import FRAMES_PER_SECOND
-from data.utterance import Batch
+from data.batch import Batch
+from data.log_mel import FRAMES_PER_SECOND
 from trainer.flops import Peak, WhisperFlops
 from trainer.phase_time import WAIT, phase_milliseconds
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from data.atomic_files import sync_tree, write_json, write_text
 from data.errors import InputError
-from data.files import sync_tree, write_json, write_text
-from data.lazy import Outline
+from data.lazy_manifest import Outline
 from data.utterance import Utterance
 from eval.half_precision import remove_adapters
 from eval.store import wait_until_visible

@@ -10,8 +10,8 @@ from threading import Event, Lock, Thread
 from huggingface_hub.utils import disable_progress_bars
 from huggingface_hub.utils import logging as hub_logging
 
+from data.atomic_files import write_json
 from data.errors import InputError, redact
-from data.files import write_json
 from trainer.hub import Hub
 from trainer.publish import PublishConfig, exported_step
 from trainer.sealed import MANIFEST, hardlink_tree

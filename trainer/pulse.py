@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from accelerate import Accelerator
 
-from data.utterance import Batch
+from data.batch import Batch
 from trainer.processes import add_up
 from trainer.signals import Stop, Stopped
 from trainer.step import Totals, gather_totals

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from data.atomic_files import append_jsonl, read_jsonl, write_jsonl
 from data.errors import disk_failed
-from data.files import append_jsonl, read_jsonl, write_jsonl
 from trainer.forecast import Comparison, read_forecast
 from trainer.telemetry import LogConfig
 from trainer.trackers import Settings, begin_trackers

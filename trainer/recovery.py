@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from data.utterance import Shape
+from data.batch import Shape
 from trainer.guard import pass_over, refuse_rollback
 from trainer.memory import rehearse, seconds_after
 from trainer.resume import resume

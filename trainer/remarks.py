@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from data.config import DataConfig
 from data.manifest import Manifest
-from data.plan import Plan
+from data.sampling.epoch_plan import Plan
 from trainer.flops import WhisperFlops
 from trainer.state import TrainState
 from trainer.trackers import TENSORBOARD

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data.files import read_jsonl, write_text
-from data.page import render
+from data.atomic_files import read_jsonl, write_text
+from data.pages.page import render
 from eval.scores import saved_groups
 from trainer.plots import curves_of
 from trainer.recorder import METRICS

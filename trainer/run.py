@@ -6,9 +6,9 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
+from data.dataloader import Passes
 from data.errors import InputError
-from data.loader import Passes
-from data.windowed import WindowedPasses
+from data.streaming.windowed_loader import WindowedPasses
 from trainer.checkpoint import Checkpoints
 from trainer.clock import Clock
 from trainer.drops import DropLog

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from data.atomic_files import write_json, write_jsonl, write_text
 from data.config import DataConfig
+from data.corpora.text_rules import count_rules
 from data.errors import InputError, launched_rank, redact
-from data.files import write_json, write_jsonl, write_text
 from data.labels import LabelEncoder
 from data.manifest import Manifest, build_manifest, ensure_index, scan_cache
-from data.scan import MeasureFiles
-from data.screen import count_reasons, refuse_broken
-from data.transcript import count_rules
+from data.screening.durations import MeasureFiles
+from data.screening.filters import count_reasons, refuse_broken
 from eval.store import decide, wait_until_visible
 from trainer.flops import Peak
 from trainer.run_lock import locked

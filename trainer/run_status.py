@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data.atomic_files import write_json
 from data.errors import InputError, disk_failed, launched_rank, redact
-from data.files import write_json
 from trainer.signals import STOPPED, Stopped
 from trainer.watchdog_process import killed, read_status
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
-from data.lazy import Outline
+from data.lazy_manifest import Outline
 from data.manifest import Manifest
 from data.utterance import Utterance
 from eval.beside import look_beside

@@ -13,8 +13,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from data.atomic_files import sync, sync_tree, write_json
 from data.errors import InputError
-from data.files import sync, sync_tree, write_json
 
 MANIFEST = "manifest.json"
 PENDING = ".pending-"  # being written, or left by a crash

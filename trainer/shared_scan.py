@@ -14,11 +14,11 @@ from typing import NamedTuple, TypeVar
 
 from accelerate import Accelerator
 
+from data.atomic_files import read_jsonl, write_jsonl
 from data.config import DataConfig
 from data.errors import InputError
-from data.files import read_jsonl, write_jsonl
-from data.measurements import MeasurementCache, Measurements, Stamps, read_rows
-from data.scan import MeasureFiles, measure_here, measuring
+from data.screening.durations import MeasureFiles, measure_here, measuring
+from data.screening.scan_cache import MeasurementCache, Measurements, Stamps, read_rows
 from eval.store import decide, default_store, holds, new_key, put, wait_for, wait_until_visible
 from trainer.liveness import BEAT_SECONDS, HeartbeatMonitor, send_heartbeats
 
@@ -78,7 +78,7 @@ class SharedScan:
     def measure_files(
         self, stamps: Stamps, config: DataConfig, cache: MeasurementCache | None, *, show: bool
     ) -> Measurements:
-        """Measure files, as data.scan.measure_here() does, with the help of the other processes.
+        """Measure files, as durations.measure_here() does, with the help of the other processes.
 
         Raises:
             InputError: another process raised it, or has ended.

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.atomic_files import write_json
 from data.errors import InputError
-from data.files import write_json
 from eval.store import wait_until_visible
 from trainer.sealed import (
     MANIFEST,

@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from data.batch import Position
 from data.errors import InputError
-from data.utterance import Position
 
 
 @dataclass(kw_only=True, slots=True)

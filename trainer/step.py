@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.profiler import record_function as phase
 
-from data.utterance import Batch
+from data.batch import Batch
 from trainer import zero
 from trainer.processes import add_up
 

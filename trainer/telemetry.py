@@ -11,9 +11,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from data.batch import Batch
 from data.errors import InputError
-from data.features import FRAMES_PER_POSITION
-from data.utterance import Batch
+from data.log_mel import FRAMES_PER_POSITION
 from trainer.flops import POSITIONS_PER_SECOND, Peak, WhisperFlops
 from trainer.step import StepResult
 

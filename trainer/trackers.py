@@ -8,8 +8,8 @@ from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
+from data.atomic_files import write_json
 from data.errors import InputError
-from data.files import write_json
 from trainer.telemetry import LogConfig
 
 TENSORBOARD = "tensorboard"  # also the name of its folder in the run's folder

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data.files import read_jsonl
+from data.atomic_files import read_jsonl
 from trainer.recorder import METRICS
 
 # knobs that shaped the weights; paths are no one else's business

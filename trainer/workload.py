@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from data.buckets import BucketedBatchSampler, Draw
-from data.features import FRAMES_PER_POSITION
+from data.batch import Shape
 from data.labels import PROMPT_TOKENS, LabelEncoder
-from data.utterance import Shape, Utterance
+from data.log_mel import FRAMES_PER_POSITION
+from data.sampling.bucketed_sampler import BucketedBatchSampler, Draw
+from data.utterance import Utterance
 from trainer.flops import POSITIONS_PER_SECOND, WhisperFlops
 
 

@@ -14,14 +14,14 @@ from data.corpora import (
     common_voice,
     fleurs,
     folder,
-    hub,
     kaldi,
     ksponspeech,
     librispeech,
-    manifest,
     subtitles,
     webdataset,
 )
+from data.corpora import hf_datasets as hub
+from data.corpora import table as manifest
 from data.errors import InputError
 from data.utterance import Utterance
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.config import DataConfig
+from data.corpora.folders import split_folder, subfolders, walk
+from data.corpora.text_rules import Rule, apply
+from data.corpora.text_tables import read_pairs
 from data.errors import InputError
-from data.folders import split_folder, subfolders, walk
 from data.paths import inside
-from data.tables import read_pairs
-from data.transcript import Rule, apply
 from data.utterance import Utterance
 
 LOOKS = "wav/ and transcript/"

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from data.config import DataConfig
-from data.corpora.hub import LANGUAGE_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS, named
+from data.corpora.folders import peek_folders, subfolders
+from data.corpora.hf_datasets import LANGUAGE_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS, named
+from data.corpora.text_tables import read_rows
 from data.errors import InputError
-from data.folders import peek_folders, subfolders
 from data.paths import inside
-from data.tables import read_rows
 from data.utterance import Utterance
 
 LOOKS = "metadata.csv or metadata.jsonl"

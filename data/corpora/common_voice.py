@@ -9,10 +9,10 @@ from functools import cache
 from operator import itemgetter
 from pathlib import Path
 
+from data.atomic_files import mended
 from data.config import DataConfig
+from data.corpora.folders import holds
 from data.errors import InputError
-from data.files import mended
-from data.folders import holds
 from data.paths import inside
 from data.utterance import Utterance
 

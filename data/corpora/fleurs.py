@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from data.archive import locator, members
+from data.atomic_files import mended
+from data.audio.tar import locator, members
 from data.config import DataConfig
 from data.errors import InputError
-from data.features import SAMPLE_RATE
-from data.files import mended
+from data.log_mel import SAMPLE_RATE
 from data.paths import inside
 from data.utterance import Utterance
 

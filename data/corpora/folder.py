@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.config import DataConfig
+from data.corpora.folders import is_audio, peek, peek_folders, split_folder, walk
+from data.corpora.text_rules import Rule, apply
+from data.corpora.text_tables import read_text
 from data.errors import InputError
-from data.folders import is_audio, peek, peek_folders, split_folder, walk
 from data.paths import inside
-from data.tables import read_text
-from data.transcript import Rule, apply
 from data.utterance import Utterance
 
 LOOKS = "audio files with a .txt beside each"

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.config import DataConfig
+from data.corpora.folders import peek_folders, subfolders
+from data.corpora.text_tables import read_pairs, seconds_of
 from data.errors import InputError
-from data.folders import peek_folders, subfolders
-from data.tables import read_pairs, seconds_of
 from data.utterance import Utterance
 
 LOOKS = "wav.scp, or folders with one"

@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from data.audio.source import PCM_BYTES_PER_SECOND
 from data.config import DataConfig
+from data.corpora.folders import peek, subfolders, walk
+from data.corpora.text_rules import Rule, apply
+from data.corpora.text_tables import UTF_8, read_lines, read_text
 from data.errors import InputError
-from data.folders import peek, subfolders, walk
 from data.paths import inside
-from data.source import PCM_BYTES_PER_SECOND
-from data.tables import UTF_8, read_lines, read_text
-from data.transcript import Rule, apply
 from data.utterance import Utterance
 
 LOOKS = "*.trn or KsponSpeech_*"

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.config import DataConfig
-from data.folders import is_audio, peek, split_folder, walk
+from data.corpora.folders import is_audio, peek, split_folder, walk
+from data.corpora.text_rules import Rule, apply
+from data.corpora.text_tables import read_pairs
 from data.paths import inside
-from data.tables import read_pairs
-from data.transcript import Rule, apply
 from data.utterance import Utterance
 
 LOOKS = "LibriSpeech/ or train-clean-100/, dev-other/ …"

@@ -1,7 +1,8 @@
 """Long recordings beside their subtitles: talk.mp3 with talk.srt, talk.vtt or talk.en.srt.
 
 In folders train, dev and test, at any depth; or all in one folder, which is train then. Cues are
-joined into clips: data/cues.py. A recording without subtitles is no part of the corpus.
+joined into clips: data/corpora/subtitle_parser.py. A recording without subtitles is no part of
+the corpus.
 """
 
 import codecs
@@ -11,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data.config import DataConfig
-from data.cues import ARROW, Cue, join, parse, screen_overlaps
+from data.corpora.subtitle_parser import ARROW, Cue, join, parse, screen_overlaps
+from data.corpora.text_rules import Rule, apply
 from data.errors import InputError
 from data.labels import UNSPACED
 from data.paths import inside
-from data.transcript import Rule, apply
 from data.utterance import Utterance
 
 LOOKS = "*.srt or *.vtt"

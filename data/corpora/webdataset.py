@@ -1,7 +1,7 @@
 """Tar shards as WebDataset names them: KEY.wav beside KEY.txt or KEY.json, read where they lie.
 
 SPLIT-000000.tar, SPLIT-000001.tar … or SPLIT/*.tar; .tar.gz and .tgz too, at the price that
-data/archive.py names. The JSON holds the text, and optionally language, speaker and seconds.
+data/audio/tar.py names. The JSON holds the text, and optionally language, speaker and seconds.
 https://github.com/webdataset/webdataset
 """
 
@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data.archive import Member, contents, locator, members
+from data.audio.tar import Member, contents, locator, members
 from data.config import DataConfig
-from data.corpora.hub import LANGUAGE_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS, named
+from data.corpora.hf_datasets import LANGUAGE_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS, named
+from data.corpora.text_tables import NO_CHARACTER
 from data.errors import InputError
-from data.tables import NO_CHARACTER
 from data.utterance import Utterance
 
 LOOKS = "SPLIT-000000.tar or SPLIT/000000.tar"

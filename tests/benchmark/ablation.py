@@ -21,10 +21,10 @@ from ablation_table import Heard, compared, summary, table
 from accelerate import Accelerator
 from measure import launch, screen
 
+from data.atomic_files import read_jsonl, write_json, write_jsonl
 from data.config import DataConfig
+from data.config_parser import parse_dataclass
 from data.errors import InputError, plain_errors
-from data.files import read_jsonl, write_json, write_jsonl
-from data.knobs import parse_dataclass
 from data.manifest import read_held_out, scan_cache
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator

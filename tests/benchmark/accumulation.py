@@ -24,15 +24,15 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from data.buckets import BucketedBatchSampler
+from data.batch import IGNORE, Batch, Position
 from data.config import DataConfig
+from data.config_parser import parse_dataclass
 from data.corpora import read
+from data.dataloader import Stages, train_batches
 from data.errors import plain_errors
-from data.features import CHUNK_SECONDS
-from data.knobs import parse_dataclass
-from data.loader import Stages, train_batches
-from data.plan import Plan
-from data.utterance import IGNORE, Batch, Position
+from data.log_mel import CHUNK_SECONDS
+from data.sampling.bucketed_sampler import BucketedBatchSampler
+from data.sampling.epoch_plan import Plan
 from eval.whisper import Whisper, load_whisper
 from trainer.blank import BlankConfig, make_blank
 from trainer.model import ModelConfig, prepare_training

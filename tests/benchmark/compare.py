@@ -22,9 +22,9 @@ from figures import Evaluation, Figures, joined, scored
 from measure import Knobs, Task, screen
 from table import Round, report, table
 
+from data.atomic_files import write_json
+from data.config_parser import parse_dataclass
 from data.errors import plain_errors
-from data.files import write_json
-from data.knobs import parse_dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,11 +10,11 @@ from measure import Knobs, Task
 from synthetic import make_corpus, make_model
 from transformers import AutoConfig, GenerationConfig, WhisperProcessor
 
+from data.atomic_files import write_jsonl
 from data.config import DataConfig
 from data.errors import InputError
-from data.features import CHUNK_SECONDS
-from data.files import write_jsonl
 from data.labels import LabelEncoder
+from data.log_mel import CHUNK_SECONDS
 from data.manifest import Manifest, build_manifest
 from data.utterance import Utterance
 from trainer.flops import WhisperFlops

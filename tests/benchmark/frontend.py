@@ -23,15 +23,15 @@ from torch import Tensor
 from torchaudio.transforms import Resample
 from transformers import WhisperFeatureExtractor
 
-from data.audio import decode, load
+from data.atomic_files import write_json
+from data.audio.decode import decode, load
+from data.audio.resample import resampler
 from data.config import DataConfig
+from data.config_parser import parse_dataclass
 from data.corpora import read
 from data.errors import plain_errors
-from data.features import SAMPLE_RATE, LogMel
-from data.files import write_json
-from data.knobs import parse_dataclass
-from data.plan import edge_of
-from data.resample import resampler
+from data.log_mel import SAMPLE_RATE, LogMel
+from data.sampling.epoch_plan import edge_of
 from data.utterance import Utterance
 
 FORMATS = ((48_000, "mp3"), (44_100, "mp3"), (44_100, "wav"), (16_000, "flac"), (16_000, "wav"))

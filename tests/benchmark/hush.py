@@ -21,15 +21,15 @@ from rich.table import Table
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from data.audio import load
-from data.collate import pad
+from data.atomic_files import write_json
+from data.audio.decode import load
+from data.batching.collate import pad
 from data.config import DataConfig
+from data.config_parser import parse_dataclass
 from data.errors import plain_errors
-from data.features import CHUNK_SECONDS, LogMel
-from data.files import write_json
-from data.knobs import parse_dataclass
+from data.log_mel import CHUNK_SECONDS, LogMel
 from data.manifest import read_held_out, scan_cache
-from data.plan import edge_of
+from data.sampling.epoch_plan import edge_of
 from data.utterance import Utterance
 from eval.errors import character_errors, word_errors
 from eval.normalize import normalizer_for

@@ -20,9 +20,9 @@ from figures import Figures, median
 from measure import Knobs, Task, screen, surroundings
 from rich.table import Table
 
+from data.atomic_files import write_json
+from data.config_parser import parse_dataclass
 from data.errors import plain_errors
-from data.files import write_json
-from data.knobs import parse_dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,12 +23,12 @@ from measure import launch, screen
 from rich.table import Table
 from torch import Tensor
 
-from data.audio import load
+from data.atomic_files import write_json
+from data.audio.decode import load
 from data.config import DataConfig
+from data.config_parser import parse_dataclass
 from data.errors import plain_errors
-from data.features import SAMPLE_RATE
-from data.files import write_json
-from data.knobs import parse_dataclass
+from data.log_mel import SAMPLE_RATE
 from data.manifest import read_held_out, scan_cache
 from data.utterance import Utterance
 from eval.errors import character_errors, word_errors

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 
 from data.errors import InputError
-from data.features import CHUNK_SECONDS
+from data.log_mel import CHUNK_SECONDS
 from data.utterance import Utterance
 from trainer.flops import WhisperFlops
 

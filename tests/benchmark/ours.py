@@ -10,8 +10,8 @@ import torch
 from figures import Evaluation, Figures, Look
 from measure import Process, Task, launch
 
-from data.features import CHUNK_SECONDS
-from data.files import read_jsonl
+from data.atomic_files import read_jsonl
+from data.log_mel import CHUNK_SECONDS
 from trainer.flops import WhisperFlops
 
 LOADED = "libraries and model are loaded"

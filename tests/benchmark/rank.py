@@ -17,9 +17,9 @@ import accelerate
 import torch
 
 import data.manifest
-from data.buckets import BucketedBatchSampler
 from data.config import DataConfig
-from data.plan import Plan
+from data.sampling.bucketed_sampler import BucketedBatchSampler
+from data.sampling.epoch_plan import Plan
 from eval.whisper import load_whisper
 from trainer import device
 from trainer.checkpoint import Checkpoints

@@ -30,9 +30,9 @@ from measure import Shapes, folder_bytes, screen
 from rich.table import Table
 from synthetic import make_model
 
+from data.atomic_files import write_json, write_jsonl
+from data.config_parser import parse_dataclass
 from data.errors import InputError, plain_errors
-from data.files import write_json, write_jsonl
-from data.knobs import parse_dataclass
 
 HALVES = 58  # lengths of clips: 0.5 to 29 s, in halves of a second
 POLL_SECONDS = 0.02

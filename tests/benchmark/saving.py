@@ -26,7 +26,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from data.utterance import IGNORE, Batch, Position, target_positions
+from data.batch import IGNORE, Batch, Position, target_positions
 from eval.whisper import load_whisper
 from trainer.checkpoint import Checkpoints
 from trainer.guard import Guard

@@ -28,15 +28,16 @@ import soundfile
 from measure import HELD, screen
 from rich.table import Table
 
-from data.buckets import BucketedBatchSampler
+from data.atomic_files import write_json
+from data.batch import Position
 from data.config import DataConfig
+from data.config_parser import parse_dataclass
+from data.dataloader import Stages, train_batches
 from data.errors import plain_errors
-from data.files import write_json
-from data.knobs import parse_dataclass
-from data.loader import Stages, train_batches
 from data.manifest import build_manifest
-from data.plan import Plan
-from data.utterance import Position, Utterance
+from data.sampling.bucketed_sampler import BucketedBatchSampler
+from data.sampling.epoch_plan import Plan
+from data.utterance import Utterance
 from eval.whisper import load_whisper
 
 LINKS = 50_000  # to one file: ext4 allows 65,000

@@ -14,7 +14,7 @@ from transformers import (
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from transformers.utils import logging as transformers_logging
 
-from data.files import read_jsonl, write_jsonl
+from data.atomic_files import read_jsonl, write_jsonl
 from trainer.blank import POSITIONS, generation_config, special_ids, train_tokenizer
 
 # name: width, encoder and decoder layers, heads, mel bins, vocabulary: OpenAI's, but for nano,

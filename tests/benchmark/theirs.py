@@ -10,8 +10,8 @@ from measure import Process, Task, folder_bytes, launch
 from peer import FIRST_UPDATE, LOADED
 from peer_data import Facts
 
-from data.features import CHUNK_SECONDS
-from data.files import write_json
+from data.atomic_files import write_json
+from data.log_mel import CHUNK_SECONDS
 
 
 def prepare(task: Task, cache: Path) -> Figures:

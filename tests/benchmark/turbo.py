@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from data.features import N_FRAMES
-from data.utterance import Shape
+from data.batch import Shape
+from data.log_mel import N_FRAMES
 from eval.silence import install
 from eval.whisper import TrueLengthEncoder, Whisper
 from trainer.footprint import HEAP, Memory

@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmark"))  # impor
 from gpu.rows import smoke
 from synthetic import make_corpus, make_model
 
-from data.files import read_jsonl
+from data.atomic_files import read_jsonl
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIMIT_SECONDS = 100  # of one run; the program that runs these tests ends them sooner

@@ -5,7 +5,7 @@ import torch
 from gpu.rows import record
 from torch import Tensor
 
-from data.features import LogMel
+from data.log_mel import LogMel
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 

@@ -10,7 +10,7 @@ from gpu.model import fresh_accelerator, noise_batch
 from gpu.rows import record, smoke
 from synthetic import WORDS
 
-from data.features import FRAMES_PER_SECOND
+from data.log_mel import FRAMES_PER_SECOND
 from eval.whisper import Whisper, load_whisper
 from trainer.model import ModelConfig, prepare_training
 from trainer.optim import OptimConfig, build_optimizer

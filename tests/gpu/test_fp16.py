@@ -7,7 +7,7 @@ import torch
 from gpu.model import fresh_accelerator, noise_batch, random_whisper
 from gpu.rows import record, smoke
 
-from data.utterance import Batch, Shape
+from data.batch import Batch, Shape
 from eval.whisper import Whisper
 from trainer.memory import rehearse
 from trainer.model import ModelConfig, prepare_training

@@ -8,7 +8,7 @@ import torch
 from gpu.model import fresh_accelerator
 from gpu.rows import record, smoke
 
-from data.utterance import Shape
+from data.batch import Shape
 from eval.whisper import load_whisper
 from trainer.memory import rehearse
 from trainer.model import ModelConfig, prepare_training

@@ -7,7 +7,7 @@ from gpu.rows import record, smoke
 from torch import Tensor
 
 from data.config import DataConfig
-from data.features import SAMPLE_RATE
+from data.log_mel import SAMPLE_RATE
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gpu.rows import record, smoke
 
-from data.files import read_jsonl
+from data.atomic_files import read_jsonl
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 

@@ -21,8 +21,8 @@ import torch
 from gpu.model import fresh_accelerator, noise_batch, random_whisper, wait
 from gpu.rows import record, smoke
 
+from data.config_parser import parse_dataclass
 from data.errors import plain_errors
-from data.knobs import parse_dataclass
 from eval.device import ALLOCATOR
 from trainer.model import ModelConfig, prepare_training
 from trainer.optim import OptimConfig, build_optimizer

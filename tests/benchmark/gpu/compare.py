@@ -22,8 +22,8 @@ from figures import Figures
 from gpu.rows import record, smoke
 from measure import Knobs, Shapes, Task
 
+from data.config_parser import parse_dataclass
 from data.errors import InputError, plain_errors
-from data.knobs import parse_dataclass
 
 WARMUP = 64  # updates, after which most shapes have been met
 PEER = (16, 32)  # updates of warm-up, and in all

@@ -25,12 +25,13 @@ from transformers import (
 )
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-from data.buckets import Draw
-from data.collate import Clip, Line
-from data.features import SAMPLE_RATE
-from data.loader import Stages
-from data.plan import edge_of
-from data.utterance import Batch, Drop, Position, Utterance
+from data.batch import Batch, Position
+from data.batching.collate import Clip, Line
+from data.dataloader import Stages
+from data.log_mel import SAMPLE_RATE
+from data.sampling.bucketed_sampler import Draw
+from data.sampling.epoch_plan import edge_of
+from data.utterance import Drop, Utterance
 from eval.device import set_up_cuda
 from eval.silence import install
 from eval.whisper import TrueLengthEncoder, Whisper

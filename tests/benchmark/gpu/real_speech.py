@@ -19,9 +19,9 @@ import torch
 from gpu.rows import record, smoke
 from measure import launch
 
+from data.atomic_files import read_jsonl
+from data.config_parser import parse_dataclass
 from data.errors import InputError, plain_errors
-from data.files import read_jsonl
-from data.knobs import parse_dataclass
 
 SKIPPED = 77  # exit status that says so, as in automake
 

@@ -20,8 +20,8 @@ from gpu.results import results
 from gpu.runner import Runner
 from measure import screen
 
+from data.config_parser import parse_dataclass
 from data.errors import InputError, plain_errors
-from data.knobs import parse_dataclass
 
 SECONDS = 540.0  # nine minutes
 

@@ -16,7 +16,7 @@ from typing import Any
 from gpu.plan import Step, groups, longest
 from gpu.rows import ROWS, SMOKE, STEP, append
 
-from data.files import read_jsonl
+from data.atomic_files import read_jsonl
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 LEAST = 5.0  # seconds a step is worth starting for

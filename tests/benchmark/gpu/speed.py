@@ -23,11 +23,11 @@ from gpu.model import fresh_accelerator, noise_batch, random_whisper, wait
 from gpu.rows import record, smoke
 from measure import Shapes
 
+from data.batch import Batch
 from data.config import PASS_SECONDS
+from data.config_parser import parse_dataclass
 from data.errors import InputError, plain_errors
-from data.features import CHUNK_SECONDS
-from data.knobs import parse_dataclass
-from data.utterance import Batch
+from data.log_mel import CHUNK_SECONDS
 from eval.device import is_out_of_memory
 from eval.whisper import Whisper
 from trainer.flops import WhisperFlops, peak_flops

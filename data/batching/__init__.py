@@ -1,0 +1,1 @@
+"""One forward pass: its utterances are decoded, and padded into a Batch."""

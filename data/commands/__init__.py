@@ -1,0 +1,1 @@
+"""What `python -m data` does: inspect, split, leakage and the demo corpus."""

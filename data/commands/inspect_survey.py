@@ -1,0 +1,207 @@
+"""Going through a corpus: what each clip is, and what training would leave out of it."""
+
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.progress import track
+from tokenizers import Tokenizer
+
+from data.commands.inspect_columns import SPECIAL_TOKENS, Columns
+from data.commands.leakage import audio_hash
+from data.config import DataConfig
+from data.corpora import read as read_corpus
+from data.corpora.common_voice import holds_speakers_of_all
+from data.errors import InputError
+from data.labels import MAX_TOKENS
+from data.screening.durations import scan
+from data.screening.filters import (
+    Screened,
+    drop,
+    screen_audio,
+    screen_faults,
+    screen_leaks,
+    screen_training,
+)
+from data.utterance import Drop, Utterance
+
+CHUNK = 2**16  # clips held at a time, of millions; what a scan found is remembered after each
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InspectConfig:
+    """Tell what a corpus holds, what would be left out of it, and what looks wrong in it."""
+
+    corpus: tyro.conf.Positional[tuple[str, ...]]  # folders, manifests or Hub names
+    # none: data.train_split, dev_split and test_split, as far as they are there
+    split: tuple[str, ...] = ()
+    # Whisper's code, one for all corpora or one for each; none: as the corpus says
+    language: tuple[str, ...] = ()
+    model: str | None = None  # whose tokenizer counts tokens, a folder or a Hub name; None: nobody
+    # how far the audio is looked at; none: not even whether it is there, lengths are as listed
+    check: Literal["none", "header", "decode"] = "decode"
+    hashes: bool = False  # find the same audio under several names: reads every byte
+    seed: int = 0  # of the clips that are drawn to be heard
+    out: str | None = None  # folder for the page and the lists; None: runs/inspect/ and a name
+    data: DataConfig = field(default_factory=DataConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            InputError: audio is to be hashed, but not to be looked at.
+        """
+        if self.hashes and self.check == "none":
+            raise InputError("hashes reads every clip, but check is none: set it to header")
+
+
+class Survey:
+    """What is found in a corpus: read() fills it."""
+
+    def __init__(self, config: InspectConfig, cache: Path) -> None:
+        """Begin without anything.
+
+        Args:
+            config: what to look at.
+            cache: the file that remembers lengths between runs.
+        """
+        language = config.language or config.data.language
+        check = "header" if config.check == "none" else config.check
+        self.config = config
+        self.data = replace(config.data, corpus=config.corpus, language=language, check=check)
+        held_out = [split for split in (self.data.dev_split, self.data.test_split) if split]
+        splits = config.split or (self.data.train_split, *held_out)
+        self.splits = list(dict.fromkeys(splits))
+        self.columns = Columns()
+        self.characters: dict[str, Counter[str]] = defaultdict(Counter)  # by language
+        self.listed: Counter[str] = Counter()  # rows, by split
+        self.left_out: Counter[tuple[str, str]] = Counter()  # by split and reason
+        self.examples: dict[tuple[str, str], Drop] = {}  # the first of each
+        self.absent: dict[str, str] = {}  # splits that nobody named and that are not there: why
+        self._cache = cache
+        self._tokenizer = None if config.model is None else _load_tokenizer(config.model)
+        self._held_out: list[Utterance] = []
+
+    def read(self) -> Iterator[Drop]:
+        """Go through all splits, and yield what is left out.
+
+        Raises:
+            InputError: a split that was named is missing, or a length where none is measured.
+        """
+        # what is held out comes first: training clips must not be in it
+        for split in sorted(self.splits, key=lambda split: not self._is_held_out(split)):
+            rows = self._begun(split)
+            seen: set[str] = set()
+            while chunk := list(islice(rows, CHUNK)):
+                for gone in self._read_chunk(chunk, split, seen):
+                    self.left_out[split, gone.reason] += 1
+                    self.examples.setdefault((split, gone.reason), gone)
+                    yield gone
+        if not self.listed:
+            raise InputError(self.absent[self.data.train_split])
+
+    def look_again(self, clips: Iterable[int]) -> dict[int, Utterance]:
+        """Return clips by their index in the columns, with their lengths."""
+        wanted, found = set(clips), {}
+        rows, seconds = self.columns.numbers("row"), self.columns.numbers("seconds")
+        for split in self.columns.names("split"):
+            inside = self.columns.where("split", split)
+            places = {int(rows[clip]): clip for clip in wanted if inside[clip]}
+            until = max(places, default=-1) + 1
+            for number, u in enumerate(islice(read_corpus(self.data, split), until)):
+                if number in places:
+                    clip = places[number]
+                    found[clip] = replace(u, seconds=float(seconds[clip]))
+        return found
+
+    def _begun(self, split: str) -> Iterator[Utterance]:
+        """Return a split's rows; none where it is not there and nobody named it."""
+        rows = read_corpus(self.data, split)
+        try:
+            first = list(islice(rows, 1))
+        except InputError as error:
+            if self.config.split:
+                raise
+            self.absent[split] = str(error)
+            return iter(())
+        self.listed[split] = 0
+        return chain(first, rows)
+
+    def _is_held_out(self, split: str) -> bool:
+        return split in (self.data.dev_split, self.data.test_split)
+
+    def _read_chunk(self, chunk: Sequence[Utterance], split: str, seen: set[str]) -> list[Drop]:
+        numbers: dict[str, int] = {}
+        fresh, drops = [], []
+        for number, u in enumerate(chunk, self.listed[split]):
+            if u.id in seen:
+                drops.append(drop(u, split, "listed twice"))
+                continue
+            seen.add(u.id)
+            numbers[u.id] = number
+            fresh.append(u)
+        self.listed[split] += len(chunk)
+        fresh, faults = screen_faults(fresh, split)
+        usable, broken = self._measured(fresh, split)
+        usable = self._with_tokens(usable)
+        unfit = self._unfit(usable, split)
+        self._add(usable, split, numbers, {gone.id for gone in unfit})
+        return [*drops, *faults, *broken, *unfit]
+
+    def _measured(self, fresh: list[Utterance], split: str) -> Screened:
+        if self.config.check != "none":
+            return screen_audio(fresh, split, scan(fresh, self.data, self._cache, show=True))
+        for u in fresh:
+            if u.seconds == 0:
+                raise InputError(f"{u.audio}: {split} does not say its length: set check to header")
+        return fresh, []
+
+    def _with_tokens(self, usable: list[Utterance]) -> list[Utterance]:
+        if self._tokenizer is None or not usable:
+            return usable
+        texts = [u.text for u in usable]
+        ids = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        for u, row in zip(usable, ids, strict=True):
+            u.tokens = len(row) + SPECIAL_TOKENS
+        return usable
+
+    def _unfit(self, usable: list[Utterance], split: str) -> list[Drop]:
+        """Return what training would leave out though its audio can be used."""
+        if self._is_held_out(split):
+            self._held_out += usable
+            return []
+        strict = holds_speakers_of_all(split)  # as in training
+        kept, leaks = screen_leaks(usable, split, self._held_out, strict=strict)
+        _, unfit = screen_training(kept, split, self.data, MAX_TOKENS)
+        return leaks + unfit
+
+    def _add(
+        self, usable: list[Utterance], split: str, numbers: dict[str, int], left: set[str]
+    ) -> None:
+        quiet = not (self.config.hashes and sys.stdout.isatty())
+        for u in track(usable, "hashing", disable=quiet, transient=True):
+            digest = audio_hash(u) if self.config.hashes else None
+            self.characters[u.language or ""].update(u.text)
+            self.columns.add(
+                u,
+                split=split,
+                row=numbers[u.id],
+                kept=u.id not in left,
+                audio=hash(digest) if digest else 0,
+            )
+
+
+def _load_tokenizer(name: str) -> Tokenizer:
+    folder = Path(name)
+    try:
+        if folder.is_dir():
+            return Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return Tokenizer.from_pretrained(name)
+    except Exception as error:  # tokenizers raises nothing more special
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"model {name!r}: its tokenizer cannot be loaded: {reason}") from error

@@ -1,0 +1,181 @@
+"""The only place where the stages are chained: utterances in, batches out."""
+
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from data.audio.augment import UNCHANGED, Augmentation, mask_features
+from data.audio.decode import load, load_audible
+from data.batch import Batch, Position, Shape
+from data.batching.collate import PaddingCollator
+from data.batching.speech_dataset import Lines, as_drawn
+from data.config import DataConfig
+from data.labels import LabelEncoder
+from data.lazy_manifest import find
+from data.log_mel import N_FRAMES, LogMel
+from data.sampling.bucketed_sampler import BucketedBatchSampler, Draw
+from data.sampling.epoch_plan import edge_of
+from data.utterance import Utterance
+from data.worker_pool import KILLS, Watch, survive
+
+CPU = torch.device("cpu")
+CLIP_SECONDS = 10.0  # of computing that a clip to train on may take to decode: 0.1 is usual
+Batches = Generator[Batch, None, None]
+
+
+class Stages:
+    """What is done to decoded lines: in a worker, and on the device.
+
+    A GPU computes features of a whole batch in less time than a worker those of a clip, and a
+    waveform is half their size; on a CPU the workers do it while the model trains.
+    """
+
+    def __init__(
+        self,
+        encoder: LabelEncoder,
+        n_mels: int,
+        device: torch.device = CPU,
+        augmentation: Augmentation = UNCHANGED,
+    ) -> None:
+        """Take what makes labels, the channels of the model's features, and where batches go.
+
+        Args:
+            encoder: makes labels.
+            n_mels: channels of the model's features.
+            device: where batches go.
+            augmentation: of clips to train on.
+        """
+        mel = LogMel(n_mels)
+        self.augmentation = augmentation
+        self._device = device
+        self._mel = mel.to(device) if device.type == "cuda" else None
+        self.collator = PaddingCollator(
+            encoder, mel if self._mel is None else nn.Identity(), augmentation
+        )
+
+    def finish(self, batch: Batch) -> Batch:
+        """Move a batch to the device, and see that it has features."""
+        batch.to(self._device)
+        if self._mel is not None:
+            batch.features = self._mel(batch.features)
+        mask_features(batch.features, batch.masks)
+        return batch
+
+
+class Passes:
+    """The passes of training on one process: from any position on, and as often as asked."""
+
+    def __init__(
+        self, sampler: BucketedBatchSampler, batches: Callable[[Iterable[list[Draw]]], Batches]
+    ) -> None:
+        """Take what draws passes, and what makes batches of them."""
+        self._sampler = sampler
+        self._batches = batches
+        self._running: Batches | None = None
+
+    def start(
+        self, at: Position, updates: int, passed_over: Collection[Position] = ()
+    ) -> Iterator[Batch]:
+        """Yield the passes of so many updates from a position on; what was started before ends.
+
+        Args:
+            at: where to begin.
+            updates: how many to draw.
+            passed_over: updates that are not drawn, and not counted.
+        """
+        self.close()
+        self._sampler.start, self._sampler.updates = at, updates
+        self._sampler.passed_over = passed_over
+        self._running = self._batches(self._sampler)
+        return self._running
+
+    @property
+    def worst(self) -> Shape:
+        """Return the pass that takes the most memory."""
+        return self._sampler.worst()
+
+    def shrink(self, seconds: float) -> None:
+        """Cut later passes so that none holds more padded audio than this; the plan stays."""
+        self._sampler.config = replace(self._sampler.config, pass_seconds=seconds)
+
+    def close(self) -> None:
+        """Send the workers home."""
+        if self._running is not None:
+            self._running.close()
+
+
+def train_batches(
+    utterances: Sequence[Utterance],
+    config: DataConfig,
+    stages: Stages,
+    sampler: BucketedBatchSampler,
+    lethal: Iterable[str] = (),
+) -> Passes:
+    """Chain sampler → lines → padding collator → device.
+
+    Args:
+        utterances: what the sampler's plan was made of.
+        config: how many workers, and how far ahead they work.
+        stages: make labels and features.
+        sampler: says which passes this process makes; start() sets its start and its number.
+        lethal: ids of utterances that are never decoded: they killed a decoder before.
+    """
+    watch = Watch(partial(_audio_of, utterances), config.workers, CLIP_SECONDS)
+    if known := set(lethal):  # else none of perhaps millions is looked at
+        watch.blamed = dict.fromkeys(find(utterances, known), (KILLS, "in an earlier start"))
+    change = partial(as_drawn, stages.augmentation, sampler.plan)
+    lines = Lines(utterances, config.train_split, load_audible, watch, change)
+    return Passes(sampler, lambda draws: _batches(draws, lines, stages, config))
+
+
+def eval_batches(
+    utterances: Sequence[Utterance],
+    config: DataConfig,
+    stages: Stages,
+    batches: Sequence[Sequence[int]],
+    *,
+    true_length: bool = False,
+    hear: Callable[[Utterance], Tensor] = load,
+) -> Iterator[Batch]:
+    """Yield given groups of utterances: padded to 30 s as stock pipelines decode, or to a bucket.
+
+    Args:
+        utterances: what groups index.
+        config: how many workers, and how far ahead they work.
+        stages: make the decoder's prefix and features.
+        batches: groups of indices.
+        true_length: whether to pad to each group's longest only.
+        hear: returns an utterance's samples.
+    """
+    draws = []
+    for batch in batches:
+        longest = max(utterances[i].seconds for i in batch)
+        frames = edge_of(longest) if true_length else N_FRAMES
+        draws.append([Draw((i,), Position(), Position(), last=True, frames=frames) for i in batch])
+    watch = Watch(partial(_audio_of, utterances), config.workers)
+    lines = Lines(utterances, "evaluation", hear, watch)
+    return _batches(draws, lines, stages, config)
+
+
+def _batches(
+    draws: Iterable[list[Draw]], lines: Lines, stages: Stages, config: DataConfig
+) -> Batches:
+    make = partial(
+        DataLoader,
+        lines,
+        collate_fn=stages.collator,
+        num_workers=config.workers,
+        prefetch_factor=config.prefetch if config.workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    with closing(survive(draws, make, lines.watch)) as batches:
+        yield from map(stages.finish, batches)
+
+
+def _audio_of(utterances: Sequence[Utterance], index: int) -> str:
+    return utterances[index].audio

@@ -1,0 +1,1 @@
+"""Which utterances are trained on, which are left out, and why."""
