@@ -17,19 +17,19 @@ from data.corpora import read
 from data.errors import plain_errors
 from data.manifest import read_held_out, scan_cache
 from data.screening.filters import count_reasons
-from eval.compare import Compare, compare, read_heard
 from eval.config import EvalConfig
-from eval.ct2 import Ct2, is_ct2, load_ct2
 from eval.device import Precision, build_evaluation_accelerator
 from eval.evaluate import Evaluator, save
-from eval.meters import Meters
-from eval.noise import hear_noise
-from eval.page import ReportConfig, report, write_page
-from eval.scores import Hypothesis, short_names
-from eval.suspects import SuspectsConfig, suspects
-from eval.table import difference_table, score_table, sentences
-from eval.transcribe import TranscribeCommand, transcribe_files
-from eval.tryout import TryCommand, try_out
+from eval.faster_whisper_model import Ct2, is_ct2, load_ct2
+from eval.label_errors.command import SuspectsConfig, suspects
+from eval.metrics.compare import Compare, compare, read_heard
+from eval.metrics.scores import Hypothesis, short_names
+from eval.probes.hallucination import Meters
+from eval.probes.noise_clips import hear_noise
+from eval.report.console_tables import difference_table, score_table, sentences
+from eval.report.page import ReportConfig, report, write_page
+from eval.transcribe.command import TranscribeCommand, transcribe_files
+from eval.transcribe.gradio_app import TryCommand, try_out
 from eval.whisper import Whisper, load_whisper
 
 

@@ -16,7 +16,7 @@ from data.labels import END, LAST_TIME, NO_TIMESTAMPS
 from data.log_mel import N_FRAMES
 from eval.config import EvalConfig
 from eval.fallback import LONG, TEMPERATURES, Verdict, judge, seed
-from eval.likelihood import Likelihood
+from eval.reference_loss import Likelihood
 from eval.segments import Segment, between_times
 from eval.whisper import Whisper
 

@@ -26,10 +26,10 @@ from eval.config import EvalConfig
 from eval.decode import Heard, encode, transcribe
 from eval.device import naming_out_of_memory
 from eval.half_precision import half_precision_copy
-from eval.hypothesis import Hypothesis
-from eval.likelihood import has_label, likelihoods
-from eval.scores import Scores, score
-from eval.silence import lend, listen
+from eval.metrics.hypothesis import Hypothesis
+from eval.metrics.scores import Scores, score
+from eval.reference_loss import has_label, likelihoods
+from eval.silence_states import lend, listen
 from eval.whisper import Whisper
 
 LIKE = 0.5  # of the longest clip of its batch: what is shorter waits for the next one

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from data.errors import InputError
 from data.labels import START, LabelEncoder
 from data.log_mel import FRAMES_PER_POSITION, N_FRAMES
-from eval.silence import install
+from eval.silence_states import install
 
 
 class TrueLengthEncoder(WhisperEncoder):

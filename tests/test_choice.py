@@ -8,8 +8,8 @@ import pytest
 
 from data.atomic_files import write_jsonl
 from data.utterance import Utterance
-from eval.hypothesis import Hypothesis
-from eval.likelihood import Likelihood
+from eval.metrics.hypothesis import Hypothesis
+from eval.reference_loss import Likelihood
 from trainer.choice import LEAST, TEXTS, choose, compare, write_losses
 from trainer.state import TrainState
 

@@ -7,7 +7,7 @@ import pytest
 from torch.distributed import HashStore
 
 from data.errors import InputError
-from eval.store import wait_for
+from eval.main_process import wait_for
 from trainer import liveness
 from trainer.liveness import (
     ABSENT_SECONDS,

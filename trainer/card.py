@@ -16,10 +16,10 @@ from markupsafe import Markup
 
 from data.atomic_files import read_jsonl
 from data.corpora.common_voice import holds_speakers_of_all
-from eval.bootstrap import percent, saved_percent
-from eval.figures import facts as circumstances
-from eval.figures import normalizers, totals
-from eval.meters import COUNTS
+from eval.metrics.confidence import percent, saved_percent
+from eval.probes.hallucination import COUNTS
+from eval.report.figures import facts as circumstances
+from eval.report.figures import normalizers, totals
 from trainer.metadata import place_of, yaml_block
 from trainer.training import table
 

@@ -17,7 +17,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from data.errors import InputError, disk_failed
-from eval.store import decide
+from eval.main_process import decide
 from trainer.pinned_copy import PinnedCopy
 from trainer.processes import add_up
 from trainer.sealed import discard

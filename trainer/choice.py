@@ -9,8 +9,8 @@ import numpy as np
 
 from data.atomic_files import read_jsonl, write_jsonl
 from data.log_mel import CHUNK_SECONDS
-from eval.bootstrap import Difference, paired
-from eval.hypothesis import Hypothesis
+from eval.metrics.confidence import Difference, paired
+from eval.metrics.hypothesis import Hypothesis
 from trainer.state import TrainState
 
 TEXTS, LOSSES = "utterances.jsonl", "losses.jsonl"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from eval.bootstrap import percent, saved_percent
-from eval.scores import saved_groups
-from eval.table import two_lines
+from eval.metrics.confidence import percent, saved_percent
+from eval.metrics.scores import saved_groups
+from eval.report.console_tables import two_lines
 
 
 def comparison(folder: Path, step: int) -> Table:

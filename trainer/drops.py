@@ -13,7 +13,7 @@ from data.sampling.epoch_plan import Plan
 from data.screening.filters import accepted_broken, is_broken
 from data.utterance import Drop
 from data.worker_pool import HANGS, KILLS
-from eval.store import decide
+from eval.main_process import decide
 from trainer.recorder import JsonlLog
 
 LETHAL = (KILLS, HANGS)

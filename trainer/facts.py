@@ -5,7 +5,7 @@ from typing import Any
 
 from data.lazy_manifest import Outline
 from eval.evaluate import Evaluator
-from eval.scores import short_names
+from eval.metrics.scores import short_names
 from trainer.clock import Clock
 from trainer.state import TrainState
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch.distributed import Store
 
 from data.errors import InputError
-from eval.store import holds, put, wait_for
+from eval.main_process import holds, put, wait_for
 
 BEAT_SECONDS = 1.0  # between two signs of life of a process, and between two looks at them
 SILENT_SECONDS = 120.0  # without one: the process has ended

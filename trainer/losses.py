@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data.atomic_files import cut_jsonl
 from data.batch import Batch
-from eval.outliers import LOSSES
+from eval.label_errors.excess_loss import LOSSES
 from trainer.recorder import JsonlLog, Recorder, Silence
 from trainer.step import StepResult
 

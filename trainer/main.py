@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from data.errors import plain_errors
 from data.sampling.epoch_plan import Plan
 from eval.evaluate import Evaluator
-from eval.store import decide
+from eval.main_process import decide
 from eval.whisper import load_whisper
 from trainer.checkpoint import Checkpoints
 from trainer.clock import Clock

@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from eval.figures import totals
+from eval.report.figures import totals
 
 TASK = "automatic-speech-recognition"
 ISO = {"jw": "jv"}  # Whisper's code → ISO 639's, where they differ

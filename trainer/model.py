@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from data.batch import target_positions
 from data.errors import InputError
 from data.log_mel import N_FRAMES, pad_features
-from eval.silence import lend, listen
+from eval.silence_states import lend, listen
 from eval.whisper import Whisper
 from trainer.flops import WhisperFlops
 from trainer.freezing import freeze, refuse_frozen

@@ -15,7 +15,7 @@ from data.streaming.window_log import Places
 from data.streaming.windowed_loader import WindowedPasses
 from data.streaming.windows import Windows, screen
 from data.utterance import Utterance
-from eval.store import decide
+from eval.main_process import decide
 from trainer.budget import fit_path, fitted
 from trainer.config import Config
 from trainer.drops import DropLog

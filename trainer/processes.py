@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from eval.store import LONGEST_PAUSE, default_store, new_key
+from eval.main_process import LONGEST_PAUSE, default_store, new_key
 from trainer.signals import Stopped
 from trainer.watchdog import LEAVING_SECONDS, Watchdog
 

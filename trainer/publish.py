@@ -15,7 +15,7 @@ from data.errors import InputError
 from data.lazy_manifest import Outline
 from data.utterance import Utterance
 from eval.half_precision import remove_adapters
-from eval.store import wait_until_visible
+from eval.main_process import wait_until_visible
 from eval.whisper import Whisper
 from trainer.card import card
 from trainer.companions import halve, write_companions

@@ -6,7 +6,7 @@ from typing import Any
 
 from data.atomic_files import read_jsonl, write_text
 from data.pages.page import render
-from eval.scores import saved_groups
+from eval.metrics.scores import saved_groups
 from trainer.plots import curves_of
 from trainer.recorder import METRICS
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from data.config import DataConfig
 from data.errors import InputError
 from eval.config import EvalConfig
-from eval.store import decide
+from eval.main_process import decide
 from trainer.checkpoint import Checkpoints
 from trainer.guard import MAX_ROLLBACKS
 from trainer.model import ModelConfig

@@ -22,7 +22,7 @@ from data.labels import LabelEncoder
 from data.manifest import Manifest, build_manifest, ensure_index, scan_cache
 from data.screening.durations import MeasureFiles
 from data.screening.filters import count_reasons, refuse_broken
-from eval.store import decide, wait_until_visible
+from eval.main_process import decide, wait_until_visible
 from trainer.flops import Peak
 from trainer.run_lock import locked
 from trainer.shared_scan import scan_together

@@ -10,13 +10,13 @@ from data.errors import InputError
 from data.lazy_manifest import Outline
 from data.manifest import Manifest
 from data.utterance import Utterance
-from eval.beside import look_beside
 from eval.evaluate import Evaluator, save
-from eval.hypothesis import Hypothesis
-from eval.page import write_page
-from eval.sample import stratified
-from eval.scores import Scores
-from eval.store import decide
+from eval.main_process import decide
+from eval.metrics.hypothesis import Hypothesis
+from eval.metrics.scores import Scores
+from eval.probes.run_probes import look_beside
+from eval.report.page import write_page
+from eval.subset import stratified
 from trainer.choice import TEXTS, choose, write_losses
 from trainer.clock import Clock
 from trainer.comparison import comparison

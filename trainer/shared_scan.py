@@ -19,7 +19,15 @@ from data.config import DataConfig
 from data.errors import InputError
 from data.screening.durations import MeasureFiles, measure_here, measuring
 from data.screening.scan_cache import MeasurementCache, Measurements, Stamps, read_rows
-from eval.store import decide, default_store, holds, new_key, put, wait_for, wait_until_visible
+from eval.main_process import (
+    decide,
+    default_store,
+    holds,
+    new_key,
+    put,
+    wait_for,
+    wait_until_visible,
+)
 from trainer.liveness import BEAT_SECONDS, HeartbeatMonitor, send_heartbeats
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from typing import Any
 
 from data.atomic_files import write_json
 from data.errors import InputError
-from eval.store import wait_until_visible
+from eval.main_process import wait_until_visible
 from trainer.sealed import (
     MANIFEST,
     PENDING,

@@ -28,7 +28,7 @@ from data.errors import InputError, plain_errors
 from data.manifest import read_held_out, scan_cache
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
-from eval.scores import Hypothesis
+from eval.metrics.scores import Hypothesis
 from eval.whisper import Whisper, load_whisper
 
 # name, and the knobs that make it; the first is what the others are compared with

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from eval.errors import ErrorCounts, character_errors, word_errors
-from eval.normalize import normalizer_for
-from eval.units import unit_of
+from eval.metrics.normalize import normalizer_for
+from eval.metrics.units import unit_of
+from eval.metrics.wer import ErrorCounts, character_errors, word_errors
 
 DRAWS = 10_000  # of the bootstrap
 LOOP = re.compile(r"(.+?)\1{3,}")  # something said four times over

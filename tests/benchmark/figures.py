@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from measure import Task
 
-from eval.scores import Group, Hypothesis, score
+from eval.metrics.scores import Group, Hypothesis, score
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,7 @@
     python tests/benchmark/hush.py --model=tiny.en --corpus=FOLDER/prompts/en
 
 Error and gradient of clips at their own length: alone, with some seconds of silence, and with the
-states of silence that eval/silence.py lets attention read. docs/ablation.md shows it.
+states of silence that eval/silence_states.py lets attention read. docs/ablation.md shows it.
 """
 
 import sys
@@ -31,10 +31,10 @@ from data.log_mel import CHUNK_SECONDS, LogMel
 from data.manifest import read_held_out, scan_cache
 from data.sampling.epoch_plan import edge_of
 from data.utterance import Utterance
-from eval.errors import character_errors, word_errors
-from eval.normalize import normalizer_for
-from eval.silence import lend, listen
-from eval.units import unit_of
+from eval.metrics.normalize import normalizer_for
+from eval.metrics.units import unit_of
+from eval.metrics.wer import character_errors, word_errors
+from eval.silence_states import lend, listen
 from eval.whisper import Whisper, load_whisper
 
 SILENCES = (0.0, 0.5, 2.0, 8.0, float(CHUNK_SECONDS))  # seconds

@@ -31,9 +31,9 @@ from data.errors import plain_errors
 from data.log_mel import SAMPLE_RATE
 from data.manifest import read_held_out, scan_cache
 from data.utterance import Utterance
-from eval.errors import character_errors, word_errors
-from eval.normalize import normalizer_for
-from eval.units import unit_of
+from eval.metrics.normalize import normalizer_for
+from eval.metrics.units import unit_of
+from eval.metrics.wer import character_errors, word_errors
 from eval.whisper import Whisper, load_whisper
 
 LENGTHS = (120.0, 300.0)  # seconds of a recording

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from data.batch import Shape
 from data.log_mel import N_FRAMES
-from eval.silence import install
+from eval.silence_states import install
 from eval.whisper import TrueLengthEncoder, Whisper
 from trainer.footprint import HEAP, Memory
 from trainer.model import ModelConfig, prepare_training

@@ -8,7 +8,7 @@ from gpu.rows import record, smoke
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from eval.silence import STRIDE, AttentionWithSilence
+from eval.silence_states import STRIDE, AttentionWithSilence
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 

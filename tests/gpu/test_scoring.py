@@ -11,7 +11,7 @@ from data.log_mel import SAMPLE_RATE
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
-from eval.hypothesis import Hypothesis
+from eval.metrics.hypothesis import Hypothesis
 from eval.whisper import Whisper
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]

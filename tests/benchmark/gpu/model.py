@@ -33,7 +33,7 @@ from data.sampling.bucketed_sampler import Draw
 from data.sampling.epoch_plan import edge_of
 from data.utterance import Drop, Utterance
 from eval.device import set_up_cuda
-from eval.silence import install
+from eval.silence_states import install
 from eval.whisper import TrueLengthEncoder, Whisper
 from trainer.blank import generation_config, special_ids, train_tokenizer
 

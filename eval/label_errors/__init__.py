@@ -1,0 +1,1 @@
+"""Finds transcripts that are probably wrong, by what they cost in training."""

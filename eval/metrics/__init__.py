@@ -1,0 +1,1 @@
+"""Error rates: normalization, units, confidence intervals and paired tests."""

@@ -1,0 +1,1 @@
+"""What is measured beside errors: hallucination, forgetting, and output on noise."""

@@ -1,0 +1,157 @@
+"""What a model unlearns: a few clips in another language or task, scored beside dev.
+
+They are chosen at a run's first evaluation and kept in its folder, so that all its evaluations hear
+the same. Where the corpus has no texts, what the model heard in them at first takes their place.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data.atomic_files import read_jsonl, write_jsonl
+from data.errors import InputError
+from data.lazy_manifest import read_row
+from data.manifest import read_held_out, scan_cache
+from data.utterance import Utterance
+from eval.evaluate import SCORES, UTTERANCES, Evaluator
+from eval.main_process import decide
+from eval.metrics.hypothesis import Hypothesis
+from eval.metrics.scores import Scores, saved_groups, score
+
+CHOSEN = "forgetting.jsonl"  # in a run's folder eval/
+GROWN, GROWN_BY = 1.1, 0.01  # times the first error, and at least so much more: worth a warning
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forgetting:
+    """How well a model still does what it was not trained on."""
+
+    scores: Scores
+    heard: list[Hypothesis]
+    first: dict[str, Any]  # scores.json of the run's first evaluation
+    own: bool  # whether the references are what the model heard at first
+
+    def metrics(self) -> dict[str, float]:
+        """Return the error under a slash name: a fraction."""
+        return {"meters/forgetting": self.scores.error}
+
+    def __str__(self) -> str:
+        """Return the line that a person sees."""
+        before = dict(saved_groups(self.first))
+        told = []
+        for name, group in self.scores.named():
+            was = before.get(name, {}).get(group.metric.lower())  # None: nothing was said then
+            first = f"{was['rate']:.1%} → " if was else ""
+            told.append(f"{name} {group.metric} {first}{group.error.rate:.1%}")
+        against = ", against what it heard at first" if self.own else ""
+        return f"forgetting: {'; '.join(told)}{against}"
+
+    def grown(self) -> list[str]:
+        """Return a sentence where the error grew since the run's first evaluation."""
+        was, now = self.first["error"], self.scores.error
+        if now <= was * GROWN or now < was + GROWN_BY:
+            return []
+        return [
+            f"forgetting: {was:.1%} → {now:.1%}: lower optim.lr, train shorter, or mix some of "
+            "that speech into data.corpus"
+        ]
+
+
+def hear_forgetting(
+    evaluator: Evaluator, evaluations: Path, *, true_length: bool
+) -> Forgetting | None:
+    """Score the clips; every process must call. None where no corpus is named.
+
+    Args:
+        evaluator: with eval.forget_corpus.
+        evaluations: the run's folder eval/.
+        true_length: as in Evaluator.evaluate().
+
+    Raises:
+        InputError: the corpus cannot be used.
+    """
+    config = evaluator.config
+    if config.forget_corpus is None:
+        return None
+    chosen = _agreed(evaluator, evaluations / CHOSEN)
+    scores, heard = evaluator.evaluate(chosen, "forgetting", true_length=true_length)
+    first = min(evaluations.glob("step-*/forgetting"), default=None)
+    own = not any(u.text.strip() for u in chosen)
+    if own:
+        texts = {h.utterance.id: h.text for h in heard}
+        if first is not None:
+            rows = read_jsonl(first / UTTERANCES)
+            texts = {row["id"]: row["hypothesis"] for row in rows}
+        heard = [replace(h, utterance=_said(h.utterance, texts)) for h in heard]
+        scores = score(heard, config.normalizer, scores.seconds, config.unit)
+    saved = None if first is None else json.loads((first / SCORES).read_text(encoding="utf-8"))
+    return Forgetting(scores=scores, heard=heard, first=saved or scores.to_json(), own=own)
+
+
+def _said(utterance: Utterance, texts: dict[str, str]) -> Utterance:
+    return replace(utterance, text=texts.get(utterance.id, ""))
+
+
+def _agreed(evaluator: Evaluator, path: Path) -> list[Utterance]:
+    """Return the clips, chosen on the main process at a run's first evaluation, on all.
+
+    That scans a corpus, which may take any time.
+
+    Raises:
+        InputError: the corpus cannot be used, or another was heard so far.
+    """
+    evaluator.pause_watchdog()
+    clips = decide(evaluator.accelerator, lambda: _chosen(evaluator, path))
+    named = evaluator.config.forget_corpus
+    if clips[0].corpus != named:
+        raise InputError(
+            f"eval.forget_corpus is {named}, but this run has heard {clips[0].corpus} so far: "
+            f"set it back, or remove {path}"
+        )
+    return clips
+
+
+def _chosen(evaluator: Evaluator, path: Path) -> list[Utterance]:
+    try:
+        if not path.exists():
+            chosen = choose(evaluator, path.parent.parent.parent)
+            write_jsonl(path, (u.to_json() for u in chosen))
+        return [read_row(row) for row in read_jsonl(path)]
+    except OSError as error:
+        raise InputError(str(error)) from error
+
+
+def choose(evaluator: Evaluator, runs: Path) -> list[Utterance]:
+    """Return a few clips of the corpus: the same ones, whatever order it is in.
+
+    Args:
+        evaluator: with eval.forget_corpus.
+        runs: where lengths are remembered between runs.
+
+    Raises:
+        InputError: the corpus cannot be used.
+    """
+    config = evaluator.config
+    data = replace(
+        evaluator.data,
+        corpus=(str(config.forget_corpus),),
+        layout=("auto",),
+        language=() if config.forget_language is None else (config.forget_language,),
+        task=(config.forget_task,),
+        audio_root=(),
+        weights=(),
+        hours=(),
+        subset=None,
+        data_files=(),
+        revision=None,
+        streaming=False,
+        train_split="train",
+        dev_split=None,
+        test_split=None,
+    )
+    labels, cache = evaluator.whisper.labels(), scan_cache(runs, data)
+    rows, _ = read_held_out(data, labels, cache, split=config.forget_split, show=True)
+    rows.sort(key=lambda u: hashlib.sha256(u.id.encode()).digest())
+    return rows[: config.forget_clips]

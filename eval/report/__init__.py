@@ -1,0 +1,1 @@
+"""The page of an evaluation, and its tables on the console."""

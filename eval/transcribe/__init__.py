@@ -1,0 +1,1 @@
+"""Text and subtitles for any audio."""

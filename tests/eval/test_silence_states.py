@@ -1,0 +1,215 @@
+"""A short clip is heard as if silence followed it, up to 30 s, at the price of its own length."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from data.config import DataConfig
+from data.log_mel import N_FRAMES, pad_features
+from data.manifest import build_manifest
+from eval import silence_states as silence
+from eval.config import EvalConfig
+from eval.evaluate import Evaluator
+from eval.silence_states import FIRST, STRIDE, AttentionWithSilence, lend, listen
+from eval.whisper import Whisper, load_whisper
+from trainer.model import ModelConfig, prepare_training
+
+
+@pytest.fixture
+def whisper(blank_model: Path) -> Whisper:
+    """Return a small model that decodes, with attention that can be lent silence."""
+    loaded = load_whisper(str(blank_model))
+    loaded.model.eval()
+    return loaded
+
+
+def features(frames: int, rows: int = 2) -> Tensor:
+    """Return features of noise."""
+    return torch.randn(rows, 80, frames, generator=torch.Generator().manual_seed(1))
+
+
+def encoded(whisper: Whisper, heard: Tensor) -> Tensor:
+    """Return the encoder's output."""
+    with torch.inference_mode():
+        states: Tensor = whisper.model.model.encoder(heard).last_hidden_state
+    return states
+
+
+def test_listening_keeps_every_eighth_position_of_every_layer_and_of_the_output(
+    whisper: Whisper,
+) -> None:
+    states = listen(whisper.model)
+    config = whisper.model.config
+    assert states.shape == (config.encoder_layers + 1, -(-1500 // STRIDE), config.d_model)
+    assert not states.requires_grad
+    assert torch.equal(states, listen(whisper.model))  # the reference is always the same
+    heard = silence._reference(80)
+    assert torch.equal(states[-1], encoded(whisper, heard)[0, ::STRIDE])
+
+
+def test_padded_audio_is_heard_as_stock_hears_it(whisper: Whisper) -> None:
+    padded = pad_features(features(200))
+    stock = encoded(whisper, padded)
+    lend(whisper.model, listen(whisper.model))
+    assert torch.equal(encoded(whisper, padded), stock)
+
+
+def test_a_state_of_silence_weighs_as_much_as_the_positions_it_stands_for(
+    whisper: Whisper,
+) -> None:
+    """Attention over STRIDE copies of each state, written out, is what the bias makes of one."""
+    attention = whisper.model.model.encoder.layers[0].self_attn
+    assert isinstance(attention, AttentionWithSilence)
+    d = whisper.model.config.d_model
+    own, shared = torch.randn(2, 100, d), torch.randn(1, 188, d)
+    attention.silence = shared
+    with torch.inference_mode():
+        found, _ = attention(own)
+        copies = shared[:, max(FIRST, -(-100 // STRIDE)) :].repeat_interleave(STRIDE, dim=1)
+        source = torch.cat([own, copies.expand(2, -1, -1)], dim=1)
+        heads = attention._heads
+        heard = nn.functional.scaled_dot_product_attention(
+            heads(attention.q_proj(own) * attention.scaling),
+            heads(attention.k_proj(source)),
+            heads(attention.v_proj(source)),
+            scale=1.0,
+        )
+        expected = attention.out_proj(heard.transpose(1, 2).flatten(2))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_no_clip_reads_the_sound_of_the_reference(whisper: Whisper) -> None:
+    states = listen(whisper.model)
+    lend(whisper.model, states)
+    short = encoded(whisper, features(32))
+    changed = states.clone()
+    changed[:, : silence.REFERENCE_POSITIONS // STRIDE] += 1.0
+    lend(whisper.model, changed)
+    assert torch.equal(encoded(whisper, features(32)), short)
+
+
+def test_generate_hears_what_training_hears(whisper: Whisper) -> None:
+    lend(whisper.model, listen(whisper.model))
+    heard = whisper.model.model.encoder(features(200))
+    ids = torch.tensor([whisper.labels().prefix("en")] * 2)
+    with torch.inference_mode():
+        out = whisper.model.generate(
+            encoder_outputs=heard,
+            decoder_input_ids=ids,
+            max_new_tokens=6,
+            language=["en"] * 2,
+            task="transcribe",
+            num_beams=1,
+            do_sample=False,
+            min_new_tokens=6,
+        )
+        states = heard.last_hidden_state
+        for _ in range(4):  # the same, without a cache
+            decoded = whisper.model.model.decoder(
+                input_ids=ids, encoder_hidden_states=states, use_cache=False
+            ).last_hidden_state
+            logits = whisper.model.proj_out(decoded[:, -1])
+            ids = torch.cat([ids, logits.argmax(dim=-1, keepdim=True)], dim=1)
+    start = whisper.labels().prefix("en")
+    assert ids.shape == (2, len(start) + 4)
+    assert len(out[0]) > 0
+
+
+def test_training_moves_the_projections_and_not_the_silence(whisper: Whisper) -> None:
+    module = prepare_training(whisper, ModelConfig())
+    ids = torch.tensor([whisper.labels().encode("one", "en")] * 2)
+    assert module.silence is not None
+    before = module.silence.clone()
+    module(features(200), ids[:, :-1], ids[:, 1:]).sum().backward()
+    assert torch.equal(module.silence, before)
+    assert module.silence.grad is None
+    assert all(p.grad is not None for p in whisper.model.model.encoder.layers.parameters())
+
+
+def test_listening_again_hears_what_training_made_of_it(whisper: Whisper) -> None:
+    module = prepare_training(whisper, ModelConfig())
+    assert module.silence is not None
+    before = module.silence.clone()
+    with torch.no_grad():
+        whisper.model.model.encoder.layer_norm.bias += 1.0
+    module.hear_silence(module.whisper)
+    assert torch.allclose(module.silence[-1], before[-1] + 1.0, atol=1e-5)
+    assert torch.equal(module.silence[0], before[0])
+
+
+def test_without_it_short_audio_is_heard_alone(whisper: Whisper) -> None:
+    alone = encoded(whisper, features(200))
+    module = prepare_training(whisper, ModelConfig(silence=False))
+    module.hear_silence(module.whisper)
+    assert "silence" not in module.state_dict()
+    ids = torch.tensor([whisper.labels().encode("one", "en")] * 2)
+    lend(whisper.model, listen(whisper.model))  # as an evaluation at true length does
+    assert not torch.equal(encoded(whisper, features(200)), alone)
+    module(features(200), ids[:, :-1], ids[:, 1:])
+    assert torch.equal(encoded(whisper, features(200)), alone)
+
+
+def test_the_saved_model_knows_nothing_of_it(whisper: Whisper, tmp_path: Path) -> None:
+    names = set(whisper.model.state_dict())
+    module = prepare_training(whisper, ModelConfig())
+    ids = torch.tensor([whisper.labels().encode("one", "en")] * 2)
+    module(features(N_FRAMES // 10), ids[:, :-1], ids[:, 1:])
+    assert set(whisper.model.state_dict()) == names
+    assert set(module.state_dict()) == {f"whisper.{name}" for name in names} | {"silence"}
+
+
+def loss_of(folder: Path, corpus: Path, *, silence: bool) -> float:
+    """Return what dev's references cost a model at true length, in nats a token."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    whisper = load_whisper(str(folder))
+    data = DataConfig(corpus=(str(corpus),), workers=0)
+    evaluator = Evaluator(
+        accelerator=Accelerator(cpu=True),
+        whisper=whisper,
+        data=data,
+        config=EvalConfig(max_length=8),
+        silence=silence,
+    )
+    dev = build_manifest(data, whisper.labels(), None, show=False)[0].dev
+    _, hypotheses = evaluator.evaluate(dev, "dev", true_length=True, costs=True)
+    nll, tokens = map(sum, zip(*(h.likelihood for h in hypotheses if h.likelihood), strict=True))
+    return float(nll / tokens)
+
+
+def test_an_evaluation_hears_silence_only_where_training_did(
+    trainer: Any, tone_corpus: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    knobs = ("--data.dev_split=dev", "--eval.max_length=8", "--loop.max_steps=2")
+    trainer(run, *knobs, "--model.silence=false", "--optim.lr=1e-2")
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    told = [row["dev/loss"] for row in rows if row["step"] == 2 and "dev/loss" in row]
+    alone, with_silence = (
+        loss_of(run / "model", tone_corpus, silence=silence) for silence in (False, True)
+    )
+    assert told == [pytest.approx(alone, abs=1e-5)]
+    assert abs(with_silence - alone) > 1e-3
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_whisper_hears_short_clips_as_padded_ones_before_any_training(tmp_path: Path) -> None:
+    """On real speech with real weights: cut to its length a clip loses most of its words."""
+    real = Path(os.environ["WHISPER_LOOP_REALDATA"])
+    model, out = tmp_path / "tiny.en", tmp_path / "hush.json"
+    subprocess.run([sys.executable, real / "make_whisper.py", "tiny.en", model], check=True)
+    here = Path(__file__).parents[1] / "benchmark" / "hush.py"
+    arguments = [f"--model={model}", f"--corpus={real / 'prompts' / 'en'}", f"--out={out}"]
+    subprocess.run([sys.executable, here, *arguments], check=True)
+    told = json.loads(out.read_text())["error"]
+    assert told["0 s"] > told["30 s"] + 0.3
+    assert told["0 s, states of silence"] < told["30 s"] + 0.05
