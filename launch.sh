@@ -74,7 +74,7 @@ supervise() {
   if [ -s "$told" ]; then
     # a trainer that was killed together with what watched it could not say so
     path=$(sed -n 2p "$told")
-    [ -z "$path" ] || python -I -S "$here/trainer/watchdog_process.py" --gone "$path" || true
+    [ -z "$path" ] || python -I -S "$here/trainer/process/watchdog_process.py" --gone "$path" || true
     status=$(sed -n 1p "$told")
   fi
   rm -f "$told"

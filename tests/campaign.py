@@ -16,8 +16,8 @@ from rich.table import Table
 
 from data.atomic_files import read_jsonl
 from tests.sabotage import OTHERS, PHASES, SAVING, Fate, damage, observe
-from trainer.recorder import METRICS
-from trainer.shelf import STATE, CheckpointConfig, Shelf, step_of
+from trainer.checkpoint.rotation import STATE, CheckpointConfig, Shelf, step_of
+from trainer.metrics.recorder import METRICS
 
 # 24 clips, 16 an update: an epoch is two updates
 SETTINGS = (

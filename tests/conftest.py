@@ -28,7 +28,7 @@ import pytest
 import soundfile
 import torch
 
-from trainer.blank import BlankConfig, make_blank
+from trainer.commands.tiny_model import BlankConfig, make_blank
 
 pytest.register_assert_rewrite("tests.campaign")
 torch.set_num_threads(1)  # two threads of small products on two shared cores mostly wait

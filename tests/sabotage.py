@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.snapshot import Snapshot
+from trainer.checkpoint.snapshot import Snapshot
 
 PHASES = ("start-up", "update", "evaluation", "export")
 SAVING = len(PHASES)  # a place of its own: a thread saves while the main one does something else
@@ -42,14 +42,14 @@ def wrap(owner: Any, name: str, marks: mmap.mmap, place: int, value: int) -> Non
 
 def choose_at_random(seed: int) -> None:
     """Have some updates be the best so far: the same ones in each start of a run."""
-    import trainer.scoring
-    from trainer.choice import Verdict
+    import trainer.validation
+    from trainer.best_model import Verdict
 
     def chosen(_best: Path, _new: Path, _error: float, state: Any) -> Verdict:
         better = random.Random(f"{seed} {state.step}").random() < 0.5
         return Verdict(better=better, told="better" if better else "not better")
 
-    trainer.scoring.choose = chosen  # type: ignore[assignment]
+    trainer.validation.choose = chosen  # type: ignore[assignment]
 
 
 def fail(where: str, number: int) -> None:
@@ -87,9 +87,9 @@ def observe(folder: Path, fate: Fate) -> None:
     """Note what a process is doing and trains on; bring about what is going to happen to it."""
     import trainer.loop
     from eval.evaluate import Evaluator
-    from trainer.checkpoint import Checkpoints
-    from trainer.pulse import Pulse
-    from trainer.scoring import Scoring
+    from trainer.checkpoint.manager import Checkpoints
+    from trainer.heartbeat import Pulse
+    from trainer.validation import Scoring
 
     rank = os.environ.get("RANK", "0")
     with (folder / f"marks.{rank}").open("wb+") as file:

@@ -11,12 +11,12 @@ import pytest
 from data.__main__ import COMMANDS as DATA
 from eval.__main__ import COMMANDS as EVAL
 from eval.__main__ import ScoreCommand
-from trainer.blank import BlankConfig
+from trainer.commands.doctor import DoctorConfig
+from trainer.commands.find_batch_size import FitConfig
+from trainer.commands.plan import PlanConfig
+from trainer.commands.publish import ExportConfig
+from trainer.commands.tiny_model import BlankConfig
 from trainer.config import Config
-from trainer.doctor import DoctorConfig
-from trainer.fit import FitConfig
-from trainer.leaving import ExportConfig
-from trainer.planning import PlanConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])

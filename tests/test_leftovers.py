@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY, started
 TESTS = """
 import time
 from pathlib import Path
-from tests.test_signals import ENDLESS, trains, wait_for
+from tests.trainer.process.test_signals import ENDLESS, trains, wait_for
 
 def test_fails(trainer, tmp_path, losses):
     run = tmp_path / "run"

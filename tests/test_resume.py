@@ -17,9 +17,9 @@ from data.atomic_files import read_jsonl, write_json
 from data.config import DataConfig
 from data.errors import InputError
 from eval.config import EvalConfig
-from trainer.choice import TEXTS
+from trainer.best_model import TEXTS
 from trainer.model import ModelConfig
-from trainer.optim import OptimConfig
+from trainer.optimizer import OptimConfig
 from trainer.resume import evaluation_knobs, refuse_change, shaping
 
 # 24 clips, 16 an update: an epoch is two updates, so its end lies on the way more than once
@@ -72,7 +72,7 @@ def test_two_processes_train_as_one_does(trainer: Any, tmp_path: Path, losses: L
 
 def note_ids(notes: Path) -> None:
     """Write down which clips a process brings to which update."""
-    from trainer.pulse import Pulse
+    from trainer.heartbeat import Pulse
 
     begin, rank = Pulse.begin, os.environ.get("RANK", "0")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trainer.publish import exported_step
+from trainer.publish.export import exported_step
 
 LOOKS = (
     "--data.dev_split=dev",
@@ -22,13 +22,13 @@ Losses = Callable[[Path], dict[int, str]]
 
 def best_at(*steps: int) -> None:
     """Make these updates the best so far, and no others."""
-    import trainer.scoring
-    from trainer.choice import Verdict
+    import trainer.validation
+    from trainer.best_model import Verdict
 
     def chosen(_best: Path, _challenger: Path, _error: float, state: Any) -> Verdict:
         return Verdict(better=state.step in steps, told="as told")
 
-    trainer.scoring.choose = chosen  # type: ignore[assignment]
+    trainer.validation.choose = chosen  # type: ignore[assignment]
 
 
 def state_of(run: Path, step: int) -> dict[str, Any]:

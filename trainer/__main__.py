@@ -13,35 +13,35 @@ from trainer.main import main
 
 if sys.argv[1:2] == ["blank"]:
     from data.config_parser import parse_dataclass
-    from trainer.blank import BlankConfig, make_blank
+    from trainer.commands.tiny_model import BlankConfig, make_blank
 
     with plain_errors():
         make_blank(parse_dataclass(BlankConfig, sys.argv[2:]))
 elif sys.argv[1:2] == ["fit"]:
+    from trainer.commands.find_batch_size import FitConfig, fit
     from trainer.config import parse_as
-    from trainer.fit import FitConfig, fit
 
     with plain_errors():
         fit(parse_as(FitConfig, sys.argv[2:]))
 elif sys.argv[1:2] == ["doctor"]:
     from data.config_parser import parse_dataclass
-    from trainer.doctor import DoctorConfig, doctor
+    from trainer.commands.doctor import DoctorConfig, doctor
 
     with plain_errors():
         sys.exit(doctor(parse_dataclass(DoctorConfig, sys.argv[2:])))
 elif sys.argv[1:2] == ["plan"]:
+    from trainer.commands.plan import PlanConfig, plan
     from trainer.config import parse_as
-    from trainer.planning import PlanConfig, plan
 
     with plain_errors():
         plan(parse_as(PlanConfig, sys.argv[2:]))
 elif sys.argv[1:2] == ["publish"]:
-    from trainer.leaving import publish_run
+    from trainer.commands.publish import publish_run
 
     with plain_errors():
         publish_run(sys.argv[2:])
 elif sys.argv[1:2] == ["export"]:
-    from trainer.leaving import export_run
+    from trainer.commands.publish import export_run
 
     with plain_errors():
         export_run(sys.argv[2:])

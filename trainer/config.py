@@ -13,12 +13,12 @@ from data.config_parser import parse_dataclass, recipe_arguments
 from data.errors import InputError, redact
 from eval.config import EvalConfig
 from eval.device import Precision
+from trainer.checkpoint.rotation import CheckpointConfig
+from trainer.metrics.meter import LogConfig
 from trainer.model import ModelConfig
-from trainer.optim import OptimConfig
-from trainer.publish import PublishConfig
+from trainer.optimizer import OptimConfig
+from trainer.publish.export import PublishConfig
 from trainer.run import LoopConfig
-from trainer.shelf import CheckpointConfig
-from trainer.telemetry import LogConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 STARTS = ("print_config", "resume", "accept")  # say how to start, not what to train

@@ -6,7 +6,7 @@ from torch.profiler import record_function as phase
 
 from data.batch import Batch
 from eval.device import out_of_memory
-from trainer.optim import lr_at
+from trainer.optimizer import lr_at
 from trainer.recovery import make_room, rehearsed, roll_back
 from trainer.run import LoopConfig, Run, ensure_saved, save
 from trainer.state import TrainState

@@ -18,38 +18,38 @@ from data.sampling.epoch_plan import Plan
 from eval.evaluate import Evaluator
 from eval.main_process import decide
 from eval.whisper import load_whisper
-from trainer.checkpoint import Checkpoints
-from trainer.clock import Clock
+from trainer.checkpoint.manager import Checkpoints
+from trainer.checkpoint.rotation import CHECKPOINTS, Shelf
 from trainer.config import Config, command_line
-from trainer.device import build_accelerator
-from trainer.drops import DropLog, clips_heard
-from trainer.flops import Peak, peak_flops
-from trainer.forecast import circumstances, plan_path
-from trainer.guard import Guard
+from trainer.distributed.accelerator import build_accelerator
+from trainer.distributed.collectives import process_group_ended
+from trainer.distributed.deepspeed_zero2 import autocast_of
+from trainer.distributed.fsdp import Mirror, prepare
+from trainer.heartbeat import Pulse
 from trainer.loop import train
-from trainer.losses import ClipLosses
+from trainer.metrics.clip_losses import ClipLosses
+from trainer.metrics.console import cautions, farewell, launch_bound, overview
+from trainer.metrics.failed_clips import DropLog, clips_heard
+from trainer.metrics.flops import Peak, peak_flops
+from trainer.metrics.meter import Meter
+from trainer.metrics.plan_check import circumstances, plan_path
+from trainer.metrics.profiler import NoProfile, Profile
+from trainer.metrics.recorder import JsonlLog, Recorder, Silence
+from trainer.metrics.wall_clock import Clock
 from trainer.model import flops_of, prepare_training
-from trainer.passes import build_passes
-from trainer.processes import process_group_ended
-from trainer.profiling import NoProfile, Profile
-from trainer.publish import settle_generation
-from trainer.publisher import Publisher
-from trainer.pulse import Pulse
-from trainer.recorder import JsonlLog, Recorder, Silence
+from trainer.nonfinite import Guard
+from trainer.process.run_status import launcher_told_of_mistakes, status
+from trainer.process.signals import Stop
+from trainer.process.watchdog import Watchdog
+from trainer.publish.export import settle_generation
+from trainer.publish.uploader import Publisher
 from trainer.recovery import saved_on_exit, stop_explained
-from trainer.remarks import cautions, farewell, launch_bound, overview
 from trainer.resume import evaluation_knobs, refuse_change, resume, retry_best_export, shaping
 from trainer.run import Run
-from trainer.run_folder import freeze_corpus, opened, write_settings
-from trainer.run_status import launcher_told_of_mistakes, status
-from trainer.scoring import Scoring
-from trainer.sharding import Mirror, prepare
-from trainer.shelf import CHECKPOINTS, Shelf
-from trainer.signals import Stop
+from trainer.run_dir import freeze_corpus, opened, write_settings
 from trainer.state import TrainState
-from trainer.telemetry import Meter
-from trainer.watchdog import Watchdog
-from trainer.zero import autocast_of
+from trainer.train_loader import build_passes
+from trainer.validation import Scoring
 
 
 def main() -> None:

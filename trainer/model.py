@@ -1,6 +1,8 @@
 """What training adds to Whisper: selected positions, and the loss of each target token."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -11,9 +13,8 @@ from data.errors import InputError
 from data.log_mel import N_FRAMES, pad_features
 from eval.silence_states import lend, listen
 from eval.whisper import Whisper
-from trainer.flops import WhisperFlops
-from trainer.freezing import freeze, refuse_frozen
 from trainer.lora import add_adapters
+from trainer.metrics.flops import WhisperFlops
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,3 +166,30 @@ def _set_dropout(model: nn.Module, rate: float) -> None:
     for module in model.modules():
         if isinstance(getattr(module, "dropout", None), float):
             module.dropout = rate  # type: ignore[assignment]  # modules declare it as a Tensor or Module
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Freeze the weights below each name: model.encoder, or *.layers.[01], or *.embed_positions.
+
+    Raises:
+        InputError: a name fits no weight.
+    """
+    weights = list(model.named_parameters(remove_duplicate=False))  # the LM head has two names
+    for pattern in patterns:
+        below = f"{pattern}.*"
+        found = [w for name, w in weights if fnmatchcase(name, pattern) or fnmatchcase(name, below)]
+        if not found:
+            known = ", ".join(name for name, _ in model.named_modules() if 0 < name.count(".") < 2)
+            raise InputError(f"model.freeze: {pattern!r} fits no weight; names begin with: {known}")
+        for weight in found:
+            weight.requires_grad_(False)
+
+
+def refuse_frozen(model: nn.Module) -> None:
+    """Refuse to train nothing.
+
+    Raises:
+        InputError: all weights are frozen.
+    """
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise InputError("model.freeze leaves nothing to train: freeze less")

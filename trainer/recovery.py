@@ -6,11 +6,11 @@ from contextlib import contextmanager
 import torch
 
 from data.batch import Shape
-from trainer.guard import pass_over, refuse_rollback
-from trainer.memory import rehearse, seconds_after
+from trainer.nonfinite import pass_over, refuse_rollback
+from trainer.out_of_memory import rehearse, seconds_after
+from trainer.process.signals import Stopped
 from trainer.resume import resume
 from trainer.run import Run, ensure_saved, save
-from trainer.signals import Stopped
 from trainer.state import TrainState
 from trainer.step import discard_update
 

@@ -9,15 +9,15 @@ from data.config import DataConfig
 from data.errors import InputError
 from eval.config import EvalConfig
 from eval.main_process import decide
-from trainer.checkpoint import Checkpoints
-from trainer.guard import MAX_ROLLBACKS
+from trainer.checkpoint.manager import Checkpoints
+from trainer.checkpoint.rotation import Shelf, read_progress, set_aside
+from trainer.distributed.fsdp import Mirror
 from trainer.model import ModelConfig
-from trainer.optim import OptimConfig
-from trainer.publish import whole_step
-from trainer.scoring import Scoring
-from trainer.sharding import Mirror
-from trainer.shelf import Shelf, read_progress, set_aside
+from trainer.nonfinite import MAX_ROLLBACKS
+from trainer.optimizer import OptimConfig
+from trainer.publish.export import whole_step
 from trainer.state import TrainState
+from trainer.validation import Scoring
 
 # those of the data's knobs that training depends on: not workers, memory or prefetching, and not
 # the corpus, whose frozen manifest has a fingerprint

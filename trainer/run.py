@@ -9,20 +9,20 @@ from torch import nn
 from data.dataloader import Passes
 from data.errors import InputError
 from data.streaming.windowed_loader import WindowedPasses
-from trainer.checkpoint import Checkpoints
-from trainer.clock import Clock
-from trainer.drops import DropLog
-from trainer.flops import WhisperFlops
-from trainer.guard import Guard
-from trainer.losses import ClipLosses
-from trainer.optim import OptimConfig
-from trainer.profiling import NoProfile, Profile
-from trainer.pulse import Pulse
-from trainer.recorder import Recorder, Silence
-from trainer.scoring import Scoring
-from trainer.sharding import Mirror
+from trainer.checkpoint.manager import Checkpoints
+from trainer.distributed.fsdp import Mirror
+from trainer.heartbeat import Pulse
+from trainer.metrics.clip_losses import ClipLosses
+from trainer.metrics.failed_clips import DropLog
+from trainer.metrics.flops import WhisperFlops
+from trainer.metrics.meter import Meter
+from trainer.metrics.profiler import NoProfile, Profile
+from trainer.metrics.recorder import Recorder, Silence
+from trainer.metrics.wall_clock import Clock
+from trainer.nonfinite import Guard
+from trainer.optimizer import OptimConfig
 from trainer.state import TrainState
-from trainer.telemetry import Meter
+from trainer.validation import Scoring
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,8 +13,8 @@ from torch.distributed.tensor import DTensor
 from torch.profiler import record_function as phase
 
 from data.batch import Batch
-from trainer import zero
-from trainer.processes import add_up
+from trainer.distributed import deepspeed_zero2 as zero
+from trainer.distributed.collectives import add_up
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -34,9 +34,9 @@ from data.log_mel import CHUNK_SECONDS
 from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
 from eval.whisper import Whisper, load_whisper
-from trainer.blank import BlankConfig, make_blank
+from trainer.commands.tiny_model import BlankConfig, make_blank
 from trainer.model import ModelConfig, prepare_training
-from trainer.optim import OptimConfig, build_optimizer
+from trainer.optimizer import OptimConfig, build_optimizer
 from trainer.step import train_step
 
 CLIPS = 8

@@ -17,7 +17,7 @@ from data.labels import LabelEncoder
 from data.log_mel import CHUNK_SECONDS
 from data.manifest import Manifest, build_manifest
 from data.utterance import Utterance
-from trainer.flops import WhisperFlops
+from trainer.metrics.flops import WhisperFlops
 
 UPDATES = 64  # an epoch of the synthetic corpus holds: 32 buckets take so many
 TEST_CLIPS = 32  # of the synthetic corpus

@@ -22,7 +22,7 @@ from rich.console import Console
 from data.errors import InputError
 from data.log_mel import CHUNK_SECONDS
 from data.utterance import Utterance
-from trainer.flops import WhisperFlops
+from trainer.metrics.flops import WhisperFlops
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.2  # between two looks at a tree's memory, at least

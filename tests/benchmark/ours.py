@@ -12,7 +12,7 @@ from measure import Process, Task, launch
 
 from data.atomic_files import read_jsonl
 from data.log_mel import CHUNK_SECONDS
-from trainer.flops import WhisperFlops
+from trainer.metrics.flops import WhisperFlops
 
 LOADED = "libraries and model are loaded"
 LOADING = f"""import sys

@@ -21,16 +21,16 @@ from data.config import DataConfig
 from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
 from eval.whisper import load_whisper
-from trainer import device
-from trainer.checkpoint import Checkpoints
-from trainer.flops import WhisperFlops
-from trainer.losses import ClipLosses
+from trainer.checkpoint.manager import Checkpoints
+from trainer.checkpoint.rotation import CheckpointConfig, Shelf
+from trainer.distributed import accelerator as device
+from trainer.distributed.fsdp import prepare
+from trainer.metrics.clip_losses import ClipLosses
+from trainer.metrics.flops import WhisperFlops
+from trainer.metrics.recorder import Silence
 from trainer.model import ModelConfig, prepare_training
-from trainer.optim import OptimConfig
-from trainer.recorder import Silence
+from trainer.optimizer import OptimConfig
 from trainer.resume import shaping
-from trainer.sharding import prepare
-from trainer.shelf import CheckpointConfig, Shelf
 from trainer.state import TrainState
 
 WHAT, FOLDER, MODEL = sys.argv[2:5]
@@ -118,7 +118,7 @@ def build() -> tuple[Checkpoints, Any, Any]:
 def stand_in() -> ModuleType:
     """Return the tests' FSDP on CPUs; the tests are those of this file's checkout."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    import tests.test_sharding
+    import tests.trainer.distributed.test_fsdp
 
     return tests.test_sharding
 

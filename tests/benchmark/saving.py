@@ -28,19 +28,19 @@ from rich.table import Table
 
 from data.batch import IGNORE, Batch, Position, target_positions
 from eval.whisper import load_whisper
-from trainer.checkpoint import Checkpoints
-from trainer.guard import Guard
+from trainer.checkpoint.manager import Checkpoints
+from trainer.checkpoint.pinned_copy import PinnedCopy
+from trainer.checkpoint.rotation import CheckpointConfig, Shelf
+from trainer.checkpoint.snapshot import Snapshot
+from trainer.heartbeat import Pulse
+from trainer.metrics.recorder import JsonlLog, Silence
 from trainer.model import ModelConfig, prepare_training
-from trainer.optim import OptimConfig, build_optimizer
-from trainer.pinned_copy import PinnedCopy
-from trainer.pulse import Pulse
-from trainer.recorder import JsonlLog, Silence
-from trainer.shelf import CheckpointConfig, Shelf
-from trainer.signals import Stop
-from trainer.snapshot import Snapshot
+from trainer.nonfinite import Guard
+from trainer.optimizer import OptimConfig, build_optimizer
+from trainer.process.signals import Stop
+from trainer.process.watchdog import Watchdog
 from trainer.state import TrainState
 from trainer.step import train_step
-from trainer.watchdog import Watchdog
 
 CLIPS, FRAMES, TOKENS = 8, 304, 16  # an update: 8 clips of 3 s
 SAVE_MINUTES = 15  # between two saves, where the whole cost is summed up

@@ -15,7 +15,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from transformers.utils import logging as transformers_logging
 
 from data.atomic_files import read_jsonl, write_jsonl
-from trainer.blank import POSITIONS, generation_config, special_ids, train_tokenizer
+from trainer.commands.tiny_model import POSITIONS, generation_config, special_ids, train_tokenizer
 
 # name: width, encoder and decoder layers, heads, mel bins, vocabulary: OpenAI's, but for nano,
 # which is for trying out a program

@@ -14,9 +14,9 @@ from data.batch import Shape
 from data.log_mel import N_FRAMES
 from eval.silence_states import install
 from eval.whisper import TrueLengthEncoder, Whisper
-from trainer.footprint import HEAP, Memory
 from trainer.model import ModelConfig, prepare_training
-from trainer.optim import OptimConfig, moments_of
+from trainer.optimizer import OptimConfig, moments_of
+from trainer.plan.memory_estimate import HEAP, Memory
 
 LAYERS = 32  # of the encoder
 TOKENS = 64  # of a clip's text

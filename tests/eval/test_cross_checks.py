@@ -27,7 +27,7 @@ from eval.metrics.hypothesis import Hypothesis
 from eval.metrics.scores import score
 from eval.metrics.wer import ErrorCounts, errors
 from eval.whisper import load_whisper
-from trainer.blank import BlankConfig, make_blank
+from trainer.commands.tiny_model import BlankConfig, make_blank
 
 REAL = Path(os.environ.get("WHISPER_LOOP_REALDATA", "/nowhere"))
 WORDS = [

@@ -20,7 +20,7 @@ from eval.config import EvalConfig
 from eval.decode import MORE_TOKENS, Heard, Window, encode, transcribe
 from eval.fallback import Verdict, compression, judge
 from eval.whisper import Whisper, load_whisper
-from trainer.blank import BlankConfig, make_blank
+from trainer.commands.tiny_model import BlankConfig, make_blank
 
 SHORT = EvalConfig(max_length=16)
 FALLBACK = EvalConfig(max_length=8, fallback=True)

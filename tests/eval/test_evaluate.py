@@ -26,7 +26,7 @@ from eval.config import EvalConfig
 from eval.decode import Heard, encode, transcribe
 from eval.evaluate import LIKE, Evaluator, save
 from eval.whisper import Whisper, load_whisper
-from trainer.blank import BlankConfig, make_blank
+from trainer.commands.tiny_model import BlankConfig, make_blank
 
 WriteClip = Callable[..., Path]
 SHORT = EvalConfig(batch_seconds=120, max_length=20)

@@ -24,8 +24,8 @@ from eval.faster_whisper_model import Ct2, is_ct2, load_ct2
 from eval.probes.noise_clips import SOUNDS, hear_noise
 from eval.transcribe.command import TranscribeCommand, transcribe_files
 from eval.whisper import load_whisper
-from trainer.blank import BlankConfig, make_blank
-from trainer.publish import export
+from trainer.commands.tiny_model import BlankConfig, make_blank
+from trainer.publish.export import export
 
 CONFIG = EvalConfig(max_length=12)
 

@@ -8,10 +8,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from trainer.checkpoint import Checkpoints
-from trainer.pinned_copy import PinnedCopy
-from trainer.shelf import CheckpointConfig, Shelf
-from trainer.snapshot import Snapshot
+from trainer.checkpoint.manager import Checkpoints
+from trainer.checkpoint.pinned_copy import PinnedCopy
+from trainer.checkpoint.rotation import CheckpointConfig, Shelf
+from trainer.checkpoint.snapshot import Snapshot
 from trainer.state import TrainState
 
 pytestmark = [

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAINING = """
-from trainer.device import build_accelerator
+from trainer.distributed.accelerator import build_accelerator
 build_accelerator(precision="auto", deterministic=False, trackers=())
 """
 EVALUATION = """

@@ -13,7 +13,7 @@ from synthetic import WORDS
 from data.log_mel import FRAMES_PER_SECOND
 from eval.whisper import Whisper, load_whisper
 from trainer.model import ModelConfig, prepare_training
-from trainer.optim import OptimConfig, build_optimizer
+from trainer.optimizer import OptimConfig, build_optimizer
 from trainer.step import train_step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]

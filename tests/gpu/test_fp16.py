@@ -9,9 +9,9 @@ from gpu.rows import record, smoke
 
 from data.batch import Batch, Shape
 from eval.whisper import Whisper
-from trainer.memory import rehearse
 from trainer.model import ModelConfig, prepare_training
-from trainer.optim import OptimConfig, build_optimizer
+from trainer.optimizer import OptimConfig, build_optimizer
+from trainer.out_of_memory import rehearse
 from trainer.step import StepResult, train_step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]

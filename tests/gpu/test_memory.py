@@ -10,9 +10,9 @@ from gpu.rows import record, smoke
 
 from data.batch import Shape
 from eval.whisper import load_whisper
-from trainer.memory import rehearse
 from trainer.model import ModelConfig, prepare_training
-from trainer.optim import OptimConfig, build_optimizer
+from trainer.optimizer import OptimConfig, build_optimizer
+from trainer.out_of_memory import rehearse
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 

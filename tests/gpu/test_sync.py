@@ -10,7 +10,7 @@ from gpu.model import fresh_accelerator, noise_batch, random_whisper
 from gpu.rows import record
 
 from trainer.model import ModelConfig, prepare_training
-from trainer.optim import OptimConfig, build_optimizer
+from trainer.optimizer import OptimConfig, build_optimizer
 from trainer.step import backward, train_step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]

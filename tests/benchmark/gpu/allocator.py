@@ -25,7 +25,7 @@ from data.config_parser import parse_dataclass
 from data.errors import plain_errors
 from eval.device import ALLOCATOR
 from trainer.model import ModelConfig, prepare_training
-from trainer.optim import OptimConfig, build_optimizer
+from trainer.optimizer import OptimConfig, build_optimizer
 from trainer.step import train_step
 
 UPDATES, SIZE, AUDIO_SECONDS = (3, "nano", 4.0) if smoke() else (60, "small", 240.0)

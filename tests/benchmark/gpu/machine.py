@@ -12,7 +12,7 @@ import torch
 from gpu.rows import record, smoke
 
 import trainer.main  # noqa: F401 - so that later steps find it in the page cache
-from trainer.flops import peak_flops
+from trainer.metrics.flops import peak_flops
 
 PACKAGES = ("torch", "torchaudio", "transformers", "accelerate", "datasets", "soundfile")
 

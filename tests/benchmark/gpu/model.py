@@ -35,7 +35,7 @@ from data.utterance import Drop, Utterance
 from eval.device import set_up_cuda
 from eval.silence_states import install
 from eval.whisper import TrueLengthEncoder, Whisper
-from trainer.blank import generation_config, special_ids, train_tokenizer
+from trainer.commands.tiny_model import generation_config, special_ids, train_tokenizer
 
 
 def random_whisper(size: str, device: torch.device) -> Whisper:

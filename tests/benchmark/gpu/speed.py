@@ -30,9 +30,9 @@ from data.errors import InputError, plain_errors
 from data.log_mel import CHUNK_SECONDS
 from eval.device import is_out_of_memory
 from eval.whisper import Whisper
-from trainer.flops import WhisperFlops, peak_flops
+from trainer.metrics.flops import WhisperFlops, peak_flops
 from trainer.model import ModelConfig, prepare_training
-from trainer.optim import OptimConfig, build_optimizer
+from trainer.optimizer import OptimConfig, build_optimizer
 from trainer.step import train_step
 
 CLIP_SECONDS = 4.96  # 496 frames, which the plan leaves as they are: 96 clips fill a pass

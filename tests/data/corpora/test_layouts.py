@@ -18,9 +18,9 @@ from data.sampling.epoch_plan import Plan
 from data.screening.filters import count_reasons
 from eval.whisper import load_whisper
 from tests.layouts import CASES, CLIPS, Case, aishell, folder, ksponspeech, librispeech
-from trainer.blank import BlankConfig, make_blank
+from trainer.commands.tiny_model import BlankConfig, make_blank
 from trainer.model import ModelConfig, prepare_training
-from trainer.optim import OptimConfig, build_optimizer
+from trainer.optimizer import OptimConfig, build_optimizer
 from trainer.step import gather_totals, train_step
 
 EVERY = pytest.mark.parametrize("case", CASES, ids=lambda case: case.build.__name__)

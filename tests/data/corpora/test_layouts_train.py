@@ -23,7 +23,7 @@ from data.sampling.epoch_plan import Plan
 from data.screening.filters import count_reasons
 from eval.whisper import Whisper, load_whisper
 from trainer.model import ModelConfig, prepare_training
-from trainer.optim import OptimConfig, build_optimizer
+from trainer.optimizer import OptimConfig, build_optimizer
 from trainer.step import train_step
 
 WriteClip = Callable[..., Path]

@@ -22,7 +22,7 @@ from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.corpus_weights import weights_of
 from data.sampling.epoch_plan import LEAST_UPDATES, WHOLE_WINDOWS, Plan, bucket_edges, edge_of
 from data.utterance import Utterance
-from trainer.flops import WhisperFlops
+from trainer.metrics.flops import WhisperFlops
 
 WHISPER = WhisperFlops(d_model=384, encoder_layers=4, decoder_layers=4, n_mels=80, vocabulary=51865)
 

@@ -34,7 +34,7 @@ def arguments(folder: Path, *extra: str) -> tuple[str, ...]:
 
 def note(into: Path) -> None:
     """Write down which clips each update holds, and how many bytes of the stream lie on disk."""
-    from trainer.pulse import Pulse
+    from trainer.heartbeat import Pulse
 
     begin = Pulse.begin
 
@@ -91,7 +91,7 @@ def test_a_stopped_run_goes_on_exactly(
 
 def kill(at: int) -> None:
     """Die before an update as if the machine lost power."""
-    from trainer.pulse import Pulse
+    from trainer.heartbeat import Pulse
 
     begin = Pulse.begin
 

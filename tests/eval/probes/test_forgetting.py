@@ -234,7 +234,7 @@ def test_a_run_tells_meters_noise_and_forgetting(trainer: Any, other: Path, tmp_
 def measure_slowly(notes: Path) -> None:
     """Take longer for the other corpus than a collective and the watchdog wait."""
     from data.screening import durations as scanning
-    from trainer.watchdog import Watchdog
+    from trainer.process.watchdog import Watchdog
 
     start, measure, seconds = torch.distributed.init_process_group, scanning.measure, 6.0
     limit = timedelta(seconds=seconds)

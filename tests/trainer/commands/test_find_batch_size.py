@@ -1,0 +1,139 @@
+"""The largest passes that fit are found on the real model, kept, and taken by later runs."""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from accelerate import Accelerator
+from transformers import WhisperConfig
+
+from data.batch import Shape
+from data.config import DataConfig
+from data.errors import InputError
+from trainer.commands.find_batch_size import search
+from trainer.model import ModelConfig
+from trainer.optimizer import OptimConfig
+from trainer.plan.forward_limit import Fitted, budget_of, fit_path, fitted
+
+FIT = (sys.executable, "-m", "trainer", "fit")
+
+SHAPES = ["rising", "bent", "odd"]  # names that are the same in every process
+
+
+@pytest.mark.parametrize("most", [1, 2, 7, 100])
+@pytest.mark.parametrize(
+    "memory", [lambda n: 5.0 + n, lambda n: 0.01 * n**3, lambda n: 50.0 + n // 7], ids=SHAPES
+)
+def test_the_search_finds_the_largest_that_fits(most: int, memory: Callable[[int], float]) -> None:
+    for threshold in range(most + 3):
+        tried: list[int] = []
+
+        def peak(rows: int, tried: list[int] = tried, threshold: int = threshold) -> float:
+            tried.append(rows)
+            return memory(rows) if rows <= 2 * threshold else math.inf  # out of memory
+
+        limit = memory(threshold)
+        expected = max([n for n in range(1, most + 1) if memory(n) <= limit], default=0)
+        assert search(peak, limit, most) == min(expected, 2 * threshold)
+        assert len(tried) == len(set(tried)) <= 13
+        assert max(tried) <= most
+
+
+def found(need: Callable[[float], float], most: int = 10**6) -> list[Fitted]:
+    """Return what a search finds where a row of some seconds needs so much of 1,000."""
+    shapes = [Shape(int(1000 / need(s)), round(100 * s), 10 + round(4 * s)) for s in (2, 5, 11, 30)]
+    return [Fitted(shape=s, most=most, gigabytes=1.0, took=1.0) for s in shapes]
+
+
+@pytest.mark.parametrize(
+    "need", [lambda s: s, lambda s: 3 + s, lambda s: s + s**2 / 20], ids=SHAPES
+)
+def test_every_bucket_keeps_within_what_fitted_and_near_it(need: Callable[[float], float]) -> None:
+    tried = found(need)
+    budget = budget_of(tried)
+    room, q = budget["pass_seconds"], budget["pass_quadratic"]
+    assert room is not None
+    for each in tried:
+        seconds = each.shape.frames / 100
+        weight = seconds + (seconds**2 / q if q else 0.0)
+        rows = int(room / weight + 1e-9)
+        assert rows <= each.shape.rows
+        assert rows * each.shape.tokens <= (budget["pass_tokens"] or 0)
+        if need(30) != 33:  # a price of each row alone is not what seconds can tell
+            assert rows >= 0.85 * each.shape.rows - 1
+
+
+def test_where_memory_is_no_limit_a_pass_holds_an_update() -> None:
+    tried = [Fitted(shape=Shape(8, 700, 40), most=8, gigabytes=1.0, took=1.0)]
+    assert budget_of(tried) == {"pass_seconds": 56.0, "pass_quadratic": None, "pass_tokens": 320}
+
+
+def test_a_fit_is_kept_and_taken_by_runs_that_set_no_limit(
+    tone_corpus: Path, blank_model: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        *(f"--run_dir={tmp_path / 'run'}", f"--model.name={blank_model}"),
+        *(f"--data.corpus={tone_corpus}", "--data.dev_split=None", "--data.test_split=None"),
+        *("--data.update_clips=4", "--data.workers=0"),
+    ]
+    done = subprocess.run([*FIT, *arguments], capture_output=True, text=True, check=True)
+    (path,) = (tmp_path / ".fit").iterdir()
+    told = json.loads(path.read_text())
+    assert {each["most"] for each in told["tried"]} == {4}
+    assert max(each["shape"][1] for each in told["tried"]) == 3000
+    assert "30.00" in done.stdout
+    config = fitted(DataConfig(), path)
+    assert config.pass_seconds == told["pass_seconds"] > 0
+    assert fitted(DataConfig(pass_seconds=9.0), path).pass_seconds == 9.0
+    assert fitted(DataConfig(), tmp_path / "none.json") == DataConfig()
+    none = subprocess.run(
+        [*FIT, *arguments, "--gigabytes=0.01"], capture_output=True, text=True, check=False
+    )
+    assert none.returncode == 2
+    assert "takes more than the 0.0 GB there are" in none.stderr + none.stdout
+    assert "Traceback" not in none.stderr
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"pass_seconds": 1}'])
+def test_a_damaged_budget_is_a_sentence(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "cpu.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"cpu.json: holds no budget that `fit` wrote: remove it"):
+        fitted(DataConfig(), path)
+
+
+def kept_at(folder: Path, architecture: WhisperConfig, name: str = "m", **knobs: object) -> Path:
+    """Return where the budget of such a model is kept."""
+    model = ModelConfig(name=name, **knobs)  # type: ignore[arg-type]
+    return fit_path(folder / "run", Accelerator(cpu=True), architecture, model, OptimConfig())
+
+
+def test_models_share_a_budget_where_their_architecture_is_the_same_whatever_their_name(
+    tmp_path: Path,
+) -> None:
+    small, wide = WhisperConfig(d_model=64), WhisperConfig(d_model=128)
+    more_words = WhisperConfig(d_model=64, vocab_size=51866)
+    names = ("/a/model", "/b/model", "openai/whisper-small")
+    assert len({kept_at(tmp_path, small, name) for name in names}) == 1
+    assert len({kept_at(tmp_path, each, "/a/model") for each in (small, wide, more_words)}) == 3
+
+
+def test_what_is_trained_and_what_is_kept_for_the_backward_part_budgets(tmp_path: Path) -> None:
+    kinds = [
+        {},
+        {"dropout": 0.1},
+        {"silence": False},
+        {"gradient_checkpointing": True},
+        {"freeze_encoder": True},
+        {"freeze": ("proj_out",)},
+        {"lora_rank": 4},
+        {"lora_rank": 4, "lora_dropout": 0.1},
+    ]
+    accelerator, eight = Accelerator(cpu=True), OptimConfig(name="adamw8bit")
+    paths = {kept_at(tmp_path, WhisperConfig(), **each) for each in kinds}
+    paths.add(fit_path(tmp_path / "run", accelerator, WhisperConfig(), ModelConfig(), eight))
+    assert len(paths) == len(kinds) + 1

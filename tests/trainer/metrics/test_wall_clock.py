@@ -1,0 +1,29 @@
+"""A run tells where its time goes."""
+
+import time
+
+import pytest
+
+from trainer.metrics.wall_clock import Clock
+
+
+def test_shares_add_up_and_what_is_on_no_account_is_training() -> None:
+    clock = Clock()
+    with clock.on("saving"):
+        time.sleep(0.02)
+    with clock.on("evaluation"):
+        time.sleep(0.04)
+    shares = clock.shares()
+    assert sum(shares.values()) == pytest.approx(1)
+    assert (clock.spent("saving") >= 0.02, clock.spent("evaluation") >= 0.04) == (True, True)
+    assert min(shares["time/saving_share"], shares["time/evaluation_share"]) > 0
+    assert shares["time/waiting_share"] == 0
+    assert shares["time/training_share"] >= 0
+
+
+def test_an_account_grows_also_where_something_fails() -> None:
+    clock = Clock()
+    with pytest.raises(KeyError), clock.on("saving"):
+        raise KeyError
+    assert clock.spent("saving") > 0
+    assert "saving" in clock.told()

@@ -1,0 +1,163 @@
+"""Memory and disk are as much as was said."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from data.atomic_files import write_json
+from data.batch import Shape
+from eval.whisper import load_whisper
+from trainer.checkpoint.rotation import CheckpointConfig
+from trainer.commands.find_batch_size import Gauge
+from trainer.metrics.flops import WhisperFlops
+from trainer.metrics.meter import peak_memory
+from trainer.model import ModelConfig, TrainingModule, prepare_training
+from trainer.optimizer import OptimConfig, build_optimizer, moments_of
+from trainer.out_of_memory import rehearse
+from trainer.plan.memory_estimate import HEAP, Memory, all_memory, room
+
+NONE = Path("none.json")
+LARGE = Shape(12, 1504, 60)
+
+
+def prepared(model: Path, **knobs: Any) -> tuple[Accelerator, TrainingModule, Any]:
+    """Return what trains."""
+    accelerator = Accelerator(cpu=True)
+    module = prepare_training(load_whisper(str(model)), ModelConfig(**knobs))
+    trained, optimizer = accelerator.prepare(module, build_optimizer(module, OptimConfig()))
+    trained.train()
+    return accelerator, trained, optimizer
+
+
+def memory_of(
+    accelerator: Accelerator,
+    model: TrainingModule,
+    fit: Path = NONE,
+    *,
+    moments: int = 0,
+    recomputes: bool = False,
+) -> Memory:
+    """Return what estimates the memory of passes."""
+    config = accelerator.unwrap_model(model).whisper.config
+    flops = WhisperFlops.of(config, recomputes=recomputes)
+    return Memory(accelerator, model, fit, moments=moments, flops=flops)
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_a_pass_takes_about_the_memory_that_was_estimated(
+    wide_model: Path, recomputes: bool
+) -> None:
+    accelerator, model, optimizer = prepared(wide_model, gradient_checkpointing=recomputes)
+    gauge = Gauge(accelerator.device)
+    memory = memory_of(accelerator, model, recomputes=recomputes)
+    rehearse(accelerator, model, optimizer, Shape(1, 16, 1))
+    gauge.begin()
+    before = gauge.peak
+    rehearse(accelerator, model, optimizer, LARGE)
+    taken = (memory.peak(LARGE) - memory.rest) / HEAP
+    assert taken > 100e6
+    assert 0.6 * taken < gauge.peak - before < 2.5 * taken  # a heap has holes of its own
+
+
+def test_passes_are_compared_by_bytes_that_grow_as_what_they_keep(wide_model: Path) -> None:
+    accelerator, model, _ = prepared(wide_model)
+    flops, memory = WhisperFlops.of(model.whisper.config), memory_of(accelerator, model)
+    small = Shape(8, 400, 8)
+
+    def ratio(large: Shape) -> float:
+        counted = (memory.peak(large) - memory.peak(small)) / HEAP
+        return counted / (flops.activation_bytes(large) - flops.activation_bytes(small))
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        longer, more_tokens = ratio(small._replace(frames=1600)), ratio(small._replace(tokens=80))
+    assert 1.0 < longer < 2.0
+    assert more_tokens == pytest.approx(longer, rel=0.25)
+
+
+def test_longer_passes_and_more_rows_take_more_and_checkpointing_takes_less(
+    wide_model: Path,
+) -> None:
+    accelerator, model, _ = prepared(wide_model)
+    memory = memory_of(accelerator, model)
+    sizes = [memory.peak(LARGE._replace(rows=rows)) for rows in (1, 2, 3)]
+    assert sizes[2] - sizes[1] == pytest.approx(sizes[1] - sizes[0], rel=1e-6)
+    assert memory.peak(LARGE._replace(frames=3000)) > memory.peak(LARGE)
+    assert memory.peak(LARGE._replace(tokens=400)) > memory.peak(LARGE)
+    accelerator, model, _ = prepared(wide_model, gradient_checkpointing=True)
+    less = memory_of(accelerator, model, recomputes=True)
+    assert less.peak(LARGE) < memory.peak(LARGE)
+
+
+def test_what_fit_measured_is_taken_and_scaled(wide_model: Path, tmp_path: Path) -> None:
+    accelerator, model, _ = prepared(wide_model)
+    guess = memory_of(accelerator, model)
+    tried = [
+        {"shape": [12, 1504, 60], "most": 12, "gigabytes": 9.0, "took": 1.0},
+        {"shape": [12, 160, 60], "most": 12, "gigabytes": 2.0, "took": 1.0},
+    ]
+    write_json(tmp_path / "fit.json", {"pass_seconds": 1.0, "tried": tried})
+    known = memory_of(accelerator, model, tmp_path / "fit.json")
+    assert (guess.source, known.source) == ("estimated from shapes", "as `fit` measured")
+    assert known.peak(LARGE) == pytest.approx(known.rest + HEAP * (9e9 - known.rest))
+    half = guess.peak(LARGE._replace(rows=6)) - guess.rest
+    share = half / (guess.peak(LARGE) - guess.rest)
+    assert known.peak(LARGE._replace(rows=6)) == pytest.approx(
+        known.rest + share * HEAP * (9e9 - known.rest)
+    )
+
+
+def test_a_checkpoint_and_a_model_are_as_large_as_was_said(trainer: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trainer(run, "--loop.max_steps=1")
+    accelerator, model, optimizer = prepared(trainer.model)
+    rehearse(accelerator, model, optimizer, Shape(1, 16, 1))
+    told = room(model, optimizer, CheckpointConfig(), tmp_path / "not" / "there", {1})
+    sizes = {path: path.stat().st_size for path in run.rglob("*") if path.is_file()}
+    saved = sum(size for path, size in sizes.items() if "step-00000001" in path.parts)
+    assert told.checkpoint == pytest.approx(saved, rel=0.02)
+    assert told.model == pytest.approx(sizes[run / "model" / "model.safetensors"], rel=0.02)
+    assert told.free > 0
+    assert told.needed == 3 * told.checkpoint + 2 * told.model
+
+
+@pytest.mark.parametrize(
+    ("knobs", "saves", "kept"),
+    [
+        ({}, {60}, 1),
+        ({}, {500, 1000, 1500, 2000, 2500}, 4),  # the two newest, and a best one of each
+        ({"keep": 9}, {500, 1000, 1500, 2000}, 4),
+        ({"keep": 1, "keep_every": 2000}, set(range(500, 5001, 500)), 6),
+    ],
+)
+def test_only_what_is_kept_takes_room(
+    blank_model: Path, tmp_path: Path, knobs: dict[str, int], saves: set[int], kept: int
+) -> None:
+    _, model, optimizer = prepared(blank_model)
+    assert room(model, optimizer, CheckpointConfig(**knobs), tmp_path, saves).kept == kept
+
+
+def test_a_device_has_memory() -> None:
+    assert all_memory(torch.device("cpu")) > 1e8
+
+
+def test_what_is_frozen_has_neither_gradient_nor_moments(wide_model: Path) -> None:
+    def taken(optim: OptimConfig, **knobs: Any) -> float:
+        accelerator, model, _ = prepared(wide_model, **knobs)
+        moments = moments_of(model, optim)
+        memory = memory_of(accelerator, model, moments=moments)
+        return memory.rest - peak_memory(accelerator.device)
+
+    def weights(**knobs: Any) -> list[int]:
+        _, model, _ = prepared(wide_model, **knobs)
+        return [p.nbytes for p in model.parameters() if p.requires_grad]
+
+    adamw, small = OptimConfig(), OptimConfig(name="adamw8bit")
+    head = load_whisper(str(wide_model)).model.proj_out.weight.nbytes
+    assert taken(adamw) == 3 * sum(weights()) + head
+    assert taken(adamw, lora_rank=2) == 3 * sum(weights(lora_rank=2)) < sum(weights()) / 20
+    frozen = {"freeze": ("proj_out", "model.encoder")}
+    assert taken(adamw, **frozen) == 3 * sum(weights(**frozen))
+    assert sum(weights()) < taken(small) - head < 1.8 * sum(weights())

@@ -1,0 +1,303 @@
+"""A model goes to the Hub whole, and whatever goes wrong is one sentence with the model safe."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+
+from data.atomic_files import write_json, write_text
+from data.errors import InputError, plain_errors
+from eval.whisper import load_whisper
+from tests.fake_hub import CUT, TOKEN, FakeHub, running
+from trainer.checkpoint.rotation import CheckpointConfig, Shelf, verified
+from trainer.commands.publish import publish_run
+from trainer.config import Config, parse
+from trainer.publish.export import PublishConfig, export
+from trainer.publish.hub_repo import Hub
+from trainer.publish.uploader import LAST, UNSENT, Publisher
+
+# huggingface_hub hands bytes to its HTTP library in a way that is going
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+FACTS: dict[str, Any] = {
+    "step": 5,
+    "base_model": "openai/whisper-small",
+    "languages": ["en"],
+    "clips": 10,
+    "hours": 0.5,
+    "error": 0.1,
+}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """Return a server that stands in for the Hub, with ann logged in."""
+    with running() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server
+
+
+@pytest.fixture
+def run(tmp_path: Path, blank_model: Path) -> Path:
+    """Return the folder of a run that has ended."""
+    folder = tmp_path / "run"
+    write_text(folder / "config.yaml", Config().to_yaml())
+    export(load_whisper(str(blank_model)), folder / "model", FACTS)
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of all files in a folder."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def publisher(run: Path, **knobs: Any) -> tuple[Publisher, list[str]]:
+    """Return what sends a run's model, started, and what it says."""
+    said: list[str] = []
+    knobs = {"repo": "ann/digits", "wait_seconds": 20.0, **knobs}
+    started = Publisher(run, PublishConfig(**knobs), said.append)
+    started.start()
+    return started, said
+
+
+def test_a_model_arrives_byte_for_byte_as_one_commit_and_is_private(
+    hub: FakeHub, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish_run([str(run), "--publish.repo=digits"])
+    assert f"sent the model of update 5: {hub.url}/ann/digits" in capsys.readouterr().out
+    sent, here = hub.repos["ann/digits"], files(run / "model")
+    assert sent.pop("README.md").decode().count('model="USER/digits"') == 1
+    del here["README.md"]
+    assert sent == here
+    assert hub.commits == ["The model of update 5"]
+    assert not hub.public
+    publish_run([str(run), "--publish.repo=digits"])  # it is there by now, and ours
+
+
+def test_what_is_replaced_while_it_is_sent_arrives_whole(
+    hub: FakeHub, run: Path, blank_model: Path
+) -> None:
+    sender, said = publisher(run)
+    hub.hold.clear()
+    sender.offer_model()
+    whisper = load_whisper(str(blank_model))
+    for step in (6, 7):
+        export(whisper, run / "model", FACTS | {"step": step})
+        sender.offer_model()
+    hub.hold.set()
+    sender.close()
+    assert hub.repos["ann/digits"] == files(run / "model")
+    assert hub.commits[-1] == "The model of update 7"
+    assert said[-1] == f"published the model of update 7: {hub.url}/ann/digits"
+    assert {path.name for path in run.iterdir()} == {"config.yaml", "model"}
+
+
+def test_the_newest_checkpoint_arrives_where_it_is_asked_for(hub: FakeHub, run: Path) -> None:
+    shelf = Shelf(run / "checkpoints", CheckpointConfig())
+    for step in (3, 4):
+        write_text(shelf.pending(step) / "model.safetensors", f"weights of {step}")
+        shelf.publish(shelf.pending(step), {"state": {"step": step, "best_step": 0}, "shape": {}})
+    publisher(run, checkpoints=True)[0].close()
+    got = run / "got"
+    for name, content in hub.repos["ann/digits"].items():
+        write_text(got / name.removeprefix(f"{LAST}/"), content.decode())
+    assert json.loads((verified(got) / "state.json").read_text())["state"]["step"] == 4
+    knobs = ["--publish.repo=ann/later", "--publish.checkpoints=true"]
+    publish_run([str(run), *knobs])
+    assert hub.repos["ann/later"][f"{LAST}/model.safetensors"] == b"weights of 4"
+
+
+@pytest.mark.parametrize("path", ["preupload", "/lfs/", "objects/batch"])
+@pytest.mark.parametrize("fault", [500, CUT])
+def test_a_fault_that_passes_is_tried_again(hub: FakeHub, run: Path, path: str, fault: int) -> None:
+    hub.faults = [(path, fault)]
+    publish_run([str(run), "--publish.repo=digits"])
+    assert not hub.faults
+    assert hub.commits == ["The model of update 5"]
+
+
+@pytest.mark.parametrize(
+    ("faults", "sentence"),
+    [
+        ([("whoami", 401)], "does not know your token: run `hf auth login`, or set another"),
+        ([("whoami", 500)], "answers with status 500: try again later"),
+        ([("create", 500)], "answers with status 500: try again later"),
+        ([("create", CUT)], "could not be reached, or the connection was cut"),
+        ([("preupload", 404)], "has no such repository, or does not show it"),
+        ([("commit", 403)], "may not write there: take one with write access"),
+        ([("commit", 500)], "answers with status 500: try again later"),
+        ([("commit", CUT)], "could not be reached, or the connection was cut"),
+        ([("commit", 413)], "answers with status 413: as told"),
+        ([("/lfs/", CUT)] * 6, "could not be reached, or the connection was cut"),
+    ],
+)
+def test_what_goes_wrong_is_one_sentence(
+    hub: FakeHub, run: Path, faults: list[tuple[str, int]], sentence: str
+) -> None:
+    hub.faults, before = list(faults), files(run)
+    with pytest.raises(InputError, match=sentence):
+        publish_run([str(run), "--publish.repo=ann/digits"])
+    assert not hub.commits
+    assert files(run) == before
+
+
+def test_a_card_that_the_hub_refuses_is_one_sentence(hub: FakeHub, run: Path) -> None:
+    write_text(run / "model" / "README.md", "---\nbase_model: here\n---\n")
+    with pytest.raises(InputError, match=r"did not take it: .*base_model must be a repository"):
+        publish_run([str(run), "--publish.repo=digits"])
+
+
+def test_a_name_of_somebody_else_is_refused(hub: FakeHub, run: Path) -> None:
+    with pytest.raises(InputError, match="cannot be made with your token: take a name of your own"):
+        publish_run([str(run), "--publish.repo=bob/digits"])
+    hub.repos["bob/digits"] = {}
+    with pytest.raises(InputError, match="may not write there"):
+        publish_run([str(run), "--publish.repo=bob/digits"])
+    assert hub.repos["bob/digits"] == {}
+    hub.faults = [("create", 409)]
+    with pytest.raises(InputError, match="is somebody else's"):
+        publish_run([str(run), "--publish.repo=eve/digits"])
+    hub.faults = [("create", 409), ("api/models", 502)]
+    with pytest.raises(InputError, match="status 502"):
+        publish_run([str(run), "--publish.repo=eve/digits"])
+
+
+def test_what_everybody_can_see_is_sent_only_where_that_is_meant(hub: FakeHub, run: Path) -> None:
+    publish_run([str(run), "--publish.repo=open", "--publish.private=false"])
+    assert hub.public == {"ann/open"}
+    with pytest.raises(InputError, match=r"everybody can see it: .* set publish\.private=false"):
+        publish_run([str(run), "--publish.repo=open"])
+    assert len(hub.commits) == 1
+
+
+def test_without_network_token_or_login_nothing_is_asked(
+    hub: FakeHub, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE is set, so nothing is sent: unset it"):
+        Hub("digits", private=True).reach()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    with pytest.raises(InputError, match=r"no token .* run `hf auth login`, or set HF_TOKEN"):
+        Hub("digits", private=True).reach()
+    assert not hub.asked
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match="could not be reached, or the connection was cut"):
+        Hub("digits", private=True).reach()
+
+
+def test_what_was_not_sent_is_said_kept_and_sent_later(
+    hub: FakeHub, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.faults = [("whoami", 401)] * 3
+    sender, said = publisher(run)
+    sender.offer_model()
+    sender.close()
+    sentence = "publish.repo=ann/digits: the Hub does not know your token"
+    assert said[0].startswith(f"warning: nothing is published for now: {sentence}")
+    assert said[-1].startswith(f"WARNING: not sent to the Hub: the model of update 5: {sentence}")
+    assert said[-1].endswith(f"python -m trainer publish {run} sends it")
+    assert len([line for line in said if sentence in line]) == 2  # not at every try
+    kept = json.loads((run / UNSENT).read_text())
+    assert kept["unsent"] == ["the model of update 5"]
+    assert kept["reason"].startswith(sentence)
+    hub.faults.clear()
+    publish_run([str(run), "--publish.repo=ann/digits"])
+    assert not (run / UNSENT).exists()
+    assert hub.commits == ["The model of update 5"]
+
+
+def test_the_next_start_sends_what_the_last_one_could_not(hub: FakeHub, run: Path) -> None:
+    write_json(run / UNSENT, {"repo": "ann/digits", "unsent": [], "reason": ""})
+    publisher(run)[0].close()
+    assert hub.commits == ["The model of update 5"]
+    assert not (run / UNSENT).exists()
+
+
+def test_a_hub_that_never_answers_keeps_nobody(hub: FakeHub, run: Path) -> None:
+    hub.hold.clear()
+    sender, said = publisher(run, wait_seconds=0.2)
+    sender.offer_model()
+    sender.close()
+    assert "not through after 0.2 s (publish.wait_seconds)" in said[-1]
+    assert (run / UNSENT).is_file()
+
+
+def test_a_token_is_in_no_sentence(
+    hub: FakeHub, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leak(*_: Any, **__: Any) -> None:
+        raise ConnectionError(f"Bearer {TOKEN}")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.whoami", leak)
+    sender, said = publisher(run)
+    sender.offer_model()
+    sender.close()
+    with pytest.raises(SystemExit) as ended, plain_errors():
+        publish_run([str(run), "--publish.repo=digits"])
+    assert ended.value.code == 2
+    told = "".join(said) + capsys.readouterr().err + (run / UNSENT).read_text()
+    assert "hf_…" in told
+    assert TOKEN not in told
+
+
+@pytest.mark.parametrize("name", ["a b", "a/b/c", "-a", "a..b", "ann/x.git"])
+def test_a_name_that_no_repository_can_have_is_refused_before_training(name: str) -> None:
+    with pytest.raises(InputError, match=r"publish\.repo=.* give NAME or USER/NAME"):
+        parse([f"--publish.repo={name}"])
+
+
+def test_a_wait_below_zero_is_refused() -> None:
+    with pytest.raises(InputError, match=r"publish\.wait_seconds must be 0 or more, got -1"):
+        PublishConfig(wait_seconds=-1)
+
+
+def test_a_folder_that_is_no_run_is_refused(run: Path, tmp_path: Path) -> None:
+    for folder in (tmp_path, run / "model", tmp_path / "absent"):
+        with pytest.raises(InputError, match="no run with a model of whisper-loop there"):
+            publish_run([str(folder)])
+    with pytest.raises(InputError, match=r"python -m trainer publish RUN"):
+        publish_run(["--publish.repo=digits"])
+    with pytest.raises(InputError, match=r"say where it goes with --publish\.repo=USER/NAME"):
+        publish_run([str(run)])
+
+
+def be_ann(url: str) -> None:
+    """Make a process talk to a server in the Hub's place."""
+    os.environ["HF_TOKEN"] = TOKEN
+    constants.ENDPOINT, constants.HF_HUB_OFFLINE = url, False
+    constants.HF_HUB_DISABLE_XET = True
+    sys.modules["huggingface_hub.utils._http"].time.sleep = lambda _: None  # type: ignore[attr-defined]
+
+
+def test_a_run_publishes_its_best_model_and_ends_well_where_it_cannot(
+    hub: FakeHub, trainer: Any, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    knobs = ["--publish.repo=digits", "--publish.checkpoints=true", "--publish.licence=mit"]
+    knobs += ["--loop.max_steps=1"]
+    done = trainer(run, *knobs, sabotage=partial(be_ann, hub.url))
+    assert f"published the model of update 1: {hub.url}/ann/digits" in done.output
+    sent = hub.repos["ann/digits"]
+    assert {k: v for k, v in sent.items() if "/" not in k} == files(run / "model")
+    assert f"{LAST}/state.json" in sent
+    assert b"license: mit" in sent["README.md"]
+    assert not (run / UNSENT).exists()
+    hub.faults = [("whoami", 500)] * 99
+    done = trainer(tmp_path / "other", *knobs, sabotage=partial(be_ann, hub.url))
+    assert "WARNING: not sent to the Hub: the model of update 1 and" in done.output
+    assert json.loads((tmp_path / "other" / "status.json").read_text())["status"] == "finished"
+    assert (tmp_path / "other" / UNSENT).is_file()

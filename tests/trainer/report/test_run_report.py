@@ -1,0 +1,219 @@
+"""The report and the recorder: plain files, whole, with every text escaped."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate import Accelerator
+
+from data.atomic_files import read_jsonl, write_json, write_jsonl
+from data.config import DataConfig
+from eval.config import EvalConfig
+from eval.evaluate import Evaluator
+from trainer.metrics.console import comparison
+from trainer.metrics.meter import LogConfig
+from trainer.metrics.recorder import Recorder, Silence
+from trainer.metrics.wall_clock import Clock
+from trainer.publish.export import PublishConfig
+from trainer.publish.uploader import Publisher
+from trainer.report.plots import curves_of, write_plots
+from trainer.report.run_report import write_report
+from trainer.validation import Scoring
+
+NONE = LogConfig(trackers=())
+FIGURES = {"rate": 0.5, "substitutions": 1, "deletions": 0, "insertions": 0, "units": 2}
+
+
+def fill(folder: Path) -> None:
+    """Write what a short run leaves."""
+    rows: list[dict[str, Any]] = [{"step": 0, "dev/error": 1.0}]
+    rows += [{"step": 0, "test/error": 1.0}, {"step": 3, "test/error": 0.25}]
+    rows += [
+        {
+            "step": step,
+            "train/loss": 3.0 / step,
+            "speed/audio_seconds_per_second": 100.0,
+            "speed/data_wait": 0.01,
+            "speed/encoder_padding": 0.05,
+            "memory/peak_gb": 1.0,
+        }
+        for step in (1, 2, 3)
+    ]
+    write_jsonl(folder / "metrics.jsonl", rows)
+    for step, rate in ((0, 1.0), (3, 0.25)):
+        names = ("wer", "cer", "wer_ortho", "cer_ortho")
+        group: dict[str, Any] = {name: FIGURES | {"rate": rate} for name in names}
+        if step:
+            group["wer"] |= {"interval": [0.2, 0.3], "bootstrap": "utterances"}
+        group |= {"clips": 2, "metric": "WER", "normalizer": "none", "empty_references": 0}
+        at = folder / "eval" / f"step-{step:08d}" / "test"
+        write_json(
+            at / "scores.json",
+            {
+                "step": step,
+                "interval": [rate / 2, rate],
+                "languages": {"en": group},
+                "long": {},
+                "corpora": {},
+            },
+        )
+        row = {"id": "a", "reference": "<b>one</b>", "hypothesis": f"heard {step}", "edits": 1}
+        write_jsonl(at / "utterances.jsonl", [row])
+
+
+def test_the_report_shows_scores_and_texts_and_escapes_them(tmp_path: Path) -> None:
+    fill(tmp_path)
+    write_jsonl(tmp_path / "drops.jsonl", [{"split": "train", "reason": "too long"}] * 3)
+    (tmp_path / "eval" / "step-00000003" / "test" / "report.html").touch()
+    write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;one" in page
+    assert "<b>one" not in page
+    assert "heard 0" in page
+    assert "heard 3" in page
+    assert "25.00 %" in page
+    assert "too long" in page
+    assert page.count('<a href="') == 1
+    assert '<a href="eval/step-00000003/test/report.html">' in page
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+
+
+def test_the_curves_tell_their_values_where_a_person_points(browser: Any, tmp_path: Path) -> None:
+    fill(tmp_path)
+    write_report(tmp_path)
+    browser.get_log("browser")
+    browser.get((tmp_path / "report.html").as_uri())
+
+    def captions() -> list[str]:
+        script = "return [...document.querySelectorAll('figcaption')].map((each) => each.innerText)"
+        return [" ".join(told.split()) for told in browser.execute_script(script)]
+
+    def point(figure: int, share: float) -> str:
+        script = """const svg = document.querySelectorAll("figure svg")[arguments[0]];
+        const box = svg.getBoundingClientRect();
+        svg.dispatchEvent(new PointerEvent("pointermove",
+          { clientX: box.left + box.width * arguments[1], clientY: box.top + 9 }))"""
+        browser.execute_script(script, figure, share)
+        return captions()[figure]
+
+    loss, error, speed, share = captions()  # without a pointer: the last
+    assert loss == "update 3 train/loss 1"
+    assert speed == "update 3 speed/audio_seconds_per_second 100"
+    assert share == "update 3 speed/data_wait 1 speed/encoder_padding 5"
+    assert error == "update 3 dev/error 100 at 0 test/error 25 (12.5 – 25)"
+    assert point(0, 0.11) == "update 1 train/loss 3"
+    assert point(0, 0.7) == "update 2 train/loss 1.5"
+    assert point(1, 0.2) == "update 0 dev/error 100 test/error 100 (50 – 100)"
+    bands = "return document.querySelectorAll('figure:nth-child(2) polygon').length"
+    assert browser.execute_script(bands) == 1
+    assert browser.get_log("browser") == []
+
+
+def test_pictures_of_the_curves_are_drawn(tmp_path: Path) -> None:
+    fill(tmp_path)
+    write_plots(tmp_path)
+    drawn = {"loss.png", "error.png", "speed.png", "share.png"}
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == drawn
+
+
+def test_a_long_run_is_thinned_and_keeps_its_ends(tmp_path: Path) -> None:
+    rows = [{"step": step, "train/loss": 1.0} for step in range(1, 10_001)]
+    (figure,) = curves_of(tmp_path, rows)
+    points = figure["curves"][0]["points"]
+    assert len(points) < 2_100
+    assert (points[0][0], points[-1][0]) == (1, 10_000)
+
+
+def test_a_run_without_evaluations_has_a_report_too(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "metrics.jsonl", [])
+    write_report(tmp_path)
+    assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert comparison(tmp_path, 4).row_count == 0
+
+
+def test_the_table_at_the_end_compares_the_first_with_the_chosen_one(tmp_path: Path) -> None:
+    fill(tmp_path)
+    earlier = tmp_path / "eval" / "step-00000009"  # of an earlier end of the run
+    shutil.copytree(tmp_path / "eval" / "step-00000000", earlier)
+    table = comparison(tmp_path, 3)
+    cells = [next(iter(column.cells)) for column in table.columns]
+    assert cells[:3] == ["en", "2", "WER"]
+    assert cells[3] == "100.00 %"
+    assert "25.00 %\n(20.0 to 30.0)" in str(cells[4])
+
+
+def test_a_page_that_cannot_be_made_ends_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path)  # rows as an earlier version wrote them
+    accelerator = Accelerator(cpu=True)
+    evaluator = Evaluator(
+        accelerator=accelerator, whisper=None, data=DataConfig(), config=EvalConfig()
+    )
+    recorder = Recorder(tmp_path, accelerator)
+    scoring = Scoring(
+        evaluator=evaluator,
+        manifest=None,
+        folder=tmp_path,
+        recorder=recorder,
+        clock=Clock(),
+        eval_clips=None,
+        publisher=Publisher(tmp_path, PublishConfig(), print),
+    )
+    at = tmp_path / "eval" / "step-00000003" / "test"
+    scoring._show(at, "test", 3)
+    assert "WARNING: no page of" in capsys.readouterr().out
+    assert not (at / "report.html").exists()
+
+
+def test_lines_after_the_checkpoint_are_cut_off_at_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(
+        tmp_path / "metrics.jsonl", [{"step": step, "train/loss": 1.0} for step in range(6)]
+    )
+    recorder = Recorder(tmp_path, Accelerator(cpu=True))
+    recorder.begin(NONE, {}, step=3, steps=10)
+    with recorder:
+        recorder.record(4, {"train/loss": 0.5, "train/lr": 1e-5})
+    rows = list(read_jsonl(tmp_path / "metrics.jsonl"))
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert rows[-1]["train/loss"] == 0.5
+    assert "loss 0.5000  lr 1.00e-05" in capsys.readouterr().out
+
+
+def test_a_fresh_start_begins_with_an_empty_file(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "metrics.jsonl", [{"step": 0, "dev/error": 1.0}])
+    Recorder(tmp_path, Accelerator(cpu=True)).begin(NONE, {}, step=0, steps=10)
+    assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8") == ""
+
+
+def test_tensorboard_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, updates in ((0, (1, 2, 3, 4)), (2, (3,))):
+        accelerator = Accelerator(cpu=True)
+        recorder = Recorder(tmp_path, accelerator)
+        recorder.begin(LogConfig(), {}, step=start, steps=10)
+        for update in updates:
+            recorder.record(update, {"train/loss": float(10 * start + update)})
+        accelerator.end_training()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 23.0),
+    ]
+
+
+def test_the_other_processes_say_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Silence() as silence:
+        silence.begin(NONE, {}, step=0, steps=1)
+        silence.advance(1)
+        silence.record(1, {"train/loss": 1.0})
+        silence.say("nothing")
+    assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,1 @@
+"""What `python -m trainer` does beside training."""

@@ -1,0 +1,1 @@
+"""Several processes: Accelerate, collectives, and the engines that share the work."""

@@ -1,0 +1,1 @@
+"""What is measured in training, and where it is written."""

@@ -1,0 +1,1 @@
+"""What a run will take: updates, time, memory and disk."""

@@ -1,0 +1,166 @@
+"""How long updates and evaluations take on this hardware: a few of each are made."""
+
+import time
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from data.batch import Batch, Position
+from data.dataloader import Passes
+from data.log_mel import CHUNK_SECONDS
+from data.utterance import Utterance
+from eval.device import naming_out_of_memory
+from trainer.loop import SILENCE_EVERY
+from trainer.metrics.flops import WhisperFlops
+from trainer.metrics.plan_check import Pace
+from trainer.plan.workload import Update
+from trainer.step import train_step
+from trainer.validation import Scoring
+
+PARTS = 3  # of the compute; the update in the middle of each is made
+SPREAD = 1.3  # of FLOPs between the updates made: with less, noise would tilt the line
+
+
+@dataclass(kw_only=True, slots=True)
+class Bench:
+    """A model that can be trained, for a look at how fast that is. Its weights are thrown away."""
+
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: Any
+    passes: Passes
+    max_norm: float
+    workers: int
+
+    def measure(self, updates: Sequence[Update], flops: WhisperFlops, seconds: float) -> Pace:
+        """Make some of a plan's updates, over and over for about so many seconds.
+
+        Raises:
+            InputError: a pass does not fit in memory.
+        """
+        numbers = chosen(updates, flops)
+        batches = [list(self.passes.start(Position(0, number), 1)) for number in numbers]
+        self.passes.close()
+        self.model.train()
+        took: list[list[float]] = []
+        began = time.perf_counter()
+        while not took or time.perf_counter() - began < seconds:
+            took.append([self._make(each) for each in batches])
+        steady = took[1:] or took  # the first takes memory, which later ones find there
+        update, flop = line(
+            [updates[number].flops(flops) for number in numbers],
+            [float(np.median(each)) for each in zip(*steady, strict=True)],
+        )
+        work = sum(sum(b.work.values()) for each in batches for b in each)
+        audio = sum(sum(b.seconds) for each in batches for b in each)
+        return Pace(
+            update=update + self._listening() / SILENCE_EVERY,
+            flop=flop,
+            decode=work / max(1, self.workers) / audio,
+            alone=self.workers == 0,
+        )
+
+    def _make(self, batches: Sequence[Batch]) -> float:
+        """Make an update; return its seconds."""
+        tokens = sum(sum(batch.tokens) for batch in batches)
+        longest = max(batch.shape.seconds for batch in batches)
+        began = time.perf_counter()
+        with naming_out_of_memory(
+            f"in an update whose largest pass holds {longest:.0f} s of padded audio: "
+            "python -m trainer fit finds the most that fits; or set data.pass_seconds"
+        ):
+            train_step(
+                self.accelerator,
+                self.model,
+                self.optimizer,
+                batches,
+                tokens=tokens,
+                max_norm=self.max_norm,
+            )
+        self._wait()
+        return time.perf_counter() - began
+
+    def _listening(self) -> float:
+        """Return the seconds in which the model hears silence, as it does every few updates."""
+        began = time.perf_counter()
+        module = self.accelerator.unwrap_model(self.model)
+        module.hear_silence(module.whisper)
+        self._wait()
+        return time.perf_counter() - began
+
+    def _wait(self) -> None:
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def chosen(updates: Sequence[Update], flops: WhisperFlops) -> list[int]:
+    """Return the numbers of a few updates: from the shortest clips to the longest.
+
+    In order of length they are cut into parts of equal compute, and each part's middle is taken.
+    """
+    order = sorted(
+        range(len(updates)), key=lambda i: max(each.shape.frames for each in updates[i].passes)
+    )
+    total = list(accumulate(updates[i].flops(flops) for i in order))
+    middles = [(2 * part + 1) / (2 * PARTS) * total[-1] for part in range(PARTS)]
+    return list(dict.fromkeys(order[bisect_left(total, middle)] for middle in middles))
+
+
+def line(flops: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
+    """Return the seconds of an update and of a FLOP that fit what was measured.
+
+    Where the updates are too much alike to tell the two apart, all is put on the FLOPs.
+    """
+    if max(flops) > SPREAD * min(flops):
+        slope, start = np.polyfit(flops, seconds, 1)
+        if slope > 0 and start >= 0:
+            return float(start), float(slope)
+    return 0.0, sum(seconds) / sum(flops)
+
+
+def scoring_seconds(scoring: Scoring, looks: int) -> dict[str, float]:
+    """Return about how long evaluations take: before training, then all that follow; one of dev.
+
+    A batch of clips of middle length is transcribed. Longer audio counts by the windows it fills.
+
+    Args:
+        scoring: what the run would score, and how.
+        looks: how often the sample of dev is scored after training began.
+
+    Raises:
+        InputError: a batch does not fit in memory.
+    """
+    dev, test = _windows(scoring.sample), _windows(scoring.manifest.test)
+    all_of_dev = _windows(scoring.manifest.dev) if scoring.sampled else 0.0  # at the end
+    if not dev + test:
+        return {"before": 0.0, "after": 0.0, "dev": 0.0}
+    heard = [scoring.short(split, step) for split, step in (("dev", 0), ("test", 0), ("dev", 1))]
+    took = {short: _window_seconds(scoring, true_length=short) for short in set(heard)}
+    first, reported, later = (took[short] for short in heard)
+    return {
+        "before": first * dev + reported * test,
+        "after": later * (looks * dev + all_of_dev) + reported * test,
+        "dev": later * dev,
+    }
+
+
+def _window_seconds(scoring: Scoring, *, true_length: bool) -> float:
+    evaluator, manifest = scoring.evaluator, scoring.manifest
+    ordered = sorted([*manifest.dev, *manifest.test], key=lambda u: u.seconds)
+    size = min(len(ordered), max(1, int(evaluator.config.batch_seconds / CHUNK_SECONDS)))
+    sample = ordered[(len(ordered) - size) // 2 :][:size]
+    evaluator.evaluate(sample[:1], "a first clip", true_length=true_length)
+    began = time.perf_counter()
+    evaluator.evaluate(sample, "some clips", true_length=true_length, costs=True)
+    return (time.perf_counter() - began) / _windows(sample)
+
+
+def _windows(utterances: Sequence[Utterance]) -> float:
+    return sum(max(1.0, u.seconds / CHUNK_SECONDS) for u in utterances)

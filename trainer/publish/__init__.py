@@ -1,0 +1,1 @@
+"""Exports the model, writes its card, and uploads both to the Hub."""
