@@ -13,22 +13,22 @@ from data.audio.augment import UNCHANGED, Augmentation, mask_features
 from data.audio.decode import load, load_audible
 from data.batch import Batch, Position, Shape
 from data.batching.collate import PaddingCollator
-from data.batching.speech_dataset import Lines, as_drawn
+from data.batching.speech_dataset import SpeechDataset, as_drawn
 from data.config import DataConfig
 from data.labels import LabelEncoder
 from data.lazy_manifest import find
 from data.log_mel import N_FRAMES, LogMel
-from data.sampling.bucketed_sampler import BucketedBatchSampler, Draw
+from data.sampling.bucketed_sampler import BucketedBatchSampler, SampleSpec
 from data.sampling.epoch_plan import edge_of
 from data.utterance import Utterance
-from data.worker_pool import KILLS, Watch, survive
+from data.worker_pool import KILLS, WorkerWatch, survive
 
 CPU = torch.device("cpu")
 CLIP_SECONDS = 10.0  # of computing that a clip to train on may take to decode: 0.1 is usual
 Batches = Generator[Batch, None, None]
 
 
-class Stages:
+class BatchPreparer:
     """What is done to decoded lines: in a worker, and on the device.
 
     A GPU computes features of a whole batch in less time than a worker those of a clip, and a
@@ -67,11 +67,13 @@ class Stages:
         return batch
 
 
-class Passes:
+class TrainLoader:
     """The passes of training on one process: from any position on, and as often as asked."""
 
     def __init__(
-        self, sampler: BucketedBatchSampler, batches: Callable[[Iterable[list[Draw]]], Batches]
+        self,
+        sampler: BucketedBatchSampler,
+        batches: Callable[[Iterable[list[SampleSpec]]], Batches],
     ) -> None:
         """Take what draws passes, and what makes batches of them."""
         self._sampler = sampler
@@ -112,10 +114,10 @@ class Passes:
 def train_batches(
     utterances: Sequence[Utterance],
     config: DataConfig,
-    stages: Stages,
+    stages: BatchPreparer,
     sampler: BucketedBatchSampler,
     lethal: Iterable[str] = (),
-) -> Passes:
+) -> TrainLoader:
     """Chain sampler → lines → padding collator → device.
 
     Args:
@@ -125,18 +127,18 @@ def train_batches(
         sampler: says which passes this process makes; start() sets its start and its number.
         lethal: ids of utterances that are never decoded: they killed a decoder before.
     """
-    watch = Watch(partial(_audio_of, utterances), config.workers, CLIP_SECONDS)
+    watch = WorkerWatch(partial(_audio_of, utterances), config.workers, CLIP_SECONDS)
     if known := set(lethal):  # else none of perhaps millions is looked at
         watch.blamed = dict.fromkeys(find(utterances, known), (KILLS, "in an earlier start"))
     change = partial(as_drawn, stages.augmentation, sampler.plan)
-    lines = Lines(utterances, config.train_split, load_audible, watch, change)
-    return Passes(sampler, lambda draws: _batches(draws, lines, stages, config))
+    lines = SpeechDataset(utterances, config.train_split, load_audible, watch, change)
+    return TrainLoader(sampler, lambda draws: _batches(draws, lines, stages, config))
 
 
 def eval_batches(
     utterances: Sequence[Utterance],
     config: DataConfig,
-    stages: Stages,
+    stages: BatchPreparer,
     batches: Sequence[Sequence[int]],
     *,
     true_length: bool = False,
@@ -156,14 +158,19 @@ def eval_batches(
     for batch in batches:
         longest = max(utterances[i].seconds for i in batch)
         frames = edge_of(longest) if true_length else N_FRAMES
-        draws.append([Draw((i,), Position(), Position(), last=True, frames=frames) for i in batch])
-    watch = Watch(partial(_audio_of, utterances), config.workers)
-    lines = Lines(utterances, "evaluation", hear, watch)
+        draws.append(
+            [SampleSpec((i,), Position(), Position(), last=True, frames=frames) for i in batch]
+        )
+    watch = WorkerWatch(partial(_audio_of, utterances), config.workers)
+    lines = SpeechDataset(utterances, "evaluation", hear, watch)
     return _batches(draws, lines, stages, config)
 
 
 def _batches(
-    draws: Iterable[list[Draw]], lines: Lines, stages: Stages, config: DataConfig
+    draws: Iterable[list[SampleSpec]],
+    lines: SpeechDataset,
+    stages: BatchPreparer,
+    config: DataConfig,
 ) -> Batches:
     make = partial(
         DataLoader,

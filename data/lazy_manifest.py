@@ -19,7 +19,7 @@ Kind = tuple[str, str, str]  # corpus, language, task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Outline:
+class ManifestColumns:
     """What a plan knows of utterances, in columns: 20 bytes each."""
 
     seconds: NDArray[np.float64]
@@ -30,11 +30,11 @@ class Outline:
     fingerprint: str  # a hash of what is trained on, wherever its audio lies: ids, texts, lengths
 
     @classmethod
-    def of(cls, utterances: Iterable[Utterance]) -> "Outline":
+    def of(cls, utterances: Iterable[Utterance]) -> "ManifestColumns":
         """Return the outline of utterances; those of a file have theirs already."""
         if isinstance(utterances, LazyUtterances):
             return utterances.outline
-        columns = Columns()
+        columns = ManifestColumnsBuilder()
         for u in utterances:
             columns.add(u.to_json())
         return columns.outline()
@@ -61,7 +61,7 @@ class Outline:
         return np.array(places, dtype=np.int64)[self.kind]
 
 
-class Columns:
+class ManifestColumnsBuilder:
     """Collects an outline row by row."""
 
     def __init__(self) -> None:
@@ -86,9 +86,9 @@ class Columns:
         told = f"{row['id']}\0{row.get('text', '')}\0{seconds}\0{tokens}\0{kind[1]}\0{kind[2]}\n"
         self._digest.update(told.encode())
 
-    def outline(self) -> Outline:
+    def outline(self) -> ManifestColumns:
         """Return what was added."""
-        return Outline(
+        return ManifestColumns(
             seconds=np.array(self._seconds),
             tokens=np.array(self._tokens),
             prompts=np.array(self._prompts),
@@ -108,7 +108,7 @@ class LazyUtterances(Sequence[Utterance]):
     def __init__(
         self,
         path: Path,
-        outline: Outline,
+        outline: ManifestColumns,
         offsets: NDArray[np.int64],
         id_sums: NDArray[np.uint32],
     ) -> None:

@@ -15,7 +15,7 @@ from data.corpora import read as read_corpus
 from data.corpora.common_voice import read_once
 from data.errors import InputError
 from data.labels import LabelEncoder
-from data.lazy_manifest import Outline, mapped, read_row_at
+from data.lazy_manifest import ManifestColumns, mapped, read_row_at
 from data.manifest_index import (
     IndexBuilder,
     build_index,
@@ -65,7 +65,7 @@ class Manifest:
     def revisions(self) -> dict[str, str]:
         """Return the commit that each corpus from the Hub was loaded at."""
         found = {u.corpus: u.audio for u in (*self.test, *self.dev)}
-        outline = Outline.of(self.train)
+        outline = ManifestColumns.of(self.train)
         for corpus in outline.corpora().keys() - found.keys():
             found[corpus] = self.train[int(outline.of_corpus(corpus)[0])].audio
         commits = {name: revision_of(audio) for name, audio in found.items()}
@@ -73,7 +73,7 @@ class Manifest:
 
     def fingerprint(self) -> str:
         """Return a hash of what is trained on: ids, lengths, texts."""
-        return Outline.of(self.train).fingerprint
+        return ManifestColumns.of(self.train).fingerprint
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":

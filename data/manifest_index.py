@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from data.atomic_files import write_bytes
-from data.lazy_manifest import Columns, LazyUtterances, Outline
+from data.lazy_manifest import LazyUtterances, ManifestColumns, ManifestColumnsBuilder
 
 VERSION = "2"  # of what is in the file
 COLUMNS = ("seconds", "tokens", "prompts", "kind")  # of an outline
@@ -30,7 +30,7 @@ COLUMNS = ("seconds", "tokens", "prompts", "kind")  # of an outline
 class Index:
     """What finds a manifest's rows."""
 
-    outline: Outline  # of what is trained on
+    outline: ManifestColumns  # of what is trained on
     id_sums: NDArray[np.uint32]  # the same: CRC-32 of ids
     offsets: Mapping[str, NDArray[np.int64]]  # of each split: the bytes at which its rows begin
 
@@ -45,7 +45,7 @@ class IndexBuilder:
     def __init__(self) -> None:
         """Begin at a manifest's first byte."""
         self._offsets = {split: array("q") for split in ("train", "dev", "test")}
-        self._columns = Columns()
+        self._columns = ManifestColumnsBuilder()
         self._at = 0
 
     def add(self, row: dict[str, Any], split: str, length: int) -> None:
@@ -126,7 +126,7 @@ def read_index(manifest: Path) -> Index | None:
     except (FileNotFoundError, SafetensorError):
         return None
     return Index(
-        outline=Outline(
+        outline=ManifestColumns(
             **{name: columns[name] for name in COLUMNS},
             kinds=[tuple(kind) for kind in json.loads(told["kinds"])],
             fingerprint=told["fingerprint"],

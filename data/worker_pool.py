@@ -37,7 +37,7 @@ KILLS, HANGS = "kills the decoder", "hangs the decoder"  # reasons of drops
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-class Watch:
+class WorkerWatch:
     """What each worker decodes, noted in memory that outlives it.
 
     A clip on which a decoder crashed or never ended is blamed, and not decoded again. Other deaths
@@ -138,7 +138,7 @@ class Watch:
 
 
 def survive(
-    asked: Iterable[A], make: "Callable[..., DataLoader[Any]]", watch: Watch
+    asked: Iterable[A], make: "Callable[..., DataLoader[Any]]", watch: WorkerWatch
 ) -> Generator[Any, None, None]:
     """Yield what a DataLoader makes of each thing asked for, in order; replace workers that die.
 

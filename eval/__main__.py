@@ -20,12 +20,16 @@ from data.screening.filters import count_reasons
 from eval.config import EvalConfig
 from eval.device import Precision, build_evaluation_accelerator
 from eval.evaluate import Evaluator, save
-from eval.faster_whisper_model import Ct2, is_ct2, load_ct2
-from eval.label_errors.command import SuspectsConfig, suspects
-from eval.metrics.compare import Compare, compare, read_heard
+from eval.faster_whisper_model import (
+    FasterWhisperModel,
+    is_faster_whisper_model,
+    load_faster_whisper_model,
+)
+from eval.label_errors.command import LabelErrorsConfig, find_label_errors
+from eval.metrics.compare import Compare, compare, read_hypotheses
 from eval.metrics.scores import Hypothesis, short_names
-from eval.probes.hallucination import Meters
-from eval.probes.noise_clips import hear_noise
+from eval.probes.hallucination import HallucinationCounts
+from eval.probes.noise_clips import transcribe_noise
 from eval.report.console_tables import difference_table, score_table, sentences
 from eval.report.page import ReportConfig, report, write_page
 from eval.transcribe.command import TranscribeCommand, transcribe_files
@@ -34,7 +38,7 @@ from eval.whisper import Whisper, load_whisper
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scoring:
+class ScoreOptions:
     """How to score, whatever is scored."""
 
     split: str = "test"  # of the corpus
@@ -51,7 +55,7 @@ class Scoring:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ScoreCommand(Scoring):
+class ScoreCommand(ScoreOptions):
     """Score a Whisper on a corpus: `python -m eval MODEL CORPUS`."""
 
     # a folder, a name on the Hub, or a folder that CTranslate2 made (with the extra ct2)
@@ -60,7 +64,7 @@ class ScoreCommand(Scoring):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CompareCommand(Scoring):
+class CompareCommand(ScoreOptions):
     """Say whether B is better than A: two models and a corpus, or two folders with scores."""
 
     a: tyro.conf.Positional[str]  # a model; or a folder that an evaluation wrote
@@ -90,7 +94,7 @@ def compare_two(command: CompareCommand) -> None:
             return
         end = f"-{Path(command.corpus[0]).name}-{command.split}"
     else:
-        first, second = (read_heard(Path(name)) for name in names)
+        first, second = (read_hypotheses(Path(name)) for name in names)
         short = [name.strip("/").replace("/", "-") for name in short_names(names)]
         end = ""
     found = compare(first, second, command.eval.normalizer, command.eval.unit)
@@ -117,7 +121,7 @@ def _told(found: list[Compare], names: tuple[str, str], alone: list[int]) -> dic
 
 
 def _evaluate(
-    knobs: Scoring, accelerator: Accelerator, model: str, corpus: tuple[str, ...], name: str
+    knobs: ScoreOptions, accelerator: Accelerator, model: str, corpus: tuple[str, ...], name: str
 ) -> list[Hypothesis]:
     """Score a model, show and write its figures, and return what it heard."""
     language = knobs.language or knobs.data.language
@@ -132,7 +136,9 @@ def _evaluate(
         console.print(f"warning: {warning}", soft_wrap=True)
     short = knobs.eval.pad == "bucket"
     scores, hypotheses = evaluator.evaluate(utterances, knobs.split, true_length=short)
-    meters = Meters.of(hypotheses, hear_noise(evaluator, hypotheses, true_length=short))
+    meters = HallucinationCounts.of(
+        hypotheses, transcribe_noise(evaluator, hypotheses, true_length=short)
+    )
     if show:
         left_out = count_reasons(drops).get(knobs.split, {})
         folder = out / f"{name}-{Path(corpus[0]).name}-{knobs.split}"
@@ -146,11 +152,11 @@ def _evaluate(
 
 
 def _loaded(
-    knobs: Scoring, accelerator: Accelerator, model: str, data: DataConfig
-) -> tuple[Whisper | Ct2, Evaluator | Ct2]:
+    knobs: ScoreOptions, accelerator: Accelerator, model: str, data: DataConfig
+) -> tuple[Whisper | FasterWhisperModel, Evaluator | FasterWhisperModel]:
     """Load a model, and return it with what scores it."""
-    if is_ct2(model):
-        ct2 = load_ct2(model, knobs.eval, knobs.precision)
+    if is_faster_whisper_model(model):
+        ct2 = load_faster_whisper_model(model, knobs.eval, knobs.precision)
         return ct2, ct2
     whisper = load_whisper(model)
     whisper.model.to(accelerator.device)
@@ -159,7 +165,7 @@ def _loaded(
     )
 
 
-def foreign(whisper: Whisper | Ct2, data: DataConfig, split: str) -> str | None:
+def foreign(whisper: Whisper | FasterWhisperModel, data: DataConfig, split: str) -> str | None:
     """Return a sentence where a corpus is in another language than the model's, or None."""
     mine = whisper.language
     if mine is None:
@@ -183,7 +189,7 @@ def _short(model: str) -> str:
 COMMANDS: dict[str, tuple[type, Callable[[Any], object]]] = {
     "compare": (CompareCommand, compare_two),
     "report": (ReportConfig, report),
-    "suspects": (SuspectsConfig, suspects),
+    "suspects": (LabelErrorsConfig, find_label_errors),
     "transcribe": (TranscribeCommand, transcribe_files),
     "try": (TryCommand, try_out),
 }

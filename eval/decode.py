@@ -24,7 +24,7 @@ MORE_TOKENS = 16  # than a clip's seconds allow, for the prefix and the shortest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Heard:
+class DecodeResult:
     """What a model made of a clip."""
 
     text: str
@@ -58,7 +58,7 @@ def transcribe(
     config: EvalConfig,
     states: Tensor | None,
     show_progress: Callable[[], None] = lambda: None,
-) -> list[Heard]:
+) -> list[DecodeResult]:
     """Return what is heard in each clip. Batches hold one task; up to 30 s is one window.
 
     What is longer is transcribed whole, window by window, with timestamps (transformers' sequential
@@ -88,7 +88,7 @@ def _short(
     states: Tensor,
     config: EvalConfig,
     show_progress: Callable[[], None],
-) -> list[Heard]:
+) -> list[DecodeResult]:
     if config.timestamps and not whisper.labels().knows_times:
         raise InputError(
             f"eval.timestamps: {whisper.name} has no tokens of times: set eval.timestamps=false"
@@ -135,7 +135,7 @@ class Window:
         silent = [*row[: self._prefix(row)], _id(self.whisper, END)]
         return silent if verdict == Verdict.SILENT else row
 
-    def heard(self, number: int, row: list[int]) -> Heard:
+    def heard(self, number: int, row: list[int]) -> DecodeResult:
         """Cut a row of ids to what its own seconds allow, and read it."""
         end, most = _id(self.whisper, END), self._prefix(row) + self._most(number)
         kept = row[: row.index(end)] if end in row else row
@@ -165,7 +165,7 @@ def _long(
     features: Tensor,
     config: EvalConfig,
     show_progress: Callable[[], None],
-) -> Heard:
+) -> DecodeResult:
     """Return what is heard in one clip over 30 s."""
     options = _told(whisper, batch, [0])
     options["generation_config"] = _generation(whisper, config, config.max_length)
@@ -207,9 +207,9 @@ def _generation(whisper: Whisper, config: EvalConfig, most: int) -> Any:
     return generation
 
 
-def _read(whisper: Whisper, ids: list[int], *, truncated: bool) -> Heard:
+def _read(whisper: Whisper, ids: list[int], *, truncated: bool) -> DecodeResult:
     special, first = _special(whisper), _id(whisper, NO_TIMESTAMPS) + 1
-    return Heard(
+    return DecodeResult(
         text=_text(whisper, ids).strip(),
         tokens=sum(i not in special for i in ids),
         truncated=truncated,

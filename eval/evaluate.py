@@ -17,19 +17,19 @@ from data.atomic_files import write_json, write_jsonl
 from data.audio.decode import load
 from data.batch import Batch
 from data.config import DataConfig
-from data.dataloader import Stages, eval_batches
+from data.dataloader import BatchPreparer, eval_batches
 from data.errors import InputError
 from data.log_mel import CHUNK_SECONDS, FRAMES_PER_SECOND
 from data.sampling.epoch_plan import edge_of
 from data.utterance import Utterance
 from eval.config import EvalConfig
-from eval.decode import Heard, encode, transcribe
+from eval.decode import DecodeResult, encode, transcribe
 from eval.device import naming_out_of_memory
 from eval.half_precision import half_precision_copy
 from eval.metrics.hypothesis import Hypothesis
 from eval.metrics.scores import Scores, score
 from eval.reference_loss import has_label, likelihoods
-from eval.silence_states import lend, listen
+from eval.silence_states import compute_silence_states, set_silence_states
 from eval.whisper import Whisper
 
 LIKE = 0.5  # of the longest clip of its batch: what is shorter waits for the next one
@@ -81,12 +81,15 @@ class Evaluator:
         with naming_out_of_memory("for an evaluation's copy of the model: set precision=fp32"):
             whisper = half_precision_copy(self.whisper, self.precision)
             if true_length:
-                lend(whisper.model, listen(self.whisper.model) if self.silence else None)
+                set_silence_states(
+                    whisper.model,
+                    compute_silence_states(self.whisper.model) if self.silence else None,
+                )
         mine, rounds = self.share(utterances, true_length=true_length)
         encoder = self.whisper.labels()
         known = {u.id for u in utterances if costs and has_label(u, encoder)}
         told = [u if u.id in known else replace(u, text="") for u in utterances]
-        stages = Stages(encoder, self.whisper.n_mels, self.accelerator.device)
+        stages = BatchPreparer(encoder, self.whisper.n_mels, self.accelerator.device)
         batches = eval_batches(told, self.data, stages, mine, true_length=true_length, hear=hear)
         heard = self._transcribe(whisper, batches, rounds, label, known)
         self.whisper.model.train(training)
@@ -97,10 +100,10 @@ class Evaluator:
 
     def _transcribe(
         self, whisper: Whisper, batches: Iterator[Batch], rounds: int, label: str, known: Set[str]
-    ) -> dict[str, Heard]:
+    ) -> dict[str, DecodeResult]:
         """Return what was heard in each utterance by id, gathered from all processes."""
         quiet = not (self.accelerator.is_main_process and sys.stdout.isatty())
-        heard: list[tuple[str, Heard]] = []
+        heard: list[tuple[str, DecodeResult]] = []
         with torch.inference_mode():
             for _ in track(range(rounds), label, disable=quiet, transient=True):
                 self.beat()
@@ -121,7 +124,7 @@ class Evaluator:
         self.pause_watchdog()
         return dict(gather_object(heard))
 
-    def _hear(self, whisper: Whisper, batch: Batch, known: Set[str]) -> list[Heard]:
+    def _hear(self, whisper: Whisper, batch: Batch, known: Set[str]) -> list[DecodeResult]:
         """Encode once, for both what is heard and what the known references cost."""
         states = encode(whisper, batch)
         heard = transcribe(whisper, batch, self.config, states, self.show_progress)

@@ -24,7 +24,7 @@ from data.labels import END, MAX_TOKENS, LabelEncoder
 from data.log_mel import CHUNK_SECONDS
 from data.utterance import Utterance
 from eval.config import EvalConfig
-from eval.decode import MORE_TOKENS, Heard
+from eval.decode import MORE_TOKENS, DecodeResult
 from eval.device import Precision
 from eval.fallback import LEAST_PROBABLE, MOST_COMPRESSED, NO_SPEECH, TEMPERATURES
 from eval.metrics.hypothesis import Hypothesis
@@ -36,13 +36,13 @@ WEIGHTS = "model.bin"
 COMPUTE = {"auto": "default", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
-def is_ct2(name: str) -> bool:
+def is_faster_whisper_model(name: str) -> bool:
     """Tell whether a model's name is a folder that CTranslate2 made."""
     return (Path(name) / WEIGHTS).is_file()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ct2:
+class FasterWhisperModel:
     """A converted model."""
 
     model: Any  # faster-whisper's WhisperModel
@@ -91,7 +91,7 @@ class Ct2:
         config = self.config
         return score(hypotheses, config.normalizer, seconds, config.unit), hypotheses
 
-    def transcribe(self, u: Utterance, samples: Any) -> Heard:
+    def transcribe(self, u: Utterance, samples: Any) -> DecodeResult:
         """Return what is heard in a clip of any length; samples are numpy's."""
         config = self.config
         long = u.seconds > CHUNK_SECONDS
@@ -118,7 +118,7 @@ class Ct2:
         windows = [list(each) for _, each in groupby(segments, key=lambda segment: segment.seek)]
         ids = [[i for segment in window for i in segment.tokens] for window in windows]
         end = self.tokenizer.convert_tokens_to_ids(END)
-        return Heard(
+        return DecodeResult(
             text="".join(segment.text for window in windows for segment in window).strip(),
             tokens=sum(i < end for window in ids for i in window),
             truncated=any(len(window) >= most for window in ids),
@@ -128,7 +128,9 @@ class Ct2:
         )
 
 
-def load_ct2(name: str, config: EvalConfig, precision: Precision = "auto") -> Ct2:
+def load_faster_whisper_model(
+    name: str, config: EvalConfig, precision: Precision = "auto"
+) -> FasterWhisperModel:
     """Load a folder that CTranslate2's converter made.
 
     Args:
@@ -155,7 +157,9 @@ def load_ct2(name: str, config: EvalConfig, precision: Precision = "auto") -> Ct
     told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     suppressed = told.get("suppress_ids") or []
-    return Ct2(model=model, tokenizer=tokenizer, suppressed=suppressed, config=config, name=name)
+    return FasterWhisperModel(
+        model=model, tokenizer=tokenizer, suppressed=suppressed, config=config, name=name
+    )
 
 
 def _load(name: str, compute: str) -> Any:

@@ -29,7 +29,7 @@ LATE_SECONDS = 75.0  # a little more than NFS's acdirmax
 _numbers = itertools.count()
 
 
-class Told(NamedTuple):
+class MainProcessAnswer(NamedTuple):
     """What the main process tells the others."""
 
     answer: Any = None
@@ -109,7 +109,7 @@ def wait_until_visible(path: Path, seconds: float = LATE_SECONDS) -> Path:
     return path
 
 
-def decide(accelerator: Accelerator, question: Callable[[], T]) -> T:
+def run_on_main_process(accelerator: Accelerator, question: Callable[[], T]) -> T:
     """Ask on the main process alone, and return its answer on all; it may take any time.
 
     The main process does not wait for the others: it may end only after a collective that follows.
@@ -123,7 +123,7 @@ def decide(accelerator: Accelerator, question: Callable[[], T]) -> T:
     store, key = default_store(), new_key("answer")
     if accelerator.is_main_process:
         return _ask(store, key, question, accelerator.num_processes - 1)
-    told: Told = wait_for(store, key)
+    told: MainProcessAnswer = wait_for(store, key)
     if told.mistake or told.failure:
         store.add(f"{key}/read", 1)
     if told.mistake:
@@ -137,10 +137,14 @@ def decide(accelerator: Accelerator, question: Callable[[], T]) -> T:
 def _ask(store: Store, key: str, question: Callable[[], T], others: int) -> T:
     try:
         answer = question()
-        put(store, key, Told(answer))
+        put(store, key, MainProcessAnswer(answer))
     except BaseException as error:
         mistake = str(error) if isinstance(error, InputError) else ""
-        put(store, key, Told(mistake=mistake, failure=f"{type(error).__name__}: {error}"))
+        put(
+            store,
+            key,
+            MainProcessAnswer(mistake=mistake, failure=f"{type(error).__name__}: {error}"),
+        )
         if isinstance(error, Exception):  # else it was asked to stop, and is not to wait
             _wait_until_read(store, key, others)
         raise

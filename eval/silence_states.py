@@ -81,14 +81,14 @@ class AttentionWithSilence(WhisperAttention):
         return states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
 
-def install(model: Any) -> None:
+def patch_attention(model: Any) -> None:
     """Let a WhisperForConditionalGeneration's attention hear silence, once it is lent some."""
     for attention in _attentions(model):
         attention.__class__ = AttentionWithSilence
 
 
 @torch.no_grad()
-def listen(model: Any) -> Tensor:
+def compute_silence_states(model: Any) -> Tensor:
     """Return the states of silence, as the model makes them now.
 
     Returns:
@@ -117,7 +117,7 @@ def listen(model: Any) -> Tensor:
     return torch.stack([*found, heard[0, ::STRIDE]])
 
 
-def lend(model: Any, silence: Tensor | None) -> None:
+def set_silence_states(model: Any, silence: Tensor | None) -> None:
     """Let the model's attention read states that listen() returned, or none."""
     layers = len(model.model.encoder.layers)
     if silence is not None:

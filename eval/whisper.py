@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from data.errors import InputError
 from data.labels import START, LabelEncoder
 from data.log_mel import FRAMES_PER_POSITION, N_FRAMES
-from eval.silence_states import install
+from eval.silence_states import patch_attention
 
 
 class TrueLengthEncoder(WhisperEncoder):
@@ -113,7 +113,7 @@ def load_whisper(name: str, revision: str | None = None) -> Whisper:
         )
     assert model.config.max_source_positions * FRAMES_PER_POSITION == N_FRAMES
     model.model.encoder.__class__ = TrueLengthEncoder
-    install(model)
+    patch_attention(model)
     return Whisper(model=model, processor=processor, name=name)
 
 

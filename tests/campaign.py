@@ -16,7 +16,7 @@ from rich.table import Table
 
 from data.atomic_files import read_jsonl
 from tests.sabotage import OTHERS, PHASES, SAVING, Fate, damage, observe
-from trainer.checkpoint.rotation import STATE, CheckpointConfig, Shelf, step_of
+from trainer.checkpoint.rotation import STATE, CheckpointConfig, CheckpointRotation, step_of
 from trainer.metrics.recorder import METRICS
 
 # 24 clips, 16 an update: an epoch is two updates
@@ -108,14 +108,14 @@ class Campaign:
 
     def rewind(self, delay: float) -> None:
         """Send the run back to any of its checkpoints, and kill it after a while."""
-        found = self.shelf.all()
+        found = self.rotation.all()
         if found:
             self.others["rewind"] += 1
             self.go_on(delay, f"--resume={self.rng.choice(found)}")
 
     def damage(self, delay: float) -> None:
         """Damage the newest checkpoint, if another one is left, and kill the run after a while."""
-        found = self.shelf.all()
+        found = self.rotation.all()
         if len(found) > 1:
             self.others["damage"] += 1
             damage(found[-1], found[-2], self.rng)
@@ -153,19 +153,19 @@ class Campaign:
             process.join(120)
         if all(process.exitcode == 1 for process in processes):
             self.others[where] += 1
-            newest = self.shelf.newest(print)
+            newest = self.rotation.newest(print)
             assert (step_of(newest) if newest else 0) == self.updates()
             self.check()
 
     @property
-    def shelf(self) -> Shelf:
+    def rotation(self) -> CheckpointRotation:
         """Return the run's checkpoints."""
-        return Shelf(self.run / "checkpoints", CheckpointConfig())
+        return CheckpointRotation(self.run / "checkpoints", CheckpointConfig())
 
     def check(self) -> None:
         """Check that what checkpoints name is there, and no evaluation is of another future."""
-        steps = {step_of(path) for path in self.shelf.all()}
-        for path in self.shelf.all():
+        steps = {step_of(path) for path in self.rotation.all()}
+        for path in self.rotation.all():
             with suppress(OSError, ValueError):  # a damaged one names nothing
                 named = json.loads((path / STATE).read_text())["state"]["best_step"]
                 assert named in steps | {0}
@@ -180,7 +180,7 @@ class Campaign:
     def count(self, place: str) -> None:
         """Count a kill; a whole checkpoint that was there once is never lost."""
         self.landed[place] += 1
-        found = self.shelf.newest(lambda _: None)
+        found = self.rotation.newest(lambda _: None)
         assert found is not None or not self.saved, f"seed {self.seed}: no checkpoint is left"
         self.saved = found is not None
         self.check()

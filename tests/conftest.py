@@ -28,7 +28,7 @@ import pytest
 import soundfile
 import torch
 
-from trainer.commands.tiny_model import BlankConfig, make_blank
+from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
 
 pytest.register_assert_rewrite("tests.campaign")
 torch.set_num_threads(1)  # two threads of small products on two shared cores mostly wait
@@ -145,7 +145,7 @@ def blank_model(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> 
     folder = tmp_path_factory.mktemp("model")
     other = make_tone_corpus(folder / "zh-TW", locale="zh-TW", splits={"train": 1})
     out = folder / "blank"
-    config = BlankConfig(
+    config = TinyModelConfig(
         out=str(out),
         corpus=(str(tone_corpus), str(other)),
         d_model=32,
@@ -153,7 +153,7 @@ def blank_model(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> 
         decoder_layers=1,
         heads=2,
     )
-    make_blank(config)
+    make_tiny_model(config)
     return out
 
 
@@ -161,10 +161,10 @@ def blank_model(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> 
 def wide_model(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> Path:
     """Return one of width 128: at this width the stock backward is not deterministic by itself."""
     out = tmp_path_factory.mktemp("wide") / "blank"
-    config = BlankConfig(
+    config = TinyModelConfig(
         out=str(out), corpus=(str(tone_corpus),), encoder_layers=2, decoder_layers=2
     )
-    make_blank(config)
+    make_tiny_model(config)
     return out
 
 

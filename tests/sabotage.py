@@ -88,8 +88,8 @@ def observe(folder: Path, fate: Fate) -> None:
     import trainer.loop
     from eval.evaluate import Evaluator
     from trainer.checkpoint.manager import Checkpoints
-    from trainer.heartbeat import Pulse
-    from trainer.validation import Scoring
+    from trainer.heartbeat import Heartbeat
+    from trainer.validation import Validation
 
     rank = os.environ.get("RANK", "0")
     with (folder / f"marks.{rank}").open("wb+") as file:
@@ -98,17 +98,17 @@ def observe(folder: Path, fate: Fate) -> None:
         marks = mmap.mmap(file.fileno(), 0)
     wrap(trainer.loop, "train_step", marks, 0, PHASES.index("update"))
     wrap(Evaluator, "evaluate", marks, 0, PHASES.index("evaluation"))
-    wrap(Scoring, "keep_best", marks, 0, PHASES.index("export"))
+    wrap(Validation, "keep_best", marks, 0, PHASES.index("export"))
     wrap(Checkpoints, "_write", marks, SAVING, 1)
-    begin = Pulse.begin
+    begin = Heartbeat.begin
 
-    def noted(self: Pulse, batches: Any, dropped: int) -> Any:
+    def noted(self: Heartbeat, batches: Any, dropped: int) -> Any:
         row = {"at": list(batches[0].at), "ids": [each for batch in batches for each in batch.ids]}
         with (folder / f"ids.{rank}.jsonl").open("a") as ids:
             ids.write(json.dumps(row) + "\n")
         return begin(self, batches, dropped)
 
-    Pulse.begin = noted  # type: ignore[method-assign]
+    Heartbeat.begin = noted  # type: ignore[method-assign]
     choose_at_random(fate.seed)
     if fate.fails is not None:
         fail(*fate.fails)

@@ -15,7 +15,7 @@ from trainer.commands.doctor import DoctorConfig
 from trainer.commands.find_batch_size import FitConfig
 from trainer.commands.plan import PlanConfig
 from trainer.commands.publish import ExportConfig
-from trainer.commands.tiny_model import BlankConfig
+from trainer.commands.tiny_model import TinyModelConfig
 from trainer.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +33,7 @@ COMMAND = re.compile(
     r"(?:python -m (data|eval|trainer)\b|\./launch\.sh|trainer/main\.py)((?:\\\n|[^\n`#│|;])*)"
 )
 TRAINER = {
-    "blank": BlankConfig,
+    "blank": TinyModelConfig,
     "doctor": DoctorConfig,
     "export": ExportConfig,
     "fit": FitConfig,

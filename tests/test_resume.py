@@ -72,17 +72,17 @@ def test_two_processes_train_as_one_does(trainer: Any, tmp_path: Path, losses: L
 
 def note_ids(notes: Path) -> None:
     """Write down which clips a process brings to which update."""
-    from trainer.heartbeat import Pulse
+    from trainer.heartbeat import Heartbeat
 
-    begin, rank = Pulse.begin, os.environ.get("RANK", "0")
+    begin, rank = Heartbeat.begin, os.environ.get("RANK", "0")
 
-    def noted(self: Pulse, batches: Any, dropped: int) -> Any:
+    def noted(self: Heartbeat, batches: Any, dropped: int) -> Any:
         row = [list(batches[0].at), [each for batch in batches for each in batch.ids]]
         with (notes / rank).open("a") as file:
             file.write(json.dumps(row) + "\n")
         return begin(self, batches, dropped)
 
-    Pulse.begin = noted  # type: ignore[method-assign]
+    Heartbeat.begin = noted  # type: ignore[method-assign]
 
 
 def order(notes: Path, processes: int) -> list[Any]:

@@ -13,10 +13,10 @@ from trainer.main import main
 
 if sys.argv[1:2] == ["blank"]:
     from data.config_parser import parse_dataclass
-    from trainer.commands.tiny_model import BlankConfig, make_blank
+    from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
 
     with plain_errors():
-        make_blank(parse_dataclass(BlankConfig, sys.argv[2:]))
+        make_tiny_model(parse_dataclass(TinyModelConfig, sys.argv[2:]))
 elif sys.argv[1:2] == ["fit"]:
     from trainer.commands.find_batch_size import FitConfig, fit
     from trainer.config import parse_as

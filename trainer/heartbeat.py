@@ -7,17 +7,17 @@ from accelerate import Accelerator
 
 from data.batch import Batch
 from trainer.distributed.collectives import add_up
-from trainer.process.signals import Stop, Stopped
+from trainer.process.signals import Stopped, StopSignal
 from trainer.process.watchdog import Watchdog
 from trainer.step import Totals, gather_totals
 
 SLOW_SECONDS = 20.0  # torchrun kills 30 s after it was asked; a checkpoint has to fit in as well
 
 
-class Pulse:
+class Heartbeat:
     """What a run listens to while it works; the same decision falls on every process."""
 
-    def __init__(self, accelerator: Accelerator, stop: Stop, watchdog: Watchdog) -> None:
+    def __init__(self, accelerator: Accelerator, stop: StopSignal, watchdog: Watchdog) -> None:
         """Take who else has to agree, who asks to stop, and who notices a stall."""
         self.accelerator = accelerator
         self._stop = stop

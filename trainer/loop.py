@@ -24,11 +24,11 @@ def train(run: Run) -> None:
     if evaluation_missed(run) and look(run):
         return
     for batches in updates(run):
-        totals = run.pulse.begin(batches, run.drops.take())
+        totals = run.heartbeat.begin(batches, run.drops.take())
         run.drops.count(totals.dropped)
         lr = settle(run)
         result = attempt(run, batches, totals)
-        run.pulse.end()
+        run.heartbeat.end()
         if result is None:
             continue
         state.advance(batches[-1].after, totals.tokens, totals.audio_seconds)
@@ -53,7 +53,7 @@ def settle(run: Run) -> float:
     step = run.state.step
     reseed(run.seed, step, run.accelerator.process_index)
     if due(step, SILENCE_EVERY, last=False):
-        run.mirror.hear_silence()
+        run.full_model.update_silence_states()
     lr = lr_at(step + 1, run.steps, run.optim)
     set_lr(run.optimizer, lr)
     return lr
@@ -95,7 +95,7 @@ def fetch(run: Run, batches: Iterator[Batch]) -> list[Batch]:
 
 def attempt(run: Run, batches: Sequence[Batch], totals: Totals) -> StepResult | None:
     """Make an update; return what it did, or None where a pass did not fit in memory."""
-    passes = run.pulse.passes(batches, totals)
+    passes = run.heartbeat.passes(batches, totals)
     tokens, norm = totals.tokens, run.optim.max_norm
     try:
         return train_step(
@@ -103,7 +103,7 @@ def attempt(run: Run, batches: Sequence[Batch], totals: Totals) -> StepResult | 
         )
     except RuntimeError as error:
         reason = out_of_memory(error)
-    run.pulse.pause_watchdog()  # no pass any more
+    run.heartbeat.pause_watchdog()  # no pass any more
     make_room(run, [batch.shape for batch in batches], reason)
     return None
 
@@ -120,9 +120,9 @@ def look(run: Run) -> bool:
 
 def evaluate(run: Run) -> None:
     """Evaluate, and export the model if it is the best so far: one that is on the disk."""
-    state, scoring = run.state, run.scoring
-    run.mirror.refresh()
-    error, better = scoring.evaluate_dev(state)
+    state, validation = run.state, run.validation
+    run.full_model.refresh()
+    error, better = validation.evaluate_dev(state)
     on_disk = better and ensure_saved(run)
     state.note_evaluation(error, better=better, on_disk=on_disk)
     if better and not on_disk:
@@ -134,13 +134,13 @@ def evaluate(run: Run) -> None:
         return
     save(run)
     if better:
-        scoring.keep_best(state)
+        validation.keep_best(state)
 
 
 def evaluation_due(run: Run) -> bool:
     """Tell whether the update that was made last is to be evaluated."""
     step, end = run.state.step, run.state.step == run.steps
-    return bool(run.scoring.manifest.dev) and due(step, run.config.eval_every, end)
+    return bool(run.validation.manifest.dev) and due(step, run.config.eval_every, end)
 
 
 def evaluation_missed(run: Run) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data.batch import target_positions
 from data.errors import InputError
 from data.log_mel import N_FRAMES, pad_features
-from eval.silence_states import lend, listen
+from eval.silence_states import compute_silence_states, set_silence_states
 from eval.whisper import Whisper
 from trainer.lora import add_adapters
 from trainer.metrics.flops import WhisperFlops
@@ -63,16 +63,16 @@ class TrainingModule(nn.Module):
         self.whisper = whisper
         self.freeze_encoder = freeze_encoder
         # saved with the weights: it is what they made of silence some updates ago
-        self.register_buffer("silence", listen(whisper) if silence else None)
+        self.register_buffer("silence", compute_silence_states(whisper) if silence else None)
 
-    def hear_silence(self, whisper: Any) -> None:
+    def update_silence_states(self, whisper: Any) -> None:
         """Listen to silence anew: training moves what the encoder makes of it.
 
         Args:
             whisper: the model, whole; self.whisper unless that is cut up over processes.
         """
         if self.silence is not None:
-            self.silence.copy_(listen(whisper))
+            self.silence.copy_(compute_silence_states(whisper))
 
     def forward(
         self,
@@ -114,7 +114,9 @@ class TrainingModule(nn.Module):
 
     def _states(self, features: Tensor, decoder_input_ids: Tensor, chosen: Tensor) -> Tensor:
         """Return the decoder's last hidden states at chosen positions. Shape: (chosen, d)."""
-        lend(self.whisper, self.silence)  # an evaluation may have lent another, or some
+        set_silence_states(
+            self.whisper, self.silence
+        )  # an evaluation may have lent another, or some
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
             heard = self.whisper.model.encoder(features).last_hidden_state  # (batch, positions, d)
         states: Tensor = self.whisper.model.decoder(

@@ -31,7 +31,7 @@ class _Update:
     ids: list[str]
 
 
-class Guard:
+class NonFiniteGuard:
     """Reads whether updates were made, one update late: reading at once would stall the GPU."""
 
     def __init__(self, accelerator: Accelerator, log: JsonlLog, patience: int) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from data.batch import Shape
 from data.errors import InputError
 from eval.device import out_of_memory
-from trainer.step import backward, hold_still
+from trainer.step import backward, skip_update
 
 SHORTEST = Shape(1, 16, 2)  # of a pass that makes the moments
 
@@ -35,7 +35,7 @@ def rehearse(
         for update in ([SHORTEST], [worst, worst]):
             for number, shape in enumerate(update, 1):
                 _make_pass(accelerator, model, shape, last=number == len(update))
-            hold_still(accelerator, model, optimizer)
+            skip_update(accelerator, model, optimizer)
     except RuntimeError as error:
         return out_of_memory(error)
     return None

@@ -61,7 +61,7 @@ def roll_back(run: Run) -> None:
     run.checkpoints.settle()
     found = run.checkpoints.find("auto")
     if found is not None:  # else no weight has moved since they failed: it goes on from here
-        resume(found, run.checkpoints, state, run.scoring, run.mirror)
+        resume(found, run.checkpoints, state, run.validation, run.full_model)
         run.guard.forget()
     pass_over(failed_state, state)
     run.recorder.rewind(state.step)
@@ -107,7 +107,7 @@ def stop_explained(run: Run) -> Iterator[None]:
 
 def _save_after_error(run: Run) -> None:
     """Save on this process alone; the error that ends training is worth more than why it failed."""
-    run.pulse.pause_watchdog()  # a checkpoint may take long
+    run.heartbeat.pause_watchdog()  # a checkpoint may take long
     actions: list[Callable[[], None]] = [lambda: run.guard.settle_alone(run.state)]
     if run.accelerator.num_processes == 1:  # of several, the others' shares are out of reach
         actions.append(run.losses.write)

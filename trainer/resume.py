@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 from data.config import DataConfig
 from data.errors import InputError
 from eval.config import EvalConfig
-from eval.main_process import decide
+from eval.main_process import run_on_main_process
 from trainer.checkpoint.manager import Checkpoints
-from trainer.checkpoint.rotation import Shelf, read_progress, set_aside
-from trainer.distributed.fsdp import Mirror
+from trainer.checkpoint.rotation import CheckpointRotation, read_progress, set_aside
+from trainer.distributed.fsdp import FullModel
 from trainer.model import ModelConfig
 from trainer.nonfinite import MAX_ROLLBACKS
 from trainer.optimizer import OptimConfig
 from trainer.publish.export import whole_step
 from trainer.state import TrainState
-from trainer.validation import Scoring
+from trainer.validation import Validation
 
 # those of the data's knobs that training depends on: not workers, memory or prefetching, and not
 # the corpus, whose frozen manifest has a fingerprint
@@ -145,7 +145,11 @@ def refuse_change(path: Path, now: dict[str, Any], accept: tuple[str, ...]) -> N
 
 
 def resume(
-    saved: Path, checkpoints: Checkpoints, state: TrainState, scoring: Scoring, mirror: Mirror
+    saved: Path,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    validation: Validation,
+    full_model: FullModel,
 ) -> None:
     """Load a checkpoint, and make the run's folder agree with it.
 
@@ -158,15 +162,19 @@ def resume(
         saved: the checkpoint, verified.
         checkpoints: the run's.
         state: takes over the saved progress.
-        scoring: exports the best model.
-        mirror: is the model that is exported.
+        validation: exports the best model.
+        full_model: is the model that is exported.
     """
     target = TrainState()
     target.load_state_dict(read_progress(saved)["state"])
-    best = decide(checkpoints.accelerator, lambda: _find_best(checkpoints.shelf, scoring, target))
-    decide(checkpoints.accelerator, lambda: _set_aside(checkpoints.shelf, scoring, target, best))
+    best = run_on_main_process(
+        checkpoints.accelerator, lambda: _find_best(checkpoints.rotation, validation, target)
+    )
+    run_on_main_process(
+        checkpoints.accelerator, lambda: _set_aside(checkpoints.rotation, validation, target, best)
+    )
     if best.path is not None:
-        export_best(best.path, checkpoints, target, scoring, mirror)
+        export_best(best.path, checkpoints, target, validation, full_model)
     checkpoints.load(saved, state)
     if state.rollbacks == MAX_ROLLBACKS:  # the run ended with them: they are counted anew
         state.failed = []
@@ -180,43 +188,53 @@ def resume(
 
 
 def retry_best_export(
-    checkpoints: Checkpoints, state: TrainState, scoring: Scoring, mirror: Mirror
+    checkpoints: Checkpoints, state: TrainState, validation: Validation, full_model: FullModel
 ) -> None:
     """Export the best model, at the end, where a full disk refused it when it was found."""
     checkpoints.settle()  # the state of the last one may be on its way
-    best = decide(checkpoints.accelerator, lambda: _find_best(checkpoints.shelf, scoring, state))
+    best = run_on_main_process(
+        checkpoints.accelerator, lambda: _find_best(checkpoints.rotation, validation, state)
+    )
     if best.path is not None:
-        export_best(best.path, checkpoints, state, scoring, mirror)
+        export_best(best.path, checkpoints, state, validation, full_model)
 
 
 def export_best(
-    path: Path, checkpoints: Checkpoints, state: TrainState, scoring: Scoring, mirror: Mirror
+    path: Path,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    validation: Validation,
+    full_model: FullModel,
 ) -> None:
     """Write the run's model from the checkpoint of the best one, whose weights stay in hand."""
     checkpoints.load(path, TrainState())
-    mirror.refresh()
-    scoring.keep_best(state)
+    full_model.refresh()
+    validation.keep_best(state)
 
 
-class Best(NamedTuple):
+class BestCheckpoint(NamedTuple):
     """Where the best model is, if the run's model is another one."""
 
     path: Path | None = None  # its checkpoint, verified
     lost: str = ""  # why there is none
 
 
-def _find_best(shelf: Shelf, scoring: Scoring, state: TrainState) -> Best:
-    if not state.best_step or whole_step(scoring.model_folder) == state.best_step:
-        return Best()
+def _find_best(
+    rotation: CheckpointRotation, validation: Validation, state: TrainState
+) -> BestCheckpoint:
+    if not state.best_step or whole_step(validation.model_folder) == state.best_step:
+        return BestCheckpoint()
     try:
-        return Best(path=shelf.at(state.best_step))
+        return BestCheckpoint(path=rotation.at(state.best_step))
     except InputError as error:
-        return Best(lost=str(error))
+        return BestCheckpoint(lost=str(error))
 
 
-def _set_aside(shelf: Shelf, scoring: Scoring, state: TrainState, best: Best) -> None:
+def _set_aside(
+    rotation: CheckpointRotation, validation: Validation, state: TrainState, best: BestCheckpoint
+) -> None:
     """Rename what is of a future that was given up, and a model that is no longer the best."""
-    shelf.set_aside(newer_than=state.step)
-    scoring.set_aside(newer_than=state.step)
-    if best.lost and scoring.model_folder.exists():
-        set_aside(scoring.model_folder)
+    rotation.set_aside(newer_than=state.step)
+    validation.set_aside(newer_than=state.step)
+    if best.lost and validation.model_folder.exists():
+        set_aside(validation.model_folder)

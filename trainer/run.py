@@ -6,23 +6,23 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
-from data.dataloader import Passes
+from data.dataloader import TrainLoader
 from data.errors import InputError
-from data.streaming.windowed_loader import WindowedPasses
+from data.streaming.windowed_loader import StreamTrainLoader
 from trainer.checkpoint.manager import Checkpoints
-from trainer.distributed.fsdp import Mirror
-from trainer.heartbeat import Pulse
+from trainer.distributed.fsdp import FullModel
+from trainer.heartbeat import Heartbeat
 from trainer.metrics.clip_losses import ClipLosses
 from trainer.metrics.failed_clips import DropLog
 from trainer.metrics.flops import WhisperFlops
-from trainer.metrics.meter import Meter
+from trainer.metrics.meter import TrainMetrics
 from trainer.metrics.profiler import NoProfile, Profile
-from trainer.metrics.recorder import Recorder, Silence
-from trainer.metrics.wall_clock import Clock
-from trainer.nonfinite import Guard
+from trainer.metrics.recorder import NullRecorder, Recorder
+from trainer.metrics.wall_clock import WallClock
+from trainer.nonfinite import NonFiniteGuard
 from trainer.optimizer import OptimConfig
 from trainer.state import TrainState
-from trainer.validation import Scoring
+from trainer.validation import Validation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,18 +57,18 @@ class Run:
 
     accelerator: Accelerator
     model: nn.Module
-    mirror: Mirror
+    full_model: FullModel
     optimizer: Any
-    passes: Passes | WindowedPasses
+    passes: TrainLoader | StreamTrainLoader
     state: TrainState
-    pulse: Pulse
-    guard: Guard
+    heartbeat: Heartbeat
+    guard: NonFiniteGuard
     flops: WhisperFlops
-    meter: Meter
-    clock: Clock
+    meter: TrainMetrics
+    clock: WallClock
     losses: ClipLosses
-    recorder: Recorder | Silence
-    scoring: Scoring
+    recorder: Recorder | NullRecorder
+    validation: Validation
     checkpoints: Checkpoints
     profiler: Profile | NoProfile
     drops: DropLog
@@ -87,7 +87,7 @@ def save(run: Run) -> None:
         run.guard.settle(run.state)
         run.losses.write()  # a start from this checkpoint does not make these updates again
         run.checkpoints.save(run.state, run.shape)
-    run.pulse.save_seconds = run.checkpoints.seconds
+    run.heartbeat.save_seconds = run.checkpoints.seconds
 
 
 def ensure_saved(run: Run) -> bool:

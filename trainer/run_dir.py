@@ -22,7 +22,7 @@ from data.labels import LabelEncoder
 from data.manifest import Manifest, build_manifest, ensure_index, scan_cache
 from data.screening.durations import MeasureFiles
 from data.screening.filters import count_reasons, refuse_broken
-from eval.main_process import decide, wait_until_visible
+from eval.main_process import run_on_main_process, wait_until_visible
 from trainer.distributed.deepspeed_zero2 import autocast_of
 from trainer.distributed.shared_scan import scan_together
 from trainer.metrics.flops import Peak
@@ -83,7 +83,9 @@ def freeze_corpus(
         InputError: the corpus cannot be used.
     """
     path = folder / "manifest.jsonl"
-    if resumed and decide(accelerator, lambda: ensure_index(path)):  # all of them, or none
+    if resumed and run_on_main_process(
+        accelerator, lambda: ensure_index(path)
+    ):  # all of them, or none
         return Manifest.read(wait_until_visible(path))
     frozen: list[Manifest] = []  # on the main process
 

@@ -162,7 +162,7 @@ def reseed(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(zlib.crc32(f"{seed} {step} {rank}".encode()))
 
 
-def hold_still(accelerator: Accelerator, model: nn.Module, optimizer: Any) -> None:
+def skip_update(accelerator: Accelerator, model: nn.Module, optimizer: Any) -> None:
     """End an update whose loss was NaN; the optimizer takes the memory that it will need."""
     if zero.is_zero(accelerator):
         zero.move(model, max_norm=1.0)

@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
-from data.lazy_manifest import Outline
+from data.lazy_manifest import ManifestColumns
 from data.manifest import Manifest
 from data.utterance import Utterance
 from eval.evaluate import Evaluator, save
-from eval.main_process import decide
+from eval.main_process import run_on_main_process
 from eval.metrics.hypothesis import Hypothesis
 from eval.metrics.scores import Scores
-from eval.probes.run_probes import look_beside
+from eval.probes.run_probes import run_probes
 from eval.report.page import write_page
 from eval.subset import stratified
 from trainer.best_model import TEXTS, choose, write_losses
 from trainer.checkpoint.rotation import set_aside
 from trainer.metrics.console import comparison
-from trainer.metrics.recorder import Recorder, Silence
-from trainer.metrics.wall_clock import Clock
+from trainer.metrics.recorder import NullRecorder, Recorder
+from trainer.metrics.wall_clock import WallClock
 from trainer.publish.card_facts import facts_of
 from trainer.publish.export import describe, export, exported_step, restore
-from trainer.publish.uploader import Publisher
+from trainer.publish.uploader import HubUploader
 from trainer.report.plots import write_plots
 from trainer.report.run_report import write_report
 from trainer.state import TrainState
@@ -33,16 +33,16 @@ ALL_OF_DEV = "dev-all"  # beside "dev", the clips that models are chosen by
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scoring:
+class Validation:
     """Scores dev to choose and test to report; keeps the best model in the run's folder."""
 
     evaluator: Evaluator
     manifest: Manifest
     folder: Path
-    recorder: Recorder | Silence
-    clock: Clock
+    recorder: Recorder | NullRecorder
+    clock: WallClock
     eval_clips: int | None  # of dev, while training
-    publisher: Publisher
+    uploader: HubUploader
 
     @property
     def sample(self) -> list[Utterance]:
@@ -63,7 +63,7 @@ class Scoring:
         """Score the model as it came, on both splits; a run that goes on has done so."""
         self.clock.since = state.step
         if self.evaluator.accelerator.is_main_process:
-            self.publisher.start()
+            self.uploader.start()
         splits = [("dev", self.sample), ("test", self.manifest.test)]
         held = [(split, utterances) for split, utterances in splits if utterances]
         if state.step or not held:
@@ -77,7 +77,9 @@ class Scoring:
         with self._timed(state.step):
             error = self._score("dev", self.sample, state.step).error
             old, new = (self._at(step, "dev") for step in (state.best_step, state.step))
-            verdict = decide(self.evaluator.accelerator, lambda: choose(old, new, error, state))
+            verdict = run_on_main_process(
+                self.evaluator.accelerator, lambda: choose(old, new, error, state)
+            )
         self.recorder.say(f"update {state.step:>6}  {verdict.told}")
         return error, verdict.better
 
@@ -89,15 +91,15 @@ class Scoring:
 
     def keep_best(self, state: TrainState) -> None:
         """Write the model in hand as the run's model, while other processes wait."""
-        decide(self.evaluator.accelerator, lambda: self._export(state))
+        run_on_main_process(self.evaluator.accelerator, lambda: self._export(state))
         self.evaluator.accelerator.wait_for_everyone()  # a run may end here: all have heard of it
 
     def _export(self, state: TrainState) -> None:
         told = f"{self.model_folder} of update {state.step}"
         with self.clock.on("saving"), self.recorder.despite_disk(told):
             whisper, facts = self.evaluator.whisper, self._facts(state)
-            export(whisper, self.model_folder, facts, self.publisher.config.precision)
-            self.publisher.offer_model()
+            export(whisper, self.model_folder, facts, self.uploader.config.precision)
+            self.uploader.offer_model()
 
     def after(self, state: TrainState) -> None:
         """Take the best model back in hand and score it on all of dev, and on test.
@@ -108,7 +110,7 @@ class Scoring:
         if state.best_error is None:  # nothing was chosen: the last is the model
             self.keep_best(state)
         accelerator = self.evaluator.accelerator
-        held = decide(accelerator, lambda: exported_step(self.model_folder))
+        held = run_on_main_process(accelerator, lambda: exported_step(self.model_folder))
         if held != (state.best_step or state.step):
             raise InputError(
                 f"{self.model_folder}: the best model could not be written: free some space, and "
@@ -145,7 +147,7 @@ class Scoring:
         if self.evaluator.accelerator.is_main_process:
             with self.recorder.despite_disk(str(self.model_folder)):
                 describe(self.model_folder, {**self._facts(state), "error": error})
-                self.publisher.offer_model()
+                self.uploader.offer_model()
 
     @contextmanager
     def _timed(self, step: int) -> Iterator[None]:
@@ -176,7 +178,7 @@ class Scoring:
             utterances, f"{split}, update {step}", true_length=short, costs=True
         )
         at, unlearnt = self._at(step, split), split == "dev" or not self.manifest.dev
-        beside = look_beside(self.evaluator, hypotheses, at, forgetting=unlearnt, true_length=short)
+        beside = run_probes(self.evaluator, hypotheses, at, forgetting=unlearnt, true_length=short)
         found = scores.metrics() | beside.metrics()
         self.recorder.record(step, {f"{split}/{name}": value for name, value in found.items()})
         for name, group in scores.named():
@@ -218,4 +220,4 @@ class Scoring:
         return asked == "bucket" or (asked == "auto" and trained and split != "test")
 
     def _facts(self, state: TrainState) -> dict[str, Any]:
-        return facts_of(self.evaluator, Outline.of(self.manifest.train), self.clock, state)
+        return facts_of(self.evaluator, ManifestColumns.of(self.manifest.train), self.clock, state)

@@ -13,7 +13,7 @@ from data.audio.augment import UNCHANGED, Augmentation, Mask
 from data.batch import IGNORE, Batch, target_positions
 from data.labels import LabelEncoder
 from data.log_mel import HOP_LENGTH, SAMPLE_RATE
-from data.sampling.bucketed_sampler import Draw
+from data.sampling.bucketed_sampler import SampleSpec
 from data.utterance import Drop, Utterance
 
 
@@ -28,11 +28,11 @@ class Clip:
 
 
 @dataclass(kw_only=True, slots=True)
-class Line:
+class Sample:
     """One row of a batch."""
 
     clips: list[Clip]  # said one after another; none: silence of no weight
-    draw: Draw
+    draw: SampleSpec
 
     @property
     def waveform(self) -> Tensor:
@@ -81,7 +81,7 @@ class PaddingCollator:
         self.mel = mel
         self.augmentation = augmentation
 
-    def __call__(self, lines: list[Line]) -> Batch:
+    def __call__(self, lines: list[Sample]) -> Batch:
         """Pad, compute features, and lay out the decoder's inputs and targets."""
         started = time.perf_counter()
         features = self.mel(pad([line.waveform for line in lines], lines[0].draw.frames))
@@ -108,13 +108,13 @@ class PaddingCollator:
             work={"decode and resample": sum(clip.work for clip in clips), "mel": mel_seconds},
         )
 
-    def _masks(self, row: int, line: Line) -> list[Mask]:
+    def _masks(self, row: int, line: Sample) -> list[Mask]:
         if not line.draw.clips:
             return []
         frames, draw = len(line.waveform) // HOP_LENGTH, line.draw
         return self.augmentation.masks(row, frames, draw.at.epoch, draw.clips[0])
 
-    def _targets(self, line: Line) -> Targets:
+    def _targets(self, line: Sample) -> Targets:
         """Lay out a line's labels. The prefix is the first sound clip's, the end token the last's.
 
         So the targets of each clip lie together, in the clips' order.

@@ -9,13 +9,13 @@ from torch.utils.data import Dataset
 
 from data.audio.augment import Augmentation
 from data.audio.decode import AudioError
-from data.batching.collate import Clip, Line
+from data.batching.collate import Clip, Sample
 from data.log_mel import HOP_LENGTH, frames_of
-from data.sampling.bucketed_sampler import Draw
+from data.sampling.bucketed_sampler import SampleSpec
 from data.sampling.epoch_plan import Plan
 from data.screening.filters import drop
 from data.utterance import Utterance
-from data.worker_pool import Watch
+from data.worker_pool import WorkerWatch
 
 Change = Callable[[Tensor, int, int], Tensor]
 
@@ -24,7 +24,7 @@ def _unchanged(samples: Tensor, index: int, epoch: int) -> Tensor:
     return samples
 
 
-class Lines(Dataset[Line]):
+class SpeechDataset(Dataset[Sample]):
     """Decodes the clips that a draw asks for; what cannot be decoded is silence of no weight."""
 
     def __init__(
@@ -32,7 +32,7 @@ class Lines(Dataset[Line]):
         utterances: Sequence[Utterance],
         split: str,
         hear: Callable[[Utterance], Tensor],
-        watch: Watch,
+        watch: WorkerWatch,
         change: Change = _unchanged,
     ) -> None:
         """Take the utterances that draws index, the name of their split, and how to decode one.
@@ -50,9 +50,9 @@ class Lines(Dataset[Line]):
         self.watch = watch
         self.change = change
 
-    def __getitem__(self, draw: Draw) -> Line:
+    def __getitem__(self, draw: SampleSpec) -> Sample:
         """Return the decoded row."""
-        return Line(clips=[self._decode(i, draw.at.epoch) for i in draw.clips], draw=draw)
+        return Sample(clips=[self._decode(i, draw.at.epoch) for i in draw.clips], draw=draw)
 
     def _decode(self, index: int, epoch: int) -> Clip:
         utterance, started = self.utterances[index], time.perf_counter()

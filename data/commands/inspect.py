@@ -30,7 +30,7 @@ WRONG = 5  # suspicious ones beside them, of each reason
 SHOWN = 500  # characters of a text on the page
 
 
-class Heard(NamedTuple):
+class ClipToShow(NamedTuple):
     """A clip on the page."""
 
     clip: Utterance
@@ -92,7 +92,7 @@ def _row(each: Suspicion, u: Utterance) -> dict[str, Any]:
 
 def _heard(
     drawn: Sequence[int], wrong: Iterable[Suspicion], clips: Mapping[int, Utterance]
-) -> Iterator[Heard]:
+) -> Iterator[ClipToShow]:
     """Yield what the page lets hear: clips that were drawn, and the first of each suspicion."""
     for clip in drawn:
         yield _playable(clips[clip], "drawn")
@@ -103,14 +103,14 @@ def _heard(
             yield _playable(clips[each.clip], f"{each.reason}: {each.detail}".removesuffix(": "))
 
 
-def _playable(clip: Utterance, why: str) -> Heard:
+def _playable(clip: Utterance, why: str) -> ClipToShow:
     try:
-        return Heard(clip, why, data_uri(clip), "")
+        return ClipToShow(clip, why, data_uri(clip), "")
     except AudioError as error:
-        return Heard(clip, why, "", f"{error.reason}: {error.detail}")
+        return ClipToShow(clip, why, "", f"{error.reason}: {error.detail}")
 
 
-def _page(survey: Survey, counts: list[int], tables: list[Table], heard: list[Heard]) -> str:
+def _page(survey: Survey, counts: list[int], tables: list[Table], heard: list[ClipToShow]) -> str:
     return render(
         Path(__file__).with_name("inspection.html.j2"),
         name=name_of(survey.config.corpus),

@@ -24,7 +24,7 @@ NUMBERS = {
 NAMES = ("split", "language", "script", "speaker")
 
 
-class Columns:
+class ColumnStatistics:
     """Clips whose audio can be used, in the order in which they were read."""
 
     def __init__(self) -> None:

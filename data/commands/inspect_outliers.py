@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.commands.inspect_columns import Columns
+from data.commands.inspect_columns import ColumnStatistics
 from data.writing_systems import HAN, SCRIPTS
 
 # How long a text takes is about log-normal around a line: a pause, and so much for each letter.
@@ -23,7 +23,7 @@ RARE = 0.05  # share of a language's letters below which a script is not its own
 Mask = NDArray[np.bool_]  # of clips
 
 
-class Pace(NamedTuple):
+class SpeakingRate(NamedTuple):
     """How long a text takes in a language of a corpus, and when that is suspicious."""
 
     language: str
@@ -42,7 +42,7 @@ class Suspicion(NamedTuple):
     detail: str
 
 
-def paces_of(columns: Columns) -> list[Pace]:
+def paces_of(columns: ColumnStatistics) -> list[SpeakingRate]:
     """Return the pace of each language; none where there are too few clips to tell."""
     paces = []
     for language in columns.names("language"):
@@ -56,12 +56,12 @@ def paces_of(columns: Columns) -> list[Pace]:
         middle = float(np.median(ratio))
         short = middle / _factor(middle / ratio[ratio <= middle])
         long = middle * _factor(ratio[ratio >= middle] / middle)
-        paces.append(Pace(language, unit, pause, each, short, long))
+        paces.append(SpeakingRate(language, unit, pause, each, short, long))
     return paces
 
 
 def suspicions(
-    columns: Columns, paces: list[Pace], characters: Mapping[str, Counter[str]]
+    columns: ColumnStatistics, paces: list[SpeakingRate], characters: Mapping[str, Counter[str]]
 ) -> Iterator[Suspicion]:
     """Yield what looks wrong: a clip comes once for each reason.
 
@@ -83,7 +83,7 @@ def suspicions(
         yield Suspicion(clip, "damaged text", "")
 
 
-def _out_of_pace(columns: Columns, pace: Pace) -> Iterator[Suspicion]:
+def _out_of_pace(columns: ColumnStatistics, pace: SpeakingRate) -> Iterator[Suspicion]:
     unit, said = _said(columns)
     spoken = columns.where("language", pace.language) & (said > 0)
     seconds, expected = columns.numbers("seconds"), pace.pause + pace.each * said
@@ -97,7 +97,7 @@ def _out_of_pace(columns: Columns, pace: Pace) -> Iterator[Suspicion]:
             yield Suspicion(clip, reason, told)
 
 
-def _said(columns: Columns) -> tuple[str, NDArray[np.int32]]:
+def _said(columns: ColumnStatistics) -> tuple[str, NDArray[np.int32]]:
     """Return the unit, and how many each clip says; 0 where it says none or has no length."""
     unit = "tokens" if columns.numbers("tokens").any() else "letters"
     known = (columns.numbers("seconds") > 0) & (columns.numbers("letters") > 0)
@@ -124,7 +124,7 @@ def _factor(ratios: NDArray[np.float64]) -> float:
     return max(FACTOR, float(np.median(ratios)) ** (DEVIATIONS * TO_DEVIATION))
 
 
-def _foreign(columns: Columns, spoken: Mask, characters: Counter[str]) -> list[str]:
+def _foreign(columns: ColumnStatistics, spoken: Mask, characters: Counter[str]) -> list[str]:
     """Return the scripts of a language's clips that are not its own.
 
     Scripts are weighed by letters, since a Japanese clip may be all kanji; kinds of Han by clips.

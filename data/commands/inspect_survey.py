@@ -12,7 +12,7 @@ import tyro
 from rich.progress import track
 from tokenizers import Tokenizer
 
-from data.commands.inspect_columns import SPECIAL_TOKENS, Columns
+from data.commands.inspect_columns import SPECIAL_TOKENS, ColumnStatistics
 from data.commands.leakage import audio_hash
 from data.config import DataConfig
 from data.corpora import read as read_corpus
@@ -77,7 +77,7 @@ class Survey:
         held_out = [split for split in (self.data.dev_split, self.data.test_split) if split]
         splits = config.split or (self.data.train_split, *held_out)
         self.splits = list(dict.fromkeys(splits))
-        self.columns = Columns()
+        self.columns = ColumnStatistics()
         self.characters: dict[str, Counter[str]] = defaultdict(Counter)  # by language
         self.listed: Counter[str] = Counter()  # rows, by split
         self.left_out: Counter[tuple[str, str]] = Counter()  # by split and reason

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.audio.source import AudioError, opened
-from data.commands.inspect_columns import Columns
-from data.commands.inspect_outliers import DEVIATIONS, ENOUGH, FACTOR, RARE, Pace, Suspicion
+from data.commands.inspect_columns import ColumnStatistics
+from data.commands.inspect_outliers import DEVIATIONS, ENOUGH, FACTOR, RARE, SpeakingRate, Suspicion
 from data.commands.inspect_survey import Survey
 from data.pages.tables import Table
 from data.utterance import Utterance
@@ -36,7 +36,7 @@ def overview(survey: Survey) -> Table:
 
 
 def _counts(
-    columns: Columns, listed: int, inside: NDArray[np.bool_], seconds: NDArray[np.float64]
+    columns: ColumnStatistics, listed: int, inside: NDArray[np.bool_], seconds: NDArray[np.float64]
 ) -> list[str]:
     clips = int(inside.sum())
     lengths = seconds[inside] if clips else np.zeros(1)
@@ -57,7 +57,7 @@ def left_out(survey: Survey) -> Table:
     return Table("left out of training", ("split", "reason", "such as", "clips"), rows, note, 3)
 
 
-def speech_rates(columns: Columns, paces: list[Pace]) -> Table:
+def speech_rates(columns: ColumnStatistics, paces: list[SpeakingRate]) -> Table:
     """Return how fast each language is spoken, and when a clip is suspicious."""
     rows = []
     for language in columns.names("language"):
@@ -81,13 +81,13 @@ def speech_rates(columns: Columns, paces: list[Pace]) -> Table:
     return Table("rate of speech", names, rows, note, texts=3)
 
 
-def _usual(pace: Pace) -> str:
+def _usual(pace: SpeakingRate) -> str:
     unit = pace.unit.removesuffix("s")
     usual = f"{pace.pause:.2f} s and {pace.each:.3f} s a {unit}"
     return f"below {pace.short:.2f} or above {pace.long:.2f} times {usual}"
 
 
-def scripts(columns: Columns, characters: Mapping[str, Counter[str]]) -> Table:
+def scripts(columns: ColumnStatistics, characters: Mapping[str, Counter[str]]) -> Table:
     """Return the scripts of each language, with their rarest characters."""
     rows = []
     for language, counts in characters.items():
@@ -123,7 +123,7 @@ def _mostly(script: str, clips: Mapping[str, int]) -> str:
     )
 
 
-def repeats(columns: Columns, texts: Mapping[int, str]) -> Table:
+def repeats(columns: ColumnStatistics, texts: Mapping[int, str]) -> Table:
     """Return how many clips of a split say, or sound like, what an earlier one does.
 
     Args:
@@ -151,7 +151,7 @@ def _repeats(hashes: NDArray[np.int64]) -> str:
     return f"{len(hashes) - len(np.unique(hashes)):,}"
 
 
-def most_repeated(columns: Columns, most: int = 3) -> list[tuple[int, int]]:
+def most_repeated(columns: ColumnStatistics, most: int = 3) -> list[tuple[int, int]]:
     """Return a clip of each of the most repeated sentences, and how often each is said."""
     _, first, counts = np.unique(columns.numbers("text"), return_index=True, return_counts=True)
     ordered = np.lexsort((first, -counts))[:most]

@@ -23,7 +23,7 @@ LOOKS = "dataset_dict.json, dataset_info.json, *.parquet or *.arrow"
 Features = Mapping[str, Any]  # what each column holds, by its name
 
 
-class Columns(NamedTuple):
+class ColumnNames(NamedTuple):
     """Where a row says what; None where it does not."""
 
     text: str
@@ -64,7 +64,7 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
         )
 
 
-def columns_of(config: DataConfig, corpus: str, features: Features) -> Columns:
+def columns_of(config: DataConfig, corpus: str, features: Features) -> ColumnNames:
     """Return the columns of text, language and speaker.
 
     Raises:
@@ -79,10 +79,10 @@ def columns_of(config: DataConfig, corpus: str, features: Features) -> Columns:
         )
     language = _column("language", config.language_column, LANGUAGE_COLUMNS, corpus, features)
     speaker = _column("speaker", config.speaker_column, SPEAKER_COLUMNS, corpus, features)
-    return Columns(text, language, speaker)
+    return ColumnNames(text, language, speaker)
 
 
-def said(columns: Columns, features: Features, values: Mapping[str, Any]) -> dict[str, Any]:
+def said(columns: ColumnNames, features: Features, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a row says of an utterance."""
     language = _value(features, columns.language, values)
     return {

@@ -17,7 +17,7 @@ from data.sampling.forward_bounds import bound_shapes
 from data.sampling.rows import Row, is_repaired, rows_of
 
 
-class Draw(NamedTuple):
+class SampleSpec(NamedTuple):
     """One row of a pass."""
 
     clips: tuple[int, ...]  # indices into the manifest, said one after another; (): silence
@@ -31,7 +31,7 @@ class Draw(NamedTuple):
 
 
 @dataclass(eq=False)
-class BucketedBatchSampler(Sampler[list[Draw]]):
+class BucketedBatchSampler(Sampler[list[SampleSpec]]):
     """Yields the forward passes of one process, from any position on, epoch after epoch.
 
     Row i of an update belongs to process i modulo their number. All processes make as many passes
@@ -53,7 +53,7 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
     # More rows, frames or tokens never cost less
     pass_cost: Callable[[Shape], float] = attrgetter("seconds")
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleSpec]]:
         """Yield passes, each a list of draws."""
         for update, at, after in islice(self._updates(), self.updates):
             yield from self._draws(rows_of(update, at, self.plan, self.config), at, after)
@@ -75,7 +75,7 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
             found = [max([*found, (self.pass_cost(worst), -number, worst)])]
         return found[0][2]
 
-    def _tokens(self, row: Row | Draw) -> int:
+    def _tokens(self, row: Row | SampleSpec) -> int:
         tokens = sum(self.plan.tokens(clip) for clip in row.clips) or 1
         if row.timed:
             tokens += 2 * len(row.clips)
@@ -95,7 +95,7 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
                     yield updates[number], at, after
             first = 0
 
-    def _draws(self, rows: list[Row], at: Position, after: Position) -> Iterator[list[Draw]]:
+    def _draws(self, rows: list[Row], at: Position, after: Position) -> Iterator[list[SampleSpec]]:
         shares = [self._passes(rows[rank :: self.world]) for rank in range(self.world)]
         most = max(map(len, shares))
         mine = shares[self.rank]
@@ -104,7 +104,7 @@ class BucketedBatchSampler(Sampler[list[Draw]]):
         for number, each in enumerate(mine, 1):
             last = number == most
             yield [
-                Draw(row.clips, at, after, last, row.frames, repair, row.timed, row.prompted)
+                SampleSpec(row.clips, at, after, last, row.frames, repair, row.timed, row.prompted)
                 for row in each
             ]
 

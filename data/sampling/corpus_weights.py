@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from data.config import DataConfig
 from data.errors import InputError
-from data.lazy_manifest import Outline
+from data.lazy_manifest import ManifestColumns
 
 
-def weights_of(outline: Outline, config: DataConfig) -> dict[str, float]:
+def weights_of(outline: ManifestColumns, config: DataConfig) -> dict[str, float]:
     """Return how often an epoch hears each corpus, by data.weights or data.hours.
 
     Raises:
@@ -35,7 +35,7 @@ def weights_of(outline: Outline, config: DataConfig) -> dict[str, float]:
     return {name: weight for name, weight in given.items() if seconds[name]}
 
 
-def mean_seconds(outline: Outline, weights: Mapping[str, float]) -> float:
+def mean_seconds(outline: ManifestColumns, weights: Mapping[str, float]) -> float:
     """Return the mean length of what epochs hear, in seconds: a corpus counts by its weight."""
     if not weights:
         return sum(outline.seconds.tolist()) / max(1, len(outline.seconds))
@@ -45,7 +45,7 @@ def mean_seconds(outline: Outline, weights: Mapping[str, float]) -> float:
 
 
 def times_of(
-    outline: Outline, weights: Mapping[str, float], seed: int, epoch: int
+    outline: ManifestColumns, weights: Mapping[str, float], seed: int, epoch: int
 ) -> NDArray[np.int64]:
     """Return how often an epoch hears each utterance: once, unless its corpus has a weight.
 

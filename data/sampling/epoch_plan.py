@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.config import DataConfig
-from data.lazy_manifest import Outline
+from data.lazy_manifest import ManifestColumns
 from data.log_mel import CHUNK_SECONDS, FRAMES_PER_SECOND, N_FRAMES, frames_of
 from data.sampling.corpus_weights import mean_seconds, times_of, weights_of
 from data.utterance import Utterance
@@ -67,7 +67,7 @@ class EpochUpdates(Sequence[list[int]]):
 class Plan:
     """Draws the updates of any epoch."""
 
-    outline: Outline  # of the utterances
+    outline: ManifestColumns  # of the utterances
     weights: Mapping[str, float]  # how often an epoch hears a corpus; once where it is not named
     buckets: Sequence[NDArray[np.int32]]  # utterances of similar length and number of tokens
     mean_seconds: float  # of what epochs hear
@@ -80,7 +80,7 @@ class Plan:
     @classmethod
     def of(cls, utterances: Sequence[Utterance], config: DataConfig, seed: int) -> "Plan":
         """Make the plan of a manifest."""
-        outline = Outline.of(utterances)
+        outline = ManifestColumns.of(utterances)
         weights = weights_of(outline, config)
         return cls(
             outline=outline,

@@ -17,7 +17,7 @@ from data.audio.source import file_of
 from data.config import DataConfig
 from data.screening.scan_cache import Measured, MeasurementCache, Measurements, Stamps
 from data.utterance import Utterance
-from data.worker_pool import Watch, survive
+from data.worker_pool import WorkerWatch, survive
 
 FILES = 64  # that a worker measures in one go: handing over costs as much as reading a header
 MISSING = Measured(reason="missing", detail="no such file")
@@ -84,7 +84,7 @@ def scan(
 class _Files(Dataset[Measured]):
     """Measures the file that is asked for; one that kills its worker is not asked for again."""
 
-    def __init__(self, audios: Sequence[str], check: str, watch: Watch) -> None:
+    def __init__(self, audios: Sequence[str], check: str, watch: WorkerWatch) -> None:
         self.audios = audios
         self.check = check
         self.watch = watch
@@ -120,7 +120,7 @@ def measuring(
 
 def _measure_all(files: Sequence[str], config: DataConfig) -> Generator[Measured, None, None]:
     workers = min(config.workers, len(files))
-    watch = Watch(files.__getitem__, workers)
+    watch = WorkerWatch(files.__getitem__, workers)
     make = partial(
         DataLoader, _Files(files, config.check, watch), collate_fn=list, num_workers=workers
     )

@@ -18,7 +18,7 @@ from data.utterance import Utterance
 JSON, TEXT = "json", "txt"  # columns that `datasets` makes of KEY.json and KEY.txt in a tar shard
 
 
-class Place(NamedTuple):
+class StreamPosition(NamedTuple):
     """Where a row lies in a stream."""
 
     epoch: int = 0
@@ -26,12 +26,12 @@ class Place(NamedTuple):
     row: int = 0  # of the shard
 
 
-class Sample(NamedTuple):
+class StreamRow(NamedTuple):
     """A row of a stream."""
 
     utterance: Utterance  # without its audio
     audio: bytes  # encoded
-    place: Place
+    place: StreamPosition
 
 
 class Stream:
@@ -80,7 +80,7 @@ class Stream:
         self._columns = hub.columns_of(config, self._source.name, self._features)
         self._seed = seed
 
-    def rows(self, start: Place) -> Iterator[Sample]:
+    def rows(self, start: StreamPosition) -> Iterator[StreamRow]:
         """Yield rows from a place on, epoch after epoch, for ever.
 
         Raises:
@@ -89,20 +89,20 @@ class Stream:
         yield from self._epoch(start)
         for epoch in count(start.epoch + 1):
             before = None
-            for sample in self._epoch(Place(epoch)):
+            for sample in self._epoch(StreamPosition(epoch)):
                 yield sample
                 before = sample.place
             if before is None:
                 raise InputError(f"{self._source.name}: split {self._split!r} is empty")
 
-    def _epoch(self, start: Place) -> Iterator[Sample]:
+    def _epoch(self, start: StreamPosition) -> Iterator[StreamRow]:
         shards = int(self._rows.num_shards)
         order = random.Random(f"{self._seed} {start.epoch} shards").sample(range(shards), shards)
         for place in range(start.shard, shards):
             first = start.row if place == start.shard else 0
             for row, values in self._shard(order[place], first):
-                at = Place(start.epoch, place, row)
-                yield Sample(self._utterance(order[place], row, values), self._bytes(values), at)
+                at = StreamPosition(start.epoch, place, row)
+                yield StreamRow(self._utterance(order[place], row, values), self._bytes(values), at)
 
     def _shard(self, number: int, first: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Yield the rows of a shard from one on, with their numbers."""

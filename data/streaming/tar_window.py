@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.audio.tar import Member, locator
-from data.streaming.stream import Sample
+from data.streaming.stream import StreamRow
 from data.utterance import Utterance
 
 
-def spool(samples: Iterable[Sample], path: Path, revision: str | None) -> list[Utterance]:
+def spool(samples: Iterable[StreamRow], path: Path, revision: str | None) -> list[Utterance]:
     """Write rows as they arrive; return their utterances, each naming its part of the file.
 
     A tar tells each clip by a header: what was damaged on the disk is no other clip's audio.

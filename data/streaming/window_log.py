@@ -4,10 +4,10 @@ from pathlib import Path
 
 from data.atomic_files import append_jsonl, read_jsonl
 from data.errors import InputError
-from data.streaming.stream import Place
+from data.streaming.stream import StreamPosition
 
 
-class Places:
+class WindowLog:
     """stream.jsonl: a line for each window that was read, with where it ended.
 
     Without it a run goes on as exactly, after reading the stream from its beginning.
@@ -24,21 +24,21 @@ class Places:
         """
         self._path = path
         self._notes = rank == 0
-        self._begins = {0: Place()}
+        self._begins = {0: StreamPosition()}
         self._held = {0: first} if first else {}
         try:
             for row in read_jsonl(path) if path.is_file() else ():
                 self._held[row["window"]] = row["fingerprint"]
-                self._begins[row["window"] + 1] = Place(*row["after"])
+                self._begins[row["window"] + 1] = StreamPosition(*row["after"])
         except (ValueError, KeyError, TypeError):  # what cannot be read costs time, and no more
-            self._begins = {0: Place()}
+            self._begins = {0: StreamPosition()}
 
-    def nearest(self, number: int) -> tuple[int, Place]:
+    def nearest(self, number: int) -> tuple[int, StreamPosition]:
         """Return the last window up to this one whose beginning is known, and where that is."""
         known = max(each for each in self._begins if each <= number)
         return known, self._begins[known]
 
-    def note(self, number: int, after: Place, fingerprint: str) -> None:
+    def note(self, number: int, after: StreamPosition, fingerprint: str) -> None:
         """Take down what a window held, and where it ended.
 
         Raises:

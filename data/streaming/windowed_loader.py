@@ -4,13 +4,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 
 from data.batch import Batch, Position, Shape
-from data.dataloader import Batches, Passes
+from data.dataloader import Batches, TrainLoader
 from data.sampling.epoch_plan import Plan
 from data.streaming.windows import Windows
 from data.utterance import Drop, Utterance
 
 
-class WindowedPasses:
+class StreamTrainLoader:
     """What loader.Passes is for a corpus, for a stream: in a position, the epoch is a window.
 
     Each window has a plan of its own, drawn as that of an epoch of its number.
@@ -20,8 +20,8 @@ class WindowedPasses:
         self,
         windows: Windows,
         plan: Callable[[Sequence[Utterance]], Plan],
-        passes: Callable[[Sequence[Utterance], Plan], Passes],
-        first: Passes,
+        passes: Callable[[Sequence[Utterance], Plan], TrainLoader],
+        first: TrainLoader,
         *,
         rank: int,
         world: int,

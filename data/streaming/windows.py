@@ -14,17 +14,17 @@ from typing import NamedTuple
 
 from data.config import DataConfig
 from data.labels import LabelEncoder
-from data.lazy_manifest import Outline
+from data.lazy_manifest import ManifestColumns
 from data.screening.durations import scan
 from data.screening.filters import Screened
 from data.screening.training_set import select, settle, spoken
-from data.streaming.stream import Place, Sample, Stream
+from data.streaming.stream import Stream, StreamPosition, StreamRow
 from data.streaming.tar_window import spool
-from data.streaming.window_log import Places
+from data.streaming.window_log import WindowLog
 from data.utterance import Drop, Utterance
 
 Screen = Callable[[list[Utterance]], Screened]
-Read = tuple[list[Utterance], Place]  # a window's rows, and where the next one begins
+Read = tuple[list[Utterance], StreamPosition]  # a window's rows, and where the next one begins
 
 
 class Window(NamedTuple):
@@ -42,7 +42,7 @@ class Windows:
     """
 
     def __init__(
-        self, stream: Stream, size: int, screen: Screen, folder: Path, places: Places
+        self, stream: Stream, size: int, screen: Screen, folder: Path, places: WindowLog
     ) -> None:
         """Take what is read and how it is screened; nothing is read yet.
 
@@ -60,8 +60,8 @@ class Windows:
         self._places = places
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stream")
         self._stop = Event()
-        self._rows: Iterator[Sample] = iter(())
-        self._next: Sample | None = None  # read already, to know where an epoch ends
+        self._rows: Iterator[StreamRow] = iter(())
+        self._next: StreamRow | None = None  # read already, to know where an epoch ends
         self._reading: dict[int, Future[Read]] = {}  # at most one
         self._taken: dict[int, Window] = {}  # at most one
 
@@ -78,7 +78,7 @@ class Windows:
             self.prepare(number)
             rows, after = self._reading.pop(number).result()
             kept, drops = self._screen(rows)
-            self._places.note(number, after, Outline.of(kept).fingerprint)
+            self._places.note(number, after, ManifestColumns.of(kept).fingerprint)
             # the part of a file that a drop lay in says nothing once the file is gone
             named = [replace(drop, audio=drop.id) for drop in drops]
             self._taken[number] = Window(kept, named)
@@ -115,7 +115,7 @@ class Windows:
         rows = spool(self._window(begin), self._path(number), self._stream.revision)
         return rows, self._at()
 
-    def _window(self, begin: Place) -> Iterator[Sample]:
+    def _window(self, begin: StreamPosition) -> Iterator[StreamRow]:
         """Yield the rows of a window; the row after it is read too, and kept for the next one."""
         if self._next is None or self._next.place != begin:
             self._rows = self._stream.rows(begin)
@@ -128,7 +128,7 @@ class Windows:
             yield self._next
             self._next = next(self._rows)
 
-    def _at(self) -> Place:
+    def _at(self) -> StreamPosition:
         assert self._next is not None
         return self._next.place
 
@@ -182,7 +182,7 @@ def first_window(
     screened = partial(screen, config=config, encoder=encoder, held_out=held_out, show=show)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="stream-", dir=folder) as place:
-        places = Places(Path(place) / "stream.jsonl")
+        places = WindowLog(Path(place) / "stream.jsonl")
         windows = Windows(stream, config.window, screened, Path(place) / "audio", places)
         with closing(windows):
             return windows.take(0)

@@ -18,7 +18,7 @@ from data.manifest import Manifest
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator, save
-from eval.label_errors.excess_loss import Cost, costs
+from eval.label_errors.excess_loss import TranscriptLoss, costs
 from eval.report.page import write_page
 from eval.whisper import load_whisper
 
@@ -26,7 +26,7 @@ FOLDER = "suspects"  # in the run's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SuspectsConfig:
+class LabelErrorsConfig:
     """List the clips of a run whose transcripts cost the most: look there for wrong ones."""
 
     run: tyro.conf.Positional[str]  # the run's folder
@@ -42,7 +42,7 @@ class SuspectsConfig:
             raise InputError(f"most must be at least 1, got {self.most}")
 
 
-def suspects(config: SuspectsConfig) -> None:
+def find_label_errors(config: LabelErrorsConfig) -> None:
     """Rank, transcribe with the run's own model, and show.
 
     Raises:
@@ -73,7 +73,7 @@ def suspects(config: SuspectsConfig) -> None:
     print(f"to be heard: {write_page(folder)}")
 
 
-def heard_by(run: Path, ranked: Sequence[Cost]) -> list[Utterance]:
+def heard_by(run: Path, ranked: Sequence[TranscriptLoss]) -> list[Utterance]:
     """Return the utterances of some clips, in their order.
 
     Raises:
@@ -96,7 +96,7 @@ def at_true_length(told: dict[str, Any]) -> bool:
     return asked == "bucket" or (asked == "auto" and told["data"]["pad"] == "bucket")
 
 
-def with_costs(path: Path, ranked: Sequence[Cost]) -> list[dict[str, Any]]:
+def with_costs(path: Path, ranked: Sequence[TranscriptLoss]) -> list[dict[str, Any]]:
     """Add to the rows of utterances.jsonl what training knew of them; return them."""
     known = {cost.id: cost for cost in ranked}
     rows = [

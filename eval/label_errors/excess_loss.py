@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cost:
+class TranscriptLoss:
     """What a clip's transcript cost in training."""
 
     id: str
@@ -29,7 +29,7 @@ class Cost:
     hearings: int
 
 
-def costs(run: Path) -> list[Cost]:
+def costs(run: Path) -> list[TranscriptLoss]:
     """Return what every clip of a run cost, the most unusual first.
 
     A short text costs more a token than a long one, and all cost more before training than after.
@@ -76,10 +76,10 @@ def _parts(key: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return np.array_split(np.argsort(key, kind="stable"), count)
 
 
-def _by_clip(ids: list[str], losses: Floats, excess: Floats) -> list[Cost]:
+def _by_clip(ids: list[str], losses: Floats, excess: Floats) -> list[TranscriptLoss]:
     names, clips = np.unique(ids, return_inverse=True)
     hearings = np.bincount(clips)
     means = [np.bincount(clips, each) / hearings for each in (losses, excess)]
     columns = zip(names.tolist(), *(each.tolist() for each in (*means, hearings)), strict=True)
-    found = [Cost(id=a, loss=b, excess=c, hearings=d) for a, b, c, d in columns]
+    found = [TranscriptLoss(id=a, loss=b, excess=c, hearings=d) for a, b, c, d in columns]
     return sorted(found, key=lambda cost: (-cost.excess, cost.id))

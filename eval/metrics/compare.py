@@ -12,13 +12,15 @@ from data.errors import InputError
 from data.log_mel import CHUNK_SECONDS
 from data.utterance import Utterance
 from eval.metrics.confidence import Difference, Interval, intervals, paired
-from eval.metrics.hypothesis import Compared, Hypothesis, compare_texts
+from eval.metrics.hypothesis import ComparedTexts, Hypothesis, compare_texts
 
 UTTERANCES = "utterances.jsonl"  # of an evaluation's folder
 NEEDED = ("id", "reference", "hypothesis", "language")
 ALL = "all"  # languages together
 
-Pair = tuple[Hypothesis, Compared, Compared]  # an utterance, what A made of it, what B made of it
+Pair = tuple[
+    Hypothesis, ComparedTexts, ComparedTexts
+]  # an utterance, what A made of it, what B made of it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +52,7 @@ class Compare:
         }
 
 
-def read_heard(folder: Path) -> list[Hypothesis]:
+def read_hypotheses(folder: Path) -> list[Hypothesis]:
     """Return what was heard in an evaluation, from its utterances.jsonl.
 
     Raises:

@@ -8,7 +8,7 @@ import numpy as np
 
 from data.labels import UNSPACED
 from eval.metrics.confidence import Interval, intervals, percent
-from eval.metrics.hypothesis import Compared, Hypothesis
+from eval.metrics.hypothesis import ComparedTexts, Hypothesis
 from eval.metrics.units import METRICS
 from eval.metrics.wer import ErrorCounts
 
@@ -22,7 +22,7 @@ LABELS = {
 
 ALWAYS = set(METRICS.values())
 
-Heard = tuple[Hypothesis, Compared]
+DecodeResult = tuple[Hypothesis, ComparedTexts]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,22 +123,22 @@ class Group:
         }
 
 
-def groups_of(heard: Sequence[Heard]) -> list[Group]:
+def groups_of(heard: Sequence[DecodeResult]) -> list[Group]:
     """Return the figures of each language."""
-    by_language: dict[str, list[Heard]] = {}
+    by_language: dict[str, list[DecodeResult]] = {}
     for each in heard:
         by_language.setdefault(each[0].languages, []).append(each)
     return [_group(name, part) for name, part in sorted(by_language.items())]
 
 
-def pooled(heard: Sequence[Heard]) -> tuple[ErrorCounts, Interval | None]:
+def pooled(heard: Sequence[DecodeResult]) -> tuple[ErrorCounts, Interval | None]:
     """Return the main figure of all together, each in its own unit, and its interval."""
     counted = [(h, c.counts[c.metric]) for h, c in heard if c.counts]
     figures, found = _summed([h for h, _ in counted], {"error": [counts for _, counts in counted]})
     return figures.get("error", ErrorCounts()), found.get("error")
 
 
-def _group(language: str, heard: Sequence[Heard]) -> Group:
+def _group(language: str, heard: Sequence[DecodeResult]) -> Group:
     counted = [(h, c) for h, c in heard if c.counts]
     first = heard[0][1]
     always = (f"{name}{end}" for name in ("wer", "cer", first.metric) for end in ("", "_ortho"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.utterance import Utterance
-from eval.decode import Heard
+from eval.decode import DecodeResult
 from eval.metrics.chinese_script import fold, is_folded, wrong_script
 from eval.metrics.normalize import normalizer_for
 from eval.metrics.units import KOREAN, METRICS, unit_of
@@ -24,7 +24,7 @@ class Hypothesis:
     likelihood: Likelihood | None = None  # of the reference; None where no label can hold it
 
     @classmethod
-    def of(cls, utterance: Utterance, heard: Heard) -> "Hypothesis":
+    def of(cls, utterance: Utterance, heard: DecodeResult) -> "Hypothesis":
         """Set what was heard beside what was said."""
         return cls(
             utterance=utterance,
@@ -51,7 +51,7 @@ class Hypothesis:
         u = self.utterance
         return f"{u.corpus}\0{u.speaker}" if u.speaker else None
 
-    def to_json(self, compared: "Compared") -> dict[str, Any]:
+    def to_json(self, compared: "ComparedTexts") -> dict[str, Any]:
         """Return a row of utterances.jsonl: edits are of the normalised texts, in the unit."""
         u, counts = self.utterance, compared.counts.get(compared.metric)
         return {
@@ -80,7 +80,7 @@ class Hypothesis:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Compared:
+class ComparedTexts:
     """An utterance's texts as they are compared, and the counts of every figure."""
 
     reference: str  # normalised
@@ -95,7 +95,7 @@ class Compared:
         return METRICS[self.unit]
 
 
-def compare_texts(heard: Hypothesis, normalizer: str, unit: str = "auto") -> Compared:
+def compare_texts(heard: Hypothesis, normalizer: str, unit: str = "auto") -> ComparedTexts:
     """Normalise both texts and count.
 
     A reference that normalises to nothing would make any text an endless error: it has no counts.
@@ -122,7 +122,7 @@ def compare_texts(heard: Hypothesis, normalizer: str, unit: str = "auto") -> Com
             folded = fold(said, language), fold(found, language)
             counts[f"{METRICS[unit]}_folded"] = errors(*folded, unit)
             counts["wrong_script"] = wrong_script(*raw, language)
-    return Compared(
+    return ComparedTexts(
         reference=said, hypothesis=found, unit=unit, normalizer=known.name, counts=counts
     )
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from data.log_mel import CHUNK_SECONDS
 from eval.metrics.confidence import Interval
-from eval.metrics.groups import Group, Heard, groups_of, pooled
-from eval.metrics.hypothesis import Compared, Hypothesis, compare_texts
+from eval.metrics.groups import DecodeResult, Group, groups_of, pooled
+from eval.metrics.hypothesis import ComparedTexts, Hypothesis, compare_texts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +22,7 @@ class Scores:
     audio_seconds: float
     error: float  # what models are chosen by: all edits over all units, short clips
     interval: Interval | None  # of it; None: of fewer than two clips nothing can be said
-    compared: Mapping[str, Compared] = field(repr=False)  # each utterance's texts, by id
+    compared: Mapping[str, ComparedTexts] = field(repr=False)  # each utterance's texts, by id
 
     def named(self) -> list[tuple[str, Group]]:
         """Return all groups, with what they are of."""
@@ -93,9 +93,9 @@ def score(
     )
 
 
-def _corpora(heard: Sequence[Heard]) -> dict[str, list[Group]]:
+def _corpora(heard: Sequence[DecodeResult]) -> dict[str, list[Group]]:
     """Return the groups of each corpus, where they tell more than those of the languages do."""
-    by_corpus: dict[str, list[Heard]] = {}
+    by_corpus: dict[str, list[DecodeResult]] = {}
     for each in heard:
         by_corpus.setdefault(each[0].utterance.corpus, []).append(each)
     languages = [

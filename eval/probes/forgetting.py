@@ -16,7 +16,7 @@ from data.lazy_manifest import read_row
 from data.manifest import read_held_out, scan_cache
 from data.utterance import Utterance
 from eval.evaluate import SCORES, UTTERANCES, Evaluator
-from eval.main_process import decide
+from eval.main_process import run_on_main_process
 from eval.metrics.hypothesis import Hypothesis
 from eval.metrics.scores import Scores, saved_groups, score
 
@@ -59,7 +59,7 @@ class Forgetting:
         ]
 
 
-def hear_forgetting(
+def measure_forgetting(
     evaluator: Evaluator, evaluations: Path, *, true_length: bool
 ) -> Forgetting | None:
     """Score the clips; every process must call. None where no corpus is named.
@@ -103,7 +103,7 @@ def _agreed(evaluator: Evaluator, path: Path) -> list[Utterance]:
         InputError: the corpus cannot be used, or another was heard so far.
     """
     evaluator.pause_watchdog()
-    clips = decide(evaluator.accelerator, lambda: _chosen(evaluator, path))
+    clips = run_on_main_process(evaluator.accelerator, lambda: _chosen(evaluator, path))
     named = evaluator.config.forget_corpus
     if clips[0].corpus != named:
         raise InputError(

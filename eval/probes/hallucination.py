@@ -30,7 +30,7 @@ SIGNS = {  # count → what it is called, what a growing one means
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Noise:
+class NoiseCounts:
     """What was heard where nobody speaks."""
 
     clips: int
@@ -39,7 +39,7 @@ class Noise:
     texts: dict[str, str]  # what was said to each of them
 
     @classmethod
-    def of(cls, hypotheses: Sequence[Hypothesis]) -> "Noise":
+    def of(cls, hypotheses: Sequence[Hypothesis]) -> "NoiseCounts":
         """Count."""
         texts = {h.utterance.id: h.text for h in hypotheses if h.text}
         characters = sum(map(len, texts.values()))
@@ -47,7 +47,7 @@ class Noise:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Meters:
+class HallucinationCounts:
     """Clips of an evaluation with each of the signs."""
 
     clips: int
@@ -55,10 +55,12 @@ class Meters:
     fast: int  # more than 25 tokens a second, and twice those of the reference
     empty: int  # no text, and the reference has one
     truncated: int  # decoding reached its most tokens
-    noise: Noise | None = None
+    noise: NoiseCounts | None = None
 
     @classmethod
-    def of(cls, hypotheses: Sequence[Hypothesis], noise: Sequence[Hypothesis] = ()) -> "Meters":
+    def of(
+        cls, hypotheses: Sequence[Hypothesis], noise: Sequence[Hypothesis] = ()
+    ) -> "HallucinationCounts":
         """Count the signs in what was heard, and in what was heard of silence and noise."""
         return cls(
             clips=len(hypotheses),
@@ -66,7 +68,7 @@ class Meters:
             fast=sum(map(fast, hypotheses)),
             empty=sum(not h.text and bool(h.utterance.text.strip()) for h in hypotheses),
             truncated=sum(h.truncated for h in hypotheses),
-            noise=Noise.of(noise) if noise else None,
+            noise=NoiseCounts.of(noise) if noise else None,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -156,7 +158,7 @@ def fast(h: Hypothesis) -> bool:
     return h.tokens > FASTEST * seconds and h.tokens > 2 * h.utterance.tokens
 
 
-def first_meters(evaluations: Path, split: str) -> dict[str, Any] | None:
+def first_hallucination_counts(evaluations: Path, split: str) -> dict[str, Any] | None:
     """Return the meters of a split's first evaluation in a run's folder eval/, if there is one."""
     found = sorted(evaluations.glob(f"step-*/{split}/scores.json"))
     if not found:

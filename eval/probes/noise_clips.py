@@ -16,7 +16,7 @@ from torch import Tensor
 from data.log_mel import SAMPLE_RATE
 from data.utterance import Utterance
 from eval.evaluate import Evaluator
-from eval.faster_whisper_model import Ct2
+from eval.faster_whisper_model import FasterWhisperModel
 from eval.metrics.hypothesis import Hypothesis
 
 LOWEST_HERTZ = 20.0  # the slopes of pink and brown noise begin there
@@ -98,8 +98,11 @@ def noise_set(language: str | None) -> list[Utterance]:
     ]
 
 
-def hear_noise(
-    evaluator: Evaluator | Ct2, hypotheses: Sequence[Hypothesis], *, true_length: bool
+def transcribe_noise(
+    evaluator: Evaluator | FasterWhisperModel,
+    hypotheses: Sequence[Hypothesis],
+    *,
+    true_length: bool,
 ) -> list[Hypothesis]:
     """Return what the model says to the set, decoded as it decodes; none with eval.noise off.
 

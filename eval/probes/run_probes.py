@@ -7,16 +7,16 @@ from typing import Any
 
 from eval.evaluate import Evaluator, save
 from eval.metrics.hypothesis import Hypothesis
-from eval.probes.forgetting import Forgetting, hear_forgetting
-from eval.probes.hallucination import Meters, first_meters
-from eval.probes.noise_clips import hear_noise
+from eval.probes.forgetting import Forgetting, measure_forgetting
+from eval.probes.hallucination import HallucinationCounts, first_hallucination_counts
+from eval.probes.noise_clips import transcribe_noise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Beside:
+class ProbeResults:
     """What was found, and what the run's first evaluation of the split found."""
 
-    meters: Meters
+    meters: HallucinationCounts
     forgetting: Forgetting | None
     first: dict[str, Any] | None  # meters; None: this is the first
 
@@ -41,14 +41,14 @@ class Beside:
             save(at.with_name("forgetting"), f.scores, f.heard, step=step, own=f.own)
 
 
-def look_beside(
+def run_probes(
     evaluator: Evaluator,
     hypotheses: Sequence[Hypothesis],
     at: Path,
     *,
     forgetting: bool,
     true_length: bool,
-) -> Beside:
+) -> ProbeResults:
     """Look; every process must call.
 
     Silence and noise are heard with the test split alone: a run scores it first and last.
@@ -65,12 +65,12 @@ def look_beside(
     """
     noise = []
     if at.name == "test":
-        noise = hear_noise(evaluator, hypotheses, true_length=true_length)
+        noise = transcribe_noise(evaluator, hypotheses, true_length=true_length)
     found = None
     if forgetting:
-        found = hear_forgetting(evaluator, at.parent.parent, true_length=true_length)
-    return Beside(
-        meters=Meters.of(hypotheses, noise),
+        found = measure_forgetting(evaluator, at.parent.parent, true_length=true_length)
+    return ProbeResults(
+        meters=HallucinationCounts.of(hypotheses, noise),
         forgetting=found,
-        first=first_meters(at.parent.parent, at.name),
+        first=first_hallucination_counts(at.parent.parent, at.name),
     )

@@ -15,10 +15,16 @@ from data.errors import InputError
 from data.log_mel import CHUNK_SECONDS
 from eval.config import EvalConfig
 from eval.device import Precision
-from eval.faster_whisper_model import Ct2, is_ct2
+from eval.faster_whisper_model import FasterWhisperModel, is_faster_whisper_model
 from eval.transcribe.audio_files import Failure, find, refuse_clashes
 from eval.transcribe.subtitles import srt, vtt
-from eval.transcribe.transcriber import Ct2Scribe, Scribe, Transcript, decoded, transcripts
+from eval.transcribe.transcriber import (
+    FasterWhisperTranscriber,
+    Transcriber,
+    Transcript,
+    decoded,
+    transcripts,
+)
 from eval.whisper import Whisper
 
 MOST_NAMED = 5  # failures in the sentence at the end
@@ -78,7 +84,7 @@ def transcribe_files(command: TranscribeCommand) -> None:
         raise InputError(_told(failures))
 
 
-def spoken(whisper: Whisper | Ct2, language: str | None, task: str) -> str | None:
+def spoken(whisper: Whisper | FasterWhisperModel, language: str | None, task: str) -> str | None:
     """Return the code of the language that a model is told; None: it shall find out.
 
     Raises:
@@ -102,14 +108,16 @@ def spoken(whisper: Whisper | Ct2, language: str | None, task: str) -> str | Non
     return code
 
 
-def loaded(name: str, config: EvalConfig, precision: Precision) -> Scribe | Ct2Scribe:
+def loaded(
+    name: str, config: EvalConfig, precision: Precision
+) -> Transcriber | FasterWhisperTranscriber:
     """Load what a person names: a run, a model, or what CTranslate2 made of one.
 
     Raises:
         InputError: it is not there, or not made for what is asked.
     """
     folder = model_of(name)
-    kind = Ct2Scribe if is_ct2(folder) else Scribe
+    kind = FasterWhisperTranscriber if is_faster_whisper_model(folder) else Transcriber
     return kind(folder, config, precision)
 
 

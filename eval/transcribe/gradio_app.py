@@ -11,7 +11,7 @@ from eval.config import EvalConfig
 from eval.device import Precision
 from eval.transcribe.audio_files import find
 from eval.transcribe.command import loaded, spoken
-from eval.transcribe.transcriber import Ct2Scribe, Scribe, decoded, transcripts
+from eval.transcribe.transcriber import FasterWhisperTranscriber, Transcriber, decoded, transcripts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +69,9 @@ def page(command: TryCommand) -> Any:
     )
 
 
-def said(scribe: Scribe | Ct2Scribe, path: str | None, language: str | None) -> str:
+def said(
+    scribe: Transcriber | FasterWhisperTranscriber, path: str | None, language: str | None
+) -> str:
     """Return what a model hears in a file of any length.
 
     Raises:

@@ -17,12 +17,12 @@ from data.log_mel import CHUNK_SECONDS, N_FRAMES, SAMPLE_RATE, LogMel
 from data.sampling.epoch_plan import edge_of
 from data.utterance import Utterance
 from eval.config import EvalConfig
-from eval.decode import Heard, encode, transcribe
+from eval.decode import DecodeResult, encode, transcribe
 from eval.device import Precision, build_evaluation_accelerator
-from eval.faster_whisper_model import load_ct2
+from eval.faster_whisper_model import load_faster_whisper_model
 from eval.half_precision import half_precision_copy
 from eval.segments import Segment, joined, tidy
-from eval.silence_states import lend, listen
+from eval.silence_states import compute_silence_states, set_silence_states
 from eval.transcribe.audio_files import Failure, Source
 from eval.whisper import load_whisper
 
@@ -41,7 +41,7 @@ class Transcript(NamedTuple):
     truncated: bool
 
 
-class Scribe:
+class Transcriber:
     """A Whisper, loaded, on a device."""
 
     def __init__(self, name: str, config: EvalConfig, precision: Precision) -> None:
@@ -67,9 +67,9 @@ class Scribe:
             )
         self._mel = LogMel(self.whisper.n_mels).to(self._device)
         if config.pad == "bucket":
-            lend(self.whisper.model, listen(loaded.model))
+            set_silence_states(self.whisper.model, compute_silence_states(loaded.model))
 
-    def hear(self, clips: Sequence[Clip]) -> list[tuple[Utterance, Heard]]:
+    def hear(self, clips: Sequence[Clip]) -> list[tuple[Utterance, DecodeResult]]:
         """Return what is heard in clips of up to 30 s, or in one that is longer."""
         utterances = [u for _, u, _ in clips]
         longest = max(u.seconds for u in utterances)
@@ -99,7 +99,7 @@ class Scribe:
         ]
 
 
-class Ct2Scribe:
+class FasterWhisperTranscriber:
     """The same of a model that CTranslate2 converted."""
 
     def __init__(self, name: str, config: EvalConfig, precision: Precision) -> None:
@@ -113,15 +113,15 @@ class Ct2Scribe:
         Raises:
             InputError: as load_ct2().
         """
-        self.whisper = load_ct2(name, config, precision)
+        self.whisper = load_faster_whisper_model(name, config, precision)
 
-    def hear(self, clips: Sequence[Clip]) -> list[tuple[Utterance, Heard]]:
+    def hear(self, clips: Sequence[Clip]) -> list[tuple[Utterance, DecodeResult]]:
         """Return what is heard in each clip."""
         return [(u, self.whisper.transcribe(u, samples.numpy())) for _, u, samples in clips]
 
 
 def transcripts(
-    scribe: Scribe | Ct2Scribe, clips: Iterator[Clip], size: int
+    scribe: Transcriber | FasterWhisperTranscriber, clips: Iterator[Clip], size: int
 ) -> Iterator[Transcript]:
     """Yield what is heard in each clip, in order.
 

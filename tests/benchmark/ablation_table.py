@@ -18,7 +18,7 @@ LOOP = re.compile(r"(.+?)\1{3,}")  # something said four times over
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Heard:
+class Scored:
     """What one model heard in the held-out clips of a corpus, in the order of their ids."""
 
     mode: str
@@ -45,7 +45,7 @@ def compared(reference: str, hypothesis: str, language: str) -> tuple[int, int, 
     return found.edits, found.units, int(loops)
 
 
-def summary(heard: Sequence[Heard], modes: Sequence[str]) -> dict[str, Any]:
+def summary(heard: Sequence[Scored], modes: Sequence[str]) -> dict[str, Any]:
     """Return errors of each mode and way to decode, and their differences from the first mode.
 
     A bootstrap draws clips, all seeds of a clip together, the same ones for both modes: 95 % of
@@ -65,7 +65,7 @@ def summary(heard: Sequence[Heard], modes: Sequence[str]) -> dict[str, Any]:
 Clips = dict[tuple[str, int], dict[int, tuple[int, int, int]]]  # corpus, number: seed: counts
 
 
-def _by_clip(heard: Sequence[Heard], mode: str, decoded: str) -> Clips:
+def _by_clip(heard: Sequence[Scored], mode: str, decoded: str) -> Clips:
     clips: Clips = defaultdict(dict)
     for each in (h for h in heard if (h.mode, h.decoded) == (mode, decoded)):
         rows = zip(each.edits, each.units, each.loops, strict=True)

@@ -28,13 +28,13 @@ from data.batch import IGNORE, Batch, Position
 from data.config import DataConfig
 from data.config_parser import parse_dataclass
 from data.corpora import read
-from data.dataloader import Stages, train_batches
+from data.dataloader import BatchPreparer, train_batches
 from data.errors import plain_errors
 from data.log_mel import CHUNK_SECONDS
 from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
 from eval.whisper import Whisper, load_whisper
-from trainer.commands.tiny_model import BlankConfig, make_blank
+from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer
 from trainer.step import train_step
@@ -101,7 +101,7 @@ def make_corpus(folder: Path) -> Path:
 
 def blank(corpus: Path, out: Path) -> str:
     """Make a small Whisper with random weights."""
-    make_blank(BlankConfig(out=str(out), corpus=(str(corpus),), encoder_layers=2))
+    make_tiny_model(TinyModelConfig(out=str(out), corpus=(str(corpus),), encoder_layers=2))
     return str(out)
 
 
@@ -115,7 +115,7 @@ def draw(whisper: Whisper, corpus: Path, passes: int) -> list[Batch]:
         length = soundfile.info(u.audio).duration
         rows.append(replace(u, seconds=length, tokens=len(encoder.encode(u.text, "en"))))
     sampler = BucketedBatchSampler(Plan.of(rows, config, seed=0), config, updates=1)
-    loader = train_batches(rows, config, Stages(encoder, whisper.n_mels), sampler)
+    loader = train_batches(rows, config, BatchPreparer(encoder, whisper.n_mels), sampler)
     batches = list(loader.start(Position(), 1))
     assert len(batches) == passes
     return batches

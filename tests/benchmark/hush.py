@@ -34,7 +34,7 @@ from data.utterance import Utterance
 from eval.metrics.normalize import normalizer_for
 from eval.metrics.units import unit_of
 from eval.metrics.wer import character_errors, word_errors
-from eval.silence_states import lend, listen
+from eval.silence_states import compute_silence_states, set_silence_states
 from eval.whisper import Whisper, load_whisper
 
 SILENCES = (0.0, 0.5, 2.0, 8.0, float(CHUNK_SECONDS))  # seconds
@@ -69,7 +69,7 @@ def main() -> None:
             told["error"][f"{seconds:g} s"] = error(whisper, clips, seconds)
         padded = gradient(whisper, clips, float(CHUNK_SECONDS))
         told["cosine"]["alone"] = cosines(gradient(whisper, clips, 0.0), padded)
-        lend(whisper.model, listen(whisper.model))
+        set_silence_states(whisper.model, compute_silence_states(whisper.model))
         told["error"]["0 s, states of silence"] = error(whisper, clips, 0.0)
         told["cosine"]["states of silence"] = cosines(gradient(whisper, clips, 0.0), padded)
         write_json(Path(command.out), told)

@@ -134,11 +134,11 @@ def launch(command: Sequence[str], threads: int) -> Process:
     )
     lines: list[tuple[float, str]] = []
 
-    def listen() -> None:
+    def compute_silence_states() -> None:
         for line in process.stdout or ():
             lines.append((time.perf_counter() - started, line))
 
-    listener = threading.Thread(target=listen)
+    listener = threading.Thread(target=compute_silence_states)
     listener.start()
     peak = 0
     try:

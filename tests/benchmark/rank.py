@@ -22,12 +22,12 @@ from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
 from eval.whisper import load_whisper
 from trainer.checkpoint.manager import Checkpoints
-from trainer.checkpoint.rotation import CheckpointConfig, Shelf
+from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation
 from trainer.distributed import accelerator as device
 from trainer.distributed.fsdp import prepare
 from trainer.metrics.clip_losses import ClipLosses
 from trainer.metrics.flops import WhisperFlops
-from trainer.metrics.recorder import Silence
+from trainer.metrics.recorder import NullRecorder
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig
 from trainer.resume import shaping
@@ -90,7 +90,7 @@ def manifest() -> Callable[[], Told]:
 
 def rewind() -> Callable[[], Told]:
     """Go back to the update before the last."""
-    losses, told = ClipLosses(Path(FOLDER), accelerate.Accelerator(cpu=True), Silence()), {}
+    losses, told = ClipLosses(Path(FOLDER), accelerate.Accelerator(cpu=True), NullRecorder()), {}
     last = json.loads((Path(FOLDER) / "losses.json").read_text())["updates"]
 
     def work() -> Told:
@@ -111,8 +111,8 @@ def build() -> tuple[Checkpoints, Any, Any]:
     )
     module = prepare_training(load_whisper(MODEL), ModelConfig())
     model, optimizer = prepare(accelerator, module, OptimConfig())
-    shelf = Shelf(Path(FOLDER) / "checkpoints", CheckpointConfig())
-    return Checkpoints(shelf, accelerator, print), model, optimizer
+    rotation = CheckpointRotation(Path(FOLDER) / "checkpoints", CheckpointConfig())
+    return Checkpoints(rotation, accelerator, print), model, optimizer
 
 
 def stand_in() -> ModuleType:

@@ -30,14 +30,14 @@ from data.batch import IGNORE, Batch, Position, target_positions
 from eval.whisper import load_whisper
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.pinned_copy import PinnedCopy
-from trainer.checkpoint.rotation import CheckpointConfig, Shelf
+from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation
 from trainer.checkpoint.snapshot import Snapshot
-from trainer.heartbeat import Pulse
-from trainer.metrics.recorder import JsonlLog, Silence
+from trainer.heartbeat import Heartbeat
+from trainer.metrics.recorder import JsonlLog, NullRecorder
 from trainer.model import ModelConfig, prepare_training
-from trainer.nonfinite import Guard
+from trainer.nonfinite import NonFiniteGuard
 from trainer.optimizer import OptimConfig, build_optimizer
-from trainer.process.signals import Stop
+from trainer.process.signals import StopSignal
 from trainer.process.watchdog import Watchdog
 from trainer.state import TrainState
 from trainer.step import train_step
@@ -66,23 +66,25 @@ def measure(name: str, updates: int, saves: int) -> dict[str, Any]:
     module = prepare_training(whisper, ModelConfig())
     model, optimizer = accelerator.prepare(module, build_optimizer(module, OptimConfig()))
     batch = update(whisper.n_mels, accelerator.device)
-    pulse = Pulse(accelerator, Stop(), Watchdog(60.0))
+    heartbeat = Heartbeat(accelerator, StopSignal(), Watchdog(60.0))
     folder = Path(tempfile.mkdtemp())
-    log = JsonlLog(folder / "nonfinite.jsonl", Silence())
-    guard, state = Guard(accelerator, log, 8), TrainState()
+    log = JsonlLog(folder / "nonfinite.jsonl", NullRecorder())
+    guard, state = NonFiniteGuard(accelerator, log, 8), TrainState()
 
     def bare() -> None:
         train_step(accelerator, model, optimizer, [batch], tokens=CLIPS * TOKENS, max_norm=1.0)
 
     def upkeep() -> None:
-        totals = pulse.begin([batch], 0)
-        list(pulse.passes([batch], totals))
-        pulse.end()
+        totals = heartbeat.begin([batch], 0)
+        list(heartbeat.passes([batch], totals))
+        heartbeat.end()
         guard.check(state, [batch], result)
 
     result = train_step(accelerator, model, optimizer, [batch], tokens=1, max_norm=1.0)
     told: list[str] = []
-    checkpoints = Checkpoints(Shelf(folder, CheckpointConfig()), accelerator, told.append)
+    checkpoints = Checkpoints(
+        CheckpointRotation(folder, CheckpointConfig()), accelerator, told.append
+    )
     update_seconds = statistics.median(seconds(bare) for _ in range(updates))
     stall_seconds = stall(accelerator, bare, update_seconds, saves)
     writes = []

@@ -32,7 +32,7 @@ from data.atomic_files import write_json
 from data.batch import Position
 from data.config import DataConfig
 from data.config_parser import parse_dataclass
-from data.dataloader import Stages, train_batches
+from data.dataloader import BatchPreparer, train_batches
 from data.errors import plain_errors
 from data.manifest import build_manifest
 from data.sampling.bucketed_sampler import BucketedBatchSampler
@@ -144,7 +144,7 @@ def _start(pipe: Connection, command: Command, begun: float) -> None:
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
     sampler = BucketedBatchSampler(plan, config, updates=updates)
-    stages = Stages(whisper.labels(), whisper.n_mels)
+    stages = BatchPreparer(whisper.labels(), whisper.n_mels)
     passes = train_batches(frozen.train, config, stages, sampler)
     batches = passes.start(Position(), updates)
     for number, _ in enumerate(islice(batches, PASSES[-1]), 1):

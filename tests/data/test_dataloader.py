@@ -11,7 +11,7 @@ import torch
 from data.batch import IGNORE, Batch, Position
 from data.config import DataConfig
 from data.corpora import read
-from data.dataloader import Stages, eval_batches, train_batches
+from data.dataloader import BatchPreparer, eval_batches, train_batches
 from data.labels import LabelEncoder
 from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
@@ -55,7 +55,7 @@ def batches(
     """Return the passes of an epoch."""
     plan = Plan.of(rows, config, seed=0)
     sampler = BucketedBatchSampler(plan, config, updates=1, rank=rank, world=world)
-    passes = train_batches(rows, config, Stages(encoder, 80), sampler)
+    passes = train_batches(rows, config, BatchPreparer(encoder, 80), sampler)
     return list(passes.start(Position(), plan.length(1)))
 
 
@@ -91,7 +91,7 @@ def test_passes_begin_anywhere_and_as_often_as_asked(
     rows, config = utterances_of(config, encoder), replace(config, workers=workers, prefetch=1)
     plan = Plan.of(rows, config, seed=0)
     passes = train_batches(
-        rows, config, Stages(encoder, 80), BucketedBatchSampler(plan, config, updates=1)
+        rows, config, BatchPreparer(encoder, 80), BucketedBatchSampler(plan, config, updates=1)
     )
     before = multiprocessing.active_children()
     whole = [(b.ids, b.after) for b in passes.start(Position(), plan.length(2))]
@@ -154,7 +154,10 @@ def test_a_clip_a_little_longer_than_the_table_says_stays_in_its_window(
     # an mp3's encoder adds up to 0.1 s; with data.check=header nobody sees it before the encoder
     path = write_clip(tmp_path / "long.wav", 30.03)
     u = Utterance(id="a", audio=str(path), text="one", language="en", seconds=29.98, tokens=6)
-    found = [*batches([u], config, encoder), *eval_batches([u], config, Stages(encoder, 80), [[0]])]
+    found = [
+        *batches([u], config, encoder),
+        *eval_batches([u], config, BatchPreparer(encoder, 80), [[0]]),
+    ]
     assert [b.features.shape[-1] for b in found] == [3000, 3000]
     assert not any(b.drops for b in found)
 
@@ -189,10 +192,10 @@ def test_evaluation_keeps_its_groups_and_pads_to_30_s(
 ) -> None:
     rows = utterances_of(config, encoder)
     groups = [[3, 1], [0], [7, 6, 5]]
-    found = list(eval_batches(rows, config, Stages(encoder, 128), groups))
+    found = list(eval_batches(rows, config, BatchPreparer(encoder, 128), groups))
     assert [b.ids for b in found] == [[rows[i].id for i in group] for group in groups]
     assert {tuple(b.features.shape[1:]) for b in found} == {(128, 3000)}
-    assert list(eval_batches(rows, config, Stages(encoder, 80), [])) == []
+    assert list(eval_batches(rows, config, BatchPreparer(encoder, 80), [])) == []
 
 
 def test_evaluation_hears_long_audio_whole(
@@ -200,7 +203,7 @@ def test_evaluation_hears_long_audio_whole(
 ) -> None:
     path = write_clip(tmp_path / "long.wav", 31.005)
     u = Utterance(id="long", audio=str(path), text="one", language="en", seconds=31.005)
-    (batch,) = eval_batches([u], config, Stages(encoder, 80), [[0]])
+    (batch,) = eval_batches([u], config, BatchPreparer(encoder, 80), [[0]])
     assert batch.features.shape == (1, 80, 3101)
 
 
@@ -210,8 +213,8 @@ def test_a_gpu_computes_the_features_that_workers_would(
 ) -> None:
     rows, gpu = utterances_of(config, encoder), torch.device("cuda")
     groups = [[0, 1], [2]]
-    ours = eval_batches(rows, config, Stages(encoder, 80), groups)
-    theirs = eval_batches(rows, config, Stages(encoder, 80, gpu), groups)
+    ours = eval_batches(rows, config, BatchPreparer(encoder, 80), groups)
+    theirs = eval_batches(rows, config, BatchPreparer(encoder, 80, gpu), groups)
     for here, there in zip(ours, theirs, strict=True):
         assert there.features.is_cuda
         torch.testing.assert_close(there.features.cpu(), here.features, atol=1e-4, rtol=0)

@@ -23,7 +23,7 @@ from data.batch import IGNORE, Batch, Position
 from data.batching import collate
 from data.config import DataConfig
 from data.corpora import read
-from data.dataloader import Passes, Stages, eval_batches, train_batches
+from data.dataloader import BatchPreparer, TrainLoader, eval_batches, train_batches
 from data.errors import InputError
 from data.labels import LabelEncoder
 from data.sampling.bucketed_sampler import BucketedBatchSampler
@@ -63,18 +63,20 @@ class Corpus:
     config: DataConfig
     encoder: LabelEncoder
 
-    def passes(self, workers: int, lethal: Sequence[str] = ()) -> Passes:
+    def passes(self, workers: int, lethal: Sequence[str] = ()) -> TrainLoader:
         """Return real passes, with real workers."""
         config = replace(self.config, workers=workers, prefetch=2)
         plan = Plan.of(self.rows, config, seed=0)
         sampler = BucketedBatchSampler(plan, config, updates=1)
-        return train_batches(self.rows, config, Stages(self.encoder, 80), sampler, lethal=lethal)
+        return train_batches(
+            self.rows, config, BatchPreparer(self.encoder, 80), sampler, lethal=lethal
+        )
 
     def epoch(self, workers: int, lethal: Sequence[str] = ()) -> list[Batch]:
         """Return an epoch's passes."""
         return list(self.start(self.passes(workers, lethal)))
 
-    def start(self, passes: Passes) -> Iterator[Batch]:
+    def start(self, passes: TrainLoader) -> Iterator[Batch]:
         """Start an epoch's passes."""
         return passes.start(Position(), Plan.of(self.rows, self.config, seed=0).length(1))
 
@@ -232,7 +234,9 @@ def test_a_clip_that_is_never_decoded_to_its_end_hangs_the_decoder(
 def test_evaluation_names_what_kills_its_decoder(corpus: Corpus, evil: Any) -> None:
     evil([corpus.rows[1]], die)
     config = replace(corpus.config, workers=2)
-    found = list(eval_batches(corpus.rows, config, Stages(corpus.encoder, 80), [[0, 1], [2]]))
+    found = list(
+        eval_batches(corpus.rows, config, BatchPreparer(corpus.encoder, 80), [[0, 1], [2]])
+    )
     assert [b.ids for b in found] == [[u.id for u in corpus.rows[:2]], [corpus.rows[2].id]]
     assert named(found).keys() == {corpus.rows[1].id}
 
@@ -355,7 +359,7 @@ def test_a_scan_names_the_culprit_and_measures_all_others(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scan.Watch.__init__, "__defaults__", (0.3,))
+    monkeypatch.setattr(scan.WorkerWatch.__init__, "__defaults__", (0.3,))
     config, cache = replace(corpus.config, workers=workers), tmp_path / "cache.jsonl"
     expected = scan.scan(corpus.rows, config, tmp_path / "other.jsonl", show=False)
     deaths = evil(lethal := [corpus.rows[2], corpus.rows[9]], die if reason == KILLS else spin)

@@ -6,7 +6,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from data.config import DataConfig
-from data.lazy_manifest import LazyUtterances, Outline
+from data.lazy_manifest import LazyUtterances, ManifestColumns
 from data.manifest import Manifest
 from data.sampling.epoch_plan import Plan
 from data.utterance import Utterance
@@ -50,7 +50,7 @@ def test_rows_come_back_one_by_one_and_in_slices(lazy: LazyUtterances) -> None:
 
 
 def test_an_outline_is_that_of_the_rows(lazy: LazyUtterances) -> None:
-    mine, theirs = Outline.of(lazy), Outline.of(ROWS)
+    mine, theirs = ManifestColumns.of(lazy), ManifestColumns.of(ROWS)
     assert mine is lazy.outline
     for name in ("seconds", "tokens", "prompts", "kind"):
         assert getattr(mine, name).tolist() == getattr(theirs, name).tolist()

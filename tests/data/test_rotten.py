@@ -15,7 +15,7 @@ import soundfile
 from data.batch import Batch, Position
 from data.config import DataConfig
 from data.corpora import read
-from data.dataloader import Stages, train_batches
+from data.dataloader import BatchPreparer, train_batches
 from data.errors import InputError
 from data.labels import LabelEncoder
 from data.manifest import Manifest, build_manifest
@@ -163,7 +163,9 @@ class Corpus:
         """Return an epoch's passes from the real loader."""
         plan = Plan.of(manifest.train, self.config, seed=0)
         sampler = BucketedBatchSampler(plan, self.config, updates=1)
-        passes = train_batches(manifest.train, self.config, Stages(self.encoder, 80), sampler)
+        passes = train_batches(
+            manifest.train, self.config, BatchPreparer(self.encoder, 80), sampler
+        )
         return list(passes.start(Position(), plan.length(1)))
 
 

@@ -27,7 +27,7 @@ from eval.metrics.hypothesis import Hypothesis
 from eval.metrics.scores import score
 from eval.metrics.wer import ErrorCounts, errors
 from eval.whisper import load_whisper
-from trainer.commands.tiny_model import BlankConfig, make_blank
+from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
 
 REAL = Path(os.environ.get("WHISPER_LOOP_REALDATA", "/nowhere"))
 WORDS = [
@@ -176,8 +176,8 @@ def test_transformers_pipeline_hears_the_same(
     accelerator: Accelerator, tone_corpus: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "talkative"  # weights so large that each clip gets a text of its own
-    make_blank(
-        BlankConfig(
+    make_tiny_model(
+        TinyModelConfig(
             out=str(out),
             corpus=(str(tone_corpus),),
             d_model=32,

@@ -12,15 +12,15 @@ from torch import Tensor
 from data.batch import Batch
 from data.config import DataConfig
 from data.corpora import read
-from data.dataloader import Stages, eval_batches
+from data.dataloader import BatchPreparer, eval_batches
 from data.errors import InputError
 from data.labels import END, LAST_TIME
 from data.utterance import Utterance
 from eval.config import EvalConfig
-from eval.decode import MORE_TOKENS, Heard, Window, encode, transcribe
+from eval.decode import MORE_TOKENS, DecodeResult, Window, encode, transcribe
 from eval.fallback import Verdict, compression, judge
 from eval.whisper import Whisper, load_whisper
-from trainer.commands.tiny_model import BlankConfig, make_blank
+from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
 
 SHORT = EvalConfig(max_length=16)
 FALLBACK = EvalConfig(max_length=8, fallback=True)
@@ -33,7 +33,9 @@ def talkative(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> Pa
     """Return a model that never ends by itself, and is sure of nothing."""
     out = tmp_path_factory.mktemp("model") / "talkative"
     shape = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "heads": 2}
-    make_blank(BlankConfig(out=str(out), corpus=(str(tone_corpus),), init_std=0.3, **shape))
+    make_tiny_model(
+        TinyModelConfig(out=str(out), corpus=(str(tone_corpus),), init_std=0.3, **shape)
+    )
     return out
 
 
@@ -64,13 +66,15 @@ def rows(tone_corpus: Path) -> list[Utterance]:
 
 def batch_of(whisper: Whisper, rows: list[Utterance], *, true_length: bool = True) -> Batch:
     """Return clips as an evaluation hears them."""
-    stages, group = Stages(whisper.labels(), whisper.n_mels), list(range(len(rows)))
+    stages, group = BatchPreparer(whisper.labels(), whisper.n_mels), list(range(len(rows)))
     config = DataConfig(workers=0)
     (batch,) = eval_batches(rows, config, stages, [group], true_length=true_length)
     return batch
 
 
-def heard(whisper: Whisper, rows: list[Utterance], config: EvalConfig, **how: bool) -> list[Heard]:
+def heard(
+    whisper: Whisper, rows: list[Utterance], config: EvalConfig, **how: bool
+) -> list[DecodeResult]:
     """Transcribe one batch."""
     batch = batch_of(whisper, rows, **how)
     return transcribe(whisper, batch, config, encode(whisper, batch))
@@ -98,7 +102,8 @@ def test_what_finds_no_end_is_cut_off_and_said_to_be(
 
 def test_what_ends_by_itself_is_whole(whisper: Whisper, rows: list[Utterance]) -> None:
     assert (
-        heard(ending(whisper), rows[:2], SHORT) == [Heard(text="", tokens=0, truncated=False)] * 2
+        heard(ending(whisper), rows[:2], SHORT)
+        == [DecodeResult(text="", tokens=0, truncated=False)] * 2
     )
 
 
@@ -198,7 +203,7 @@ def test_a_clip_that_sounds_like_silence_has_no_text(
     whisper: Whisper, rows: list[Utterance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("eval.decode.judge", lambda *_: Verdict.SILENT)
-    silent = Heard(text="", tokens=0, truncated=False)
+    silent = DecodeResult(text="", tokens=0, truncated=False)
     assert heard(whisper, rows[:2], FALLBACK) == [silent, silent]
 
 
@@ -241,5 +246,7 @@ def test_an_end_is_found_in_a_row_of_ids(whisper: Whisper, rows: list[Utterance]
     prefix = whisper.labels().prefix(rows[0].language or "")
     one = whisper.processor.tokenizer(" one", add_special_tokens=False)["input_ids"]
     end = whisper.labels().vocabulary[END]
-    assert window.heard(0, [*prefix, *one, end, end]) == Heard(text="one", tokens=len(one))
-    assert window.heard(0, [*prefix, *one]) == Heard(text="one", tokens=len(one), truncated=True)
+    assert window.heard(0, [*prefix, *one, end, end]) == DecodeResult(text="one", tokens=len(one))
+    assert window.heard(0, [*prefix, *one]) == DecodeResult(
+        text="one", tokens=len(one), truncated=True
+    )

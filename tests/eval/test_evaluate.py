@@ -17,16 +17,16 @@ from data.batch import Batch
 from data.batching.collate import pad
 from data.config import DataConfig
 from data.corpora import read
-from data.dataloader import Stages, eval_batches
+from data.dataloader import BatchPreparer, eval_batches
 from data.errors import InputError
 from data.log_mel import LogMel
 from data.sampling.epoch_plan import edge_of
 from data.utterance import Utterance
 from eval.config import EvalConfig
-from eval.decode import Heard, encode, transcribe
+from eval.decode import DecodeResult, encode, transcribe
 from eval.evaluate import LIKE, Evaluator, save
 from eval.whisper import Whisper, load_whisper
-from trainer.commands.tiny_model import BlankConfig, make_blank
+from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
 
 WriteClip = Callable[..., Path]
 SHORT = EvalConfig(batch_seconds=120, max_length=20)
@@ -46,7 +46,7 @@ def accelerator() -> Iterator[Accelerator]:
 def talkative(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> Path:
     """Return a model with weights so large that each clip gets a text of its own."""
     out = tmp_path_factory.mktemp("model") / "talkative"
-    config = BlankConfig(
+    config = TinyModelConfig(
         out=str(out),
         corpus=(str(tone_corpus),),
         d_model=32,
@@ -55,7 +55,7 @@ def talkative(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> Pa
         heads=2,
         init_std=0.3,
     )
-    make_blank(config)
+    make_tiny_model(config)
     return out
 
 
@@ -256,7 +256,7 @@ def heard(
     true_length: bool = False,
 ) -> list[str]:
     """Transcribe one batch."""
-    stages, group = Stages(whisper.labels(), whisper.n_mels), list(range(len(rows)))
+    stages, group = BatchPreparer(whisper.labels(), whisper.n_mels), list(range(len(rows)))
     (batch,) = eval_batches(rows, config, stages, [group], true_length=true_length)
     return [h.text for h in transcribe(whisper, batch, knobs, encode(whisper, batch))]
 
@@ -290,7 +290,7 @@ def test_clips_of_two_tasks_are_decoded_apart_and_scored_together(
 ) -> None:
     seen: list[set[str]] = []
 
-    def watched(whisper: Whisper, batch: Batch, *how: Any) -> list[Heard]:
+    def watched(whisper: Whisper, batch: Batch, *how: Any) -> list[DecodeResult]:
         seen.append(set(batch.tasks))
         return transcribe(whisper, batch, *how)
 
@@ -307,7 +307,7 @@ def test_an_evaluation_at_true_length_hears_less_and_scores_all(
 ) -> None:
     seen: list[int] = []
 
-    def watched(whisper: Whisper, batch: Batch, *how: Any) -> list[Heard]:
+    def watched(whisper: Whisper, batch: Batch, *how: Any) -> list[DecodeResult]:
         seen.append(batch.features.shape[-1])
         return transcribe(whisper, batch, *how)
 

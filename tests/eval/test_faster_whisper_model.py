@@ -20,11 +20,15 @@ from data.corpora import read
 from data.errors import InputError
 from data.utterance import Utterance
 from eval.config import EvalConfig
-from eval.faster_whisper_model import Ct2, is_ct2, load_ct2
-from eval.probes.noise_clips import SOUNDS, hear_noise
+from eval.faster_whisper_model import (
+    FasterWhisperModel,
+    is_faster_whisper_model,
+    load_faster_whisper_model,
+)
+from eval.probes.noise_clips import SOUNDS, transcribe_noise
 from eval.transcribe.command import TranscribeCommand, transcribe_files
 from eval.whisper import load_whisper
-from trainer.commands.tiny_model import BlankConfig, make_blank
+from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
 from trainer.publish.export import export
 
 CONFIG = EvalConfig(max_length=12)
@@ -35,7 +39,9 @@ def english(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> Path
     """Return a model whose clips have texts of their own; CTranslate2 takes it for English-only."""
     out = tmp_path_factory.mktemp("model") / "english"
     shape = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "heads": 2}
-    make_blank(BlankConfig(out=str(out), corpus=(str(tone_corpus),), init_std=0.3, **shape))
+    make_tiny_model(
+        TinyModelConfig(out=str(out), corpus=(str(tone_corpus),), init_std=0.3, **shape)
+    )
     path = out / "generation_config.json"
     told = json.loads(path.read_text(encoding="utf-8"))
     told["is_multilingual"] = False  # its vocabulary is too small for what decides there
@@ -60,9 +66,9 @@ def converted(english: Path) -> Path:
 
 
 @pytest.fixture
-def ct2(converted: Path) -> Ct2:
+def ct2(converted: Path) -> FasterWhisperModel:
     """Return the converted model, loaded."""
-    return load_ct2(str(converted), CONFIG)
+    return load_faster_whisper_model(str(converted), CONFIG)
 
 
 @pytest.fixture
@@ -72,14 +78,14 @@ def rows(tone_corpus: Path) -> list[Utterance]:
 
 
 def test_a_folder_is_known_by_its_weights(blank_model: Path, tmp_path: Path) -> None:
-    assert not is_ct2(str(blank_model))
-    assert not is_ct2("openai/whisper-tiny")
+    assert not is_faster_whisper_model(str(blank_model))
+    assert not is_faster_whisper_model("openai/whisper-tiny")
     (tmp_path / "model.bin").touch()
-    assert is_ct2(str(tmp_path))
+    assert is_faster_whisper_model(str(tmp_path))
 
 
 def test_its_texts_are_those_of_the_model_that_it_was_made_of(
-    ct2: Ct2, english: Path, rows: list[Utterance]
+    ct2: FasterWhisperModel, english: Path, rows: list[Utterance]
 ) -> None:
     from faster_whisper.audio import pad_or_trim  # pads features with 0, not with silence
 
@@ -101,19 +107,22 @@ def test_decoding_is_the_users_and_repeats(
     knobs: dict[str, Any], converted: Path, rows: list[Utterance]
 ) -> None:
     config = replace(CONFIG, max_length=6, **knobs)
-    first, second = (load_ct2(str(converted), config).evaluate(rows[:2], "")[1] for _ in range(2))
+    first, second = (
+        load_faster_whisper_model(str(converted), config).evaluate(rows[:2], "")[1]
+        for _ in range(2)
+    )
     assert first == second
     assert all(h.tokens <= 6 for h in first)
 
 
 def test_long_audio_and_noise_are_heard_too(
-    ct2: Ct2, rows: list[Utterance], tmp_path: Path, write_clip: Callable[..., Path]
+    ct2: FasterWhisperModel, rows: list[Utterance], tmp_path: Path, write_clip: Callable[..., Path]
 ) -> None:
     path = write_clip(tmp_path / "long.wav", 31.0)
     long = replace(rows[0], id="long", audio=str(path), seconds=31.0)
     scores, heard = ct2.evaluate([rows[0], long], "")
     assert [group.clips for group in scores.groups + scores.long] == [1, 1]
-    assert [h.utterance.id for h in hear_noise(ct2, heard, true_length=False)] == list(SOUNDS)
+    assert [h.utterance.id for h in transcribe_noise(ct2, heard, true_length=False)] == list(SOUNDS)
 
 
 def test_the_command_scores_it(
@@ -139,25 +148,25 @@ def test_without_the_extra_a_sentence_says_what_to_install(
         (tmp_path / name).write_text("{}", encoding="utf-8")
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
     with pytest.raises(InputError, match=r'CTranslate2.* pip install "whisper-loop\[ct2\]"'):
-        load_ct2(str(tmp_path), CONFIG)
+        load_faster_whisper_model(str(tmp_path), CONFIG)
 
 
 def test_a_folder_that_is_not_whole_is_one_sentence(converted: Path, tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"model\.bin and no config\.json: convert it again"):
-        load_ct2(str(tmp_path), CONFIG)
+        load_faster_whisper_model(str(tmp_path), CONFIG)
     for name in ("config.json", "tokenizer.json", "vocabulary.json"):
         (tmp_path / name).write_bytes((converted / name).read_bytes())
     with pytest.raises(InputError, match="cannot be loaded: "):
-        load_ct2(str(tmp_path), CONFIG)
+        load_faster_whisper_model(str(tmp_path), CONFIG)
 
 
 def test_true_length_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"eval\.pad=bucket: faster-whisper pads every clip"):
-        load_ct2(str(tmp_path), replace(CONFIG, pad="bucket"))
+        load_faster_whisper_model(str(tmp_path), replace(CONFIG, pad="bucket"))
 
 
-def test_its_labels_know_its_language(ct2: Ct2) -> None:
+def test_its_labels_know_its_language(ct2: FasterWhisperModel) -> None:
     labels = ct2.labels()
     assert len(labels.encode("one two", "en")) == labels.count(["one two"], ["en"])[0]
     with pytest.raises(InputError, match="English-only"):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from data.errors import InputError
-from eval.main_process import decide
+from eval.main_process import run_on_main_process
 
 LIMIT = timedelta(seconds=1)  # of a collective, and of the store's own waiting
 WORLD = 3
@@ -29,7 +29,10 @@ def be(rank: int, folder: Path, question: Callable[[], Any]) -> None:
     )
     accelerator: Any = SimpleNamespace(num_processes=WORLD, is_main_process=rank == 0)
     try:
-        answers = [decide(accelerator, question), decide(accelerator, lambda: rank)]
+        answers = [
+            run_on_main_process(accelerator, question),
+            run_on_main_process(accelerator, lambda: rank),
+        ]
     except Exception as error:
         answers = [type(error).__name__, str(error)]
     (folder / f"{rank}").write_text(repr(answers))
@@ -98,6 +101,6 @@ def test_when_the_main_process_fails_the_others_do_not_wait(
 def test_one_process_asks_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.distributed.distributed_c10d, "_get_default_store")
     alone: Any = SimpleNamespace(num_processes=1, is_main_process=True)
-    assert decide(alone, partial(int, "7")) == 7
+    assert run_on_main_process(alone, partial(int, "7")) == 7
     with pytest.raises(InputError, match="no such folder"):
-        decide(alone, mistaken)
+        run_on_main_process(alone, mistaken)

@@ -19,7 +19,13 @@ from data.manifest import build_manifest
 from eval import silence_states as silence
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
-from eval.silence_states import FIRST, STRIDE, AttentionWithSilence, lend, listen
+from eval.silence_states import (
+    FIRST,
+    STRIDE,
+    AttentionWithSilence,
+    compute_silence_states,
+    set_silence_states,
+)
 from eval.whisper import Whisper, load_whisper
 from trainer.model import ModelConfig, prepare_training
 
@@ -47,11 +53,13 @@ def encoded(whisper: Whisper, heard: Tensor) -> Tensor:
 def test_listening_keeps_every_eighth_position_of_every_layer_and_of_the_output(
     whisper: Whisper,
 ) -> None:
-    states = listen(whisper.model)
+    states = compute_silence_states(whisper.model)
     config = whisper.model.config
     assert states.shape == (config.encoder_layers + 1, -(-1500 // STRIDE), config.d_model)
     assert not states.requires_grad
-    assert torch.equal(states, listen(whisper.model))  # the reference is always the same
+    assert torch.equal(
+        states, compute_silence_states(whisper.model)
+    )  # the reference is always the same
     heard = silence._reference(80)
     assert torch.equal(states[-1], encoded(whisper, heard)[0, ::STRIDE])
 
@@ -59,7 +67,7 @@ def test_listening_keeps_every_eighth_position_of_every_layer_and_of_the_output(
 def test_padded_audio_is_heard_as_stock_hears_it(whisper: Whisper) -> None:
     padded = pad_features(features(200))
     stock = encoded(whisper, padded)
-    lend(whisper.model, listen(whisper.model))
+    set_silence_states(whisper.model, compute_silence_states(whisper.model))
     assert torch.equal(encoded(whisper, padded), stock)
 
 
@@ -88,17 +96,17 @@ def test_a_state_of_silence_weighs_as_much_as_the_positions_it_stands_for(
 
 
 def test_no_clip_reads_the_sound_of_the_reference(whisper: Whisper) -> None:
-    states = listen(whisper.model)
-    lend(whisper.model, states)
+    states = compute_silence_states(whisper.model)
+    set_silence_states(whisper.model, states)
     short = encoded(whisper, features(32))
     changed = states.clone()
     changed[:, : silence.REFERENCE_POSITIONS // STRIDE] += 1.0
-    lend(whisper.model, changed)
+    set_silence_states(whisper.model, changed)
     assert torch.equal(encoded(whisper, features(32)), short)
 
 
 def test_generate_hears_what_training_hears(whisper: Whisper) -> None:
-    lend(whisper.model, listen(whisper.model))
+    set_silence_states(whisper.model, compute_silence_states(whisper.model))
     heard = whisper.model.model.encoder(features(200))
     ids = torch.tensor([whisper.labels().prefix("en")] * 2)
     with torch.inference_mode():
@@ -141,7 +149,7 @@ def test_listening_again_hears_what_training_made_of_it(whisper: Whisper) -> Non
     before = module.silence.clone()
     with torch.no_grad():
         whisper.model.model.encoder.layer_norm.bias += 1.0
-    module.hear_silence(module.whisper)
+    module.update_silence_states(module.whisper)
     assert torch.allclose(module.silence[-1], before[-1] + 1.0, atol=1e-5)
     assert torch.equal(module.silence[0], before[0])
 
@@ -149,10 +157,12 @@ def test_listening_again_hears_what_training_made_of_it(whisper: Whisper) -> Non
 def test_without_it_short_audio_is_heard_alone(whisper: Whisper) -> None:
     alone = encoded(whisper, features(200))
     module = prepare_training(whisper, ModelConfig(silence=False))
-    module.hear_silence(module.whisper)
+    module.update_silence_states(module.whisper)
     assert "silence" not in module.state_dict()
     ids = torch.tensor([whisper.labels().encode("one", "en")] * 2)
-    lend(whisper.model, listen(whisper.model))  # as an evaluation at true length does
+    set_silence_states(
+        whisper.model, compute_silence_states(whisper.model)
+    )  # as an evaluation at true length does
     assert not torch.equal(encoded(whisper, features(200)), alone)
     module(features(200), ids[:, :-1], ids[:, 1:])
     assert torch.equal(encoded(whisper, features(200)), alone)

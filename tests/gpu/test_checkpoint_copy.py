@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.pinned_copy import PinnedCopy
-from trainer.checkpoint.rotation import CheckpointConfig, Shelf
+from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation
 from trainer.checkpoint.snapshot import Snapshot
 from trainer.state import TrainState
 
@@ -130,17 +130,17 @@ def test_the_gpu_takes_no_memory_for_a_snapshot(bench: Bench) -> None:
 
 
 def test_what_is_loaded_right_after_a_save_does_not_reach_it(bench: Bench, tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path, CheckpointConfig())
-    checkpoints = Checkpoints(shelf, bench.accelerator, bench.told.append)
+    rotation = CheckpointRotation(tmp_path, CheckpointConfig())
+    checkpoints = Checkpoints(rotation, bench.accelerator, bench.told.append)
     checkpoints.save(TrainState(step=1), {})
     checkpoints.settle()
-    (first,) = shelf.all()
+    (first,) = rotation.all()
     bench.update()
     moved = Snapshot.take(bench.accelerator)
     checkpoints.save(TrainState(step=2), {})
     checkpoints.load(first, TrainState())
     checkpoints.close()
-    second = load_file(shelf.all()[-1] / "model.safetensors")
+    second = load_file(rotation.all()[-1] / "model.safetensors")
     assert all(torch.equal(second[name], weight) for name, weight in moved.weights.items())
     assert not torch.equal(bench.model[0].weight.cpu(), second["0.weight"])
     assert bench.told == []

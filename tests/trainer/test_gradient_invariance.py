@@ -19,7 +19,7 @@ from torch import Tensor
 from data.batch import Batch, Position
 from data.config import DataConfig
 from data.corpora import read
-from data.dataloader import Stages, train_batches
+from data.dataloader import BatchPreparer, train_batches
 from data.labels import LabelEncoder
 from data.log_mel import FRAMES_PER_SECOND
 from data.sampling.bucketed_sampler import BucketedBatchSampler
@@ -153,7 +153,7 @@ def _passes(cut: Cut, whisper: Whisper, corpus: Path, rank: int) -> Iterator[Bat
     plan, longest = Plan.of(rows, config, seed=0), edge_of(max(u.seconds for u in rows))
     config = replace(config, pass_seconds=(cut.clips + 0.5) * longest / FRAMES_PER_SECOND)
     sampler = BucketedBatchSampler(plan, config, updates=0, rank=rank, world=cut.processes)
-    loader = train_batches(rows, config, Stages(encoder, whisper.n_mels), sampler)
+    loader = train_batches(rows, config, BatchPreparer(encoder, whisper.n_mels), sampler)
     return loader.start(Position(), UPDATES)
 
 

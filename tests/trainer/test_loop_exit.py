@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from data.errors import InputError
-from trainer.checkpoint.rotation import CheckpointConfig, Shelf, step_of
+from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation, step_of
 
 Losses = Callable[[Path], dict[int, str]]
 RARELY = ("--checkpoint.save_every=1000", "--loop.max_steps=8")
@@ -20,9 +20,9 @@ RARELY = ("--checkpoint.save_every=1000", "--loop.max_steps=8")
 
 def saved_steps(run: Path) -> list[int]:
     """Return the updates that have a whole checkpoint."""
-    shelf = Shelf(run / "checkpoints", CheckpointConfig())
-    assert shelf.newest(print) == shelf.all()[-1]
-    return [step_of(path) for path in shelf.all()]
+    rotation = CheckpointRotation(run / "checkpoints", CheckpointConfig())
+    assert rotation.newest(print) == rotation.all()[-1]
+    return [step_of(path) for path in rotation.all()]
 
 
 def test_an_evaluation_that_fails_costs_no_update(
@@ -201,19 +201,19 @@ def count_writes(log: Path) -> None:
 def test_where_there_are_no_hard_links_the_files_are_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shelf = Shelf(tmp_path / "checkpoints", CheckpointConfig())
-    pending = shelf.pending(1)
+    rotation = CheckpointRotation(tmp_path / "checkpoints", CheckpointConfig())
+    pending = rotation.pending(1)
     pending.mkdir(parents=True)
     (pending / "weights").write_bytes(b"w")
     state = {"step": 1, "best_step": 0}
-    held = shelf.publish(pending, {"state": state, "shape": {}})
+    held = rotation.publish(pending, {"state": state, "shape": {}})
 
     def refuse(*_: Any) -> None:
         raise PermissionError("no links here")
 
     monkeypatch.setattr(os, "link", refuse)
-    again = shelf.rewrite_state(held, {"state": {**state, "best_step": 1}, "shape": {}})
-    assert shelf.newest(print) == again == held
+    again = rotation.rewrite_state(held, {"state": {**state, "best_step": 1}, "shape": {}})
+    assert rotation.newest(print) == again == held
     assert json.loads((again / "state.json").read_text())["state"]["best_step"] == 1
     shutil.rmtree(again)
 
@@ -286,14 +286,14 @@ def test_no_process_ends_before_the_one_that_saves(trainer: Any, tmp_path: Path)
 
 
 def test_a_checkpoint_without_weights_is_none(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "checkpoints", CheckpointConfig())
+    rotation = CheckpointRotation(tmp_path / "checkpoints", CheckpointConfig())
     progress = {"state": {"step": 1, "best_step": 0}, "shape": {}}
     with pytest.raises(FileNotFoundError):  # somebody took it away: it is not made anew
-        shelf.publish(shelf.pending(1), progress)
-    shelf.pending(1).mkdir(parents=True)
-    shelf.publish(shelf.pending(1), progress)
+        rotation.publish(rotation.pending(1), progress)
+    rotation.pending(1).mkdir(parents=True)
+    rotation.publish(rotation.pending(1), progress)
     with pytest.raises(InputError, match="holds no weights"):
-        shelf.newest(print)
+        rotation.newest(print)
 
 
 def test_a_run_goes_on_from_a_checkpoint_that_was_set_aside(trainer: Any, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from transformers import WhisperForConditionalGeneration
 
 from data.config import DataConfig
 from data.corpora import read
-from data.dataloader import Stages, eval_batches
+from data.dataloader import BatchPreparer, eval_batches
 from data.errors import InputError
 from data.log_mel import N_FRAMES
 from eval.config import EvalConfig
@@ -55,7 +55,7 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 def said(whisper: Whisper, corpus: Path) -> list[str]:
     """Return what a model hears in some clips."""
     rows = list(read(DataConfig(corpus=(str(corpus),)), "test"))
-    stages, group = Stages(whisper.labels(), whisper.n_mels), list(range(len(rows)))
+    stages, group = BatchPreparer(whisper.labels(), whisper.n_mels), list(range(len(rows)))
     (batch,) = eval_batches(rows, DataConfig(workers=0), stages, [group])
     heard = transcribe(whisper, batch, EvalConfig(max_length=24), encode(whisper, batch))
     return [h.text for h in heard]

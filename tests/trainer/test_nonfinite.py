@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from data.batch import Position
 from data.errors import InputError
-from trainer.metrics.recorder import JsonlLog, Silence
-from trainer.nonfinite import FIRST_SCALE, MAX_ROLLBACKS, Guard, pass_over, refuse_rollback
+from trainer.metrics.recorder import JsonlLog, NullRecorder
+from trainer.nonfinite import FIRST_SCALE, MAX_ROLLBACKS, NonFiniteGuard, pass_over, refuse_rollback
 from trainer.state import TrainState
 from trainer.step import StepResult, train_step
 
@@ -34,14 +34,16 @@ def batch(update: int) -> Any:
     return SimpleNamespace(ids=["a"], at=Position(0, update))
 
 
-def guarded(tmp_path: Path, scale: float | None = None, patience: int = 2) -> Guard:
+def guarded(tmp_path: Path, scale: float | None = None, patience: int = 2) -> NonFiniteGuard:
     """Return a guard; with a scale, one that has a loss scaler."""
     scaler = None
     if scale is not None:
         scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         scaler.scale(torch.ones(()))  # it begins with the first loss
     accelerator: Any = SimpleNamespace(scaler=scaler, process_index=0, is_main_process=True)
-    return Guard(accelerator, JsonlLog(tmp_path / "nonfinite.jsonl", Silence()), patience)
+    return NonFiniteGuard(
+        accelerator, JsonlLog(tmp_path / "nonfinite.jsonl", NullRecorder()), patience
+    )
 
 
 def test_updates_that_failed_are_counted_and_named_one_later(tmp_path: Path) -> None:

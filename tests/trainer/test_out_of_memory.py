@@ -13,11 +13,11 @@ from accelerate import Accelerator
 
 from data.batch import Batch, Shape
 from data.config import DataConfig
-from data.dataloader import Passes
+from data.dataloader import TrainLoader
 from data.errors import InputError
 from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
-from data.streaming.windowed_loader import WindowedPasses
+from data.streaming.windowed_loader import StreamTrainLoader
 from data.utterance import Utterance
 from eval.device import is_out_of_memory
 from eval.whisper import load_whisper
@@ -219,8 +219,8 @@ def test_a_streams_worst_pass_is_smaller_once_passes_were_cut() -> None:
     utterances = [Utterance(id=str(i), audio="", text="", seconds=5.0, tokens=9) for i in range(40)]
     config = DataConfig(update_clips=20)
     plan = Plan.of(utterances, config, seed=0)
-    first = Passes(BucketedBatchSampler(plan, config, updates=1), lambda _: iter(()))  # type: ignore[arg-type,return-value]  # no batch is drawn
-    stream = WindowedPasses(None, None, None, first, rank=0, world=1)  # type: ignore[arg-type]  # no window either
+    first = TrainLoader(BucketedBatchSampler(plan, config, updates=1), lambda _: iter(()))  # type: ignore[arg-type,return-value]  # no batch is drawn
+    stream = StreamTrainLoader(None, None, None, first, rank=0, world=1)  # type: ignore[arg-type]  # no window either
     assert stream.worst.seconds > 90
     stream.shrink(30.0)  # else a rehearsal would cut it for ever
     assert stream.worst.seconds <= 30

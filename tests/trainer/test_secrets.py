@@ -9,7 +9,7 @@ from typing import Any
 from data.atomic_files import write_json
 from data.config import DataConfig
 from data.errors import redact
-from trainer.checkpoint.rotation import CheckpointConfig, Shelf
+from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation
 from trainer.model import ModelConfig
 from trainer.optimizer import OptimConfig
 from trainer.resume import refuse_change, shaping
@@ -59,7 +59,7 @@ def test_no_path_of_this_machine_is_in_what_is_sent_to_the_hub(
     knobs = (f"--model.name={model}", "--loop.max_steps=2", f"--data.augment.noise={noise}")
     knobs += (f"--data.corpus={copied}", "--data.dev_split=dev", "--eval.max_length=4")
     trainer(run, *knobs)
-    newest = Shelf(run / "checkpoints", CheckpointConfig()).all()[-1]
+    newest = CheckpointRotation(run / "checkpoints", CheckpointConfig()).all()[-1]
     sent = [path for place in (run / "model", newest) for path in place.rglob("*")]
     assert len(sent) > 10
     places = [str(each).encode() for each in (tmp_path, trainer.model.parent, Path.home())]

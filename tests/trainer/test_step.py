@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from data.batch import IGNORE, Batch, Position, target_positions
-from data.batching.collate import Clip, Line, PaddingCollator
+from data.batching.collate import Clip, PaddingCollator, Sample
 from data.log_mel import LogMel
-from data.sampling.bucketed_sampler import Draw
+from data.sampling.bucketed_sampler import SampleSpec
 from data.utterance import Utterance
 from eval.whisper import load_whisper
 from trainer.model import ModelConfig, TrainingModule, prepare_training
@@ -43,8 +43,8 @@ class Setup:
             )
             for i, text in enumerate(TEXTS)
         ]
-        draw = Draw((), Position(), Position(0, 1), last=False, frames=400)
-        lines = [Line(clips=[clip], draw=draw) for clip in clips]
+        draw = SampleSpec((), Position(), Position(0, 1), last=False, frames=400)
+        lines = [Sample(clips=[clip], draw=draw) for clip in clips]
         passes = [
             self.collator(lines[i : i + clips_per_pass])
             for i in range(0, len(lines), clips_per_pass)

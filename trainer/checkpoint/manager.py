@@ -17,10 +17,10 @@ from typing import Any
 from accelerate import Accelerator
 
 from data.errors import InputError, disk_failed
-from eval.main_process import decide
+from eval.main_process import run_on_main_process
 from trainer.checkpoint.atomic_folder import discard
 from trainer.checkpoint.pinned_copy import PinnedCopy
-from trainer.checkpoint.rotation import NAME, Shelf, read_progress, step_of, verified
+from trainer.checkpoint.rotation import NAME, CheckpointRotation, read_progress, step_of, verified
 from trainer.checkpoint.snapshot import Snapshot, restore
 from trainer.distributed.collectives import add_up
 from trainer.distributed.fsdp import gathers
@@ -33,9 +33,11 @@ RETRIES = (1.0, 4.0)  # seconds to wait before another try: space may be freed, 
 class Checkpoints:
     """Writes and reads the checkpoints of a run."""
 
-    def __init__(self, shelf: Shelf, accelerator: Accelerator, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, rotation: CheckpointRotation, accelerator: Accelerator, say: Callable[[str], None]
+    ) -> None:
         """Take where they stand, what is saved, and what tells a person."""
-        self.shelf = shelf
+        self.rotation = rotation
         self.accelerator = accelerator
         self.say = say
         self.failed = ""  # why the last one could not be written
@@ -116,7 +118,7 @@ class Checkpoints:
         """
         self.settle()
         counted = state.step > self._stepped_at and self._loaded_step in (None, state.step)
-        place, pending = self.shelf.place(state.step), self.shelf.pending(state.step)
+        place, pending = self.rotation.place(state.step), self.rotation.pending(state.step)
         if not state.step or not counted or place.exists() or gathers(self.accelerator):
             return
         claim = pending.with_name(f"{pending.name}{SAVING}")
@@ -167,11 +169,11 @@ class Checkpoints:
         """
         if resume is None:
             return None
-        return decide(self.accelerator, lambda: self._find(resume))
+        return run_on_main_process(self.accelerator, lambda: self._find(resume))
 
     def _find(self, resume: str) -> Path | None:
-        found = self.shelf.newest(self.say) if resume == "auto" else verified(Path(resume))
-        self.shelf.tidy(found)
+        found = self.rotation.newest(self.say) if resume == "auto" else verified(Path(resume))
+        self.rotation.tidy(found)
         return found
 
     def load(self, path: Path, state: TrainState) -> None:
@@ -189,7 +191,7 @@ class Checkpoints:
         self._loaded_step = -1  # of none, until all is read
         restore(self.accelerator, path, self.say)
         self._stepped_at, self._loaded_step = -1, state.step
-        own = path.parent == self.shelf.folder and NAME.fullmatch(path.name)
+        own = path.parent == self.rotation.folder and NAME.fullmatch(path.name)
         self._saved_path = path if own else None
 
     def _take(self) -> Snapshot:
@@ -204,7 +206,7 @@ class Checkpoints:
         self, snapshot: Snapshot, progress: dict[str, Any], pending: Path | None = None
     ) -> None:
         """Write a snapshot, in the thread. A disk that is full or broken does not end training."""
-        pending = pending or self.shelf.pending(progress["state"]["step"])
+        pending = pending or self.rotation.pending(progress["state"]["step"])
         began = time.monotonic()
         for pause in (*RETRIES, None):
             try:
@@ -212,7 +214,7 @@ class Checkpoints:
                 pending.mkdir(parents=True)
                 _refuse_full(pending, 2 * snapshot.bytes)
                 snapshot.write(pending)
-                self._saved_path = self.shelf.publish(pending, progress)
+                self._saved_path = self.rotation.publish(pending, progress)
                 self.failed, self.seconds = "", time.monotonic() - began
                 self._prune()
                 return
@@ -226,7 +228,7 @@ class Checkpoints:
                     raise
                 if pause is None:
                     told = getattr(error, "strerror", None) or str(error)
-                    self._give_up(progress, f"{told}; free some space in {self.shelf.folder}")
+                    self._give_up(progress, f"{told}; free some space in {self.rotation.folder}")
                 else:
                     time.sleep(pause)
 
@@ -236,10 +238,10 @@ class Checkpoints:
         if self._saved_path is None or step_of(self._saved_path) != step:  # it could not be written
             return
         try:
-            self._saved_path = self.shelf.rewrite_state(self._saved_path, progress)
+            self._saved_path = self.rotation.rewrite_state(self._saved_path, progress)
             self._prune()
         except (OSError, InputError) as error:  # a full disk; or somebody took the checkpoint away
-            discard(self.shelf.pending(step))
+            discard(self.rotation.pending(step))
             self.say(
                 f"WARNING: the evaluation of update {step} could not be added to its checkpoint "
                 f"({error}): free some space; a resume from there evaluates it again"
@@ -248,7 +250,7 @@ class Checkpoints:
     def _prune(self) -> None:
         """Delete old checkpoints; where that fails, the new one is on the disk all the same."""
         try:
-            self.shelf.prune()
+            self.rotation.prune()
         except OSError as error:
             self.say(f"WARNING: an old checkpoint could not be deleted: {error}")
 

@@ -52,7 +52,7 @@ class CheckpointConfig:
                 raise InputError(f"checkpoint.{key} must be at least 1, got {value}")
 
 
-class Shelf:
+class CheckpointRotation:
     """A folder of checkpoints. It reads and renames; what is in them is others' business."""
 
     def __init__(self, folder: Path, config: CheckpointConfig) -> None:

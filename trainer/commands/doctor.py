@@ -13,9 +13,9 @@ from rich.text import Text
 from data.errors import InputError
 from trainer.commands import doctor_audio as pipeline
 from trainer.commands import doctor_machine as machine
-from trainer.commands.doctor_machine import Symptom
+from trainer.commands.doctor_machine import CheckResult
 
-Check = tuple[str, Callable[[], Symptom]]
+Check = tuple[str, Callable[[], CheckResult]]
 MARKS = {True: ("ok", "green"), False: ("wrong", "bold red"), None: ("skipped", "dim")}
 
 
@@ -60,18 +60,18 @@ def doctor(config: DoctorConfig) -> int:
     return int(any(symptom.ok is False for _, symptom in found))
 
 
-def examine(look: Callable[[], Symptom]) -> Symptom:
+def examine(look: Callable[[], CheckResult]) -> CheckResult:
     """Return what a check finds; one that breaks down is wrong, and the others go on."""
     try:
         return look()
     except InputError as error:
-        return Symptom(False, str(error), "")
+        return CheckResult(False, str(error), "")
     except Exception as error:  # whatever is wrong with this machine
         reason = f"{type(error).__name__}: {error}".split("\n")[0]
-        return Symptom(False, reason, "look the error up, or report it")
+        return CheckResult(False, reason, "look the error up, or report it")
 
 
-def shown(found: Sequence[tuple[str, Symptom]]) -> Table:
+def shown(found: Sequence[tuple[str, CheckResult]]) -> Table:
     """Return a line a check."""
     table = Table("", "check", "found", "what to do", title="doctor", title_justify="left")
     for name, symptom in found:

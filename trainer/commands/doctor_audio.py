@@ -15,9 +15,9 @@ from data.audio.resample import resampler
 from data.log_mel import HOP_LENGTH, SAMPLE_RATE, LogMel
 from data.utterance import Utterance
 from eval.whisper import Whisper, load_whisper
-from trainer.commands.doctor_machine import Symptom
-from trainer.commands.tiny_model import BlankConfig, make_blank
-from trainer.publish.export import settle_generation
+from trainer.commands.doctor_machine import CheckResult
+from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
+from trainer.publish.export import set_generation_config
 
 # soundfile's names; a lossy format may differ from the tone by so much of its level
 FORMATS: dict[str, tuple[dict[str, Any], float]] = {
@@ -38,7 +38,7 @@ def _tone(rate: int, seconds: float = 1.0) -> Tensor:
     return (0.5 * torch.sin(2 * math.pi * HERTZ * time)).float()
 
 
-def decoded(name: str, folder: Path) -> Symptom:
+def decoded(name: str, folder: Path) -> CheckResult:
     """Write a tone in a format, decode it, and compare."""
     options, most = FORMATS[name]
     path, tone = folder / f"tone.{name}", _tone(48_000)
@@ -48,19 +48,21 @@ def decoded(name: str, folder: Path) -> Symptom:
     pitch = float(torch.fft.rfft(samples[:rate]).abs().argmax())
     right = abs(level - 1) <= most and pitch == HERTZ and abs(len(samples) / rate - 1) < 0.12
     told = f"{len(samples) / rate:.2f} s of 1.00 s, {pitch:.0f} Hz, level {level:.3f}"
-    return Symptom(right, told, "" if right else f"{REINSTALL} soundfile")
+    return CheckResult(right, told, "" if right else f"{REINSTALL} soundfile")
 
 
-def resampled(rate: int) -> Symptom:
+def resampled(rate: int) -> CheckResult:
     """Resample a tone, and compare it with the tone at 16 kHz."""
     found, exact = resampler(rate)(_tone(rate)), _tone(SAMPLE_RATE)
     middle = slice(SAMPLE_RATE // 4, 3 * SAMPLE_RATE // 4)
     worst = float((found[middle] - exact[middle]).abs().max())
     right = worst < 10 * CLOSE
-    return Symptom(right, f"off by {worst:.1e} at most", "" if right else f"{REINSTALL} torchaudio")
+    return CheckResult(
+        right, f"off by {worst:.1e} at most", "" if right else f"{REINSTALL} torchaudio"
+    )
 
 
-def mel() -> Symptom:
+def mel() -> CheckResult:
     """Compare features of noise with those of transformers' extractor."""
     noise = 0.1 * torch.randn(1, 300 * HOP_LENGTH, generator=torch.Generator().manual_seed(0))
     theirs = WhisperFeatureExtractor()(noise[0].numpy(), sampling_rate=SAMPLE_RATE)
@@ -68,10 +70,10 @@ def mel() -> Symptom:
     worst = float((LogMel(80)(noise) - features).abs().max())
     right = worst < CLOSE
     told = f"off by {worst:.1e} at most from transformers' extractor"
-    return Symptom(right, told, "" if right else f"{REINSTALL} transformers torchaudio")
+    return CheckResult(right, told, "" if right else f"{REINSTALL} transformers torchaudio")
 
 
-def tokenizer(model: str | None, folder: Path) -> Symptom:
+def tokenizer(model: str | None, folder: Path) -> CheckResult:
     """Look whether labels begin with one start token, and it is the decoder's."""
     whisper = _whisper(model, folder)
     encoder, config = whisper.labels(), whisper.model.config
@@ -80,13 +82,13 @@ def tokenizer(model: str | None, folder: Path) -> Symptom:
     right &= ids[-1] == config.eos_token_id and max(ids) < config.vocab_size
     told = f"{whisper.name}: {len(ids)} ids, from {ids[0]} to {ids[-1]}"
     remedy = "" if right else "take the tokenizer that came with the model"
-    return Symptom(bool(right), told, remedy)
+    return CheckResult(bool(right), told, remedy)
 
 
-def generation(model: str | None, folder: Path) -> Symptom:
+def generation(model: str | None, folder: Path) -> CheckResult:
     """Save what generate() is told, and look whether it comes back."""
     whisper = _whisper(model, folder)
-    settle_generation(whisper, [Utterance(id="", audio="", text="", language="en")])
+    set_generation_config(whisper, [Utterance(id="", audio="", text="", language="en")])
     config = whisper.model.generation_config
     config.save_pretrained(folder / "generation")
     again = GenerationConfig.from_pretrained(folder / "generation")
@@ -96,7 +98,7 @@ def generation(model: str | None, folder: Path) -> Symptom:
         if getattr(config, key, None) != getattr(again, key, None)
     ]
     told = f"{', '.join(wrong)} did not come back" if wrong else "comes back as it was saved"
-    return Symptom(not wrong, told, f"{REINSTALL} transformers" if wrong else "")
+    return CheckResult(not wrong, told, f"{REINSTALL} transformers" if wrong else "")
 
 
 def _whisper(model: str | None, folder: Path) -> Whisper:
@@ -106,5 +108,5 @@ def _whisper(model: str | None, folder: Path) -> Whisper:
     blank, texts = folder / "blank", folder / "texts" / "train.jsonl"
     if not blank.exists():
         write_jsonl(texts, [{"path": "a.wav", "text": "one two three", "language": "en"}])
-        make_blank(BlankConfig(out=str(blank), corpus=(str(texts.parent),)))
+        make_tiny_model(TinyModelConfig(out=str(blank), corpus=(str(texts.parent),)))
     return load_whisper(str(blank))

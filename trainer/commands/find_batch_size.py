@@ -31,7 +31,7 @@ from trainer.distributed.accelerator import build_accelerator, give_back_memory
 from trainer.model import prepare_training
 from trainer.optimizer import build_optimizer
 from trainer.out_of_memory import rehearse
-from trainer.plan.forward_limit import Fitted, budget_of, fit_path
+from trainer.plan.forward_limit import FittingBatch, budget_of, fit_path
 
 SHARE = 0.9  # of the memory: the rest is for what comes and goes, and for fragments
 STRAIGHT = 5  # trials along the line, before the range is halved
@@ -45,7 +45,7 @@ class FitConfig(Config):
     gigabytes: float | None = None  # to stay within; None: nine tenths of the device's
 
 
-class Gauge:
+class PeakMemory:
     """Reads a device's peak of memory: what the GPU's allocator gave, or this process on Linux."""
 
     def __init__(self, device: torch.device) -> None:
@@ -94,7 +94,7 @@ def fit(config: FitConfig) -> None:
     shapes = worst_shapes(config.data, whisper, folder)
     module = prepare_training(whisper, config.model)
     model, optimizer = accelerator.prepare(module, build_optimizer(module, config.optim))
-    gauge = Gauge(accelerator.device)
+    gauge = PeakMemory(accelerator.device)
     limit = gauge.capacity * SHARE if config.gigabytes is None else config.gigabytes * 1e9
     found = [largest(accelerator, model, optimizer, shape, gauge, limit) for shape in shapes]
     budget = budget_of(found)
@@ -132,9 +132,9 @@ def largest(
     model: nn.Module,
     optimizer: object,
     most: Shape,
-    gauge: Gauge,
+    gauge: PeakMemory,
     limit: float,
-) -> Fitted:
+) -> FittingBatch:
     """Return the pass of the most rows that stays within a limit, no more than an update has.
 
     Raises:
@@ -159,7 +159,7 @@ def largest(
         )
     gigabytes, seconds = took[rows]
     shape = most._replace(rows=rows)
-    return Fitted(shape=shape, most=most.rows, gigabytes=gigabytes, took=seconds)
+    return FittingBatch(shape=shape, most=most.rows, gigabytes=gigabytes, took=seconds)
 
 
 def search(peak: Callable[[int], float], limit: float, most: int) -> int:
@@ -184,7 +184,7 @@ def search(peak: Callable[[int], float], limit: float, most: int) -> int:
     return good
 
 
-def table(found: Sequence[Fitted], limit: float) -> Table:
+def table(found: Sequence[FittingBatch], limit: float) -> Table:
     """Return one line a length."""
     shown = Table(title=f"the largest passes within {limit / 1e9:.1f} GB", title_justify="left")
     for column in ("seconds", "tokens", "rows", "padded audio, s", "GB", "audio-s/s"):

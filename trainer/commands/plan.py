@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data.atomic_files import write_json, write_jsonl
-from data.dataloader import Stages, train_batches
+from data.dataloader import BatchPreparer, train_batches
 from data.errors import InputError
 from data.manifest import Manifest, build_manifest, scan_cache
 from data.sampling.bucketed_sampler import BucketedBatchSampler
@@ -20,20 +20,20 @@ from trainer.config import Config
 from trainer.distributed.accelerator import build_accelerator
 from trainer.distributed.deepspeed_zero2 import autocast_of
 from trainer.metrics.meter import peak_memory
-from trainer.metrics.plan_check import Forecast, Pace, circumstances, plan_path
-from trainer.metrics.recorder import Silence
-from trainer.metrics.wall_clock import Clock
+from trainer.metrics.plan_check import Forecast, UpdateTime, circumstances, plan_path
+from trainer.metrics.recorder import NullRecorder
+from trainer.metrics.wall_clock import WallClock
 from trainer.model import flops_of, prepare_training
 from trainer.optimizer import build_optimizer, moments_of
-from trainer.plan.benchmark import Bench, scoring_seconds
+from trainer.plan.benchmark import UpdateBenchmark, scoring_seconds
 from trainer.plan.forward_limit import fit_path, fitted
-from trainer.plan.memory_estimate import Memory, Room, all_memory, room
+from trainer.plan.memory_estimate import DiskSpace, Memory, all_memory, room
 from trainer.plan.plan_tables import Told, show
 from trainer.plan.workload import Workload, averages
-from trainer.publish.export import settle_generation
-from trainer.publish.uploader import Publisher
+from trainer.publish.export import set_generation_config
+from trainer.publish.uploader import HubUploader
 from trainer.resume import shaping
-from trainer.validation import Scoring
+from trainer.validation import Validation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ def plan(config: PlanConfig) -> None:
     Raises:
         InputError: training would refuse to begin, or an update does not fit in memory.
     """
-    draft = Draft(config)
+    draft = PlannedRun(config)
     scoring = draft.scoring()  # before the updates, which move the weights
     scoring_bytes = peak_memory(draft.accelerator.device) if scoring["after"] else 0
     lengths = draft.memory.lengths(draft.updates)
@@ -97,7 +97,7 @@ def plan(config: PlanConfig) -> None:
     show(told, path)
 
 
-class Draft:
+class PlannedRun:
     """A run that is built, and not begun."""
 
     def __init__(self, config: PlanConfig) -> None:
@@ -112,7 +112,7 @@ class Draft:
         )
         self.whisper = load_whisper(config.model.name, config.model.revision)
         self.manifest, self.left_out = self._read()
-        settle_generation(self.whisper, self.manifest.train)
+        set_generation_config(self.whisper, self.manifest.train)
         module = prepare_training(self.whisper, config.model)
         model, optimizer = self.accelerator.prepare(module, build_optimizer(module, config.optim))
         self.flops = flops_of(self.whisper, config.model)
@@ -129,10 +129,10 @@ class Draft:
         self.steps = config.loop.max_steps or self.plan.length(config.loop.epochs)
         budget = fitted(config.data, fit)
         sampler = BucketedBatchSampler(self.plan, budget, updates=0, world=config.processes)
-        stages = Stages(self.whisper.labels(), self.whisper.n_mels, self.accelerator.device)
+        stages = BatchPreparer(self.whisper.labels(), self.whisper.n_mels, self.accelerator.device)
         workload = Workload(self.manifest.train, sampler, self.whisper.labels())
         self.updates = list(workload.updates(min(self.steps, len(self.plan.updates(0)))))
-        self.bench = Bench(
+        self.bench = UpdateBenchmark(
             accelerator=self.accelerator,
             model=model,
             optimizer=optimizer,
@@ -167,14 +167,14 @@ class Draft:
             silence=self.config.model.silence,
             mixed_precision=autocast_of(self.accelerator),
         )
-        scoring = Scoring(
+        scoring = Validation(
             evaluator=evaluator,
             manifest=self.manifest,
             folder=self.folder,
-            recorder=Silence(),
-            clock=Clock(),
+            recorder=NullRecorder(),
+            clock=WallClock(),
             eval_clips=self.config.loop.eval_clips,
-            publisher=Publisher(self.folder, self.config.publish, print),  # never started
+            uploader=HubUploader(self.folder, self.config.publish, print),  # never started
         )
         took = scoring_seconds(scoring, looks=len(self.looks))
         return {name: seconds / self.config.processes for name, seconds in took.items()}
@@ -196,14 +196,14 @@ class Draft:
             **averages(self.updates),
         }
 
-    def update_seconds(self, pace: Pace) -> float:
+    def update_seconds(self, pace: UpdateTime) -> float:
         """Return what an update takes, on average."""
         number, audio = len(self.updates), sum(each.seconds for each in self.updates)
         flops = sum(each.flops(self.flops) for each in self.updates)
         audio /= self.config.processes
         return pace.seconds(updates=number, flops=flops, audio=audio) / number
 
-    def room(self) -> Room:
+    def room(self) -> DiskSpace:
         """Return what the run needs on the disk; asked after an update was made."""
         every = self.config.checkpoint.save_every
         saves = {*range(every, self.steps, every), self.steps} | self.looks

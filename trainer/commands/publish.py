@@ -13,7 +13,7 @@ from transformers import WhisperProcessor
 from data.atomic_files import sync_tree, write_text
 from data.errors import InputError, writing
 from trainer.checkpoint.atomic_folder import hardlink_tree, move
-from trainer.checkpoint.rotation import Shelf, step_of
+from trainer.checkpoint.rotation import CheckpointRotation, step_of
 from trainer.config import Config, parse_as
 from trainer.publish.export import (
     FACTS,
@@ -133,5 +133,5 @@ def _newest(run: Path, config: Config) -> list[Path]:
     """Return the newest whole checkpoint, where it is asked for and there is one."""
     if not config.publish.checkpoints:
         return []
-    found = Shelf(run / "checkpoints", config.checkpoint).newest(print)
+    found = CheckpointRotation(run / "checkpoints", config.checkpoint).newest(print)
     return [] if found is None else [found]

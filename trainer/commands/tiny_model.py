@@ -34,7 +34,7 @@ POSITIONS = exact_div(N_FRAMES, FRAMES_PER_POSITION)  # 1500, of the encoder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BlankConfig:
+class TinyModelConfig:
     """Make a very small Whisper that knows nothing, for a corpus."""
 
     out: str  # the folder to write; it must not exist
@@ -50,7 +50,7 @@ class BlankConfig:
     seed: int = 0  # of the weights
 
 
-def make_blank(config: BlankConfig) -> None:
+def make_tiny_model(config: TinyModelConfig) -> None:
     """Write a model, its tokenizer, its preprocessor and its generation config.
 
     Raises:
@@ -92,7 +92,7 @@ def train_tokenizer(texts: Iterable[str], languages: Sequence[str], vocabulary: 
         )
 
 
-def _shape(config: BlankConfig, tokenizer: Any) -> WhisperConfig:
+def _shape(config: TinyModelConfig, tokenizer: Any) -> WhisperConfig:
     """Return a config with explicit ids: its defaults are the English-only model's."""
     return WhisperConfig(
         vocab_size=len(tokenizer.get_vocab()),

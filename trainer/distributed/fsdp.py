@@ -85,7 +85,7 @@ def apart(module: TrainingModule, accelerator: Accelerator) -> TrainingModule:
     return module
 
 
-class Mirror:
+class FullModel:
     """The whole model beside the one that is trained; the same one where that is whole."""
 
     def __init__(self, accelerator: Accelerator, model: nn.Module, whisper: Whisper) -> None:
@@ -101,12 +101,12 @@ class Mirror:
             held = {k.removeprefix("whisper."): v for k, v in state.items() if k != "silence"}
             self._whisper.model.load_state_dict(held)
 
-    def hear_silence(self) -> None:
+    def update_silence_states(self) -> None:
         """Listen to silence anew: training moves what the encoder makes of it."""
         module: TrainingModule = self._accelerator.unwrap_model(self._model)
         if module.silence is not None:
             self.refresh()
-        module.hear_silence(self._whisper.model)
+        module.update_silence_states(self._whisper.model)
 
 
 def gathered(model: nn.Module, optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:

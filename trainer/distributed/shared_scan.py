@@ -20,11 +20,11 @@ from data.errors import InputError
 from data.screening.durations import MeasureFiles, measure_here, measuring
 from data.screening.scan_cache import MeasurementCache, Measurements, Stamps, read_rows
 from eval.main_process import (
-    decide,
     default_store,
     holds,
     new_key,
     put,
+    run_on_main_process,
     wait_for,
     wait_until_visible,
 )
@@ -67,7 +67,7 @@ def scan_together(
 
     if not accelerator.is_main_process:
         scan.serve(config)
-    return decide(accelerator, ask)
+    return run_on_main_process(accelerator, ask)
 
 
 class SharedScan:

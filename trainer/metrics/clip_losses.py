@@ -18,7 +18,7 @@ from torch import Tensor
 from data.atomic_files import cut_jsonl
 from data.batch import Batch
 from eval.label_errors.excess_loss import LOSSES
-from trainer.metrics.recorder import JsonlLog, Recorder, Silence
+from trainer.metrics.recorder import JsonlLog, NullRecorder, Recorder
 from trainer.step import StepResult
 
 DIGITS = 4  # of nats
@@ -42,7 +42,7 @@ class ClipLosses:
     """Keeps the loss of every clip that training hears. Every process calls as often."""
 
     def __init__(
-        self, folder: Path, accelerator: Accelerator, recorder: Recorder | Silence
+        self, folder: Path, accelerator: Accelerator, recorder: Recorder | NullRecorder
     ) -> None:
         """Take the run's folder, the other processes, and what tells of a full disk."""
         self.path = folder / LOSSES

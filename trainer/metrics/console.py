@@ -29,7 +29,7 @@ LAUNCH_SECONDS = 0.8e-3  # of a layer
 ACHIEVED = 0.4
 
 
-def cautions(manifest: Manifest, accelerator: Accelerator, model: Any) -> list[str]:
+def warnings_of(manifest: Manifest, accelerator: Accelerator, model: Any) -> list[str]:
     """Return what is allowed, and what a person should know of all the same."""
     found = []
     if manifest.dev and manifest.dev == manifest.test:

@@ -13,13 +13,13 @@ from data.sampling.epoch_plan import Plan
 from data.screening.filters import accepted_broken, is_broken
 from data.utterance import Drop
 from data.worker_pool import HANGS, KILLS
-from eval.main_process import decide
+from eval.main_process import run_on_main_process
 from trainer.metrics.recorder import JsonlLog
 
 LETHAL = (KILLS, HANGS)
 
 
-def clips_heard(config: DataConfig, plan: Plan, steps: int) -> int:
+def clips_of_run(config: DataConfig, plan: Plan, steps: int) -> int:
     """Return how many clips a run trains on: its corpus, or what its updates take of a stream.
 
     Args:
@@ -49,7 +49,9 @@ class DropLog:
         self._fresh: list[Drop] = []  # failed here, and were not told to the others yet
         self._broken = 0
         self.lethal: list[str] = []  # ids of clips whose decoding killed a worker: never again
-        self._know(decide(accelerator, lambda: [Drop(**row) for row in read_jsonl(log.path)]))
+        self._know(
+            run_on_main_process(accelerator, lambda: [Drop(**row) for row in read_jsonl(log.path)])
+        )
 
     def add(self, drops: Sequence[Drop]) -> None:
         """Take down clips that failed here, unless they have been named before."""

@@ -36,7 +36,7 @@ class LogConfig:
             raise InputError(f"log.log_every must be at least 1, got {self.log_every}")
 
 
-class Meter:
+class TrainMetrics:
     """Sums up what happens between two log lines; rates are divided when a line is due."""
 
     _loss: Tensor  # summed over this process's target tokens; read when a line is due

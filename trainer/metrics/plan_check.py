@@ -17,7 +17,7 @@ WEIGHTLESS = ("optim.", "loop.", "eval.")  # knobs that cost updates no time, or
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pace:
+class UpdateTime:
     """What updates take. The workers decode meanwhile, unless there are none."""
 
     update: float  # seconds, whatever it holds: the optimizer, and what each launch costs
@@ -46,7 +46,7 @@ class Pace:
 class Forecast:
     """What a run needs to hold itself against its plan."""
 
-    pace: Pace
+    pace: UpdateTime
     update_seconds: float  # of an update, on average
     scoring_seconds: float  # of all evaluations after the first update
     of: dict[str, Any]  # the circumstances it holds in
@@ -86,12 +86,12 @@ def read_forecast(path: Path) -> Forecast | None:
     """Return what a plan said; None where there is none, or another version wrote it."""
     try:
         told = json.loads(path.read_text(encoding="utf-8"))["forecast"]
-        return Forecast(**{**told, "pace": Pace(**told["pace"])})
+        return Forecast(**{**told, "pace": UpdateTime(**told["pace"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-class Comparison:
+class PlanCheck:
     """Sums up a run's lines until it can be held against its plan; says so once."""
 
     def __init__(self, forecast: Forecast, *, at: int, steps: int, processes: int) -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 from data.atomic_files import append_jsonl, read_jsonl, write_jsonl
 from data.errors import disk_failed
 from trainer.metrics.meter import LogConfig
-from trainer.metrics.plan_check import Comparison, read_forecast
+from trainer.metrics.plan_check import PlanCheck, read_forecast
 from trainer.metrics.trackers import Settings, begin_trackers
 
 METRICS = "metrics.jsonl"
@@ -33,7 +33,7 @@ LINE = (
 )
 
 
-class Screen(Console):
+class RunConsole(Console):
     """A console that training outlives: Ctrl-C ends the `tee` behind a pipe as well."""
 
     def on_broken_pipe(self) -> None:
@@ -50,7 +50,7 @@ class Recorder:
         self.path = folder / METRICS
         self.unwritten: list[dict[str, float]] = []
         self.accelerator = accelerator
-        self.console = Screen(highlight=False, soft_wrap=True)
+        self.console = RunConsole(highlight=False, soft_wrap=True)
         self.progress = Progress(
             TextColumn("update {task.completed:.0f}/{task.total:.0f}"),
             BarColumn(bar_width=None),
@@ -62,7 +62,7 @@ class Recorder:
             disable=not self.console.is_terminal,
         )
         self.task = self.progress.add_task("train", total=None, line="")
-        self.comparison: Comparison | None = None
+        self.comparison: PlanCheck | None = None
         self.tracked = 0  # the last step that trackers were told
 
     def begin(self, log: LogConfig, settings: Settings, *, step: int, steps: int) -> None:
@@ -86,7 +86,7 @@ class Recorder:
         if told := forecast.difference(of):
             self.say(f"not compared with {plan}: {told}")
         else:
-            self.comparison = Comparison(
+            self.comparison = PlanCheck(
                 forecast, at=step, steps=steps, processes=self.accelerator.num_processes
             )
 
@@ -155,7 +155,7 @@ class JsonlLog:
     For the main process alone: of lines that two machines append to one file, NFS loses some.
     """
 
-    def __init__(self, path: Path, recorder: "Recorder | Silence") -> None:
+    def __init__(self, path: Path, recorder: "Recorder | NullRecorder") -> None:
         """Take the file, and what tells of a full disk."""
         self.path = path
         self.unwritten: list[dict[str, Any]] = []
@@ -169,7 +169,7 @@ class JsonlLog:
             self.unwritten.clear()
 
 
-class Silence:
+class NullRecorder:
     """Stands in for the Recorder on the other processes."""
 
     def __enter__(self) -> Self:

@@ -8,7 +8,7 @@ from typing import Literal
 Part = Literal["evaluation", "saving", "waiting"]
 
 
-class Clock:
+class WallClock:
     """Adds up what one start spends its time on: what is on no other account is training.
 
     It is no progress, and in no checkpoint: a run that goes on counts afresh.

@@ -13,33 +13,33 @@ from accelerate import Accelerator
 from torch import nn
 
 from data.batch import Batch, Position
-from data.dataloader import Passes
+from data.dataloader import TrainLoader
 from data.log_mel import CHUNK_SECONDS
 from data.utterance import Utterance
 from eval.device import naming_out_of_memory
 from trainer.loop import SILENCE_EVERY
 from trainer.metrics.flops import WhisperFlops
-from trainer.metrics.plan_check import Pace
+from trainer.metrics.plan_check import UpdateTime
 from trainer.plan.workload import Update
 from trainer.step import train_step
-from trainer.validation import Scoring
+from trainer.validation import Validation
 
 PARTS = 3  # of the compute; the update in the middle of each is made
 SPREAD = 1.3  # of FLOPs between the updates made: with less, noise would tilt the line
 
 
 @dataclass(kw_only=True, slots=True)
-class Bench:
+class UpdateBenchmark:
     """A model that can be trained, for a look at how fast that is. Its weights are thrown away."""
 
     accelerator: Accelerator
     model: nn.Module
     optimizer: Any
-    passes: Passes
+    passes: TrainLoader
     max_norm: float
     workers: int
 
-    def measure(self, updates: Sequence[Update], flops: WhisperFlops, seconds: float) -> Pace:
+    def measure(self, updates: Sequence[Update], flops: WhisperFlops, seconds: float) -> UpdateTime:
         """Make some of a plan's updates, over and over for about so many seconds.
 
         Raises:
@@ -60,7 +60,7 @@ class Bench:
         )
         work = sum(sum(b.work.values()) for each in batches for b in each)
         audio = sum(sum(b.seconds) for each in batches for b in each)
-        return Pace(
+        return UpdateTime(
             update=update + self._listening() / SILENCE_EVERY,
             flop=flop,
             decode=work / max(1, self.workers) / audio,
@@ -91,7 +91,7 @@ class Bench:
         """Return the seconds in which the model hears silence, as it does every few updates."""
         began = time.perf_counter()
         module = self.accelerator.unwrap_model(self.model)
-        module.hear_silence(module.whisper)
+        module.update_silence_states(module.whisper)
         self._wait()
         return time.perf_counter() - began
 
@@ -125,7 +125,7 @@ def line(flops: Sequence[float], seconds: Sequence[float]) -> tuple[float, float
     return 0.0, sum(seconds) / sum(flops)
 
 
-def scoring_seconds(scoring: Scoring, looks: int) -> dict[str, float]:
+def scoring_seconds(scoring: Validation, looks: int) -> dict[str, float]:
     """Return about how long evaluations take: before training, then all that follow; one of dev.
 
     A batch of clips of middle length is transcribed. Longer audio counts by the windows it fills.
@@ -151,7 +151,7 @@ def scoring_seconds(scoring: Scoring, looks: int) -> dict[str, float]:
     }
 
 
-def _window_seconds(scoring: Scoring, *, true_length: bool) -> float:
+def _window_seconds(scoring: Validation, *, true_length: bool) -> float:
     evaluator, manifest = scoring.evaluator, scoring.manifest
     ordered = sorted([*manifest.dev, *manifest.test], key=lambda u: u.seconds)
     size = min(len(ordered), max(1, int(evaluator.config.batch_seconds / CHUNK_SECONDS)))

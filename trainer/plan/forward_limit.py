@@ -38,7 +38,7 @@ ARCHITECTURE = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fitted:
+class FittingBatch:
     """The most rows of one length that fit, and what they took."""
 
     shape: Shape
@@ -47,7 +47,7 @@ class Fitted:
     took: float  # seconds, forward and backward
 
 
-def budget_of(found: Sequence[Fitted]) -> dict[str, float | None]:
+def budget_of(found: Sequence[FittingBatch]) -> dict[str, float | None]:
     """Return the knobs of a budget that every bucket keeps within what fitted.
 
     Where long rows have room for fewer seconds in all, attention is what they pay for: a row of s

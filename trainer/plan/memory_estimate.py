@@ -17,7 +17,7 @@ from data.log_mel import FRAMES_PER_POSITION, FRAMES_PER_SECOND
 from trainer.checkpoint.rotation import CheckpointConfig
 from trainer.metrics.flops import WhisperFlops
 from trainer.metrics.meter import peak_memory
-from trainer.plan.forward_limit import Fitted
+from trainer.plan.forward_limit import FittingBatch
 from trainer.plan.workload import Update, by_length
 
 LENGTHS = 6  # lines of the table
@@ -133,12 +133,12 @@ class Memory:
         return sum(storage.nbytes() for storage in kept.values())
 
 
-def _fitted(path: Path) -> list[Fitted]:
+def _fitted(path: Path) -> list[FittingBatch]:
     """Return what `fit` measured on this device with this model, if it did."""
     if not path.exists():
         return []
     tried = json.loads(path.read_text(encoding="utf-8"))["tried"]
-    return [Fitted(**{**each, "shape": Shape(*each["shape"])}) for each in tried]
+    return [FittingBatch(**{**each, "shape": Shape(*each["shape"])}) for each in tried]
 
 
 def all_memory(device: torch.device) -> float:
@@ -149,7 +149,7 @@ def all_memory(device: torch.device) -> float:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Room:
+class DiskSpace:
     """What a run will write, and what there is room for; in bytes. Curves and texts are nothing."""
 
     checkpoint: int
@@ -162,7 +162,7 @@ class Room:
 
 def room(
     model: nn.Module, optimizer: Any, config: CheckpointConfig, folder: Path, saves: Collection[int]
-) -> Room:
+) -> DiskSpace:
     """Return what a run needs on its folder's disk.
 
     Args:
@@ -181,7 +181,7 @@ def room(
     checkpoint = weights + buffers + moments
     # each keeps the best one before it as well
     kept = min(len(saves), 2 * (config.keep + len(for_good)))
-    return Room(
+    return DiskSpace(
         checkpoint=checkpoint,
         model=weights,
         kept=kept,

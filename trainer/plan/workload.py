@@ -8,7 +8,7 @@ from typing import NamedTuple
 from data.batch import Shape
 from data.labels import PROMPT_TOKENS, LabelEncoder
 from data.log_mel import FRAMES_PER_POSITION
-from data.sampling.bucketed_sampler import BucketedBatchSampler, Draw
+from data.sampling.bucketed_sampler import BucketedBatchSampler, SampleSpec
 from data.utterance import Utterance
 from trainer.metrics.flops import POSITIONS_PER_SECOND, WhisperFlops
 
@@ -56,14 +56,14 @@ class Workload:
         ranks = [
             replace(self._sampler, updates=number, rank=rank) for rank in range(self._sampler.world)
         ]
-        held: list[tuple[list[Draw], ...]] = []  # passes of one update, each of every process
+        held: list[tuple[list[SampleSpec], ...]] = []  # passes of one update, each of every process
         for together in zip(*ranks, strict=True):
             held.append(together)
             if together[0][0].last:
                 yield self._update(held)
                 held = []
 
-    def _update(self, held: Sequence[Sequence[list[Draw]]]) -> Update:
+    def _update(self, held: Sequence[Sequence[list[SampleSpec]]]) -> Update:
         made = [[self._pass(draws) for draws in together] for together in held]
         every = [each for together in made for each in together]
         draws = [each for together in held for draws in together for each in draws]
@@ -77,13 +77,13 @@ class Workload:
             slots=sum(s.rows * s.tokens for s, _, _ in every),
         )
 
-    def _pass(self, draws: Sequence[Draw]) -> Pass:
+    def _pass(self, draws: Sequence[SampleSpec]) -> Pass:
         rows = [self._row(draw) for draw in draws]
         longest = max(context + max(1, targets) for context, targets in rows)
         shape = Shape(len(draws), draws[0].frames, longest)
         return Pass(shape, sum(targets for _, targets in rows), draws[0].repair)
 
-    def _row(self, draw: Draw) -> tuple[int, int]:
+    def _row(self, draw: SampleSpec) -> tuple[int, int]:
         """Return the tokens of a row that are only read, and those that are learnt.
 
         The start token is not learnt; silence of no weight has no target, but a label.

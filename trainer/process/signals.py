@@ -18,7 +18,7 @@ class Stopped(BaseException):
     """The run was asked to stop. Not an Exception: nothing on the way may take it for an error."""
 
 
-class Stop:
+class StopSignal:
     """Whether somebody asked for the end. A second request, later, ends the process at once."""
 
     def __init__(self, exit_now: Callable[[int], object] = os._exit) -> None:

@@ -29,7 +29,7 @@ SAVING_SECONDS = 1800.0  # others wait for that at most
 LAYOUT = struct.Struct("<Qdi64s")
 
 
-class Heartbeat(NamedTuple):
+class HeartbeatState(NamedTuple):
     """What the training process shares: it writes, the watchdog process reads."""
 
     beats: int  # another number: it made progress
@@ -48,9 +48,9 @@ class TrainingProcess:
         os.close(descriptor)
 
     @property
-    def sign(self) -> Heartbeat:
+    def sign(self) -> HeartbeatState:
         """Return what it shared last."""
-        return Heartbeat(*LAYOUT.unpack_from(self._shared))
+        return HeartbeatState(*LAYOUT.unpack_from(self._shared))
 
     @property
     def gone(self) -> bool:
@@ -97,7 +97,7 @@ def _saves_after_error(checkpoints: str) -> bool:
     return bool(checkpoints) and any(Path(checkpoints).glob(f"*{SAVING}"))
 
 
-def _end(parent: TrainingProcess, sign: Heartbeat, still: float) -> str:
+def _end(parent: TrainingProcess, sign: HeartbeatState, still: float) -> str:
     """Have the parent print the stacks of its threads, say why, and kill it."""
     rank, where = os.environ.get("RANK", "0"), sign.where.rstrip(b"\0").decode()
     told = (

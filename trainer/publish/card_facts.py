@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from data.lazy_manifest import Outline
+from data.lazy_manifest import ManifestColumns
 from eval.evaluate import Evaluator
 from eval.metrics.scores import short_names
-from trainer.metrics.wall_clock import Clock
+from trainer.metrics.wall_clock import WallClock
 from trainer.state import TrainState
 
 
 def facts_of(
-    evaluator: Evaluator, outline: Outline, clock: Clock, state: TrainState
+    evaluator: Evaluator, outline: ManifestColumns, clock: WallClock, state: TrainState
 ) -> dict[str, Any]:
     """Return the facts of the model that is the best so far; no path of this machine is in them.
 
@@ -38,7 +38,7 @@ def facts_of(
     }
 
 
-def _corpora(outline: Outline) -> list[dict[str, Any]]:
+def _corpora(outline: ManifestColumns) -> list[dict[str, Any]]:
     """Return each corpus with its clips and hours; of a folder, the last parts of its name."""
     corpora = outline.corpora()
     local = [name for name in corpora if Path(name).exists()]

@@ -15,7 +15,7 @@ from whisper_normalizer.english import EnglishSpellingNormalizer
 
 from data.atomic_files import sync_tree, write_json, write_text
 from data.errors import InputError
-from data.lazy_manifest import Outline
+from data.lazy_manifest import ManifestColumns
 from data.utterance import Utterance
 from eval.half_precision import remove_adapters
 from eval.main_process import wait_until_visible
@@ -60,7 +60,7 @@ class PublishConfig:
             ) from error
 
 
-def settle_generation(whisper: Whisper, utterances: Sequence[Utterance]) -> None:
+def set_generation_config(whisper: Whisper, utterances: Sequence[Utterance]) -> None:
     """Set what generate() does when nobody tells it, as the guide does: language and task.
 
     Several languages leave the choice to the model, several tasks to stock's default.
@@ -70,7 +70,7 @@ def settle_generation(whisper: Whisper, utterances: Sequence[Utterance]) -> None
     for told in (generation, whisper.model.config):
         vars(told).pop("forced_decoder_ids", None)
     if whisper.multilingual:
-        kinds = Outline.of(utterances).kinds
+        kinds = ManifestColumns.of(utterances).kinds
         languages, tasks = ({kind[place] for kind in kinds} for place in (1, 2))
         generation.task = tasks.pop() if len(tasks) == 1 else "transcribe"
         generation.language = languages.pop() if len(languages) == 1 else None

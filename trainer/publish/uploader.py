@@ -13,7 +13,7 @@ from huggingface_hub.utils import logging as hub_logging
 from data.atomic_files import write_json
 from data.errors import InputError, redact
 from trainer.checkpoint.atomic_folder import MANIFEST, hardlink_tree
-from trainer.checkpoint.rotation import CheckpointConfig, Shelf, step_of
+from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation, step_of
 from trainer.publish.export import PublishConfig, exported_step
 from trainer.publish.hub_repo import Hub
 
@@ -25,7 +25,7 @@ PAUSES = (30.0, 600.0)  # seconds after a failure: the first, doubled up to the 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Parcel:
+class Upload:
     """A folder that waits to be sent."""
 
     folder: Path  # a copy by hard links: the run replaces its own
@@ -33,7 +33,7 @@ class Parcel:
     told: str  # what it is
 
 
-class Publisher:
+class HubUploader:
     """Sends the newest model, and the newest checkpoint where that is asked for."""
 
     def __init__(self, run: Path, config: PublishConfig, say: Callable[[str], None]) -> None:
@@ -42,8 +42,8 @@ class Publisher:
         self.config = config
         self.say = say
         self.hub = Hub(config.repo or "", private=config.private)
-        self._parcels: dict[str, Parcel] = {}  # by place: what is newer replaces what waits
-        self._sending: Parcel | None = None
+        self._parcels: dict[str, Upload] = {}  # by place: what is newer replaces what waits
+        self._sending: Upload | None = None
         self._lock = Lock()
         self._wake = Event()
         self._ending = False
@@ -133,12 +133,12 @@ class Publisher:
         self._note()
         return sent
 
-    def _send(self, parcel: Parcel) -> None:
+    def _send(self, parcel: Upload) -> None:
         where = self.hub.send(parcel.folder, parcel.told.capitalize(), parcel.place)
         self.say(f"published {parcel.told}: {where}")
 
     def _look_for_checkpoint(self) -> None:
-        for path in Shelf(self.run / "checkpoints", CheckpointConfig()).all()[-1:]:
+        for path in CheckpointRotation(self.run / "checkpoints", CheckpointConfig()).all()[-1:]:
             try:
                 found = path, (path / MANIFEST).stat().st_ino  # another after its evaluation
             except FileNotFoundError:  # replaced meanwhile, or half moved: the next look finds it
@@ -157,7 +157,7 @@ class Publisher:
             return False
         with self._lock:
             old = self._parcels.get(place)
-            self._parcels[place] = Parcel(folder=folder, place=place, told=told)
+            self._parcels[place] = Upload(folder=folder, place=place, told=told)
             if old is not None and old is not self._sending:
                 shutil.rmtree(old.folder, ignore_errors=True)
         self._note()

@@ -26,10 +26,10 @@ from transformers import (
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from data.batch import Batch, Position
-from data.batching.collate import Clip, Line
-from data.dataloader import Stages
+from data.batching.collate import Clip, Sample
+from data.dataloader import BatchPreparer
 from data.log_mel import SAMPLE_RATE
-from data.sampling.bucketed_sampler import Draw
+from data.sampling.bucketed_sampler import SampleSpec
 from data.sampling.epoch_plan import edge_of
 from data.utterance import Drop, Utterance
 from eval.device import set_up_cuda
@@ -78,10 +78,10 @@ def noise_batch(
         words: said in each clip; None: as many as speech has.
         failed: whether decoding failed in all of them, so that none has a target.
     """
-    stages = Stages(whisper.labels(), whisper.n_mels, device)
+    stages = BatchPreparer(whisper.labels(), whisper.n_mels, device)
     generator = torch.Generator().manual_seed(rows)
     count = max(1, round(seconds * WORDS_PER_SECOND)) if words is None else words
-    draw = Draw((), Position(), Position(0, 1), last=True, frames=edge_of(seconds))
+    draw = SampleSpec((), Position(), Position(0, 1), last=True, frames=edge_of(seconds))
     lines = []
     for row in range(rows):
         text = " ".join(WORDS[(row + i) % len(WORDS)] for i in range(count))
@@ -93,7 +93,7 @@ def noise_batch(
         )
         if failed:
             clip.drop = Drop(split="train", id=str(row), audio="", reason="unreadable")
-        lines.append(Line(clips=[clip], draw=draw))
+        lines.append(Sample(clips=[clip], draw=draw))
     return stages.finish(stages.collator(lines))
 
 

@@ -24,7 +24,7 @@ from data.audio.augment import (
 )
 from data.batch import Batch, Mask, Position
 from data.config import DataConfig
-from data.dataloader import Stages, train_batches
+from data.dataloader import BatchPreparer, train_batches
 from data.errors import InputError
 from data.labels import LabelEncoder
 from data.manifest import build_manifest
@@ -176,7 +176,7 @@ def epoch_of(
     for rank in range(world):
         sampler = BucketedBatchSampler(plan, config, updates=0, rank=rank, world=world)
         passes = train_batches(
-            rows, config, Stages(encoder, 80, augmentation=augmentation), sampler
+            rows, config, BatchPreparer(encoder, 80, augmentation=augmentation), sampler
         )
         found += list(passes.start(Position(number, 0), len(plan.updates(number))))
     return found

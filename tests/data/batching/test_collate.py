@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from data.batch import IGNORE, Position
-from data.batching.collate import Clip, Line, PaddingCollator
+from data.batching.collate import Clip, PaddingCollator, Sample
 from data.labels import LabelEncoder
 from data.log_mel import HOP_LENGTH, LogMel
-from data.sampling.bucketed_sampler import Draw
+from data.sampling.bucketed_sampler import SampleSpec
 from data.utterance import Drop, Utterance
 from eval.whisper import load_whisper
 
@@ -21,17 +21,19 @@ def encoder(blank_model: Path) -> LabelEncoder:
     return load_whisper(str(blank_model)).labels()
 
 
-def clip(frames: float, text: str = "one two", **settings: Any) -> Line:
+def clip(frames: float, text: str = "one two", **settings: Any) -> Sample:
     """Return a line of one clip of noise."""
     noise = 0.1 * torch.randn(round(frames * HOP_LENGTH), generator=torch.manual_seed(0))
     u = Utterance(
         id=text, audio="/a.mp3", text=text, language=settings.pop("language", "en"), seconds=1.0
     )
-    draw = Draw((0,), Position(0, 6), Position(0, 7), True, frames=settings.pop("padded", 128))
-    return Line(clips=[Clip(**{"utterance": u, "waveform": noise, **settings})], draw=draw)
+    draw = SampleSpec(
+        (0,), Position(0, 6), Position(0, 7), True, frames=settings.pop("padded", 128)
+    )
+    return Sample(clips=[Clip(**{"utterance": u, "waveform": noise, **settings})], draw=draw)
 
 
-def failed(frames: float, text: str = "one two") -> Line:
+def failed(frames: float, text: str = "one two") -> Sample:
     """Return a line of a clip that could not be decoded."""
     drop = Drop(split="train", id=text, audio="/a.mp3", reason="truncated")
     return clip(frames, text, drop=drop, waveform=torch.zeros(round(frames * HOP_LENGTH)))
@@ -101,7 +103,9 @@ def test_a_failed_clip_has_no_weight_and_keeps_the_shape(encoder: LabelEncoder) 
 
 
 def test_a_pass_of_nothing_has_no_weight_and_no_drop(encoder: LabelEncoder) -> None:
-    nobody = Line(clips=[], draw=Draw((), Position(2, 0), Position(2, 1), False, frames=128))
+    nobody = Sample(
+        clips=[], draw=SampleSpec((), Position(2, 0), Position(2, 1), False, frames=128)
+    )
     batch = PaddingCollator(encoder, LogMel(80))([nobody])
     assert batch.features.shape == (1, 80, 128)
     assert (batch.labels == IGNORE).all()
@@ -109,9 +113,9 @@ def test_a_pass_of_nothing_has_no_weight_and_no_drop(encoder: LabelEncoder) -> N
     assert (batch.after, batch.last) == (Position(2, 1), False)
 
 
-def joined(*lines: Line) -> Line:
+def joined(*lines: Sample) -> Sample:
     """Return a line of all clips of some lines."""
-    return Line(clips=[each for line in lines for each in line.clips], draw=lines[0].draw)
+    return Sample(clips=[each for line in lines for each in line.clips], draw=lines[0].draw)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from data.batch import Position
 from data.config import DataConfig
 from data.corpora import LAYOUTS, read
-from data.dataloader import Stages, train_batches
+from data.dataloader import BatchPreparer, train_batches
 from data.errors import InputError
 from data.manifest import build_manifest
 from data.sampling.bucketed_sampler import BucketedBatchSampler
@@ -18,7 +18,7 @@ from data.sampling.epoch_plan import Plan
 from data.screening.filters import count_reasons
 from eval.whisper import load_whisper
 from tests.layouts import CASES, CLIPS, Case, aishell, folder, ksponspeech, librispeech
-from trainer.commands.tiny_model import BlankConfig, make_blank
+from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer
 from trainer.step import gather_totals, train_step
@@ -34,8 +34,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     corpora = [str(build(root / build.__name__)) for build in builds]
     english = librispeech(root / "en") / "LibriSpeech"
     (english / "train-clean-100").rename(english / "train")
-    make_blank(
-        BlankConfig(
+    make_tiny_model(
+        TinyModelConfig(
             out=str(root / "blank"),
             corpus=(*corpora, str(root / "en")),
             d_model=32,
@@ -75,7 +75,7 @@ def test_a_layout_is_trained_on(case: Case, tmp_path: Path, model: Path) -> None
 
     plan = Plan.of(manifest.train, config, seed=0)
     sampler = BucketedBatchSampler(plan, config, updates=1, rank=0, world=1)
-    stages = Stages(whisper.labels(), whisper.n_mels)
+    stages = BatchPreparer(whisper.labels(), whisper.n_mels)
     passes = train_batches(manifest.train, config, stages, sampler)
     batches = list(passes.start(Position(), plan.length(1)))
     assert sorted(i for b in batches for i in b.ids) == sorted(u.id for u in manifest.train)

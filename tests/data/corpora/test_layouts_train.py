@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from data.batch import Position
 from data.config import DataConfig
-from data.dataloader import Stages, train_batches
+from data.dataloader import BatchPreparer, train_batches
 from data.errors import InputError
 from data.manifest import build_manifest
 from data.sampling.bucketed_sampler import BucketedBatchSampler
@@ -168,7 +168,10 @@ def test_a_corpus_is_trained_on_and_nothing_is_written_into_it(
 
     plan = Plan.of(manifest.train, config, seed=0)
     passes = train_batches(
-        manifest.train, config, Stages(encoder, 80), BucketedBatchSampler(plan, config, updates=1)
+        manifest.train,
+        config,
+        BatchPreparer(encoder, 80),
+        BucketedBatchSampler(plan, config, updates=1),
     )
     batches = list(passes.start(Position(), 1))
     assert sorted(name for b in batches for name in b.ids) == sorted(u.id for u in manifest.train)

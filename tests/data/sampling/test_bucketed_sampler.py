@@ -14,11 +14,11 @@ import pytest
 from data.batch import Position
 from data.config import DataConfig
 from data.log_mel import FRAMES_PER_SECOND, N_FRAMES, frames_of
-from data.sampling.bucketed_sampler import BucketedBatchSampler, Draw
+from data.sampling.bucketed_sampler import BucketedBatchSampler, SampleSpec
 from data.sampling.epoch_plan import EDGE_FRAMES, Plan, bucket_edges, edge_of, make_buckets
 from data.utterance import Utterance
 
-Passes = list[list[Draw]]
+TrainLoader = list[list[SampleSpec]]
 
 
 def corpus(clips: int, seed: int = 0) -> list[Utterance]:
@@ -48,7 +48,7 @@ def draw(
     rank: int = 0,
     world: int = 1,
     start: Position = Position(),  # noqa: B008 - immutable
-) -> Passes:
+) -> TrainLoader:
     """Return the passes of one process."""
     plan = Plan.of(utterances, config, seed=0)
     return list(
@@ -56,12 +56,12 @@ def draw(
     )
 
 
-def clips_of(drawn: Sequence[Draw]) -> list[int]:
+def clips_of(drawn: Sequence[SampleSpec]) -> list[int]:
     """Return the clips of a pass, in order."""
     return [clip for each in drawn for clip in each.clips]
 
 
-def by_update(passes: Passes) -> list[list[int]]:
+def by_update(passes: TrainLoader) -> list[list[int]]:
     """Return the clips of each update, in order."""
     updates: list[list[int]] = [[]]
     for each in passes:
@@ -72,7 +72,7 @@ def by_update(passes: Passes) -> list[list[int]]:
     return updates
 
 
-def padded_seconds(drawn: Sequence[Draw]) -> float:
+def padded_seconds(drawn: Sequence[SampleSpec]) -> float:
     """Return what a pass holds once its rows are padded."""
     return sum(each.frames for each in drawn) / FRAMES_PER_SECOND
 
@@ -218,7 +218,7 @@ def test_a_pass_has_a_budget_in_both_dimensions_and_for_attention() -> None:
 def test_longer_clips_add_no_more_than_their_share_to_an_update(padding: float) -> None:
     utterances = anything(150, seed=4)
     config = DataConfig(pad="bucket", padding=padding, pass_seconds=1e9, pass_tokens=10**9)
-    updates: dict[Position, list[Draw]] = {}
+    updates: dict[Position, list[SampleSpec]] = {}
     passes = draw(utterances, config, updates=20)
     for each in passes:
         updates.setdefault(each[0].at, []).extend(each)
@@ -261,7 +261,7 @@ def test_what_a_clip_hears_does_not_depend_on_how_an_update_is_cut() -> None:
     utterances = anything(120, seed=8)
     config = DataConfig(pad="mixed", padded_share=0.5, update_seconds=60.0)
 
-    def heard(passes: Passes) -> dict[tuple[Position, int], int]:
+    def heard(passes: TrainLoader) -> dict[tuple[Position, int], int]:
         return {(d.after, clip): d.frames for p in passes for d in p for clip in d.clips}
 
     alone = heard(draw(utterances, config, updates=20))
@@ -297,7 +297,7 @@ def test_which_updates_are_padded_to_30_s_depends_on_seed_and_position_alone() -
     config = DataConfig(pad="mixed", padded_share=0.7, update_seconds=30.0)
     utterances = corpus(100)
 
-    def padded(passes: Passes) -> dict[Position, bool]:
+    def padded(passes: TrainLoader) -> dict[Position, bool]:
         return {d.after: d.frames == N_FRAMES for each in passes for d in each}
 
     alone = padded(draw(utterances, config, updates=40))

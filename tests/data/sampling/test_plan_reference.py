@@ -16,7 +16,7 @@ import pytest
 from data.audio.augment import AugmentConfig
 from data.batch import Shape
 from data.config import DataConfig
-from data.lazy_manifest import Outline
+from data.lazy_manifest import ManifestColumns
 from data.log_mel import frames_of
 from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.corpus_weights import weights_of
@@ -85,7 +85,7 @@ def plain_buckets(rows: Sequence[Utterance], config: DataConfig) -> list[list[in
 def plain_times(rows: Sequence[Utterance], config: DataConfig, seed: int, epoch: int) -> list[int]:
     """Return how often each utterance is heard."""
     times = [1] * len(rows)
-    weights = weights_of(Outline.of(rows), config)
+    weights = weights_of(ManifestColumns.of(rows), config)
     for number, (corpus, weight) in enumerate(weights.items()):
         clips = [index for index, u in enumerate(rows) if u.corpus == corpus]
         first, last = (int(n * weight * len(clips) + 1e-6) for n in (epoch, epoch + 1))

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from data.batch import IGNORE, Batch, Position
-from data.batching.collate import Clip, Line, PaddingCollator
+from data.batching.collate import Clip, PaddingCollator, Sample
 from data.config import DataConfig
 from data.errors import InputError
 from data.labels import PROMPT_TOKENS, LabelEncoder
 from data.log_mel import LogMel
 from data.manifest import build_manifest
-from data.sampling.bucketed_sampler import BucketedBatchSampler, Draw
+from data.sampling.bucketed_sampler import BucketedBatchSampler, SampleSpec
 from data.sampling.epoch_plan import Plan
 from data.screening.prompts import add_prompts
 from data.utterance import Utterance
@@ -42,13 +42,13 @@ def said(text: str, seconds: float = 1.0, prompt: str = "", drop: Any = None) ->
     )
 
 
-def line(*clips: Clip, timed: bool = False, prompted: bool = False) -> Line:
+def line(*clips: Clip, timed: bool = False, prompted: bool = False) -> Sample:
     """Return a row of clips."""
-    draw = Draw(tuple(range(len(clips))), NOW, NOW, last=True, frames=320)
-    return Line(clips=list(clips), draw=draw._replace(timed=timed, prompted=prompted))
+    draw = SampleSpec(tuple(range(len(clips))), NOW, NOW, last=True, frames=320)
+    return Sample(clips=list(clips), draw=draw._replace(timed=timed, prompted=prompted))
 
 
-def collate(encoder: LabelEncoder, *lines: Line) -> Batch:
+def collate(encoder: LabelEncoder, *lines: Sample) -> Batch:
     """Return the batch of some rows."""
     return PaddingCollator(encoder, LogMel(80))(list(lines))
 
@@ -202,9 +202,9 @@ def test_slices_of_a_recording_are_trained_with_prompts(
     assert [u.prompt for u in manifest.train] == ["", "one", "two two"]
     assert drops == []
     lines = [
-        Line(
+        Sample(
             clips=[Clip(utterance=u, waveform=torch.randn(40_000))],
-            draw=Draw((0,), NOW, NOW, last=True, frames=256, prompted=bool(u.prompt)),
+            draw=SampleSpec((0,), NOW, NOW, last=True, frames=256, prompted=bool(u.prompt)),
         )
         for u in manifest.train
     ]

@@ -13,7 +13,7 @@ import pytest
 
 from data.config import DataConfig
 from data.errors import InputError
-from data.streaming.stream import Place, Sample, Stream
+from data.streaming.stream import Stream, StreamPosition, StreamRow
 from tests.shards import (
     AUDIO,
     ROWS,
@@ -41,13 +41,13 @@ def stream_of(folder: Path | str, seed: int = 0, **knobs: Any) -> Stream:
     return Stream(DataConfig(corpus=(str(folder),), streaming=True, **knobs), seed, None)
 
 
-def epoch(stream: Stream, number: int = 0) -> list[Sample]:
+def epoch(stream: Stream, number: int = 0) -> list[StreamRow]:
     """Return the rows of an epoch."""
-    samples = stream.rows(Place(number))
+    samples = stream.rows(StreamPosition(number))
     return list(takewhile(lambda sample: sample.place.epoch == number, samples))
 
 
-def ids(samples: list[Sample]) -> list[str]:
+def ids(samples: list[StreamRow]) -> list[str]:
     """Return the ids of rows."""
     return [sample.utterance.id for sample in samples]
 
@@ -89,7 +89,7 @@ def test_epochs_differ_in_the_order_of_shards_and_seeds_too(tmp_path: Path) -> N
 @pytest.mark.parametrize("write", [write_parquet, write_tars, write_saved])
 def test_a_stream_goes_on_from_any_place(write: Callable[[Path], Path], tmp_path: Path) -> None:
     stream = stream_of(write(tmp_path / "mine"), language=("en",))
-    whole = list(islice(stream.rows(Place()), 2 * SHARDS * ROWS))
+    whole = list(islice(stream.rows(StreamPosition()), 2 * SHARDS * ROWS))
     for begin in random.Random(0).sample(range(len(whole) - 5), 12):
         assert list(islice(stream.rows(whole[begin].place), 5)) == whole[begin : begin + 5]
 
@@ -100,7 +100,7 @@ def test_columns_are_found_and_named_as_in_a_dataset_that_is_downloaded(tmp_path
     (tmp_path / "other").mkdir()
     pq.write_table(renamed, tmp_path / "other" / "train.parquet")
     knobs = {"audio_column": "sound", "text_column": "normalized", "language_column": "lang"}
-    sample = next(stream_of(tmp_path / "other", **knobs).rows(Place()))
+    sample = next(stream_of(tmp_path / "other", **knobs).rows(StreamPosition()))
     assert (sample.utterance.text, sample.utterance.language) == (text_of(0), "en")
     assert sample.audio == tone(0)
 

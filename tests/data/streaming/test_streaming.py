@@ -34,11 +34,11 @@ def arguments(folder: Path, *extra: str) -> tuple[str, ...]:
 
 def note(into: Path) -> None:
     """Write down which clips each update holds, and how many bytes of the stream lie on disk."""
-    from trainer.heartbeat import Pulse
+    from trainer.heartbeat import Heartbeat
 
-    begin = Pulse.begin
+    begin = Heartbeat.begin
 
-    def noted(self: Pulse, batches: Any, dropped: int) -> Any:
+    def noted(self: Heartbeat, batches: Any, dropped: int) -> Any:
         spooled = list(into.parent.joinpath("run", "stream").rglob("*.tar"))
         row = {
             "at": list(batches[0].at),
@@ -49,7 +49,7 @@ def note(into: Path) -> None:
             file.write(json.dumps(row) + "\n")
         return begin(self, batches, dropped)
 
-    Pulse.begin = noted  # type: ignore[method-assign]  # in a process of its own
+    Heartbeat.begin = noted  # type: ignore[method-assign]  # in a process of its own
 
 
 @pytest.mark.parametrize(
@@ -91,16 +91,16 @@ def test_a_stopped_run_goes_on_exactly(
 
 def kill(at: int) -> None:
     """Die before an update as if the machine lost power."""
-    from trainer.heartbeat import Pulse
+    from trainer.heartbeat import Heartbeat
 
-    begin = Pulse.begin
+    begin = Heartbeat.begin
 
-    def deadly(self: Pulse, batches: Any, dropped: int) -> Any:
+    def deadly(self: Heartbeat, batches: Any, dropped: int) -> Any:
         if batches[0].at[0] == at:
             os.kill(os.getpid(), signal.SIGKILL)
         return begin(self, batches, dropped)
 
-    Pulse.begin = deadly  # type: ignore[method-assign]  # in a process of its own
+    Heartbeat.begin = deadly  # type: ignore[method-assign]  # in a process of its own
 
 
 @pytest.mark.parametrize("forgotten", [False, True], ids=["", "without what it noted"])

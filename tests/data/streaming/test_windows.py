@@ -12,8 +12,8 @@ from data.audio.decode import load
 from data.config import DataConfig
 from data.errors import InputError
 from data.labels import LabelEncoder
-from data.streaming.stream import Place, Stream
-from data.streaming.window_log import Places
+from data.streaming.stream import Stream, StreamPosition
+from data.streaming.window_log import WindowLog
 from data.streaming.windows import Windows, first_window, screen
 from eval.whisper import load_whisper
 from tests.shards import BROKEN, ROWS, SHARDS, seconds_of, write_parquet
@@ -35,7 +35,7 @@ def opened(encoder: LabelEncoder, tmp_path: Path) -> Opened:
     def windows(folder: Path, **knobs: Any) -> Windows:
         config = DataConfig(corpus=(str(folder),), streaming=True, workers=0, **knobs)
         screened = partial(screen, config=config, encoder=encoder, held_out=[])
-        places = Places(tmp_path / "stream.jsonl")
+        places = WindowLog(tmp_path / "stream.jsonl")
         return Windows(Stream(config, 0, None), SIZE, screened, tmp_path / "audio", places)
 
     return windows
@@ -121,20 +121,20 @@ def test_a_window_that_held_other_clips_before_is_a_sentence(
 
 def test_a_damaged_note_costs_time_and_no_more(tmp_path: Path) -> None:
     path = tmp_path / "stream.jsonl"
-    places = Places(path)
-    places.note(0, Place(0, 1, 2), "aa")
-    places.note(1, Place(0, 2, 3), "bb")
-    assert Places(path).nearest(7) == (2, Place(0, 2, 3))
+    places = WindowLog(path)
+    places.note(0, StreamPosition(0, 1, 2), "aa")
+    places.note(1, StreamPosition(0, 2, 3), "bb")
+    assert WindowLog(path).nearest(7) == (2, StreamPosition(0, 2, 3))
     path.write_text('{"window": 0, "fing\n{"window": 1}\n')
-    assert Places(path).nearest(7) == (0, Place())
+    assert WindowLog(path).nearest(7) == (0, StreamPosition())
 
 
 def test_every_window_is_noted_by_the_first_process_alone(tmp_path: Path) -> None:
     path = tmp_path / "stream.jsonl"
     for rank in (1, 0, 2):
-        places = Places(path, rank=rank)
+        places = WindowLog(path, rank=rank)
         for number in range(4):
-            places.note(number, Place(0, number + 1, 0), f"{number}")
+            places.note(number, StreamPosition(0, number + 1, 0), f"{number}")
         assert path.exists() == (rank != 1)
     assert [path.read_text().count(f'"window": {number}') for number in range(4)] == [1] * 4
 

@@ -11,8 +11,8 @@ import pytest
 
 from data.atomic_files import read_jsonl, write_jsonl
 from data.errors import InputError
-from eval.label_errors.command import SuspectsConfig, heard_by, suspects
-from eval.label_errors.excess_loss import Cost
+from eval.label_errors.command import LabelErrorsConfig, find_label_errors, heard_by
+from eval.label_errors.excess_loss import TranscriptLoss
 
 WRONG = "common_voice_en_train_005.mp3"
 
@@ -47,7 +47,7 @@ def test_a_wrong_transcript_is_the_first_to_be_looked_at(ran: Path) -> None:
     assert json.loads((ran / "suspects" / "scores.json").read_text())["most"] == 3
     shutil.rmtree(ran / "model")
     with pytest.raises(InputError, match="no model yet"):
-        suspects(SuspectsConfig(run=str(ran)))
+        find_label_errors(LabelErrorsConfig(run=str(ran)))
     command[4] = "/no/such"
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
@@ -56,7 +56,7 @@ def test_a_wrong_transcript_is_the_first_to_be_looked_at(ran: Path) -> None:
 def test_clips_of_a_stream_are_gone_and_said_to_be(tmp_path: Path) -> None:
     row = {"split": "train", "id": "a", "audio": "/a.mp3", "text": "one", "seconds": 1.0}
     write_jsonl(tmp_path / "manifest.jsonl", [row])
-    ranked = [Cost(id=name, loss=1.0, excess=2.0, hearings=1) for name in ("b", "a")]
+    ranked = [TranscriptLoss(id=name, loss=1.0, excess=2.0, hearings=1) for name in ("b", "a")]
     assert [u.id for u in heard_by(tmp_path, ranked)] == ["a"]
     with pytest.raises(InputError, match="came from a stream"):
         heard_by(tmp_path, ranked[:1])
@@ -64,4 +64,4 @@ def test_clips_of_a_stream_are_gone_and_said_to_be(tmp_path: Path) -> None:
 
 def test_values_that_could_not_work_are_refused() -> None:
     with pytest.raises(InputError, match="most must be at least 1"):
-        SuspectsConfig(run="run", most=0)
+        LabelErrorsConfig(run="run", most=0)

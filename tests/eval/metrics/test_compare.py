@@ -10,7 +10,7 @@ from rich.console import Console
 from data.errors import InputError
 from data.utterance import Utterance
 from eval.evaluate import save
-from eval.metrics.compare import ALL, compare, read_heard
+from eval.metrics.compare import ALL, compare, read_hypotheses
 from eval.metrics.hypothesis import Hypothesis
 from eval.metrics.scores import score
 from eval.report.console_tables import difference_table, sentences
@@ -90,14 +90,14 @@ def test_the_files_of_evaluations_are_compared_as_what_they_were_made_of(tmp_pat
     models = {"a": model(60), "b": model(20)}
     for name, rows in models.items():
         save(tmp_path / name, score(rows, "none", 1.0), rows)
-    read = [read_heard(tmp_path / name) for name in models]
+    read = [read_hypotheses(tmp_path / name) for name in models]
     assert compare(*read, "auto") == compare(*models.values(), "auto")
 
 
 def test_files_of_before_are_read_too(tmp_path: Path) -> None:
     old = {"id": "a", "language": "en", "seconds": 2.0, "reference": "One.", "hypothesis": "one"}
     write(tmp_path, old | {"edits": 1, "audio": "/a.wav"})
-    ((found),) = read_heard(tmp_path)
+    ((found),) = read_hypotheses(tmp_path)
     assert (found.utterance.text, found.text, found.utterance.speaker) == ("One.", "one", None)
 
 
@@ -119,13 +119,13 @@ def write(folder: Path, *rows: Any) -> Path:
 )
 def test_a_file_that_is_none_is_a_sentence(rows: list[Any], told: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=told) as error:
-        read_heard(write(tmp_path, *rows))
+        read_hypotheses(write(tmp_path, *rows))
     assert str(tmp_path) in str(error.value)
 
 
 def test_a_folder_without_the_file_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"utterances\.jsonl: no such file; name two folders"):
-        read_heard(tmp_path)
+        read_hypotheses(tmp_path)
 
 
 def test_the_table_tells_rates_shares_and_normaliser() -> None:

@@ -23,7 +23,7 @@ from eval.config import EvalConfig
 from eval.evaluate import Evaluator
 from eval.metrics.hypothesis import Hypothesis
 from eval.probes.forgetting import CHOSEN
-from eval.probes.run_probes import Beside, look_beside
+from eval.probes.run_probes import ProbeResults, run_probes
 from eval.whisper import load_whisper
 
 
@@ -72,10 +72,10 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in told), encoding="utf-8")
 
 
-def look(evaluator: Evaluator, run: Path, step: int, **how: bool) -> Beside:
+def look(evaluator: Evaluator, run: Path, step: int, **how: bool) -> ProbeResults:
     """Look beside an evaluation of dev, and save."""
     at = run / "eval" / f"step-{step:08d}" / "dev"
-    found = look_beside(
+    found = run_probes(
         evaluator, heard_nothing(), at, **{"forgetting": True, "true_length": True, **how}
     )
     found.save(at, step)

@@ -8,7 +8,13 @@ import pytest
 
 from data.utterance import Utterance
 from eval.metrics.hypothesis import Hypothesis
-from eval.probes.hallucination import Meters, fast, first_meters, loops, repeats
+from eval.probes.hallucination import (
+    HallucinationCounts,
+    fast,
+    first_hallucination_counts,
+    loops,
+    repeats,
+)
 
 
 def said(text: str, meant: str = "", *, seconds: float = 5.0, **more: Any) -> Hypothesis:
@@ -107,7 +113,9 @@ def test_each_sign_is_counted_once_a_clip() -> None:
         said("", "   "),
         said("", ""),
     ]
-    meters = Meters.of(heard, [said("you", id="white"), said("", id="silence"), said("ab", id="x")])
+    meters = HallucinationCounts.of(
+        heard, [said("you", id="white"), said("", id="silence"), said("ab", id="x")]
+    )
     assert (meters.clips, meters.loops, meters.fast, meters.empty, meters.truncated) == (
         5,
         1,
@@ -138,15 +146,15 @@ def test_each_sign_is_counted_once_a_clip() -> None:
 
 
 def test_nothing_heard_is_nothing_to_count() -> None:
-    meters = Meters.of([])
+    meters = HallucinationCounts.of([])
     assert meters.metrics() == {}
     assert meters.grown(meters.to_json()) == []
     assert str(meters) == "meters: loops 0, too fast 0, empty 0, cut off 0 of 0 clips"
 
 
-def of(loops: int, clips: int) -> Meters:
+def of(loops: int, clips: int) -> HallucinationCounts:
     """Return meters of so many clips, with so many loops."""
-    return Meters.of([said(LOOP)] * loops + [said("one")] * (clips - loops))
+    return HallucinationCounts.of([said(LOOP)] * loops + [said("one")] * (clips - loops))
 
 
 @pytest.mark.parametrize(
@@ -180,22 +188,27 @@ def test_texts_of_noise_that_grew_are_warned_of() -> None:
         [said("", id=str(n)) for n in range(12)],
         [said("you", id=str(n)) for n in range(12)],
     )
-    before, after = Meters.of([said("one")], quiet), Meters.of([said("one")], loud)
+    before, after = (
+        HallucinationCounts.of([said("one")], quiet),
+        HallucinationCounts.of([said("one")], loud),
+    )
     (told,) = after.grown(before.to_json())
     assert told.startswith("noise: 12 of 12 clips, 0 of 12 at first: it makes things up")
-    assert Meters.of([said("one")]).grown(before.to_json()) == []
-    assert after.grown(Meters.of([said("one")]).to_json()) == []  # nobody knows how it was
+    assert HallucinationCounts.of([said("one")]).grown(before.to_json()) == []
+    assert (
+        after.grown(HallucinationCounts.of([said("one")]).to_json()) == []
+    )  # nobody knows how it was
 
 
 def test_the_first_evaluation_is_what_later_ones_are_held_against(tmp_path: Path) -> None:
-    assert first_meters(tmp_path, "dev") is None
+    assert first_hallucination_counts(tmp_path, "dev") is None
     for step, count in ((20, 2), (0, 1)):
         folder = tmp_path / f"step-{step:08d}" / "dev"
         folder.mkdir(parents=True)
         text = json.dumps({"meters": of(count, 9).to_json()})
         (folder / "scores.json").write_text(text, encoding="utf-8")
-    first = first_meters(tmp_path, "dev")
+    first = first_hallucination_counts(tmp_path, "dev")
     assert first is not None
     assert first["loops"] == 1
-    assert first_meters(tmp_path, "test") is None
+    assert first_hallucination_counts(tmp_path, "test") is None
     assert of(1, 9).grown(None) == []

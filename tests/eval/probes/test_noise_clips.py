@@ -13,7 +13,7 @@ from data.corpora import read
 from data.log_mel import SAMPLE_RATE
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
-from eval.probes.noise_clips import SOUNDS, hear_noise, noise_set, sound_of
+from eval.probes.noise_clips import SOUNDS, noise_set, sound_of, transcribe_noise
 from eval.whisper import load_whisper
 
 SET = {u.id: u for u in noise_set("en")}
@@ -89,10 +89,10 @@ def test_the_set_is_heard_as_an_evaluation_is(blank_model: Path, tone_corpus: Pa
     )
     rows = list(read(data, "test"))[:1]
     _, heard = Evaluator.evaluate(evaluator, rows, "", true_length=True)
-    noise = hear_noise(evaluator, heard, true_length=True)
+    noise = transcribe_noise(evaluator, heard, true_length=True)
     assert [h.utterance.id for h in noise] == list(SOUNDS)
     assert [h.text for h in noise] == [
-        h.text for h in hear_noise(evaluator, heard, true_length=True)
+        h.text for h in transcribe_noise(evaluator, heard, true_length=True)
     ]
     silent = Evaluator(
         accelerator=evaluator.accelerator,
@@ -100,5 +100,5 @@ def test_the_set_is_heard_as_an_evaluation_is(blank_model: Path, tone_corpus: Pa
         data=data,
         config=EvalConfig(noise=False),
     )
-    assert hear_noise(silent, heard, true_length=True) == []
-    assert hear_noise(evaluator, [], true_length=True) == []
+    assert transcribe_noise(silent, heard, true_length=True) == []
+    assert transcribe_noise(evaluator, [], true_length=True) == []

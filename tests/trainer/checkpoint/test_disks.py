@@ -21,7 +21,7 @@ from rich.console import Console
 from data.errors import InputError
 from tests.campaign import SETTINGS, Losses, counts, digests
 from tests.sabotage import choose_at_random, damage
-from trainer.checkpoint.rotation import CheckpointConfig, Shelf, read_progress, step_of
+from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation, read_progress, step_of
 from trainer.checkpoint.snapshot import Snapshot
 from trainer.publish.export import exported_step
 
@@ -29,14 +29,16 @@ from trainer.publish.export import exported_step
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a shelf with three checkpoints, small and with the files that real ones have."""
-    shelf = Shelf(tmp_path_factory.mktemp("shelf") / "checkpoints", CheckpointConfig(keep=3))
+    rotation = CheckpointRotation(
+        tmp_path_factory.mktemp("shelf") / "checkpoints", CheckpointConfig(keep=3)
+    )
     for number in (1, 2, 3):
-        pending = shelf.pending(number)
+        pending = rotation.pending(number)
         pending.mkdir(parents=True)
         (pending / "model.safetensors").write_bytes(random.Random(number).randbytes(5000))
         (pending / "optimizer.bin").write_bytes(random.Random(-number).randbytes(9000))
-        shelf.publish(pending, {"state": {"step": number, "best_step": 0}, "shape": {}})
-    return shelf.folder
+        rotation.publish(pending, {"state": {"step": number, "best_step": 0}, "shape": {}})
+    return rotation.folder
 
 
 def corrupt(three: Path, tmp_path: Path, trials: int) -> Counter[str]:
@@ -46,7 +48,7 @@ def corrupt(three: Path, tmp_path: Path, trials: int) -> Counter[str]:
         folder = Path(shutil.copytree(three, tmp_path / f"{trial}"))
         how = damage(folder / "step-00000003", folder / "step-00000002", random.Random(trial))
         told: list[str] = []
-        taken = Shelf(folder, CheckpointConfig()).newest(told.append)
+        taken = CheckpointRotation(folder, CheckpointConfig()).newest(told.append)
         assert taken is not None
         # a flipped bit may leave the manifest's meaning as it was
         if step_of(taken) == 3:
@@ -82,7 +84,7 @@ def test_checkpoints_of_which_none_is_whole_are_not_taken_for_a_fresh_start(
     assert done.returncode == 2
     assert "no checkpoint is whole" in done.output
     with pytest.raises(InputError):
-        Shelf(run / "checkpoints", CheckpointConfig()).newest(print)
+        CheckpointRotation(run / "checkpoints", CheckpointConfig()).newest(print)
 
 
 @pytest.mark.slow
@@ -100,9 +102,9 @@ def test_a_disk_that_runs_full_costs_checkpoints_and_not_the_run(
         assert "NO CHECKPOINT" in full.output
         assert full.returncode == 2
         assert "Traceback" not in full.output
-        shelf = Shelf(run / "checkpoints", CheckpointConfig())
-        assert shelf.newest(print) == shelf.all()[-1]  # what is there is whole
-        for path in shelf.all()[:-1]:
+        rotation = CheckpointRotation(run / "checkpoints", CheckpointConfig())
+        assert rotation.newest(print) == rotation.all()[-1]  # what is there is whole
+        for path in rotation.all()[:-1]:
             shutil.rmtree(path)  # a person frees some space
         trainer(run, *SETTINGS)
         assert losses(run) == losses(whole)
@@ -121,8 +123,8 @@ def full_now_and_then(seed: int) -> None:
     trainer.checkpoint.manager.RETRIES = ()
     for owner, name in (
         (Snapshot, "write"),
-        (trainer.shelf, "hardlink_tree"),
-        (trainer.scoring, "export"),
+        (trainer.rotation, "hardlink_tree"),
+        (trainer.validation, "export"),
     ):
         refuse_at_random(owner, name, random.Random(f"{seed} {name}"))
 
@@ -155,7 +157,7 @@ def fill_disks(trainer: Any, folder: Path, losses: Losses, seeds: range) -> Coun
         found["better, and not on the disk"] += full.output.count("is better, but its checkpoint")
         found["ended with status 2"] += full.returncode == 2
         trainer(run, *SETTINGS, sabotage=partial(choose_at_random, seed))
-        newest = Shelf(run / "checkpoints", CheckpointConfig()).newest(print)
+        newest = CheckpointRotation(run / "checkpoints", CheckpointConfig()).newest(print)
         assert newest is not None
         state = read_progress(newest)["state"]
         assert losses(run) == losses(folder / "whole"), seed

@@ -16,7 +16,7 @@ from transformers import WhisperForConditionalGeneration
 
 from data.errors import InputError
 from trainer.checkpoint.atomic_folder import MANIFEST, PENDING, discard, move, seal, sweep, verify
-from trainer.checkpoint.rotation import CheckpointConfig, Shelf, verified
+from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation, verified
 from trainer.commands.publish import export_run
 
 RENAME = os.rename
@@ -99,25 +99,25 @@ def test_a_folder_deleted_in_part_is_absent(
 def test_another_checkpoint_of_one_update_leaves_a_whole_one_at_every_moment(
     tmp_path: Path, no_renames: Callable[..., None]
 ) -> None:
-    shelf = Shelf(tmp_path, CheckpointConfig(keep=1))
+    rotation = CheckpointRotation(tmp_path, CheckpointConfig(keep=1))
     progress = {"state": {"step": 1, "best_step": 0}, "shape": {}}
     for name in ("", "weights", "state", MANIFEST):
         no_renames(dies_at=name)
-        write(shelf.pending(1), text=name)
+        write(rotation.pending(1), text=name)
         try:
-            shelf.publish(shelf.pending(1), progress)
+            rotation.publish(rotation.pending(1), progress)
         except KeyboardInterrupt:
             assert name
-        found = shelf.newest(lambda _: None)
-        shelf.tidy(found)
+        found = rotation.newest(lambda _: None)
+        rotation.tidy(found)
         assert found is not None
         assert (found / "weights").read_text() == ""
     no_renames()
-    write(shelf.pending(1), text="last")
-    shelf.publish(shelf.pending(1), progress)
-    shelf.prune()
+    write(rotation.pending(1), text="last")
+    rotation.publish(rotation.pending(1), progress)
+    rotation.prune()
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
-    assert (verified(shelf.at(1)) / "weights").read_text() == "last"
+    assert (verified(rotation.at(1)) / "weights").read_text() == "last"
 
 
 def test_a_run_without_renames_of_folders_saves_chooses_resumes_and_exports(

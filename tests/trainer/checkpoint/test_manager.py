@@ -18,7 +18,7 @@ import trainer.checkpoint.manager
 from data.errors import InputError
 from trainer.checkpoint.atomic_folder import seal, verify
 from trainer.checkpoint.manager import Checkpoints
-from trainer.checkpoint.rotation import CheckpointConfig, Shelf
+from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation
 from trainer.checkpoint.snapshot import Snapshot
 from trainer.state import TrainState
 
@@ -36,8 +36,8 @@ class Bench:
             model, torch.optim.AdamW(model.parameters())
         )
         self.told: list[str] = []
-        shelf = Shelf(folder, CheckpointConfig())
-        self.checkpoints = Checkpoints(shelf, self.accelerator, self.told.append)
+        rotation = CheckpointRotation(folder, CheckpointConfig())
+        self.checkpoints = Checkpoints(rotation, self.accelerator, self.told.append)
 
     def update(self) -> None:
         """Move the weights."""
@@ -48,7 +48,7 @@ class Bench:
     def save(self, step: int) -> Path:
         """Begin to save a state of this update."""
         self.checkpoints.save(TrainState(step=step), SHAPE)
-        return self.checkpoints.shelf.folder / f"step-{step:08d}"
+        return self.checkpoints.rotation.folder / f"step-{step:08d}"
 
     def saved(self, step: int) -> Path:
         """Save a state of this update, and wait."""
@@ -139,7 +139,7 @@ def test_the_next_save_waits_for_the_one_before(
     for step in range(1, 6):
         bench.save(step)
     bench.checkpoints.close()
-    assert [path.name[-1] for path in bench.checkpoints.shelf.all()] == ["4", "5"]
+    assert [path.name[-1] for path in bench.checkpoints.rotation.all()] == ["4", "5"]
 
 
 def test_a_state_that_changes_while_weights_are_written_does_not_wait_for_them(
@@ -227,7 +227,7 @@ def test_a_full_or_broken_disk_is_told_and_training_goes_on(
     bench.saved(2)
     assert len(tries) == 3
     assert "NO CHECKPOINT of update 2" in bench.told[0]
-    assert list(bench.checkpoints.shelf.folder.iterdir()) == [old]
+    assert list(bench.checkpoints.rotation.folder.iterdir()) == [old]
     verify(old)
     with pytest.raises(InputError, match="last checkpoint could not be written"):
         bench.checkpoints.close()

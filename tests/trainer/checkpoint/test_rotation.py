@@ -9,84 +9,90 @@ from typing import Any
 import pytest
 
 from data.errors import InputError
-from trainer.checkpoint.rotation import CheckpointConfig, Shelf, step_of, verified
+from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation, step_of, verified
 
 Put = Callable[..., Path]
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
+def rotation(tmp_path: Path) -> CheckpointRotation:
     """Return an empty shelf that keeps two."""
-    return Shelf(tmp_path / "checkpoints", CheckpointConfig(keep=2))
+    return CheckpointRotation(tmp_path / "checkpoints", CheckpointConfig(keep=2))
 
 
 @pytest.fixture
-def put(shelf: Shelf) -> Put:
+def put(rotation: CheckpointRotation) -> Put:
     """Return a function that publishes a checkpoint of an update."""
 
     def publish(step: int, best: int = 0, **more: Any) -> Path:
-        pending = shelf.pending(step)
+        pending = rotation.pending(step)
         pending.mkdir(parents=True)
         (pending / "weights").write_bytes(b"%d" % step)
-        shelf.publish(pending, {"state": {"step": step, "best_step": best, **more}, "shape": {}})
-        shelf.prune()
-        return shelf.folder / f"step-{step:08d}"
+        rotation.publish(pending, {"state": {"step": step, "best_step": best, **more}, "shape": {}})
+        rotation.prune()
+        return rotation.folder / f"step-{step:08d}"
 
     return publish
 
 
-def steps(shelf: Shelf) -> list[int]:
+def steps(rotation: CheckpointRotation) -> list[int]:
     """Return the updates that stand on a shelf."""
-    return [step_of(path) for path in shelf.all()]
+    return [step_of(path) for path in rotation.all()]
 
 
-def test_the_last_ones_and_the_best_stay(shelf: Shelf, put: Put) -> None:
+def test_the_last_ones_and_the_best_stay(rotation: CheckpointRotation, put: Put) -> None:
     for step in (1, 2, 3, 4, 5):
         put(step, best=2 if step > 1 else 0)
-    assert steps(shelf) == [2, 4, 5]
+    assert steps(rotation) == [2, 4, 5]
 
 
-def test_an_old_checkpoint_that_cannot_be_read_hinders_no_new_one(shelf: Shelf, put: Put) -> None:
+def test_an_old_checkpoint_that_cannot_be_read_hinders_no_new_one(
+    rotation: CheckpointRotation, put: Put
+) -> None:
     (put(1) / "state.json").unlink()
     began = time.monotonic()
     put(2)
-    assert steps(shelf) == [1, 2]
+    assert steps(rotation) == [1, 2]
     assert time.monotonic() - began < 10  # nobody waits for the file to appear
 
 
-def test_every_mth_stays_for_good(tmp_path: Path, put: Put, shelf: Shelf) -> None:
-    shelf.config = CheckpointConfig(keep=1, keep_every=3)
+def test_every_mth_stays_for_good(tmp_path: Path, put: Put, rotation: CheckpointRotation) -> None:
+    rotation.config = CheckpointConfig(keep=1, keep_every=3)
     for step in range(1, 9):
         put(step)
-    assert steps(shelf) == [3, 6, 8]
+    assert steps(rotation) == [3, 6, 8]
 
 
-def test_the_newest_whole_one_is_found_and_the_others_are_named(shelf: Shelf, put: Put) -> None:
+def test_the_newest_whole_one_is_found_and_the_others_are_named(
+    rotation: CheckpointRotation, put: Put
+) -> None:
     told: list[str] = []
-    assert shelf.newest(told.append) is None
+    assert rotation.newest(told.append) is None
     whole = put(1)
     (put(2) / "weights").write_bytes(b"x")
-    (shelf.folder / ".pending-step-00000003").mkdir()
-    (shelf.folder / "step-by-step").mkdir()  # not ours
-    assert shelf.newest(told.append) == whole
+    (rotation.folder / ".pending-step-00000003").mkdir()
+    (rotation.folder / "step-by-step").mkdir()  # not ours
+    assert rotation.newest(told.append) == whole
     assert len(told) == 1
     assert "step-00000002 is passed over" in told[0]
     assert "weights: damaged" in told[0]
-    assert (shelf.folder / ".pending-step-00000003").exists()  # a run may be writing it
-    shelf.tidy(whole)
-    assert not (shelf.folder / ".pending-step-00000003").exists()
+    assert (rotation.folder / ".pending-step-00000003").exists()  # a run may be writing it
+    rotation.tidy(whole)
+    assert not (rotation.folder / ".pending-step-00000003").exists()
 
 
-def test_nothing_is_loaded_where_none_is_whole(shelf: Shelf, put: Put) -> None:
+def test_nothing_is_loaded_where_none_is_whole(rotation: CheckpointRotation, put: Put) -> None:
     (put(1) / "weights").unlink()
     with pytest.raises(InputError, match="no checkpoint is whole"):
-        shelf.newest(lambda _: None)
+        rotation.newest(lambda _: None)
 
 
-def test_a_checkpoint_under_anothers_name_is_refused(shelf: Shelf, put: Put) -> None:
-    put(1).rename(shelf.folder / "step-00000009")
+def test_a_checkpoint_under_anothers_name_is_refused(
+    rotation: CheckpointRotation, put: Put
+) -> None:
+    put(1).rename(rotation.folder / "step-00000009")
     with pytest.raises(InputError, match="holds update 1"):
-        verified(shelf.folder / "step-00000009")
+        verified(rotation.folder / "step-00000009")
 
 
 def test_a_path_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -94,29 +100,31 @@ def test_a_path_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
         verified(tmp_path / "nothing")
 
 
-def test_the_best_one_is_there_or_the_run_says_so(shelf: Shelf, put: Put) -> None:
-    assert shelf.at(put(3) and 3).name == "step-00000003"
+def test_the_best_one_is_there_or_the_run_says_so(rotation: CheckpointRotation, put: Put) -> None:
+    assert rotation.at(put(3) and 3).name == "step-00000003"
     with pytest.raises(InputError, match="step-00000007: not there"):
-        shelf.at(7)
+        rotation.at(7)
 
 
-def test_an_older_resume_sets_the_future_aside(shelf: Shelf, put: Put) -> None:
+def test_an_older_resume_sets_the_future_aside(rotation: CheckpointRotation, put: Put) -> None:
     put(1), put(2)
     (put(3, best=1) / "manifest.json").unlink()  # a damaged one too
-    shelf.set_aside(newer_than=1)
-    assert steps(shelf) == [1]
-    assert len(list(shelf.folder.glob("replaced-*"))) == 2
+    rotation.set_aside(newer_than=1)
+    assert steps(rotation) == [1]
+    assert len(list(rotation.folder.glob("replaced-*"))) == 2
 
 
-def test_the_same_update_again_takes_the_place_of_the_first(shelf: Shelf, put: Put) -> None:
+def test_the_same_update_again_takes_the_place_of_the_first(
+    rotation: CheckpointRotation, put: Put
+) -> None:
     put(1, judged=0)
     path = put(1, judged=1)
-    assert shelf.all() == [path]
+    assert rotation.all() == [path]
     verified(path)
 
 
 def test_a_crash_between_two_of_one_update_leaves_the_older(
-    shelf: Shelf, put: Put, monkeypatch: pytest.MonkeyPatch
+    rotation: CheckpointRotation, put: Put, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(1)
 
@@ -126,21 +134,23 @@ def test_a_crash_between_two_of_one_update_leaves_the_older(
     monkeypatch.setattr("trainer.checkpoint.rotation.move", die)
     with pytest.raises(KeyboardInterrupt):
         put(1)
-    found = shelf.newest(lambda _: None)
+    found = rotation.newest(lambda _: None)
     assert found is not None
     assert found.name == "step-00000001-older"
     monkeypatch.undo()
     put(2)
     put(3)
-    assert [path.name for path in shelf.all()] == ["step-00000002", "step-00000003"]
+    assert [path.name for path in rotation.all()] == ["step-00000002", "step-00000003"]
 
 
-def test_a_crash_before_the_older_of_two_was_deleted_is_made_up_for(shelf: Shelf, put: Put) -> None:
+def test_a_crash_before_the_older_of_two_was_deleted_is_made_up_for(
+    rotation: CheckpointRotation, put: Put
+) -> None:
     path = put(1, judged=1)
     shutil.copytree(path, path.with_name("step-00000001-older"))
-    assert shelf.newest(lambda _: None) == path
-    shelf.tidy(path)
-    assert shelf.all() == [path]
+    assert rotation.newest(lambda _: None) == path
+    rotation.tidy(path)
+    assert rotation.all() == [path]
 
 
 def test_a_checkpoint_can_be_moved(put: Put, tmp_path: Path) -> None:

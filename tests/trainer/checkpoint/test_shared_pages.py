@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from trainer.checkpoint.manager import Checkpoints
-from trainer.checkpoint.rotation import CheckpointConfig, Shelf
+from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation
 from trainer.checkpoint.snapshot import read_moments
 from trainer.state import TrainState
 
@@ -52,8 +52,8 @@ class Trained:
         self.model, self.optimizer = self.accelerator.prepare(
             layer, torch.optim.AdamW(layer.parameters(), fused=True)
         )
-        shelf = Shelf(folder, CheckpointConfig())
-        self.checkpoints = Checkpoints(shelf, self.accelerator, print)
+        rotation = CheckpointRotation(folder, CheckpointConfig())
+        self.checkpoints = Checkpoints(rotation, self.accelerator, print)
 
     def update(self) -> None:
         """Move the weights."""
@@ -65,7 +65,7 @@ class Trained:
         """Return a checkpoint of now."""
         self.checkpoints.save(TrainState(step=1), {})
         self.checkpoints.settle()
-        return self.checkpoints.shelf.folder / "step-00000001"
+        return self.checkpoints.rotation.folder / "step-00000001"
 
     def state(self) -> list[Tensor]:
         """Return copies of all that trains."""

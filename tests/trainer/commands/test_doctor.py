@@ -13,7 +13,7 @@ from data.errors import InputError
 from trainer.commands import doctor_audio as pipeline
 from trainer.commands import doctor_machine as machine
 from trainer.commands.doctor import DoctorConfig, checks, doctor, examine, shown
-from trainer.commands.doctor_machine import Symptom
+from trainer.commands.doctor_machine import CheckResult
 
 
 def test_a_sound_machine_is_told_so_and_nothing_is_left_behind(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_what_is_wrong_makes_the_status_1_and_the_rest_goes_on(
 ) -> None:
     monkeypatch.setattr(
         "trainer.commands.doctor.checks",
-        lambda *_: [("first", lambda: 1 / 0), ("second", lambda: Symptom(True, "fine"))],
+        lambda *_: [("first", lambda: 1 / 0), ("second", lambda: CheckResult(True, "fine"))],
     )
     assert doctor(DoctorConfig(runs=str(tmp_path))) == 1
     told = capsys.readouterr().out
@@ -46,22 +46,22 @@ def test_what_is_wrong_makes_the_status_1_and_the_rest_goes_on(
 
 def test_what_nobody_looked_at_is_not_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "trainer.commands.doctor.checks", lambda *_: [("a", lambda: Symptom(None, ""))]
+        "trainer.commands.doctor.checks", lambda *_: [("a", lambda: CheckResult(None, ""))]
     )
     assert doctor(DoctorConfig()) == 0
 
 
 def test_a_sentence_for_the_user_is_shown_as_it_is() -> None:
-    def fail() -> Symptom:
+    def fail() -> CheckResult:
         raise InputError("no/model: cannot be loaded: set model.name")
 
-    assert examine(fail) == Symptom(False, "no/model: cannot be loaded: set model.name", "")
+    assert examine(fail) == CheckResult(False, "no/model: cannot be loaded: set model.name", "")
 
 
 def test_square_brackets_are_no_markup() -> None:
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(shown([("a", Symptom(False, "[red]x[/red]", "[b]"))]))
+        console.print(shown([("a", CheckResult(False, "[red]x[/red]", "[b]"))]))
     assert "[red]x[/red]" in captured.get()
 
 

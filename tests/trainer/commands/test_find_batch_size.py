@@ -17,7 +17,7 @@ from data.errors import InputError
 from trainer.commands.find_batch_size import search
 from trainer.model import ModelConfig
 from trainer.optimizer import OptimConfig
-from trainer.plan.forward_limit import Fitted, budget_of, fit_path, fitted
+from trainer.plan.forward_limit import FittingBatch, budget_of, fit_path, fitted
 
 FIT = (sys.executable, "-m", "trainer", "fit")
 
@@ -43,10 +43,10 @@ def test_the_search_finds_the_largest_that_fits(most: int, memory: Callable[[int
         assert max(tried) <= most
 
 
-def found(need: Callable[[float], float], most: int = 10**6) -> list[Fitted]:
+def found(need: Callable[[float], float], most: int = 10**6) -> list[FittingBatch]:
     """Return what a search finds where a row of some seconds needs so much of 1,000."""
     shapes = [Shape(int(1000 / need(s)), round(100 * s), 10 + round(4 * s)) for s in (2, 5, 11, 30)]
-    return [Fitted(shape=s, most=most, gigabytes=1.0, took=1.0) for s in shapes]
+    return [FittingBatch(shape=s, most=most, gigabytes=1.0, took=1.0) for s in shapes]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_every_bucket_keeps_within_what_fitted_and_near_it(need: Callable[[float
 
 
 def test_where_memory_is_no_limit_a_pass_holds_an_update() -> None:
-    tried = [Fitted(shape=Shape(8, 700, 40), most=8, gigabytes=1.0, took=1.0)]
+    tried = [FittingBatch(shape=Shape(8, 700, 40), most=8, gigabytes=1.0, took=1.0)]
     assert budget_of(tried) == {"pass_seconds": 56.0, "pass_quadratic": None, "pass_tokens": 320}
 
 

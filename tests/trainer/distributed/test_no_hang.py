@@ -14,7 +14,7 @@ import soundfile
 
 from data.batch import Batch, Position
 from data.config import DataConfig
-from data.dataloader import Stages, train_batches
+from data.dataloader import BatchPreparer, train_batches
 from data.labels import LabelEncoder
 from data.log_mel import FRAMES_PER_SECOND, SAMPLE_RATE
 from data.sampling.bucketed_sampler import BucketedBatchSampler
@@ -131,7 +131,9 @@ class Cases:
         sampler = BucketedBatchSampler(
             case.plan, case.config, updates=0, rank=rank, world=case.world
         )
-        passes = train_batches(case.seen_by(rank), case.config, Stages(self.encoder, 80), sampler)
+        passes = train_batches(
+            case.seen_by(rank), case.config, BatchPreparer(self.encoder, 80), sampler
+        )
         start = Position(case.epoch, 0)
         return list(passes.start(start, len(case.updates), case.passed_over))
 

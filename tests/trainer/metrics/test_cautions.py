@@ -9,7 +9,7 @@ import torch
 from data.config import DataConfig
 from data.sampling.epoch_plan import Plan
 from data.utterance import Utterance
-from trainer.metrics.console import cautions, launch_bound
+from trainer.metrics.console import launch_bound, warnings_of
 from trainer.metrics.flops import WhisperFlops
 
 ACCELERATOR: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
@@ -21,7 +21,7 @@ def told(texts: list[str], *, multilingual: bool | None) -> list[str]:
     model.generation_config = SimpleNamespace(is_multilingual=multilingual)
     said = [Utterance(id=text, audio="", text=text) for text in texts]
     manifest: Any = SimpleNamespace(train=said, dev=[], test=[])
-    return cautions(manifest, ACCELERATOR, model)
+    return warnings_of(manifest, ACCELERATOR, model)
 
 
 def test_an_english_only_model_on_chinese_texts_is_told() -> None:

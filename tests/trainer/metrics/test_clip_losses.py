@@ -11,13 +11,13 @@ from accelerate import Accelerator
 
 from data.atomic_files import read_jsonl
 from data.batch import Batch, Position
-from data.batching.collate import Clip, Line, PaddingCollator
+from data.batching.collate import Clip, PaddingCollator, Sample
 from data.log_mel import LogMel
-from data.sampling.bucketed_sampler import Draw
+from data.sampling.bucketed_sampler import SampleSpec
 from data.utterance import Drop, Utterance
 from eval.whisper import Whisper, load_whisper
 from trainer.metrics.clip_losses import ClipLosses
-from trainer.metrics.recorder import Silence
+from trainer.metrics.recorder import NullRecorder
 from trainer.model import ModelConfig, prepare_training
 from trainer.step import StepResult, train_step
 
@@ -41,8 +41,8 @@ def line(whisper: Whisper, texts: tuple[str, ...], failed: str = "") -> Batch:
         )
         for text in texts
     ]
-    draw = Draw((), Position(2, 5), Position(2, 6), last=True, frames=400)
-    return PaddingCollator(whisper.labels(), LogMel(80))([Line(clips=clips, draw=draw)])
+    draw = SampleSpec((), Position(2, 5), Position(2, 6), last=True, frames=400)
+    return PaddingCollator(whisper.labels(), LogMel(80))([Sample(clips=clips, draw=draw)])
 
 
 def update(whisper: Whisper, batches: list[Batch]) -> StepResult:
@@ -57,7 +57,7 @@ def update(whisper: Whisper, batches: list[Batch]) -> StepResult:
 
 def kept(folder: Path) -> ClipLosses:
     """Return the log of a run on one process."""
-    losses = ClipLosses(folder, Accelerator(cpu=True), Silence())
+    losses = ClipLosses(folder, Accelerator(cpu=True), NullRecorder())
     losses.rewind(0)
     return losses
 

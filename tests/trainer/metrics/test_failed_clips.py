@@ -13,7 +13,7 @@ from data.config import DataConfig
 from data.errors import InputError
 from data.utterance import Drop
 from trainer.metrics.failed_clips import DropLog
-from trainer.metrics.recorder import JsonlLog, Silence
+from trainer.metrics.recorder import JsonlLog, NullRecorder
 
 
 def drop(name: str, reason: str = "unreadable") -> Drop:
@@ -29,7 +29,9 @@ def named(path: Path) -> list[str]:
 def log_of(path: Path, clips: int = 1000, config: DataConfig | None = None) -> DropLog:
     """Return the log of a start, on one process."""
     path.touch()
-    return DropLog(JsonlLog(path, Silence()), config or DataConfig(), clips, Accelerator(cpu=True))
+    return DropLog(
+        JsonlLog(path, NullRecorder()), config or DataConfig(), clips, Accelerator(cpu=True)
+    )
 
 
 def told(log: DropLog, *drops: Drop) -> int:

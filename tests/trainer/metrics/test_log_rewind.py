@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from data.atomic_files import read_jsonl, write_jsonl
 from trainer.metrics.clip_losses import ClipLosses
-from trainer.metrics.recorder import Recorder, Silence
+from trainer.metrics.recorder import NullRecorder, Recorder
 
 
 @pytest.mark.parametrize("kept", [0, 1, 3000, 5000])
@@ -21,7 +21,7 @@ def test_a_rewind_of_losses_parses_a_few_rows_of_thousands(
     from_json = json.loads
     with monkeypatch.context() as patch:
         patch.setattr(json, "loads", lambda text: parsed.append(text) or from_json(text))
-        ClipLosses(tmp_path, Accelerator(cpu=True), Silence()).rewind(kept)
+        ClipLosses(tmp_path, Accelerator(cpu=True), NullRecorder()).rewind(kept)
     assert list(read_jsonl(tmp_path / "losses.jsonl")) == rows[:kept]
     assert len(parsed) < 30
 

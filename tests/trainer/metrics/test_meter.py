@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from data.batch import IGNORE, Batch, Position, target_positions
 from data.errors import InputError
 from trainer.metrics.flops import Peak, WhisperFlops, peak_flops
-from trainer.metrics.meter import LogConfig, Meter, peak_memory
+from trainer.metrics.meter import LogConfig, TrainMetrics, peak_memory
 from trainer.step import StepResult
 
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ def result(loss: float, finite: bool = True) -> StepResult:
 
 
 def test_a_line_weighs_updates_by_their_tokens_and_padding_by_positions() -> None:
-    meter = Meter(Accelerator(cpu=True), SMALL, PEAK)
+    meter = TrainMetrics(Accelerator(cpu=True), SMALL, PEAK)
     meter.add([batch([2.0, 1.0], [4, 2], 200)], result(12.0))
     meter.add([batch([1.0], [2], 400)], result(16.0))
     metrics = meter.read()
@@ -62,14 +62,14 @@ def test_a_line_weighs_updates_by_their_tokens_and_padding_by_positions() -> Non
 
 
 def test_an_update_that_was_not_made_has_no_loss() -> None:
-    meter = Meter(Accelerator(cpu=True), SMALL, PEAK)
+    meter = TrainMetrics(Accelerator(cpu=True), SMALL, PEAK)
     meter.add([batch([1.0], [4], 100)], result(12.0))
     meter.add([batch([1.0], [9], 100)], result(float("nan"), finite=False))
     assert meter.read()["train/loss"] == pytest.approx(12 / 4)
 
 
 def test_waiting_counts_and_pauses_do_not() -> None:
-    meter = Meter(Accelerator(cpu=True), SMALL, PEAK)
+    meter = TrainMetrics(Accelerator(cpu=True), SMALL, PEAK)
     meter.add([batch([1.0], [2], 100)], result(1.0))
     with meter.paused():
         torch.randn(400, 400) @ torch.randn(400, 400)
@@ -81,7 +81,7 @@ def test_waiting_counts_and_pauses_do_not() -> None:
 
 
 def test_weightless_clips_count_as_padding() -> None:
-    meter = Meter(Accelerator(cpu=True), SMALL, PEAK)
+    meter = TrainMetrics(Accelerator(cpu=True), SMALL, PEAK)
     meter.add([batch([1.0, 0.0], [2, 0], 100)], result(1.0))
     assert meter.read()["speed/encoder_padding"] == pytest.approx(0.5)
 
@@ -123,7 +123,7 @@ def test_no_share_above_all_of_it_is_ever_told() -> None:
 
 
 def test_a_line_whose_peak_is_not_known_has_no_share() -> None:
-    meter = Meter(Accelerator(cpu=True), SMALL, Peak(CPU, 1e3, "data sheet"))
+    meter = TrainMetrics(Accelerator(cpu=True), SMALL, Peak(CPU, 1e3, "data sheet"))
     meter.add([batch([30.0] * 9, [9] * 9, 3000)], result(1.0))
     metrics = meter.read()
     assert metrics.keys().isdisjoint({"speed/mfu", "speed/hfu"})

@@ -11,9 +11,9 @@ from data.atomic_files import write_json
 from data.batch import Shape
 from trainer.metrics.flops import WhisperFlops
 from trainer.metrics.plan_check import (
-    Comparison,
     Forecast,
-    Pace,
+    PlanCheck,
+    UpdateTime,
     circumstances,
     plan_path,
     read_forecast,
@@ -22,7 +22,7 @@ from trainer.metrics.recorder import Recorder
 from trainer.plan.benchmark import chosen, line
 from trainer.plan.workload import Pass, Update
 
-PACE = Pace(update=0.5, flop=1e-12, decode=0.001, alone=False)
+PACE = UpdateTime(update=0.5, flop=1e-12, decode=0.001, alone=False)
 FORECAST = Forecast(pace=PACE, update_seconds=2.0, scoring_seconds=60.0, of={"seed": 0})
 TINY = WhisperFlops(d_model=384, encoder_layers=4, decoder_layers=4, n_mels=80, vocabulary=51865)
 
@@ -38,7 +38,7 @@ def metrics(update: float, *, clips: float = 8.0) -> dict[str, float]:
 
 
 def test_after_50_updates_it_is_told_once_and_by_how_much_it_is_off() -> None:
-    comparison = Comparison(FORECAST, at=0, steps=1050, processes=1)
+    comparison = PlanCheck(FORECAST, at=0, steps=1050, processes=1)
     assert comparison.add(25, metrics(1.6)) is None
     assert comparison.add(25, {"dev/error": 0.5}) is None
     now = datetime.now()
@@ -51,7 +51,7 @@ def test_after_50_updates_it_is_told_once_and_by_how_much_it_is_off() -> None:
 
 
 def test_a_resumed_run_counts_its_own_updates_and_one_that_rolled_back_none_twice() -> None:
-    comparison = Comparison(FORECAST, at=100, steps=1000, processes=1)
+    comparison = PlanCheck(FORECAST, at=100, steps=1000, processes=1)
     assert comparison.add(140, metrics(2.0)) is None
     assert comparison.add(120, metrics(2.0)) is None  # back at an older checkpoint
     assert "after 60 updates: 4.0 clips/s, the plan said 4.0 (+0%)" in (
@@ -66,7 +66,7 @@ def test_workers_that_are_too_slow_decide_and_are_shared_by_no_process() -> None
     assert replace(slow, alone=True).seconds(updates=1, flops=1.5e12, audio=40) == 6.0
     forecast = replace(FORECAST, pace=slow)
     for processes, said in ((1, "2.0"), (4, "4.0")):  # 40 s of audio: 4 s, and 1 s, to decode
-        comparison = Comparison(forecast, at=0, steps=100, processes=processes)
+        comparison = PlanCheck(forecast, at=0, steps=100, processes=processes)
         assert f"the plan said {said} " in (comparison.add(50, metrics(2.0)) or "")
 
 

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from trainer.metrics.wall_clock import Clock
+from trainer.metrics.wall_clock import WallClock
 
 
 def test_shares_add_up_and_what_is_on_no_account_is_training() -> None:
-    clock = Clock()
+    clock = WallClock()
     with clock.on("saving"):
         time.sleep(0.02)
     with clock.on("evaluation"):
@@ -22,7 +22,7 @@ def test_shares_add_up_and_what_is_on_no_account_is_training() -> None:
 
 
 def test_an_account_grows_also_where_something_fails() -> None:
-    clock = Clock()
+    clock = WallClock()
     with pytest.raises(KeyError), clock.on("saving"):
         raise KeyError
     assert clock.spent("saving") > 0

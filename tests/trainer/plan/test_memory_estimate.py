@@ -11,7 +11,7 @@ from data.atomic_files import write_json
 from data.batch import Shape
 from eval.whisper import load_whisper
 from trainer.checkpoint.rotation import CheckpointConfig
-from trainer.commands.find_batch_size import Gauge
+from trainer.commands.find_batch_size import PeakMemory
 from trainer.metrics.flops import WhisperFlops
 from trainer.metrics.meter import peak_memory
 from trainer.model import ModelConfig, TrainingModule, prepare_training
@@ -51,7 +51,7 @@ def test_a_pass_takes_about_the_memory_that_was_estimated(
     wide_model: Path, recomputes: bool
 ) -> None:
     accelerator, model, optimizer = prepared(wide_model, gradient_checkpointing=recomputes)
-    gauge = Gauge(accelerator.device)
+    gauge = PeakMemory(accelerator.device)
     memory = memory_of(accelerator, model, recomputes=recomputes)
     rehearse(accelerator, model, optimizer, Shape(1, 16, 1))
     gauge.begin()

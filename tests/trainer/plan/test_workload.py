@@ -9,7 +9,7 @@ import pytest
 
 from data.batch import Batch, Position, Shape
 from data.config import DataConfig
-from data.dataloader import Stages, train_batches
+from data.dataloader import BatchPreparer, train_batches
 from data.labels import LabelEncoder
 from data.manifest import build_manifest
 from data.sampling.bucketed_sampler import BucketedBatchSampler
@@ -47,7 +47,7 @@ def both(
     made = []
     for rank in range(world):
         mine = BucketedBatchSampler(plan, config, updates=0, rank=rank, world=world)
-        passes = train_batches(rows, config, Stages(encoder, 80), mine)
+        passes = train_batches(rows, config, BatchPreparer(encoder, 80), mine)
         made.append(list(passes.start(Position(), number)))
     return told, made
 

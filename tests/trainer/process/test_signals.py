@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import descendants, started
-from trainer.process.signals import AGAIN_SECONDS, HEEDED, STOPPED, Stop, Stopped
+from trainer.process.signals import AGAIN_SECONDS, HEEDED, STOPPED, Stopped, StopSignal
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 MAIN = str(REPOSITORY / "trainer" / "main.py")
@@ -191,10 +191,10 @@ def test_a_second_signal_ends_it_at_once_and_status_json_says_so(tmp_path: Path)
 import os, signal, time
 from pathlib import Path
 from trainer.process.run_status import status
-from trainer.process.signals import Stop
+from trainer.process.signals import StopSignal
 from trainer.process.watchdog import Watchdog
 kept = status(Path({str(tmp_path)!r}))
-stop = Stop(Watchdog(0.0, kept.__enter__()).exit_now); stop.listen(); stop.defer()
+stop = StopSignal(Watchdog(0.0, kept.__enter__()).exit_now); stop.listen(); stop.defer()
 os.kill(os.getpid(), signal.SIGTERM)
 os.kill(os.getpid(), signal.SIGTERM)  # at once: the launcher passes on what the group heard too
 time.sleep({AGAIN_SECONDS} + 0.2)
@@ -210,7 +210,7 @@ time.sleep(60)
 
 
 def test_a_signal_before_training_is_not_put_off() -> None:
-    stop = Stop()
+    stop = StopSignal()
     stop.signal = signal.SIGTERM
     with pytest.raises(Stopped):
         stop.defer()

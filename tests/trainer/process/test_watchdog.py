@@ -18,10 +18,10 @@ from tests.conftest import started
 from tests.fake_hub import running
 from tests.trainer.process.test_signals import REPOSITORY, status_of, status_once_ended, wait_for
 from tests.trainer.publish.test_uploader import be_ann
-from trainer.heartbeat import Pulse
-from trainer.process.signals import Stop
+from trainer.heartbeat import Heartbeat
+from trainer.process.signals import StopSignal
 from trainer.process.watchdog import FIRST_SECONDS, SLOWEST, Watchdog
-from trainer.process.watchdog_process import LAYOUT, MAX_POLL_SECONDS, Heartbeat, watch
+from trainer.process.watchdog_process import LAYOUT, MAX_POLL_SECONDS, HeartbeatState, watch
 
 Losses = Callable[[Path], dict[int, str]]
 
@@ -139,24 +139,27 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def allowed(dog: Watchdog) -> float:
     """Return the seconds that the watchdog process reads."""
-    return Heartbeat(*LAYOUT.unpack(dog._shared)).allowed
+    return HeartbeatState(*LAYOUT.unpack(dog._shared)).allowed
 
 
 def test_the_first_pass_has_ten_minutes_and_the_next_five_times_the_slowest(
     dog: Watchdog, clock: list[float]
 ) -> None:
     alone: Any = SimpleNamespace(num_processes=1)
-    pulse, batch = Pulse(alone, Stop(), dog), [SimpleNamespace(tokens=[3], seconds=[1.0])] * 2
+    heartbeat, batch = (
+        Heartbeat(alone, StopSignal(), dog),
+        [SimpleNamespace(tokens=[3], seconds=[1.0])] * 2,
+    )
     for took, limit in ((30.0, FIRST_SECONDS), (1.0, SLOWEST * 30), (40.0, SLOWEST * 30)):
-        totals = pulse.begin(batch[:1], 0)
+        totals = heartbeat.begin(batch[:1], 0)
         clock[0] += 0.01
-        for _ in pulse.passes(batch[:1], totals):  # an update of one pass, as most are
+        for _ in heartbeat.passes(batch[:1], totals):  # an update of one pass, as most are
             assert allowed(dog) == limit
             clock[0] += took
-        pulse.end()
+        heartbeat.end()
         assert allowed(dog) == 0
         clock[0] += 5000  # an evaluation, and whatever else may take any time
-    for _ in pulse.passes(batch, pulse.begin(batch, 0)):
+    for _ in heartbeat.passes(batch, heartbeat.begin(batch, 0)):
         assert allowed(dog) == SLOWEST * 40
 
 
@@ -165,7 +168,10 @@ def test_nobody_is_watched_while_it_waits_for_the_others(
 ) -> None:
     seen: list[float] = []
     alone: Any = SimpleNamespace(num_processes=1)
-    pulse, batch = Pulse(alone, Stop(), dog), [SimpleNamespace(tokens=[3], seconds=[1.0])]
+    heartbeat, batch = (
+        Heartbeat(alone, StopSignal(), dog),
+        [SimpleNamespace(tokens=[3], seconds=[1.0])],
+    )
 
     def sums(_: Any, values: list[float]) -> list[float]:
         seen.append(allowed(dog))
@@ -174,9 +180,9 @@ def test_nobody_is_watched_while_it_waits_for_the_others(
     monkeypatch.setattr("trainer.heartbeat.add_up", sums)
     monkeypatch.setattr("trainer.step.add_up", sums)
     for _ in range(2):
-        list(pulse.passes(batch, pulse.begin(batch, 0)))  # type: ignore[arg-type]
-        pulse.beat()
-        pulse.beat()
+        list(heartbeat.passes(batch, heartbeat.begin(batch, 0)))  # type: ignore[arg-type]
+        heartbeat.beat()
+        heartbeat.beat()
     assert seen == [0.0] * 8
 
 
@@ -191,7 +197,7 @@ def test_a_look_that_comes_late_counts_for_a_second(
 
     monkeypatch.setattr("trainer.process.watchdog_process.time.sleep", sleep)
     monkeypatch.setattr("trainer.process.watchdog_process._end", lambda *_: "ended")
-    sign = Heartbeat(beats=1, allowed=7.5, exit=0, where=b"")
+    sign = HeartbeatState(beats=1, allowed=7.5, exit=0, where=b"")
     parent: Any = SimpleNamespace(sign=sign, gone=False, stopped=False)
     assert watch(parent, "") == "ended"
     assert len(looks) == 8

@@ -26,7 +26,7 @@ from data.utterance import Utterance
 from eval.whisper import Whisper, load_whisper
 from trainer.commands.publish import export_run
 from trainer.config import Config
-from trainer.publish.export import export, exported_step, restore, settle_generation
+from trainer.publish.export import export, exported_step, restore, set_generation_config
 
 FACTS: dict[str, Any] = {
     "step": 5,
@@ -50,7 +50,7 @@ def said(language: str) -> Utterance:
 
 
 def test_stock_transformers_loads_it_and_generates(whisper: Whisper, tmp_path: Path) -> None:
-    settle_generation(whisper, [said("zh")])
+    set_generation_config(whisper, [said("zh")])
     export(whisper, tmp_path / "model", FACTS)
     model = WhisperForConditionalGeneration.from_pretrained(tmp_path / "model")
     processor = WhisperProcessor.from_pretrained(tmp_path / "model")
@@ -63,7 +63,7 @@ def test_stock_transformers_loads_it_and_generates(whisper: Whisper, tmp_path: P
 
 
 def test_several_languages_leave_the_choice_to_the_model(whisper: Whisper) -> None:
-    settle_generation(whisper, [said("zh"), said("en")])
+    set_generation_config(whisper, [said("zh"), said("en")])
     assert whisper.model.generation_config.language is None
 
 
@@ -108,7 +108,7 @@ def test_weights_come_back(whisper: Whisper, tmp_path: Path) -> None:
 def test_a_stock_pipeline_hears_what_the_model_hears(
     whisper: Whisper, tmp_path: Path, write_clip: Callable[..., Path]
 ) -> None:
-    settle_generation(whisper, [said("en")])
+    set_generation_config(whisper, [said("en")])
     export(whisper, tmp_path / "model", FACTS)
     samples = load(Utterance(id="a", audio=str(write_clip(tmp_path / "a.wav", 2.0)), text=""))
     heard = pipeline("automatic-speech-recognition", model=str(tmp_path / "model"))

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from data.atomic_files import write_json, write_jsonl, write_text
-from data.lazy_manifest import Outline
+from data.lazy_manifest import ManifestColumns
 from data.utterance import Utterance
 from trainer.config import Config
 from trainer.publish.card_facts import _corpora
@@ -176,7 +176,7 @@ def test_no_path_of_this_machine_is_in_it(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         rows += [Utterance(id=f"{number}", audio="", text="", seconds=36.0, corpus=str(folder))]
     rows += [Utterance(id="h", audio="", text="", seconds=72.0, corpus="google/fleurs")]
-    assert _corpora(Outline.of(rows)) == [
+    assert _corpora(ManifestColumns.of(rows)) == [
         {"name": "one/zh", "hub": False, "clips": 1, "hours": 0.01},
         {"name": "two/zh", "hub": False, "clips": 1, "hours": 0.01},
         {"name": "google/fleurs", "hub": True, "clips": 1, "hours": 0.02},

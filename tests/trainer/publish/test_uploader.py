@@ -15,12 +15,12 @@ from data.atomic_files import write_json, write_text
 from data.errors import InputError, plain_errors
 from eval.whisper import load_whisper
 from tests.fake_hub import CUT, TOKEN, FakeHub, running
-from trainer.checkpoint.rotation import CheckpointConfig, Shelf, verified
+from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation, verified
 from trainer.commands.publish import publish_run
 from trainer.config import Config, parse
 from trainer.publish.export import PublishConfig, export
 from trainer.publish.hub_repo import Hub
-from trainer.publish.uploader import LAST, UNSENT, Publisher
+from trainer.publish.uploader import LAST, UNSENT, HubUploader
 
 # huggingface_hub hands bytes to its HTTP library in a way that is going
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -62,11 +62,11 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-def publisher(run: Path, **knobs: Any) -> tuple[Publisher, list[str]]:
+def uploader(run: Path, **knobs: Any) -> tuple[HubUploader, list[str]]:
     """Return what sends a run's model, started, and what it says."""
     said: list[str] = []
     knobs = {"repo": "ann/digits", "wait_seconds": 20.0, **knobs}
-    started = Publisher(run, PublishConfig(**knobs), said.append)
+    started = HubUploader(run, PublishConfig(**knobs), said.append)
     started.start()
     return started, said
 
@@ -88,7 +88,7 @@ def test_a_model_arrives_byte_for_byte_as_one_commit_and_is_private(
 def test_what_is_replaced_while_it_is_sent_arrives_whole(
     hub: FakeHub, run: Path, blank_model: Path
 ) -> None:
-    sender, said = publisher(run)
+    sender, said = uploader(run)
     hub.hold.clear()
     sender.offer_model()
     whisper = load_whisper(str(blank_model))
@@ -104,11 +104,13 @@ def test_what_is_replaced_while_it_is_sent_arrives_whole(
 
 
 def test_the_newest_checkpoint_arrives_where_it_is_asked_for(hub: FakeHub, run: Path) -> None:
-    shelf = Shelf(run / "checkpoints", CheckpointConfig())
+    rotation = CheckpointRotation(run / "checkpoints", CheckpointConfig())
     for step in (3, 4):
-        write_text(shelf.pending(step) / "model.safetensors", f"weights of {step}")
-        shelf.publish(shelf.pending(step), {"state": {"step": step, "best_step": 0}, "shape": {}})
-    publisher(run, checkpoints=True)[0].close()
+        write_text(rotation.pending(step) / "model.safetensors", f"weights of {step}")
+        rotation.publish(
+            rotation.pending(step), {"state": {"step": step, "best_step": 0}, "shape": {}}
+        )
+    uploader(run, checkpoints=True)[0].close()
     got = run / "got"
     for name, content in hub.repos["ann/digits"].items():
         write_text(got / name.removeprefix(f"{LAST}/"), content.decode())
@@ -203,7 +205,7 @@ def test_what_was_not_sent_is_said_kept_and_sent_later(
     hub: FakeHub, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub.faults = [("whoami", 401)] * 3
-    sender, said = publisher(run)
+    sender, said = uploader(run)
     sender.offer_model()
     sender.close()
     sentence = "publish.repo=ann/digits: the Hub does not know your token"
@@ -222,14 +224,14 @@ def test_what_was_not_sent_is_said_kept_and_sent_later(
 
 def test_the_next_start_sends_what_the_last_one_could_not(hub: FakeHub, run: Path) -> None:
     write_json(run / UNSENT, {"repo": "ann/digits", "unsent": [], "reason": ""})
-    publisher(run)[0].close()
+    uploader(run)[0].close()
     assert hub.commits == ["The model of update 5"]
     assert not (run / UNSENT).exists()
 
 
 def test_a_hub_that_never_answers_keeps_nobody(hub: FakeHub, run: Path) -> None:
     hub.hold.clear()
-    sender, said = publisher(run, wait_seconds=0.2)
+    sender, said = uploader(run, wait_seconds=0.2)
     sender.offer_model()
     sender.close()
     assert "not through after 0.2 s (publish.wait_seconds)" in said[-1]
@@ -243,7 +245,7 @@ def test_a_token_is_in_no_sentence(
         raise ConnectionError(f"Bearer {TOKEN}")
 
     monkeypatch.setattr("huggingface_hub.HfApi.whoami", leak)
-    sender, said = publisher(run)
+    sender, said = uploader(run)
     sender.offer_model()
     sender.close()
     with pytest.raises(SystemExit) as ended, plain_errors():

@@ -13,13 +13,13 @@ from eval.config import EvalConfig
 from eval.evaluate import Evaluator
 from trainer.metrics.console import comparison
 from trainer.metrics.meter import LogConfig
-from trainer.metrics.recorder import Recorder, Silence
-from trainer.metrics.wall_clock import Clock
+from trainer.metrics.recorder import NullRecorder, Recorder
+from trainer.metrics.wall_clock import WallClock
 from trainer.publish.export import PublishConfig
-from trainer.publish.uploader import Publisher
+from trainer.publish.uploader import HubUploader
 from trainer.report.plots import curves_of, write_plots
 from trainer.report.run_report import write_report
-from trainer.validation import Scoring
+from trainer.validation import Validation
 
 NONE = LogConfig(trackers=())
 FIGURES = {"rate": 0.5, "substitutions": 1, "deletions": 0, "insertions": 0, "units": 2}
@@ -152,17 +152,17 @@ def test_a_page_that_cannot_be_made_ends_no_run(
         accelerator=accelerator, whisper=None, data=DataConfig(), config=EvalConfig()
     )
     recorder = Recorder(tmp_path, accelerator)
-    scoring = Scoring(
+    validation = Validation(
         evaluator=evaluator,
         manifest=None,
         folder=tmp_path,
         recorder=recorder,
-        clock=Clock(),
+        clock=WallClock(),
         eval_clips=None,
-        publisher=Publisher(tmp_path, PublishConfig(), print),
+        uploader=HubUploader(tmp_path, PublishConfig(), print),
     )
     at = tmp_path / "eval" / "step-00000003" / "test"
-    scoring._show(at, "test", 3)
+    validation._show(at, "test", 3)
     assert "WARNING: no page of" in capsys.readouterr().out
     assert not (at / "report.html").exists()
 
@@ -210,7 +210,7 @@ def test_tensorboard_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> N
 def test_the_other_processes_say_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Silence() as silence:
+    with NullRecorder() as silence:
         silence.begin(NONE, {}, step=0, steps=1)
         silence.advance(1)
         silence.record(1, {"train/loss": 1.0})
