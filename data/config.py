@@ -58,7 +58,7 @@ class DataConfig:
     layout: tuple[Layout, ...] = ("auto",)  # one for all corpora or one for each; auto: by a look
     # splits are joined with +, as in train+dev; where corpora name theirs differently, with commas
     # one for each, or nothing for one that has none: train-clean-100,train
-    train_split: str = "train"  # validated: see README
+    train_split: str = "train"  # validated: docs/data.md
     dev_split: str | None = "dev"  # chooses the best model; None: no choosing
     test_split: str | None = "test"  # reported, before and after; None: no report
     # Whisper's code, one for all corpora or one for each; none: as the corpus says, row by row

@@ -46,11 +46,9 @@ def program_of(blocks: list[Block]) -> str:
     return "\n".join(parts)
 
 
-def run(blocks: list[Block], folder: Path) -> dict[int, str]:
-    """Run a guide in a folder; return what each block printed, by its number."""
-    program = folder / "guide.py"
-    program.write_text(program_of(blocks), encoding="utf-8")
-    environment = {
+def environment() -> dict[str, str]:
+    """Return the environment of the guides' programs: this interpreter, no network, no GPU."""
+    return {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
@@ -59,8 +57,18 @@ def run(blocks: list[Block], folder: Path) -> dict[int, str]:
         "ACCELERATE_USE_CPU": "true",
         "COLUMNS": "80",
     }
+
+
+def run(blocks: list[Block], folder: Path) -> dict[int, str]:
+    """Run a guide in a folder; return what each block printed, by its number."""
+    program = folder / "guide.py"
+    program.write_text(program_of(blocks), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, str(program)], cwd=folder, env=environment, capture_output=True, text=True
+        [sys.executable, str(program)],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     pieces = re.split(rf"^{MARK} (\d+)\n", done.stdout, flags=re.MULTILINE)[1:]

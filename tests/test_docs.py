@@ -1,4 +1,4 @@
-"""What the documents name exists: links, headings, knobs, and flags of commands."""
+"""What documents name exists: links, headings, knobs, flags of commands. Prose is wrapped."""
 
 import re
 from collections.abc import Iterator
@@ -20,6 +20,10 @@ from trainer.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+NOT_YET_WRAPPED = {"ablation.md"}
+PROSE = [path for path in DOCS if path.name not in NOT_YET_WRAPPED]
+PROSE += [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+COLUMNS = 100
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -59,6 +63,13 @@ def broken(path: Path) -> Iterator[str]:
             yield link
 
 
+def long_lines(path: Path) -> list[str]:
+    """Return a document's lines of over 100 columns, without tables, code and links' targets."""
+    text = CODE.sub("", path.read_text(encoding="utf-8"))
+    lines = (re.sub(r"\]\([^)]*\)", "]()", line) for line in text.splitlines())
+    return [line for line in lines if len(line) > COLUMNS and not line.startswith(("|", "    "))]
+
+
 def leaves(kind: Any, before: str = "") -> set[str]:
     """Return the knobs of a dataclass, those of its sections with a dot."""
     found: set[str] = set()
@@ -83,6 +94,11 @@ def command_of(room: str, words: str) -> tuple[Any, str]:
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_every_link_leads_somewhere(path: Path) -> None:
     assert list(broken(path)) == []
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: path.name)
+def test_prose_is_wrapped_at_100_columns(path: Path) -> None:
+    assert long_lines(path) == []
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)

@@ -1,12 +1,15 @@
 """The guides teach what runs: their code is one program, and both say the same."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.guide import ROOT, blocks_of, missing_from, run
+from tests.guide import ROOT, blocks_of, environment, missing_from, run
 
+README = ROOT / "README.md"
 GUIDES = [ROOT / "docs" / name for name in ("guide.md", "guide.zh-TW.md")]
 ENGLISH, MANDARIN = GUIDES
 
@@ -33,3 +36,18 @@ def test_the_guide_runs_from_end_to_end_and_prints_what_it_shows(tmp_path: Path)
     for number in shown:
         assert missing_from(printed[number - 1], blocks[number].text) is None
     assert (tmp_path / "runs" / "guide" / "model" / "model.safetensors").is_file()
+    assert readme_example(tmp_path, "runs/guide/model").strip()
+
+
+def readme_example(folder: Path, model: str) -> str:
+    """Run the README's Python example on a clip and a model in a folder; return what it prints."""
+    (code,) = (block.text for block in blocks_of(README) if block.kind == "python")
+    clip = min((folder / "demo" / "zh-TW" / "clips").glob("*test*"))
+    for shown, used in (("runs/demo/model", model), ("speech.flac", str(clip))):
+        assert shown in code
+        code = code.replace(shown, used)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

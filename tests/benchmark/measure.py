@@ -30,7 +30,7 @@ POLL_SHARE = 40  # of one core at most, as a divisor: a look at some GB takes te
 HELD = re.compile(r"^Pss_(?:Anon|Shmem): +(\d+) kB", re.MULTILINE)
 
 
-Shapes = Literal["nano", "tiny", "small", "medium", "large-v3", "large-v3-turbo"]
+Shapes = Literal["nano", "tiny", "base", "small", "medium", "large-v3", "large-v3-turbo"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

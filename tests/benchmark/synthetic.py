@@ -22,6 +22,7 @@ from trainer.commands.tiny_model import POSITIONS, generation_config, special_id
 SHAPES = {
     "nano": (64, 2, 2, 1, 80, 1024),
     "tiny": (384, 4, 4, 6, 80, 51865),
+    "base": (512, 6, 6, 8, 80, 51865),
     "small": (768, 12, 12, 12, 80, 51865),
     "medium": (1024, 24, 24, 16, 80, 51865),
     "large-v3": (1280, 32, 32, 20, 128, 51866),

@@ -1,6 +1,7 @@
-"""What whisper-large-v3-turbo takes on a GPU, by the estimate of `plan`: its shapes are enough.
+"""The memory that a Whisper takes on a GPU, by the estimate of `plan`, from its shapes alone.
 
-python -m tests.benchmark.turbo --rows 8 --rank 32
+python -m tests.benchmark.turbo --shape small --rows 16
+python -m tests.benchmark.turbo --rank 32        # whisper-large-v3-turbo with LoRA
 """
 
 import argparse
@@ -14,30 +15,35 @@ from data.batch import Shape
 from data.log_mel import N_FRAMES
 from eval.silence_states import install
 from eval.whisper import TrueLengthEncoder, Whisper
-from trainer.model import ModelConfig, prepare_training
+from tests.benchmark.synthetic import SHAPES
+from trainer.model import ModelConfig, flops_of, prepare_training
 from trainer.optimizer import OptimConfig, moments_of
 from trainer.plan.memory_estimate import HEAP, Memory
 
-LAYERS = 32  # of the encoder
 TOKENS = 64  # of a clip's text
-SHAPES = {
-    "d_model": 1280,
-    "decoder_layers": 4,
-    "encoder_attention_heads": 20,
-    "decoder_attention_heads": 20,
-    "encoder_ffn_dim": 5120,
-    "decoder_ffn_dim": 5120,
-    "num_mel_bins": 128,
-    "vocab_size": 51866,
-}
 
 
-def turbo(encoder_layers: int, device: str) -> Whisper:
-    """Return a model of its shapes; nobody asks what is in it."""
+def shaped(shape: str, layers: tuple[int, int], device: str) -> Whisper:
+    """Return a model of a published shape, with so many layers of encoder and decoder.
+
+    Its weights are constants.
+    """
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+    width, _, _, heads, mels, vocabulary = SHAPES[shape]
+    encoder_layers, decoder_layers = layers
     with torch.device("meta"):
-        config = WhisperConfig(**SHAPES, encoder_layers=encoder_layers)
+        config = WhisperConfig(
+            d_model=width,
+            encoder_layers=encoder_layers,
+            decoder_layers=decoder_layers,
+            encoder_attention_heads=heads,
+            decoder_attention_heads=heads,
+            encoder_ffn_dim=4 * width,
+            decoder_ffn_dim=4 * width,
+            num_mel_bins=mels,
+            vocab_size=vocabulary,
+        )
         model: Any = WhisperForConditionalGeneration(config)
     if device != "meta":
         model.to_empty(device=device)
@@ -46,12 +52,12 @@ def turbo(encoder_layers: int, device: str) -> Whisper:
     model.tie_weights()
     model.model.encoder.__class__ = TrueLengthEncoder
     install(model)
-    return Whisper(model=model, processor=None, name="turbo")
+    return Whisper(model=model, processor=None, name=shape)
 
 
-def fixed(model: ModelConfig, optim: OptimConfig) -> float:
+def fixed(shape: str, model: ModelConfig, optim: OptimConfig) -> float:
     """Print and return the bytes of weights, gradients and moments."""
-    module = prepare_training(turbo(LAYERS, "meta"), model)
+    module = prepare_training(shaped(shape, SHAPES[shape][1:3], "meta"), model)
     trained = [p for p in module.parameters() if p.requires_grad]
     weights = sum(p.nbytes for p in module.parameters())
     gradients, moments = sum(p.nbytes for p in trained), moments_of(module, optim)
@@ -63,18 +69,20 @@ def fixed(model: ModelConfig, optim: OptimConfig) -> float:
     return sum(parts.values())
 
 
-def passes(model: ModelConfig, encoder_layers: int, rows: int) -> float:
+def passes(shape: str, model: ModelConfig, layers: tuple[int, int], rows: int) -> float:
     """Return the bytes of a pass of so many rows of 30 s."""
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
-    module = accelerator.prepare(prepare_training(turbo(encoder_layers, "cpu"), model)).train()
-    recomputes = model.gradient_checkpointing
-    memory = Memory(accelerator, module, Path("none"), moments=0, recomputes=recomputes)
+    whisper = shaped(shape, layers, "cpu")
+    flops = flops_of(whisper, model)
+    module = accelerator.prepare(prepare_training(whisper, model)).train()
+    memory = Memory(accelerator, module, Path("none"), moments=0, flops=flops)
     return (memory.peak(Shape(rows, N_FRAMES, TOKENS)) - memory.rest) / HEAP
 
 
 def main() -> None:
-    """Print the parts, and what they come to: layers are alike, so a few tell of all."""
+    """Print the parts and their sum. Layers are alike, so one and two of each are enough."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="large-v3-turbo")
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--rank", type=int, default=None)
     parser.add_argument("--modules", nargs="+", default=["q_proj", "v_proj"])
@@ -87,9 +95,12 @@ def main() -> None:
         gradient_checkpointing=not asked.keep,
         silence=False,
     )
-    held = fixed(model, OptimConfig(name=asked.optim))
-    one, two = (passes(model, layers, asked.rows) for layers in (1, 2))
-    passed = one + (LAYERS - 1) * (two - one)
+    held = fixed(asked.shape, model, OptimConfig(name=asked.optim))
+    one, encoder, decoder = (
+        passes(asked.shape, model, layers, asked.rows) for layers in ((1, 1), (2, 1), (1, 2))
+    )
+    layers = SHAPES[asked.shape][1:3]
+    passed = one + (layers[0] - 1) * (encoder - one) + (layers[1] - 1) * (decoder - one)
     print(f"{asked.rows} of 30 s: {passed / 1e9:.2f} GB, in all {(held + passed) / 1e9:.2f} GB")
 
 

@@ -32,7 +32,7 @@ def test_every_recipe_that_comes_along_is_valid(path: Path) -> None:
 
 
 def test_the_guides_recipe_has_the_guides_values() -> None:
-    config = parse(["whisper-small-zh-TW"])
+    config = parse(["whisper-small-zh-TW-guide"])
     assert config.model.name == "openai/whisper-small"
     assert config.model.gradient_checkpointing
     assert (config.data.update_clips, config.data.pad, config.data.language) == (16, "30s", ("zh",))
@@ -41,6 +41,16 @@ def test_the_guides_recipe_has_the_guides_values() -> None:
     assert (config.checkpoint.save_every, config.log.log_every) == (500, 25)
     assert (config.eval.max_length, config.eval.batch_seconds) == (225, 480)
     assert config.precision == "fp16"
+
+
+def test_the_first_recipe_starts_on_a_laptop_and_does_not_choose_by_test() -> None:
+    config = parse(["whisper-small-zh-TW"])
+    assert (config.precision, config.data.pad) == ("auto", "bucket")
+    assert (config.data.train_split, config.data.dev_split, config.data.test_split) == (
+        "train",
+        "dev",
+        "test",
+    )
 
 
 def test_the_recipes_for_24_gb_train_what_they_say() -> None:

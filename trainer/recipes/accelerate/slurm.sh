@@ -1,7 +1,7 @@
 #!/bin/bash
 # Several nodes under SLURM: sbatch trainer/recipes/accelerate/slurm.sh RECIPE.yaml --run_dir=runs/mine …
-# The run's folder and the corpus lie where all nodes see them. 120 s before the limit the trainers
-# are asked to stop; they save, and the job is put into the queue again.
+# The run's folder and the corpus must be on a file system that all nodes share. SLURM sends a signal
+# 120 s before the time limit. The trainers then save a checkpoint, and the job is requeued.
 #SBATCH --job-name=whisper-loop
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
