@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 
 from data.audio.augment import UNCHANGED, Augmentation, mask_features
 from data.audio.decode import load, load_audible
-from data.batch import Batch, Position, Shape
-from data.batching.collate import PaddingCollator
+from data.batch import Batch, Position, Shape, target_positions
+from data.batching.collate import PaddingCollator, pad
 from data.batching.speech_dataset import SpeechDataset, as_drawn
 from data.config import DataConfig
 from data.labels import LabelEncoder
@@ -156,14 +156,47 @@ def eval_batches(
     """
     draws = []
     for batch in batches:
-        longest = max(utterances[i].seconds for i in batch)
-        frames = edge_of(longest) if true_length else N_FRAMES
+        frames = _padded_frames([utterances[i] for i in batch], true_length=true_length)
         draws.append(
             [SampleSpec((i,), Position(), Position(), last=True, frames=frames) for i in batch]
         )
     watch = WorkerWatch(partial(_audio_of, utterances), config.workers)
     lines = SpeechDataset(utterances, "evaluation", hear, watch)
     return _batches(draws, lines, stages, config)
+
+
+def unlabelled_batch(
+    utterances: Sequence[Utterance], waveforms: Sequence[Tensor], mel: LogMel, *, true_length: bool
+) -> Batch:
+    """Chain the same stages for audio in memory that has no text: padding → features → a batch.
+
+    Args:
+        utterances: with their lengths.
+        waveforms: their samples, each (samples,).
+        mel: makes features, on the device that the batch goes to.
+        true_length: whether to pad to the longest only, instead of to 30 s.
+    """
+    frames = _padded_frames(utterances, true_length=true_length)
+    no_tokens = torch.empty(len(utterances), 0, dtype=torch.long)
+    return Batch(
+        ids=[u.id for u in utterances],
+        languages=[u.language or "" for u in utterances],
+        tasks=[u.task for u in utterances],
+        features=mel(pad(waveforms, frames).to(mel.window.device)),
+        decoder_input_ids=no_tokens,
+        labels=no_tokens,
+        targets=target_positions(no_tokens),
+        seconds=[u.seconds for u in utterances],
+        tokens=[0] * len(utterances),
+        at=Position(),
+        after=Position(),
+        last=True,
+    )
+
+
+def _padded_frames(utterances: Sequence[Utterance], *, true_length: bool) -> int:
+    """Return the frames that a batch for evaluation is padded to."""
+    return edge_of(max(u.seconds for u in utterances)) if true_length else N_FRAMES
 
 
 def _batches(

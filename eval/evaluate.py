@@ -45,7 +45,6 @@ class Evaluator:
     data: DataConfig
     config: EvalConfig
     silence: bool = True  # at true length clips are heard as if silence followed: as in training
-    mixed_precision: str | None = None  # bf16, fp16 or no; None: the accelerator's
     beat: Callable[[], None] = lambda: None  # before every batch, as often on every process
     show_progress: Callable[[], None] = lambda: None  # within a batch that may take long
     pause_watchdog: Callable[[], None] = lambda: None  # before work of unknown length
@@ -53,7 +52,7 @@ class Evaluator:
     @property
     def precision(self) -> str:
         """Return what to compute in: bf16, fp16 or no."""
-        return self.mixed_precision or str(self.accelerator.mixed_precision)
+        return str(self.accelerator.mixed_precision)
 
     def evaluate(
         self,

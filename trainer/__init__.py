@@ -3,9 +3,9 @@
 config      a recipe and arguments → Config
 main        builds everything in order, and trains
 loop        update, record, evaluate, save: when each is due
-run         everything that training touches
+run         everything that the loop touches: what trains, what is saved, who watches
 recovery    what it does where something goes wrong
-step        one update
+step        one update; distributed/engine: what DDP and FSDP2 do differently in it
 model       what training adds to Whisper: selected positions, summed loss; freezing: which parts
             are not trained; lora: adapters beside frozen weights
 optim       AdamW's groups; the learning rate as a function of the update; eightbit: small moments

@@ -1,4 +1,4 @@
-"""Beats between units of work: a stop is heeded there, and a stall is noticed by their absence."""
+"""Heartbeats between passes: requests to stop take effect there; missing ones mean a stall."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -9,13 +9,13 @@ from data.batch import Batch
 from trainer.distributed.collectives import add_up
 from trainer.process.signals import Stopped, StopSignal
 from trainer.process.watchdog import Watchdog
-from trainer.step import Totals, gather_totals
+from trainer.state import Totals
 
 SLOW_SECONDS = 20.0  # torchrun kills 30 s after it was asked; a checkpoint has to fit in as well
 
 
 class Heartbeat:
-    """What a run listens to while it works; the same decision falls on every process."""
+    """Stop requests and the stall watchdog; every process comes to the same decision."""
 
     def __init__(self, accelerator: Accelerator, stop: StopSignal, watchdog: Watchdog) -> None:
         """Take who else has to agree, who asks to stop, and who notices a stall."""
@@ -24,38 +24,39 @@ class Heartbeat:
         self._watchdog = watchdog
         self._began = 0.0
         self._update_seconds = 0.0
+        self._slow = False  # an update takes long on some process: it may end between its passes
         self.save_seconds = 0.0  # the last checkpoint took
 
     def begin(self, batches: Sequence[Batch], dropped: int) -> Totals:
-        """Begin an update: what all processes bring to it.
+        """Begin an update; return what it holds on all processes together, by one all-reduce.
 
         Args:
             batches: this process's passes.
-            dropped: clips that failed here.
+            dropped: clips that failed on this process.
 
         Raises:
-            Stopped: one of them was asked to.
+            Stopped: a process was asked to stop.
         """
         self._watchdog.rest()  # to wait for the others is no stall of this process
         slow = self._update_seconds + self.save_seconds > SLOW_SECONDS
-        totals = gather_totals(
-            self.accelerator, batches, dropped=dropped, stop=self._stop.asked, slow=slow
-        )
-        if totals.stop:
+        mine = [*Totals.of(batches, dropped), self._stop.asked, slow]
+        tokens, seconds, dropped_by_all, stop, slow_by_all = add_up(self.accelerator, mine)
+        if stop:
             raise Stopped
+        self._slow = slow_by_all > 0
         self._watchdog.feed(self._watchdog.first_seconds)  # before a pass nothing was measured
         self._began = time.monotonic()
-        return totals
+        return Totals(int(tokens), seconds, int(dropped_by_all))
 
-    def passes(self, batches: Sequence[Batch], totals: Totals) -> Iterator[Batch]:
+    def passes(self, batches: Sequence[Batch]) -> Iterator[Batch]:
         """Yield an update's passes. A slow update is given up for a stop: no weight has moved yet.
 
         Raises:
             Stopped: as begin().
         """
         for batch in batches:
-            if totals.slow:
-                self._heed()
+            if self._slow:
+                self._raise_if_stopped()
             self._watchdog.feed()
             yield batch
 
@@ -74,14 +75,14 @@ class Heartbeat:
         Raises:
             Stopped: as begin().
         """
-        self._heed()
+        self._raise_if_stopped()
         self.show_progress()
 
     def show_progress(self) -> None:
         """Mark progress within a batch of an evaluation; the other processes are not asked."""
         self._watchdog.feed(self._watchdog.first_seconds, "an evaluation")
 
-    def _heed(self) -> None:
+    def _raise_if_stopped(self) -> None:
         self._watchdog.rest()
         (asked,) = add_up(self.accelerator, [float(self._stop.asked)])
         if asked:

@@ -7,127 +7,123 @@ from torch.profiler import record_function as phase
 from data.batch import Batch
 from eval.device import out_of_memory
 from trainer.optimizer import lr_at
-from trainer.recovery import make_room, rehearsed, roll_back
+from trainer.recovery import cut_passes, rolled_back
 from trainer.run import LoopConfig, Run, ensure_saved, save
-from trainer.state import TrainState
-from trainer.step import StepResult, Totals, reseed, set_lr, train_step
+from trainer.state import Totals, TrainState
+from trainer.step import StepResult, reseed, set_lr, train_step
 
-SILENCE_EVERY = 20  # updates: listening costs as much as an update of 10 s of audio
+SILENCE_STATES_EVERY = 20  # updates: computing them costs as much as an update of 10 s of audio
 
 
 def train(run: Run) -> None:
     """Update the model until the last step; record, evaluate and save when due."""
-    state = run.state
-    run.model.train()
-    while run.accelerator.device.type == "cuda" and not rehearsed(run):
-        continue
-    if evaluation_missed(run) and look(run):
-        return
-    for batches in updates(run):
-        totals = run.heartbeat.begin(batches, run.drops.take())
-        run.drops.count(totals.dropped)
-        lr = settle(run)
-        result = attempt(run, batches, totals)
-        run.heartbeat.end()
-        if result is None:
-            continue
-        state.advance(batches[-1].after, totals.tokens, totals.audio_seconds)
-        run.meter.add(batches, result)
-        run.losses.add(state.step, batches, result)
-        run.recorder.advance(state.step)
-        run.profiler.step(batches)
+    state, monitors = run.state, run.monitors
+    run.training.engine.model.train()
+    if evaluation_missed(run):
+        evaluate_and_save(run)
+    monitors.meter.start()
+    while left := steps_left(run.config, state, run.steps):
+        # draw: again after a rollback, and after passes were cut smaller
+        passes = run.training.passes.start(state.position, left, state.gone)
 
-        if run.guard.check(state, batches, result):
-            roll_back(run)
-            continue
-        if due(state.step, run.log_every, state.step == run.steps):
-            run.losses.write()
-            run.recorder.record(state.step, {"train/lr": lr, **run.meter.read()})
-        with run.meter.paused(), run.profiler.paused():
-            if look(run):
+        # fetch
+        while batches := fetch(run, passes):
+            totals = monitors.heartbeat.begin(batches, monitors.drops.take())
+            monitors.drops.count(totals.dropped)
+
+            # forward + backward of every pass, optimizer
+            lr = prepare_step(run)
+            result = try_step(run, batches, totals)
+            if result is None:  # out of memory
+                break
+
+            # record
+            state.advance(batches[-1].after, totals)
+            monitors.add(state.step, batches, result)
+            if rolled_back(run, batches, result):
+                break
+            if due(state.step, run.log_every, last=state.step == run.steps):
+                monitors.losses.write()
+                monitors.recorder.record(state.step, {"train/lr": lr, **monitors.meter.read()})
+
+            # evaluate and save
+            with monitors.meter.paused(), monitors.profiler.paused():
+                evaluate_and_save(run)
+            if not steps_left(run.config, state, run.steps):
                 break
 
 
-def settle(run: Run) -> float:
-    """Make chance, silence and learning rate those of the next update; return the last."""
-    step = run.state.step
-    reseed(run.seed, step, run.accelerator.process_index)
-    if due(step, SILENCE_EVERY, last=False):
-        run.full_model.update_silence_states()
-    lr = lr_at(step + 1, run.steps, run.optim)
-    set_lr(run.optimizer, lr)
-    return lr
-
-
-def updates(run: Run) -> Iterator[list[Batch]]:
-    """Yield the passes of one update at a time, from where the state stands."""
-    run.meter.start()
-    while remaining := left(run.config, run.state, run.steps):
-        batches = run.passes.start(run.state.position, remaining, run.state.gone)
-        while update := fetch(run, batches):
-            yield update
-            if run.state.position != update[-1].after:  # rolled back, or not made
-                break
-
-
-def fetch(run: Run, batches: Iterator[Batch]) -> list[Batch]:
+def fetch(run: Run, passes: Iterator[Batch]) -> list[Batch]:
     """Return the passes of the next update; measure the wait, and name clips that failed.
 
     Returns an empty list where none is left, or where there was no memory to move one to the
-    device: smaller ones are then drawn from here on.
+    device: smaller ones are then to be drawn from here on.
     """
-    update: list[Batch] = []
+    monitors, update = run.monitors, list[Batch]()
     try:
         while not (update and update[-1].last):
-            with run.meter.waiting(), run.clock.on("waiting"), phase("data wait"):
-                batch = next(batches, None)
+            with monitors.meter.waiting(), monitors.clock.on("waiting"), phase("data wait"):
+                batch = next(passes, None)
             if batch is None:
                 return update
-            run.drops.add(batch.drops)
+            monitors.drops.add(batch.drops)
             update.append(batch)
         return update
     except RuntimeError as error:
         reason = out_of_memory(error)
     update.clear()  # behind the except, which holds what was allocated
-    make_room(run, [run.passes.worst], reason)
+    cut_passes(run, [run.training.passes.worst], reason)
     return []
 
 
-def attempt(run: Run, batches: Sequence[Batch], totals: Totals) -> StepResult | None:
+def prepare_step(run: Run) -> float:
+    """Set randomness, the states of silence and the learning rate of the next update.
+
+    Returns:
+        The learning rate.
+    """
+    step, training = run.state.step, run.training
+    reseed(training.seed, step, training.engine.accelerator.process_index)
+    if due(step, SILENCE_STATES_EVERY, last=False):
+        training.full_model.update_silence_states()
+    lr = lr_at(step + 1, run.steps, training.optim)
+    set_lr(training.engine.optimizer, lr)
+    return lr
+
+
+def try_step(run: Run, batches: Sequence[Batch], totals: Totals) -> StepResult | None:
     """Make an update; return what it did, or None where a pass did not fit in memory."""
-    passes = run.heartbeat.passes(batches, totals)
-    tokens, norm = totals.tokens, run.optim.max_norm
+    engine, heartbeat = run.training.engine, run.monitors.heartbeat
+    tokens, max_norm = totals.tokens, run.training.optim.max_norm
     try:
-        return train_step(
-            run.accelerator, run.model, run.optimizer, passes, tokens=tokens, max_norm=norm
-        )
+        return train_step(engine, heartbeat.passes(batches), tokens=tokens, max_norm=max_norm)
     except RuntimeError as error:
         reason = out_of_memory(error)
-    run.heartbeat.pause_watchdog()  # no pass any more
-    make_room(run, [batch.shape for batch in batches], reason)
+    finally:
+        heartbeat.end()
+    cut_passes(run, [batch.shape for batch in batches], reason)
     return None
 
 
-def look(run: Run) -> bool:
-    """Save and evaluate, where due; return whether training is over."""
-    state, end = run.state, run.state.step == run.steps
-    if evaluation_due(run) or due(state.step, run.save_every, end):
+def evaluate_and_save(run: Run) -> None:
+    """Save and evaluate, where due."""
+    step = run.state.step
+    if evaluation_due(run) or due(step, run.save_every, last=step == run.steps):
         save(run)  # first: whatever ends an evaluation shall cost no update
     if evaluation_due(run):
         evaluate(run)
-    return left(run.config, state, run.steps) == 0
 
 
 def evaluate(run: Run) -> None:
     """Evaluate, and export the model if it is the best so far: one that is on the disk."""
     state, validation = run.state, run.validation
-    run.full_model.refresh()
+    run.training.full_model.refresh()
     error, better = validation.evaluate_dev(state)
     on_disk = better and ensure_saved(run)
     state.note_evaluation(error, better=better, on_disk=on_disk)
     if better and not on_disk:
         best = f"update {state.best_step} stays the best" if state.best_step else "there is no best"
-        run.recorder.say(
+        run.monitors.recorder.print(
             f"WARNING: update {state.step} is better, but its checkpoint could not be written: "
             f"{best}; free some space"
         )
@@ -138,22 +134,22 @@ def evaluate(run: Run) -> None:
 
 
 def evaluation_due(run: Run) -> bool:
-    """Tell whether the update that was made last is to be evaluated."""
-    step, end = run.state.step, run.state.step == run.steps
-    return bool(run.validation.manifest.dev) and due(step, run.config.eval_every, end)
+    """Return whether the update that was made last is to be evaluated."""
+    step = run.state.step
+    return run.has_dev and due(step, run.config.eval_every, last=step == run.steps)
 
 
 def evaluation_missed(run: Run) -> bool:
-    """Tell whether the run was stopped before the evaluation of its last update was through."""
-    return evaluation_due(run) and run.state.judged < run.state.step
+    """Return whether the run was stopped before the evaluation of its last update was through."""
+    return evaluation_due(run) and run.state.evaluated_step < run.state.step
 
 
-def due(step: int, every: int, last: bool) -> bool:
-    """Tell whether something that happens every so many updates, and at the end, happens now."""
+def due(step: int, every: int, *, last: bool) -> bool:
+    """Return whether what happens every so many updates, and after the last one, happens now."""
     return step % every == 0 or last
 
 
-def left(config: LoopConfig, state: TrainState, steps: int) -> int:
+def steps_left(config: LoopConfig, state: TrainState, steps: int) -> int:
     """Return the updates that are still to be made: none where patience ran out before."""
-    exhausted = config.patience is not None and state.stale >= config.patience
+    exhausted = config.patience is not None and state.evaluations_since_best >= config.patience
     return 0 if exhausted else max(0, steps - state.step)

@@ -4,9 +4,11 @@ accelerate launch trainer/main.py RECIPE.yaml --run_dir=runs/mine --data.corpus 
 """
 
 import sys
+from collections.abc import Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a script: search the repository, not trainer/, for imports
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -14,17 +16,18 @@ if not __package__:  # run as a script: search the repository, not trainer/, for
 from accelerate import Accelerator
 
 from data.errors import plain_errors
+from data.manifest import Manifest
 from data.sampling.epoch_plan import Plan
 from eval.evaluate import Evaluator
 from eval.main_process import run_on_main_process
-from eval.whisper import load_whisper
+from eval.whisper import Whisper, load_whisper
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.rotation import CHECKPOINTS, CheckpointRotation
 from trainer.config import Config, command_line
 from trainer.distributed.accelerator import build_accelerator
 from trainer.distributed.collectives import process_group_ended
-from trainer.distributed.deepspeed_zero2 import autocast_of
-from trainer.distributed.fsdp import FullModel, prepare
+from trainer.distributed.engine import build_engine
+from trainer.distributed.fsdp import FullModel
 from trainer.heartbeat import Heartbeat
 from trainer.loop import train
 from trainer.metrics.clip_losses import ClipLosses
@@ -43,9 +46,9 @@ from trainer.process.signals import StopSignal
 from trainer.process.watchdog import Watchdog
 from trainer.publish.export import set_generation_config
 from trainer.publish.uploader import HubUploader
-from trainer.recovery import saved_on_exit, stop_explained
+from trainer.recovery import fit_in_memory, saved_on_exit, stop_explained
 from trainer.resume import evaluation_knobs, refuse_change, resume, retry_best_export, shaping
-from trainer.run import Run
+from trainer.run import Monitors, Run, Saving, Training
 from trainer.run_dir import freeze_corpus, opened, write_settings
 from trainer.state import TrainState
 from trainer.train_loader import build_train_loader
@@ -67,52 +70,123 @@ def main() -> None:
                 trackers=config.log.trackers,
             )
             with process_group_ended(accelerator, watchdog):
-                heartbeat = Heartbeat(accelerator, stop, watchdog)
-                fit(build(config, folder, accelerator, heartbeat), stop)
+                fit(build(config, Heartbeat(accelerator, stop, watchdog)), stop)
 
 
 def fit(run: Run, stop: StopSignal) -> None:
-    """Score, train, and score again."""
+    """Score the model as it came, train, and score the best model."""
     stop.defer()
-    with run.recorder, closing(run.passes), stop_explained(run):
-        run.validation.before(run.state)
+    monitors, validation, checkpoints = run.monitors, run.validation, run.saving.checkpoints
+    with monitors.recorder, closing(run.training.passes), stop_explained(run):
+        validation.before(run.state)
         with saved_on_exit(run):
+            fit_in_memory(run)
             train(run)
-        run.full_model.refresh()
-        retry_best_export(run.checkpoints, run.state, run.validation, run.full_model)
-        run.checkpoints.wait_for_copy()  # the best model's weights are going to replace the last
-        run.validation.after(run.state)
-        run.profiler.close()
-        run.checkpoints.close()
-        run.validation.uploader.close()
-        run.recorder.record(run.state.step, run.clock.shares())
-        run.recorder.say(f"the time of this start: {run.clock.told()}")
-    run.recorder.say(farewell(run.validation.folder))
+        run.training.full_model.refresh()
+        retry_best_export(checkpoints, run.state, validation, run.training.full_model)
+        checkpoints.wait_for_copy()  # the best model's weights are going to replace the last
+        validation.after(run.state)
+        monitors.profiler.close()
+        checkpoints.close()
+        validation.uploader.close()
+        monitors.recorder.record(run.state.step, monitors.clock.shares())
+        monitors.recorder.print(f"the time of this start: {monitors.clock.summary()}")
+    monitors.recorder.print(farewell(validation.folder))
+
+
+def build(config: Config, heartbeat: Heartbeat) -> Run:
+    """Build everything that the loop touches, in order."""
+    folder, accelerator = Path(config.run_dir), heartbeat.accelerator
+    recorder = Recorder(folder, accelerator) if accelerator.is_main_process else NullRecorder()
+    rotation = CheckpointRotation(folder / CHECKPOINTS, config.checkpoint)
+    checkpoints = Checkpoints(rotation, accelerator, recorder.print)
+    saved = checkpoints.find(config.resume)
+
+    whisper = load_whisper(config.model.name, config.model.revision)
+    manifest = freeze_corpus(
+        folder, config.data, whisper.labels(), accelerator, seed=config.seed, resumed=bool(saved)
+    )
+    set_generation_config(whisper, manifest.train)
+    plan = Plan.of(manifest.train, config.data, config.seed)
+    steps = config.loop.max_steps or run_on_main_process(
+        accelerator, partial(plan.length, config.loop.epochs)
+    )
+    shape = shape_of(config, manifest, steps)
+    if saved is not None:
+        refuse_change(saved, shape, config.accept)
+
+    monitors = build_monitors(config, heartbeat, recorder, whisper, plan, steps)
+    validation = build_validation(config, heartbeat, monitors, whisper, manifest)
+    training = build_training(config, accelerator, whisper, manifest, plan, monitors.drops.lethal)
+    state = TrainState()
+    checkpoints.track_steps(state)
+    if saved is not None:
+        resume(saved, checkpoints, state, validation, training.full_model)
+
+    run = Run(
+        config=config.loop,
+        state=state,
+        training=training,
+        saving=Saving(checkpoints=checkpoints, shape=shape),
+        monitors=monitors,
+        validation=validation,
+        has_dev=bool(manifest.dev),
+        steps=steps,
+        save_every=config.checkpoint.save_every,
+        log_every=config.log.log_every,
+    )
+    begin_records(config, run, whisper, manifest, plan)
+    return run
+
+
+def shape_of(config: Config, manifest: Manifest, steps: int) -> dict[str, Any]:
+    """Return the knobs that shape training, and the choice of its best model."""
+    return {
+        "seed": config.seed,
+        "precision": config.precision,
+        "data": manifest.fingerprint(),
+        **shaping(config.model, config.optim, config.data, steps),
+        **evaluation_knobs(config.eval),
+    }
+
+
+def build_monitors(
+    config: Config,
+    heartbeat: Heartbeat,
+    recorder: Recorder | NullRecorder,
+    whisper: Whisper,
+    plan: Plan,
+    steps: int,
+) -> Monitors:
+    """Build what watches training, and what writes down how it goes."""
+    folder, accelerator = Path(config.run_dir), heartbeat.accelerator
+    flops, clips = flops_of(whisper, config.model), clips_of_run(config.data, plan, steps)
+    peak = Peak(accelerator.device, *peak_flops(accelerator.device))
+    drops = JsonlLog(folder / "drops.jsonl", recorder)
+    nonfinite = JsonlLog(folder / "nonfinite.jsonl", recorder)
+    return Monitors(
+        heartbeat=heartbeat,
+        guard=NonFiniteGuard(accelerator, nonfinite, config.loop.max_failed),
+        drops=DropLog(drops, config.data, clips, accelerator),
+        meter=TrainMetrics(accelerator, flops, peak),
+        clock=WallClock(),
+        losses=ClipLosses(folder, accelerator, recorder),
+        profiler=Profile(folder, recorder.print, flops, peak) if config.profile else NoProfile(),
+        recorder=recorder,
+    )
 
 
 def build_validation(
-    config: Config,
-    folder: Path,
-    heartbeat: Heartbeat,
-    recorder: Recorder | NullRecorder,
-    *,
-    resumed: bool,
+    config: Config, heartbeat: Heartbeat, monitors: Monitors, whisper: Whisper, manifest: Manifest
 ) -> Validation:
-    """Load the model, freeze the corpus, and build what scores the one on the other."""
-    whisper = load_whisper(config.model.name, config.model.revision)
-    encoder = whisper.labels()
-    accelerator = heartbeat.accelerator
-    manifest = freeze_corpus(
-        folder, config.data, encoder, accelerator, seed=config.seed, resumed=resumed
-    )
-    set_generation_config(whisper, manifest.train)
+    """Build what scores the model on dev and test, and keeps the best one."""
+    folder, recorder = Path(config.run_dir), monitors.recorder
     evaluator = Evaluator(
-        accelerator=accelerator,
+        accelerator=heartbeat.accelerator,
         whisper=whisper,
         data=config.data,
         config=config.eval,
         silence=config.model.silence,
-        mixed_precision=autocast_of(accelerator),
         beat=heartbeat.beat,
         show_progress=heartbeat.show_progress,
         pause_watchdog=heartbeat.pause_watchdog,
@@ -122,84 +196,49 @@ def build_validation(
         manifest=manifest,
         folder=folder,
         recorder=recorder,
-        clock=WallClock(),
+        clock=monitors.clock,
         eval_clips=config.loop.eval_clips,
-        uploader=HubUploader(folder, config.publish, recorder.say),
+        uploader=HubUploader(folder, config.publish, recorder.print),
     )
 
 
-def build(config: Config, folder: Path, accelerator: Accelerator, heartbeat: Heartbeat) -> Run:
-    """Build everything that training touches, in order."""
-    recorder = Recorder(folder, accelerator) if accelerator.is_main_process else NullRecorder()
-    rotation = CheckpointRotation(folder / CHECKPOINTS, config.checkpoint)
-    checkpoints = Checkpoints(rotation, accelerator, recorder.say)
-    saved = checkpoints.find(config.resume)
-
-    validation = build_validation(config, folder, heartbeat, recorder, resumed=saved is not None)
-    whisper, manifest = validation.evaluator.whisper, validation.manifest
-
-    model, optimizer = prepare(accelerator, prepare_training(whisper, config.model), config.optim)
-    full_model = FullModel(accelerator, model, whisper)
-    plan = Plan.of(manifest.train, config.data, config.seed)
-    steps = config.loop.max_steps or run_on_main_process(
-        accelerator, partial(plan.length, config.loop.epochs)
+def build_training(
+    config: Config,
+    accelerator: Accelerator,
+    whisper: Whisper,
+    manifest: Manifest,
+    plan: Plan,
+    lethal: Iterable[str],
+) -> Training:
+    """Build what makes updates: the model, its optimizer, and the passes that they are made of."""
+    engine = build_engine(accelerator, prepare_training(whisper, config.model), config.optim)
+    return Training(
+        engine=engine,
+        full_model=FullModel(accelerator, engine.model, whisper),
+        passes=build_train_loader(config, accelerator, whisper, manifest, plan, lethal),
+        optim=config.optim,
+        flops=flops_of(whisper, config.model),
+        seed=config.seed,
     )
-    origin = {"data": manifest.fingerprint(), "revisions": manifest.revisions()}
-    shape = {
-        "seed": config.seed,
-        "precision": config.precision,
-        "data": origin["data"],
-        **shaping(config.model, config.optim, config.data, steps),
-        **evaluation_knobs(config.eval),
-    }
-    state = TrainState()
-    checkpoints.track_steps(state)
-    if saved is not None:
-        refuse_change(saved, shape, config.accept)
-        resume(saved, checkpoints, state, validation, full_model)
 
-    logs = [JsonlLog(folder / name, recorder) for name in ("drops.jsonl", "nonfinite.jsonl")]
-    drops = DropLog(logs[0], config.data, clips_of_run(config.data, plan, steps), accelerator)
-    flops = flops_of(whisper, config.model)
-    peak = Peak(accelerator.device, *peak_flops(accelerator.device))
 
+def begin_records(
+    config: Config, run: Run, whisper: Whisper, manifest: Manifest, plan: Plan
+) -> None:
+    """Write what was asked for, cut logs back to where the run goes on, and say what it will do."""
+    folder, state, steps = Path(config.run_dir), run.state, run.steps
+    accelerator, shape = run.training.engine.accelerator, run.saving.shape
+    recorder, peak = run.monitors.recorder, run.monitors.meter.peak
+    origin = {"data": shape["data"], "revisions": manifest.revisions()}
     write_settings(folder, config.to_yaml(), accelerator, origin, peak)
     recorder.begin(config.log, config.flat(), step=state.step, steps=steps)
-    losses = ClipLosses(folder, accelerator, recorder)
-    losses.rewind(state.step)
+    run.monitors.losses.rewind(state.step)
     recorder.expect(plan_path(folder), circumstances(accelerator, shape), state.step, steps)
-    recorder.say(
-        overview(manifest, plan, whisper.model, state, steps, streaming=config.data.streaming)
-    )
-    bound = launch_bound(config.data, plan, flops, peak.per_second, accelerator)
+    streaming = config.data.streaming
+    recorder.print(overview(manifest, plan, whisper.model, state, steps, streaming=streaming))
+    bound = launch_bound(config.data, plan, run.training.flops, peak.per_second, accelerator)
     for warning in [*warnings_of(manifest, accelerator, whisper.model), *bound]:
-        recorder.say(f"warning: {warning}")
-    return Run(
-        accelerator=accelerator,
-        model=model,
-        full_model=full_model,
-        optimizer=optimizer,
-        passes=build_train_loader(config, folder, validation, plan, drops, flops),
-        state=state,
-        heartbeat=heartbeat,
-        guard=NonFiniteGuard(accelerator, logs[1], config.loop.max_failed),
-        flops=flops,
-        meter=TrainMetrics(accelerator, flops, peak),
-        clock=validation.clock,
-        losses=losses,
-        recorder=recorder,
-        validation=validation,
-        checkpoints=checkpoints,
-        profiler=Profile(folder, recorder.say, flops, peak) if config.profile else NoProfile(),
-        drops=drops,
-        shape=shape,
-        steps=steps,
-        save_every=config.checkpoint.save_every,
-        log_every=config.log.log_every,
-        seed=config.seed,
-        config=config.loop,
-        optim=config.optim,
-    )
+        recorder.print(f"warning: {warning}")
 
 
 if __name__ == "__main__":

@@ -1,31 +1,24 @@
 """Passes that do not fit in a device's memory: found before training, and cut where they are."""
 
-from contextlib import nullcontext
-
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.batch import Shape
 from data.errors import InputError
 from eval.device import out_of_memory
-from trainer.step import backward, skip_update
+from trainer.distributed.engine import Engine
 
 SHORTEST = Shape(1, 16, 2)  # of a pass that makes the moments
 
 
-def rehearse(
-    accelerator: Accelerator, model: nn.Module, optimizer: object, worst: Shape
-) -> str | None:
+def rehearse(engine: Engine, worst: Shape) -> str | None:
     """Make the worst pass before training, and updates that move nothing.
 
     Memory holds then what it will hold in the middle of an update: the optimizer's moments, which
     a short pass makes, and the gradients of an earlier pass.
 
     Args:
-        accelerator: knows the device, autocast and loss scaling.
-        model: a prepared TrainingModule.
-        optimizer: the prepared optimizer.
+        engine: the model, the optimizer and the device.
         worst: the pass that takes the most memory.
 
     Returns:
@@ -34,21 +27,20 @@ def rehearse(
     try:
         for update in ([SHORTEST], [worst, worst]):
             for number, shape in enumerate(update, 1):
-                _make_pass(accelerator, model, shape, last=number == len(update))
-            skip_update(accelerator, model, optimizer)
+                _make_pass(engine, shape, last=number == len(update))
+            engine.skip_update()
     except RuntimeError as error:
         return out_of_memory(error)
     return None
 
 
-def _make_pass(accelerator: Accelerator, model: nn.Module, shape: Shape, *, last: bool) -> None:
+def _make_pass(engine: Engine, shape: Shape, *, last: bool) -> None:
     """Make a pass of zeros in which every token is a target, and a gradient that is not finite."""
-    n_mels, device = accelerator.unwrap_model(model).whisper.config.num_mel_bins, accelerator.device
+    n_mels, device = engine.module.whisper.config.num_mel_bins, engine.accelerator.device
     features = torch.zeros(shape.rows, n_mels, shape.frames, device=device)
     ids: Tensor = torch.zeros(shape.rows, shape.tokens, dtype=torch.long, device=device)
-    with nullcontext() if last else accelerator.no_sync(model):
-        loss = model(features, ids, ids).sum() * torch.nan  # no weight moves
-        backward(accelerator, model, loss, last=last)
+    with engine.gradient_sync(last=last):
+        engine.backward(engine.model(features, ids, ids).sum() * torch.nan)  # no weight moves
 
 
 def seconds_after(worst: Shape, processes: int, reason: str) -> float:
@@ -59,15 +51,15 @@ def seconds_after(worst: Shape, processes: int, reason: str) -> float:
             which nothing can mend.
     """
     size = f"{worst.rows} rows and {worst.seconds:.0f} s of padded audio"
-    told = f"out of memory in a pass of {size} ({reason})"
+    message = f"out of memory in a pass of {size} ({reason})"
     if worst.rows == 1:
         raise InputError(
-            f"{told}, which cannot be cut: set model.gradient_checkpointing=true, lower "
+            f"{message}, which cannot be cut: set model.gradient_checkpointing=true, lower "
             "data.max_seconds, or take a smaller model"
         )
     if processes > 1:
         raise InputError(
-            f"{told}: set data.pass_seconds={worst.seconds / 2:.0f} or less (python -m trainer fit "
-            "finds the most that fits), and go on with --resume=auto"
+            f"{message}: set data.pass_seconds={worst.seconds / 2:.0f} or less (python -m trainer "
+            "fit finds the most that fits), and go on with --resume=auto"
         )
     return worst.seconds / 2

@@ -1,30 +1,37 @@
-"""What a run does where something goes wrong on the way: it loses no finished update."""
+"""What a run does where something goes wrong: it loses no finished update."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
-from data.batch import Shape
+from data.batch import Batch, Shape
 from trainer.nonfinite import pass_over, refuse_rollback
 from trainer.out_of_memory import rehearse, seconds_after
 from trainer.process.signals import Stopped
 from trainer.resume import resume
 from trainer.run import Run, ensure_saved, save
 from trainer.state import TrainState
-from trainer.step import discard_update
+from trainer.step import StepResult
 
 
-def rehearsed(run: Run) -> bool:
-    """Make the pass that takes the most memory first; return whether it fitted, else make room."""
-    worst = run.passes.worst
-    reason = rehearse(run.accelerator, run.model, run.optimizer, worst)
-    if reason is not None:
-        make_room(run, [worst], reason)
-    return reason is None
+def fit_in_memory(run: Run) -> None:
+    """On a GPU, make the pass that takes the most memory before training; cut passes until it fits.
+
+    Raises:
+        InputError: it does not fit, and cannot be cut.
+    """
+    training = run.training
+    training.engine.model.train()
+    while training.engine.accelerator.device.type == "cuda":
+        worst = training.passes.worst
+        reason = rehearse(training.engine, worst)
+        if reason is None:
+            return
+        cut_passes(run, [worst], reason)
 
 
-def make_room(run: Run, shapes: Sequence[Shape], reason: str) -> None:
+def cut_passes(run: Run, shapes: Sequence[Shape], reason: str) -> None:
     """Cut passes smaller from here on, after one did not fit: the plan stays.
 
     Args:
@@ -35,42 +42,57 @@ def make_room(run: Run, shapes: Sequence[Shape], reason: str) -> None:
     Raises:
         InputError: they cannot be cut.
     """
+    training = run.training
     # one of a single row cannot be cut
-    shape = max(shapes, key=lambda shape: (shape.rows > 1, run.flops.activation_bytes(shape)))
-    discard_update(run.accelerator, run.optimizer)
+    shape = max(shapes, key=lambda shape: (shape.rows > 1, training.flops.activation_bytes(shape)))
+    training.engine.discard_gradients()
     torch.cuda.empty_cache()
-    seconds = seconds_after(shape, run.accelerator.num_processes, reason)
-    run.passes.shrink(seconds)
-    run.recorder.say(
+    seconds = seconds_after(shape, training.engine.accelerator.num_processes, reason)
+    training.passes.shrink(seconds)
+    run.monitors.recorder.print(
         f"warning: out of memory in a pass of {shape.seconds:.0f} s of padded audio ({reason}): "
         f"from here on one holds {seconds:.0f} s (data.pass_seconds; python -m trainer fit finds "
         "the most)"
     )
 
 
-def roll_back(run: Run) -> None:
-    """Return to the last whole checkpoint, and pass over the updates that failed.
+def rolled_back(run: Run, batches: Sequence[Batch], result: StepResult) -> bool:
+    """Return to the last whole checkpoint where too many updates in a row have failed.
+
+    Those are passed over from there on.
+
+    Returns:
+        Whether it did: the state is then another one, and the plan is to be drawn from there.
 
     Raises:
         InputError: it happened too often.
     """
-    state = run.state
+    state, monitors = run.state, run.monitors
+    if not monitors.guard.check(state, batches, result):
+        return False
     refuse_rollback(state)
     failed_state = TrainState()
     failed_state.load_state_dict(state.state_dict())
-    run.checkpoints.settle()
-    found = run.checkpoints.find("auto")
-    if found is not None:  # else no weight has moved since they failed: it goes on from here
-        resume(found, run.checkpoints, state, run.validation, run.full_model)
-        run.guard.forget()
+    _load_newest(run)
     pass_over(failed_state, state)
-    run.recorder.rewind(state.step)
-    run.losses.rewind(state.step)
-    run.recorder.say(
+    monitors.recorder.rewind(state.step)
+    monitors.losses.rewind(state.step)
+    monitors.recorder.print(
         f"warning: {len(state.passed_over)} updates without a finite gradient are passed over "
         f"(nonfinite.jsonl names their clips); back at update {state.step}"
     )
     save(run)
+    return True
+
+
+def _load_newest(run: Run) -> None:
+    """Load the newest whole checkpoint; where there is none, no weight has moved since."""
+    checkpoints = run.saving.checkpoints
+    checkpoints.settle()
+    found = checkpoints.find("auto")
+    if found is not None:
+        resume(found, checkpoints, run.state, run.validation, run.training.full_model)
+        run.monitors.guard.forget()
 
 
 @contextmanager
@@ -100,24 +122,25 @@ def stop_explained(run: Run) -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        on_disk = run.checkpoints.is_saved(run.state.step)
+        on_disk = run.saving.checkpoints.is_saved(run.state.step)
         stopped.args = (_stop_message(run, on_disk=on_disk),)  # a new one would keep the frames
         raise
 
 
 def _save_after_error(run: Run) -> None:
     """Save on this process alone; the error that ends training is worth more than why it failed."""
-    run.heartbeat.pause_watchdog()  # a checkpoint may take long
-    actions: list[Callable[[], None]] = [lambda: run.guard.settle_alone(run.state)]
-    if run.accelerator.num_processes == 1:  # of several, the others' shares are out of reach
-        actions.append(run.losses.write)
-    actions.append(lambda: run.checkpoints.save_after_error(run.state, run.shape))
+    monitors, checkpoints = run.monitors, run.saving.checkpoints
+    monitors.heartbeat.pause_watchdog()  # a checkpoint may take long
+    actions: list[Callable[[], None]] = [lambda: monitors.guard.settle_alone(run.state)]
+    if run.training.engine.accelerator.num_processes == 1:
+        actions.append(monitors.losses.write)  # of several, the others' shares are out of reach
+    actions.append(lambda: checkpoints.save_after_error(run.state, run.saving.shape))
     for action in actions:
         try:
             action()
         except Exception as error:  # whatever it is
             reason = f"{type(error).__name__}: {error}"
-            run.checkpoints.say(
+            checkpoints.print_fn(
                 f"WARNING: not all of update {run.state.step} could be saved ({reason}); "
                 "--resume=auto goes on from the newest whole checkpoint"
             )

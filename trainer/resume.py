@@ -179,7 +179,7 @@ def resume(
     if state.rollbacks == MAX_ROLLBACKS:  # the run ended with them: they are counted anew
         state.failed = []
     if best.lost:
-        checkpoints.say(
+        checkpoints.print_fn(
             f"WARNING: the best model so far, of update {target.best_step}, is gone ({best.lost}): "
             "the best is chosen anew from the next evaluation on; model/, if there was one, is "
             "renamed replaced-…"

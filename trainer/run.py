@@ -1,15 +1,15 @@
-"""Everything that training touches."""
+"""Everything that the loop touches, in three groups: what trains, what is saved, who watches."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from accelerate import Accelerator
-from torch import nn
-
+from data.batch import Batch
 from data.dataloader import TrainLoader
 from data.errors import InputError
 from data.streaming.windowed_loader import StreamTrainLoader
 from trainer.checkpoint.manager import Checkpoints
+from trainer.distributed.engine import Engine
 from trainer.distributed.fsdp import FullModel
 from trainer.heartbeat import Heartbeat
 from trainer.metrics.clip_losses import ClipLosses
@@ -22,12 +22,13 @@ from trainer.metrics.wall_clock import WallClock
 from trainer.nonfinite import NonFiniteGuard
 from trainer.optimizer import OptimConfig
 from trainer.state import TrainState
+from trainer.step import StepResult
 from trainer.validation import Validation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopConfig:
-    """How long to train, and when to look."""
+    """How long to train, and when to evaluate."""
 
     max_steps: int | None = None  # updates; None: as many as `epochs` hold
     epochs: int = 3  # passes over the corpus, where max_steps is None
@@ -51,47 +52,76 @@ class LoopConfig:
             raise InputError(f"loop.stall_seconds must be 0 or more, got {self.stall_seconds}")
 
 
-@dataclass(kw_only=True, slots=True)
-class Run:
-    """Everything that training touches, built in main."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """What makes updates."""
 
-    accelerator: Accelerator
-    model: nn.Module
-    full_model: FullModel
-    optimizer: Any
+    engine: Engine  # the model and its optimizer
+    full_model: FullModel  # the same weights, whole: what is evaluated and exported
     passes: TrainLoader | StreamTrainLoader
-    state: TrainState
+    optim: OptimConfig
+    flops: WhisperFlops
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saving:
+    """What is written to checkpoints."""
+
+    checkpoints: Checkpoints
+    shape: dict[str, Any]  # the knobs that shape training: a resume compares them
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Monitors:
+    """What watches training, and what writes down how it goes."""
+
     heartbeat: Heartbeat
     guard: NonFiniteGuard
-    flops: WhisperFlops
+    drops: DropLog
     meter: TrainMetrics
     clock: WallClock
     losses: ClipLosses
-    recorder: Recorder | NullRecorder
-    validation: Validation
-    checkpoints: Checkpoints
     profiler: Profile | NoProfile
-    drops: DropLog
-    shape: dict[str, Any]  # the knobs that shape training
-    steps: int  # updates to make in all
-    save_every: int
-    log_every: int
-    seed: int
+    recorder: Recorder | NullRecorder
+
+    def add(self, step: int, batches: Sequence[Batch], result: StepResult) -> None:
+        """Take in an update; nothing is read from the device."""
+        self.meter.add(batches, result)
+        self.losses.add(step, batches, result)
+        self.recorder.advance(step)
+        self.profiler.step(batches)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """Everything that the loop touches, built in main."""
+
     config: LoopConfig
-    optim: OptimConfig
+    state: TrainState
+    training: Training
+    saving: Saving
+    monitors: Monitors
+    validation: Validation
+    has_dev: bool  # whether there are clips to evaluate on
+    steps: int  # updates to make in all
+    save_every: int  # updates
+    log_every: int  # updates
 
 
 def save(run: Run) -> None:
     """Begin to write a checkpoint."""
-    with run.clock.on("saving"):
-        run.guard.settle(run.state)
-        run.losses.write()  # a start from this checkpoint does not make these updates again
-        run.checkpoints.save(run.state, run.shape)
-    run.heartbeat.save_seconds = run.checkpoints.seconds
+    monitors, checkpoints = run.monitors, run.saving.checkpoints
+    with monitors.clock.on("saving"):
+        monitors.guard.settle(run.state)
+        monitors.losses.write()  # a start from this checkpoint does not make these updates again
+        checkpoints.save(run.state, run.saving.shape)
+    monitors.heartbeat.save_seconds = checkpoints.seconds
 
 
 def ensure_saved(run: Run) -> bool:
     """Save the last update unless it is on the disk; return whether it is there now."""
-    if not run.checkpoints.is_saved(run.state.step):
+    checkpoints = run.saving.checkpoints
+    if not checkpoints.is_saved(run.state.step):
         save(run)
-    return run.checkpoints.is_saved(run.state.step)
+    return checkpoints.is_saved(run.state.step)

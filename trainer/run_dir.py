@@ -23,7 +23,6 @@ from data.manifest import Manifest, build_manifest, ensure_index, scan_cache
 from data.screening.durations import MeasureFiles
 from data.screening.filters import count_reasons, refuse_broken
 from eval.main_process import run_on_main_process, wait_until_visible
-from trainer.distributed.deepspeed_zero2 import autocast_of
 from trainer.distributed.shared_scan import scan_together
 from trainer.metrics.flops import Peak
 from trainer.process.run_lock import locked
@@ -111,14 +110,14 @@ def _freeze(
     )
     write_jsonl(named_in, map(asdict, drops))
     for split, reasons in count_reasons(drops).items():
-        told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
-        print(f"left out of {split}: {told} (named in {named_in})")
+        reasons_text = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+        print(f"left out of {split}: {reasons_text} (named in {named_in})")
     changed = count_rules([*manifest.train, *manifest.dev, *manifest.test])
     if changed:
         write_json(path.with_name("transcripts.json"), changed)
     for corpus, rules in changed.items():
-        told = "; ".join(f"{count:,} × {rule}" for rule, count in rules.items())
-        print(f"transcripts of {corpus} changed: {told}")
+        rules_text = "; ".join(f"{count:,} × {rule}" for rule, count in rules.items())
+        print(f"transcripts of {corpus} changed: {rules_text}")
     rows = len(manifest.train) + sum(drop.split == config.train_split for drop in drops)
     refuse_broken(drops, rows, config, named_in)
     return manifest.write(path)
@@ -154,7 +153,7 @@ def write_settings(
             if device.type == "cuda"
             else platform.machine(),
             "peak_flops": {"per_second": peak.per_second, "source": peak.source},
-            "precision": autocast_of(accelerator),
+            "precision": accelerator.mixed_precision,
             "processes": accelerator.num_processes,
             "threads": torch.get_num_threads(),
             "python": platform.python_version(),
@@ -167,7 +166,7 @@ def _commit() -> str | None:
     """Return the commit of this code, marked where it has been changed since."""
     here = Path(__file__).parent
     try:
-        told = subprocess.run(
+        described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40"],
             cwd=here,
             capture_output=True,
@@ -176,7 +175,7 @@ def _commit() -> str | None:
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return told.stdout.strip()
+    return described.stdout.strip()
 
 
 def _version(package: str) -> str | None:

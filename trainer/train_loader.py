@@ -1,12 +1,16 @@
 """Where a run's batches come from: its frozen corpus, or a stream."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+
+from accelerate import Accelerator
 
 from data.audio.augment import Augmentation
 from data.audio.source import revision_of
 from data.dataloader import BatchPreparer, TrainLoader, train_batches
+from data.labels import LabelEncoder
+from data.manifest import Manifest
 from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
 from data.screening.training_set import spoken
@@ -16,31 +20,37 @@ from data.streaming.windowed_loader import StreamTrainLoader
 from data.streaming.windows import Windows, screen
 from data.utterance import Utterance
 from eval.main_process import run_on_main_process
+from eval.whisper import Whisper
 from trainer.config import Config
-from trainer.metrics.failed_clips import DropLog
-from trainer.metrics.flops import WhisperFlops
+from trainer.model import flops_of
 from trainer.plan.forward_limit import fit_path, fitted
 from trainer.run_dir import PLACES, SPOOL
-from trainer.validation import Validation
 
 
 def build_train_loader(
     config: Config,
-    folder: Path,
-    validation: Validation,
+    accelerator: Accelerator,
+    whisper: Whisper,
+    manifest: Manifest,
     plan: Plan,
-    drops: DropLog,
-    flops: WhisperFlops,
+    lethal: Iterable[str],
 ) -> TrainLoader | StreamTrainLoader:
     """Build the way from the plan to batches, within the memory that there is.
+
+    Args:
+        config: how batches are made, and what a pass may hold.
+        accelerator: knows the device, and this process's place among the others.
+        whisper: the model, for its labels and features.
+        manifest: what is trained on.
+        plan: of it, or of a stream's first window.
+        lethal: ids of clips whose decoding killed a worker; read at every start of passes.
 
     Raises:
         InputError: a stream cannot be opened.
     """
-    accelerator, whisper = validation.evaluator.accelerator, validation.evaluator.whisper
     rank, world = accelerator.process_index, accelerator.num_processes
-    architecture = whisper.model.config
-    fit = fit_path(folder, accelerator, architecture, config.model, config.optim)
+    folder, flops = Path(config.run_dir), flops_of(whisper, config.model)
+    fit = fit_path(folder, accelerator, whisper.model.config, config.model, config.optim)
     budget = run_on_main_process(
         accelerator, lambda: fitted(config.data, fit)
     )  # or passes would not match
@@ -51,25 +61,23 @@ def build_train_loader(
         sampler = BucketedBatchSampler(
             plan, budget, updates=0, rank=rank, world=world, pass_cost=flops.activation_bytes
         )
-        return train_batches(utterances, config.data, stages, sampler, lethal=drops.lethal)
+        return train_batches(utterances, config.data, stages, sampler, lethal=lethal)
 
-    first = passes(validation.manifest.train, plan)
+    first = passes(manifest.train, plan)
     if not config.data.streaming:
         return first
-    windows = build_windows(config, folder, validation)
+    windows = build_windows(config, whisper.labels(), manifest, rank)
     plans = partial(Plan.of, config=config.data, seed=config.seed)
     return StreamTrainLoader(windows, plans, passes, first, rank=rank, world=world)
 
 
-def build_windows(config: Config, folder: Path, validation: Validation) -> Windows:
+def build_windows(config: Config, encoder: LabelEncoder, manifest: Manifest, rank: int) -> Windows:
     """Open the stream as the manifest knows it: of that commit, and with that beginning.
 
     Raises:
         InputError: it cannot be opened.
     """
-    accelerator, whisper = validation.evaluator.accelerator, validation.evaluator.whisper
-    rank = accelerator.process_index
-    manifest, encoder = validation.manifest, whisper.labels()
+    folder = Path(config.run_dir)
     commit = revision_of(manifest.train[0].audio) or config.data.revision
     stream = Stream(spoken(config.data, encoder), config.seed, commit)
     held_out = [*manifest.dev, *manifest.test]

@@ -80,7 +80,7 @@ class Validation:
             verdict = run_on_main_process(
                 self.evaluator.accelerator, lambda: choose(old, new, error, state)
             )
-        self.recorder.say(f"update {state.step:>6}  {verdict.told}")
+        self.recorder.print(f"update {state.step:>6}  {verdict.told}")
         return error, verdict.better
 
     def set_aside(self, newer_than: int) -> None:
@@ -128,7 +128,7 @@ class Validation:
                 if self.manifest.dev or self.manifest.test:
                     write_plots(self.folder)
         if self.manifest.test:
-            self.recorder.say(comparison(self.folder, state.best_step or state.step))
+            self.recorder.print(comparison(self.folder, state.best_step or state.step))
 
     def _report(self, error: float | None, step: int) -> float | None:
         """Score the chosen model on all of dev, since its sample flatters it, and on test.
@@ -157,8 +157,8 @@ class Validation:
             yield
         took = self.clock.spent("evaluation") - before
         self.recorder.record(step, self.clock.shares())
-        self.recorder.say(
-            f"update {step:>6}  evaluation took {took:.0f} s; so far {self.clock.told()}"
+        self.recorder.print(
+            f"update {step:>6}  evaluation took {took:.0f} s; so far {self.clock.summary()}"
         )
 
     def _at(self, step: int, split: str) -> Path:
@@ -170,7 +170,7 @@ class Validation:
         if known:
             nll, tokens = map(sum, zip(*known, strict=True))
             self.recorder.record(step, {f"{split}/loss": nll / tokens})
-            self.recorder.say(f"update {step:>6}  {split} loss {nll / tokens:.4f} nats a token")
+            self.recorder.print(f"update {step:>6}  {split} loss {nll / tokens:.4f} nats a token")
 
     def _score(self, split: str, utterances: Sequence[Utterance], step: int) -> Scores:
         config, short = self.evaluator.config, self.short(split, step)
@@ -182,12 +182,12 @@ class Validation:
         found = scores.metrics() | beside.metrics()
         self.recorder.record(step, {f"{split}/{name}": value for name, value in found.items()})
         for name, group in scores.named():
-            self.recorder.say(
+            self.recorder.print(
                 f"update {step:>6}  {split} {name}: {group.sentence()}  "
                 f"[{group.clips} clips{', at their own length' if short else ''}, {group.how}]"
             )
         for line in beside.lines():
-            self.recorder.say(f"update {step:>6}  {split} {line}")
+            self.recorder.print(f"update {step:>6}  {split} {line}")
         self._say_loss(split, hypotheses, step)
         if self.evaluator.accelerator.is_main_process:
             facts = {"step": step, "max_length": config.max_length, "beams": config.num_beams}
@@ -208,7 +208,7 @@ class Validation:
         try:
             write_page(at, before, audio=config.audio, embed_clips=config.embed_clips)
         except InputError as error:  # what an earlier version wrote must not end a run
-            self.recorder.say(f"WARNING: no page of {at}: {error}")
+            self.recorder.print(f"WARNING: no page of {at}: {error}")
 
     def short(self, split: str, step: int) -> bool:
         """Tell whether to decode at true length: dev, once trained so. Test is for all to repeat.

@@ -10,11 +10,9 @@ from torch import Tensor
 
 from data.audio.decode import load
 from data.audio.source import AudioError
-from data.batch import Batch, Position, target_positions
-from data.batching.collate import pad
+from data.dataloader import unlabelled_batch
 from data.errors import InputError
 from data.log_mel import CHUNK_SECONDS, N_FRAMES, SAMPLE_RATE, LogMel
-from data.sampling.epoch_plan import edge_of
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.decode import DecodeResult, encode, transcribe
@@ -26,7 +24,6 @@ from eval.silence_states import compute_silence_states, set_silence_states
 from eval.transcribe.audio_files import Failure, Source
 from eval.whisper import load_whisper
 
-NOWHERE = Position()  # of a plan
 Clip = tuple[Source, Utterance, Tensor]
 
 
@@ -56,29 +53,26 @@ class Transcriber:
             InputError: it is not there, or has no tokens of the times that are asked for.
         """
         accelerator = build_evaluation_accelerator(precision)
-        self._device = accelerator.device
         self._config = config
         loaded = load_whisper(name)
-        loaded.model.to(self._device).eval()
+        loaded.model.to(accelerator.device).eval()
         self.whisper = half_precision_copy(loaded, accelerator.mixed_precision)
         if config.timestamps and not self.whisper.labels().knows_times:
             raise InputError(
                 f"model {name!r} has no tokens of times, which subtitles need: take format txt"
             )
-        self._mel = LogMel(self.whisper.n_mels).to(self._device)
+        self._mel = LogMel(self.whisper.n_mels).to(accelerator.device)
         if config.pad == "bucket":
             set_silence_states(self.whisper.model, compute_silence_states(loaded.model))
 
     def hear(self, clips: Sequence[Clip]) -> list[tuple[Utterance, DecodeResult]]:
         """Return what is heard in clips of up to 30 s, or in one that is longer."""
         utterances = [u for _, u, _ in clips]
-        longest = max(u.seconds for u in utterances)
-        frames = edge_of(longest) if self._config.pad == "bucket" else N_FRAMES
-        waves = pad([samples for *_, samples in clips], frames)
-        features = self._mel(waves.to(self._device))
+        waveforms, true_length = [samples for *_, samples in clips], self._config.pad == "bucket"
         with torch.inference_mode():
-            utterances = self._with_languages(utterances, features)
-            batch = _batch(utterances, features)
+            batch = unlabelled_batch(utterances, waveforms, self._mel, true_length=true_length)
+            utterances = self._with_languages(utterances, batch.features)
+            batch.languages = [u.language or "" for u in utterances]
             states = encode(self.whisper, batch)
             heard = transcribe(self.whisper, batch, self._config, states)
         return list(zip(utterances, heard, strict=True))
@@ -175,22 +169,3 @@ def _groups(clips: Iterator[Clip], size: int) -> Iterator[list[Clip]]:
             held = []
     if held:
         yield held
-
-
-def _batch(utterances: Sequence[Utterance], features: Tensor) -> Batch:
-    """Return what is to be transcribed, as an evaluation has it."""
-    nothing = torch.empty(len(utterances), 0, dtype=torch.long)
-    return Batch(
-        ids=[u.id for u in utterances],
-        languages=[u.language or "" for u in utterances],
-        tasks=[u.task for u in utterances],
-        features=features,
-        decoder_input_ids=nothing,
-        labels=nothing,
-        targets=target_positions(nothing),
-        seconds=[u.seconds for u in utterances],
-        tokens=[0] * len(utterances),
-        at=NOWHERE,
-        after=NOWHERE,
-        last=True,
-    )

@@ -35,6 +35,7 @@ from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
 from eval.whisper import Whisper, load_whisper
 from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
+from trainer.distributed.engine import Engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer
 from trainer.step import train_step
@@ -129,7 +130,9 @@ def measure_ours(model: str, corpus: Path, passes: int) -> Measured:
     prepared, optimizer = accelerator.prepare(module, build_optimizer(module, OptimConfig()))
     batches = draw(whisper, corpus, passes)
     tokens = sum(sum(batch.tokens) for batch in batches)
-    result = train_step(accelerator, prepared, optimizer, batches, tokens=tokens, max_norm=1.0)
+    result = train_step(
+        Engine(accelerator, prepared, optimizer), batches, tokens=tokens, max_norm=1.0
+    )
     return Measured(loss=result.loss.item() / tokens, grad_norm=result.grad_norm.item())
 
 

@@ -24,7 +24,7 @@ from eval.whisper import load_whisper
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation
 from trainer.distributed import accelerator as device
-from trainer.distributed.fsdp import prepare
+from trainer.distributed.engine import build_engine
 from trainer.metrics.clip_losses import ClipLosses
 from trainer.metrics.flops import WhisperFlops
 from trainer.metrics.recorder import NullRecorder
@@ -110,9 +110,9 @@ def build() -> tuple[Checkpoints, Any, Any]:
         *folder, precision="fp32", deterministic=False, trackers=()
     )
     module = prepare_training(load_whisper(MODEL), ModelConfig())
-    model, optimizer = prepare(accelerator, module, OptimConfig())
+    engine = build_engine(accelerator, module, OptimConfig())
     rotation = CheckpointRotation(Path(FOLDER) / "checkpoints", CheckpointConfig())
-    return Checkpoints(rotation, accelerator, print), model, optimizer
+    return Checkpoints(rotation, accelerator, print), engine.model, engine.optimizer
 
 
 def stand_in() -> ModuleType:

@@ -32,6 +32,7 @@ from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.pinned_copy import PinnedCopy
 from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation
 from trainer.checkpoint.snapshot import Snapshot
+from trainer.distributed.engine import Engine
 from trainer.heartbeat import Heartbeat
 from trainer.metrics.recorder import JsonlLog, NullRecorder
 from trainer.model import ModelConfig, prepare_training
@@ -72,15 +73,17 @@ def measure(name: str, updates: int, saves: int) -> dict[str, Any]:
     guard, state = NonFiniteGuard(accelerator, log, 8), TrainState()
 
     def bare() -> None:
-        train_step(accelerator, model, optimizer, [batch], tokens=CLIPS * TOKENS, max_norm=1.0)
+        train_step(
+            Engine(accelerator, model, optimizer), [batch], tokens=CLIPS * TOKENS, max_norm=1.0
+        )
 
     def upkeep() -> None:
-        totals = heartbeat.begin([batch], 0)
-        list(heartbeat.passes([batch], totals))
+        heartbeat.begin([batch], 0)
+        list(heartbeat.passes([batch]))
         heartbeat.end()
         guard.check(state, [batch], result)
 
-    result = train_step(accelerator, model, optimizer, [batch], tokens=1, max_norm=1.0)
+    result = train_step(Engine(accelerator, model, optimizer), [batch], tokens=1, max_norm=1.0)
     told: list[str] = []
     checkpoints = Checkpoints(
         CheckpointRotation(folder, CheckpointConfig()), accelerator, told.append

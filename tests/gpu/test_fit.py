@@ -12,6 +12,7 @@ from synthetic import WORDS
 
 from data.log_mel import FRAMES_PER_SECOND
 from eval.whisper import Whisper, load_whisper
+from trainer.distributed.engine import Engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer
 from trainer.step import train_step
@@ -58,7 +59,7 @@ def test_updates_of_passes_that_were_found_to_fit_stay_within_the_limit(
             torch.cuda.reset_peak_memory_stats()
         for _ in range(2):
             passes, targets = [batch, batch], 2 * sum(batch.tokens)
-            train_step(accelerator, model, optimizer, passes, tokens=targets, max_norm=1.0)
+            train_step(Engine(accelerator, model, optimizer), passes, tokens=targets, max_norm=1.0)
         if device.type == "cuda":
             peak = torch.cuda.max_memory_allocated() / 1e9
             share = peak / GIGABYTES

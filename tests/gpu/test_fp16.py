@@ -9,6 +9,7 @@ from gpu.rows import record, smoke
 
 from data.batch import Batch, Shape
 from eval.whisper import Whisper
+from trainer.distributed.engine import Engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer
 from trainer.out_of_memory import rehearse
@@ -34,9 +35,7 @@ class Training:
     def update(self, batch: Batch) -> StepResult:
         """Make an update of one pass."""
         return train_step(
-            self.accelerator,
-            self.model,
-            self.optimizer,
+            Engine(self.accelerator, self.model, self.optimizer),
             [batch],
             tokens=sum(batch.tokens),
             max_norm=1.0,
@@ -89,7 +88,7 @@ def test_a_rehearsal_makes_the_moments_and_moves_nothing(device: torch.device) -
     training = Training(device)
     before = training.weights()
     parts = (training.accelerator, training.model, training.optimizer)
-    assert rehearse(*parts, Shape(2, 96, 8)) is None
+    assert rehearse(Engine(*parts), Shape(2, 96, 8)) is None
     trained = sum(weight.requires_grad for weight in training.module.parameters())
     made = states_of(training.optimizer)
     record("rehearsal", moments=made, weights=trained)

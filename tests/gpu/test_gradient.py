@@ -8,6 +8,7 @@ from gpu.model import fresh_accelerator, noise_batch, random_whisper
 from gpu.rows import record, smoke
 from torch import Tensor
 
+from trainer.distributed.engine import Engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.step import train_step
 
@@ -47,7 +48,7 @@ def gradient(device: torch.device, *, silence: bool) -> tuple[float, dict[str, T
     named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
     optimizer = Recorder([weight for _, weight in named], lr=1.0)
     result = train_step(
-        accelerator, module, optimizer, [batch], tokens=sum(batch.tokens), max_norm=1e9
+        Engine(accelerator, module, optimizer), [batch], tokens=sum(batch.tokens), max_norm=1e9
     )
     names = [name for name, _ in named]
     return float(result.loss), dict(zip(names, optimizer.found, strict=True))

@@ -10,6 +10,7 @@ from gpu.rows import record, smoke
 
 from data.batch import Shape
 from eval.whisper import load_whisper
+from trainer.distributed.engine import Engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer
 from trainer.out_of_memory import rehearse
@@ -49,10 +50,10 @@ def fraction(runs: Any, device: torch.device) -> float:
     model, optimizer = accelerator.prepare(module, build_optimizer(module, OptimConfig()))
     peaks = []
     for rows in (CLIPS // 4, CLIPS):
-        assert rehearse(accelerator, model, optimizer, Shape(rows, 1104, 48)) is None
+        assert rehearse(Engine(accelerator, model, optimizer), Shape(rows, 1104, 48)) is None
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        assert rehearse(accelerator, model, optimizer, Shape(rows, 1104, 48)) is None
+        assert rehearse(Engine(accelerator, model, optimizer), Shape(rows, 1104, 48)) is None
         peaks.append(torch.cuda.max_memory_reserved())
     limit = 0.6 * peaks[0] + 0.4 * peaks[1]
     record("memory", quarter_gb=peaks[0] / 1e9, whole_gb=peaks[1] / 1e9, limit_gb=limit / 1e9)

@@ -9,9 +9,10 @@ import torch
 from gpu.model import fresh_accelerator, noise_batch, random_whisper
 from gpu.rows import record
 
+from trainer.distributed.engine import Engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer
-from trainer.step import backward, train_step
+from trainer.step import train_step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
@@ -42,11 +43,11 @@ def test_a_pass_never_waits_for_the_gpu(precision: str, rows: int, gpu: torch.de
 
     def one_pass() -> None:
         nll = model(batch.features, batch.decoder_input_ids, batch.labels, targets=batch.targets)
-        backward(accelerator, model, nll.sum() / sum(batch.tokens), last=True)
+        accelerator.backward(nll.sum() / sum(batch.tokens))
 
     def update() -> None:
         tokens = sum(batch.tokens)
-        train_step(accelerator, model, optimizer, [batch], tokens=tokens, max_norm=1.0)
+        train_step(Engine(accelerator, model, optimizer), [batch], tokens=tokens, max_norm=1.0)
 
     syncs: dict[str, list[str]] = {}
     work: dict[str, Callable[[], None]] = {"update": update, "pass": one_pass}

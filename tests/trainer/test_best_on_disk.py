@@ -65,7 +65,7 @@ def test_a_model_whose_checkpoint_the_disk_refused_is_not_the_best(
     assert "NO CHECKPOINT of update 4" in done.output
     assert "update 4 is better, but its checkpoint could not be written" in done.output
     state = state_of(run, 8)
-    assert (state["best_step"], state["judged"]) == (8, 8)
+    assert (state["best_step"], state["evaluated_step"]) == (8, 8)
     assert exported_step(run / "model") == 8
     assert "Traceback" not in done.output
 

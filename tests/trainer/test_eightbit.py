@@ -11,8 +11,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from data.errors import InputError
+from trainer.distributed.engine import Engine
 from trainer.optimizer import OptimConfig, build_optimizer, moments_of
-from trainer.step import skip_update
 
 CONFIG = OptimConfig(name="adamw8bit", lr=0.01)
 Losses = Callable[[Path], dict[int, str]]
@@ -43,7 +43,7 @@ def test_it_holds_still_and_takes_its_memory_all_the_same(how: str) -> None:
     model, optimizer = learning()
     before = [p.detach().clone() for p in model.parameters()]
     if how == "held":
-        skip_update(Accelerator(cpu=True), model, optimizer)
+        Engine(Accelerator(cpu=True), model, optimizer).skip_update()
     else:
         optimizer.found_inf = torch.ones(())
         optimizer.step()

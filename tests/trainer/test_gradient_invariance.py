@@ -27,9 +27,12 @@ from data.sampling.epoch_plan import Plan, edge_of
 from data.utterance import Utterance
 from eval.whisper import Whisper, load_whisper
 from trainer.distributed.accelerator import build_accelerator
+from trainer.distributed.collectives import add_up
+from trainer.distributed.engine import Engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer, lr_at
-from trainer.step import StepResult, gather_totals, set_lr, train_step
+from trainer.state import Totals
+from trainer.step import StepResult, set_lr, train_step
 
 CLIPS = 16  # an update, and an epoch
 UPDATES = 3
@@ -132,9 +135,12 @@ def _train(
         batches.append(batch)
         if batch.last:
             set_lr(optimizer, lr_at(len(updates) + 1, UPDATES, OPTIM))
-            told = gather_totals(accelerator, batches, dropped=0, stop=False, slow=False)
+            (tokens,) = add_up(accelerator, [float(Totals.of(batches).tokens)])
             result = train_step(
-                accelerator, model, optimizer, batches, tokens=told.tokens, max_norm=OPTIM.max_norm
+                Engine(accelerator, model, optimizer),
+                batches,
+                tokens=int(tokens),
+                max_norm=OPTIM.max_norm,
             )
             rates = [group["lr"] for group in optimizer.param_groups]
             updates.append(Update(batches, result, rates, gradients[-1]))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from data.errors import InputError
-from trainer.loop import due, left
+from trainer.loop import due, steps_left
 from trainer.run import LoopConfig
 from trainer.state import TrainState
 
@@ -27,9 +27,9 @@ def test_things_are_due_every_so_many_updates_and_at_the_end() -> None:
 
 def test_patience_ends_a_run_and_a_resume_does_not_undo_it() -> None:
     config = LoopConfig(patience=2)
-    assert left(config, TrainState(step=3, stale=1), 10) == 7
-    assert left(config, TrainState(step=3, stale=2), 10) == 0
-    assert left(LoopConfig(), TrainState(step=12, stale=9), 10) == 0
+    assert steps_left(config, TrainState(step=3, evaluations_since_best=1), 10) == 7
+    assert steps_left(config, TrainState(step=3, evaluations_since_best=2), 10) == 0
+    assert steps_left(LoopConfig(), TrainState(step=12, evaluations_since_best=9), 10) == 0
 
 
 def test_a_run_that_does_not_get_better_stops_and_stays_stopped(

@@ -97,18 +97,18 @@ def fail_at(step: int, where: str) -> None:
     from trainer.model import TrainingModule
 
     state: dict[str, int] = {}
-    settle = trainer.loop.settle
+    prepare = trainer.loop.prepare_step
 
-    def settled(run: Any) -> float:
+    def prepared(run: Any) -> float:
         state["step"] = run.state.step
-        return settle(run)
+        return prepare(run)
 
     def fail() -> None:
         rank, world = (int(os.environ.get(key, value)) for key, value in COUNTS)
         if state.get("step") == step and rank == world - 1:
             raise RuntimeError("a fault of the program")
 
-    trainer.loop.settle = settled
+    trainer.loop.prepare_step = prepared
     if where == "forward":
         forward = TrainingModule.forward
 
@@ -181,7 +181,7 @@ def test_a_checkpoint_of_the_same_weights_is_written_once(trainer: Any, tmp_path
     assert (tmp_path / "writes").read_text().split() == ["00000004", "00000008"]
     for step in (4, 8):
         state = json.loads((run / f"checkpoints/step-{step:08d}/state.json").read_text())["state"]
-        assert (state["step"], state["judged"]) == (step, step)
+        assert (state["step"], state["evaluated_step"]) == (step, step)
 
 
 def count_writes(log: Path) -> None:
@@ -259,7 +259,7 @@ def fail_together(step: int) -> None:
     import trainer.loop
     from trainer.checkpoint.snapshot import Snapshot
 
-    write, settle = Snapshot.write, trainer.loop.settle
+    write, prepare = Snapshot.write, trainer.loop.prepare_step
 
     def slowly(self: Snapshot, folder: Path) -> None:
         write(self, folder)
@@ -268,10 +268,10 @@ def fail_together(step: int) -> None:
     def failing(run: Any) -> float:
         if run.state.step == step:
             raise RuntimeError("a fault of the program")
-        return settle(run)
+        return prepare(run)
 
     Snapshot.write = slowly  # type: ignore[method-assign]
-    trainer.loop.settle = failing
+    trainer.loop.prepare_step = failing
 
 
 def test_no_process_ends_before_the_one_that_saves(trainer: Any, tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from accelerate.state import AcceleratorState
 
 from data.batch import IGNORE, Batch, Position, Shape, target_positions
 from eval.whisper import load_whisper
+from trainer.distributed.engine import Engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer
 from trainer.out_of_memory import rehearse
-from trainer.step import StepResult, discard_update, train_step
+from trainer.step import StepResult, train_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,6 +32,7 @@ class Training:
         module = prepare_training(load_whisper(str(model)), ModelConfig()).train()
         made = build_optimizer(module, OptimConfig(lr=1e-3))
         self.model, self.optimizer = self.accelerator.prepare(module, made)
+        self.engine = Engine(self.accelerator, self.model, self.optimizer)
 
     def update(self, *, failed: bool = False) -> StepResult:
         """Make an update of two clips, or of two that have failed."""
@@ -52,7 +54,10 @@ class Training:
             last=True,
         )
         return train_step(
-            self.accelerator, self.model, self.optimizer, [batch], tokens=tokens, max_norm=1.0
+            Engine(self.accelerator, self.model, self.optimizer),
+            [batch],
+            tokens=tokens,
+            max_norm=1.0,
         )
 
 
@@ -94,12 +99,12 @@ def test_running_out_of_memory_in_the_optimizer_does_not_stop_the_next_update(
         patched.setattr(training.optimizer.optimizer, "_init_group", full)
         with pytest.raises(torch.OutOfMemoryError):
             training.update()
-    discard_update(training.accelerator, training.optimizer)
+    training.engine.discard_gradients()
     assert moved(training)
 
 
 def test_an_update_may_be_discarded_before_any_loss_was_scaled(training: Training) -> None:
-    discard_update(training.accelerator, training.optimizer)
+    training.engine.discard_gradients()
     assert training.accelerator.scaler.get_scale() == 1024.0
     assert moved(training)
 
@@ -107,7 +112,7 @@ def test_an_update_may_be_discarded_before_any_loss_was_scaled(training: Trainin
 def test_a_rehearsal_makes_the_moments_and_keeps_scale_and_weights(training: Training) -> None:
     before = [weight.clone() for weight in training.model.parameters()]
     parts = (training.accelerator, training.model, training.optimizer)
-    assert rehearse(*parts, Shape(2, 64, 4)) is None
+    assert rehearse(Engine(*parts), Shape(2, 64, 4)) is None
     assert all(map(torch.equal, before, training.model.parameters()))
     states = training.optimizer.state_dict()["state"]
     assert len(states) == sum(p.requires_grad for p in training.model.parameters())

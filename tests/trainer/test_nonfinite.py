@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from data.batch import Position
 from data.errors import InputError
+from trainer.distributed.engine import Engine
 from trainer.metrics.recorder import JsonlLog, NullRecorder
 from trainer.nonfinite import FIRST_SCALE, MAX_ROLLBACKS, NonFiniteGuard, pass_over, refuse_rollback
 from trainer.state import TrainState
@@ -103,7 +104,7 @@ def test_a_loss_that_is_no_number_moves_nothing_even_where_its_gradient_is_one(b
     prepared, optimizer = accelerator.prepare(
         model, torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
     )
-    moments = []
+    engine, moments = Engine(accelerator, prepared, optimizer), []
     for value in (1.0, bad, 1.0):
         update: Any = SimpleNamespace(
             features=torch.tensor(value),
@@ -115,7 +116,7 @@ def test_a_loss_that_is_no_number_moves_nothing_even_where_its_gradient_is_one(b
             to=lambda _: None,
         )
         before = model.weight.detach().clone()
-        made = train_step(accelerator, prepared, optimizer, [update], tokens=1, max_norm=1.0)
+        made = train_step(engine, [update], tokens=1, max_norm=1.0)
         assert bool(made.finite) == (value == 1.0)
         assert torch.equal(model.weight, before) != (value == 1.0)
         moments.append(float(optimizer.state_dict()["state"][0]["step"]))
@@ -152,12 +153,12 @@ def poison_weights() -> None:
 
     made, count = trainer.step.train_step, [0]
 
-    def breaks(accelerator: Any, model: Any, *rest: Any, **more: Any) -> Any:
-        done = made(accelerator, model, *rest, **more)
+    def breaks(engine: Any, *rest: Any, **more: Any) -> Any:
+        done = made(engine, *rest, **more)
         count[0] += 1
         if count[0] == 5:
             with torch.no_grad():
-                next(model.parameters()).fill_(torch.nan)
+                next(engine.model.parameters()).fill_(torch.nan)
         return done
 
     import trainer.loop

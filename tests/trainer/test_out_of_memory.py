@@ -22,6 +22,7 @@ from data.utterance import Utterance
 from eval.device import is_out_of_memory
 from eval.whisper import load_whisper
 from trainer.checkpoint.atomic_folder import verify
+from trainer.distributed.engine import Engine
 from trainer.metrics.flops import WhisperFlops
 from trainer.model import ModelConfig, TrainingModule, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer
@@ -128,7 +129,7 @@ def test_a_rehearsal_moves_nothing_and_takes_the_optimizers_memory(blank_model: 
     module = prepare_training(load_whisper(str(blank_model)), ModelConfig())
     model, optimizer = accelerator.prepare(module, build_optimizer(module, OptimConfig()))
     before = {name: weight.clone() for name, weight in module.state_dict().items()}
-    assert rehearse(accelerator, model, optimizer, Shape(2, 64, 9)) is None
+    assert rehearse(Engine(accelerator, model, optimizer), Shape(2, 64, 9)) is None
     assert all(torch.equal(before[name], w) for name, w in module.state_dict().items())
     states = optimizer.state_dict()["state"].values()
     assert len(states) == sum(p.requires_grad for p in module.parameters())
@@ -146,7 +147,7 @@ def test_a_rehearsal_tells_what_does_not_fit(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(TrainingModule, "forward", full)
-    assert rehearse(accelerator, module, None, Shape(2, 64, 9)) == "CUDA out of memory."
+    assert rehearse(Engine(accelerator, module, None), Shape(2, 64, 9)) == "CUDA out of memory."
 
 
 @pytest.mark.parametrize("sign", SIGNS)
@@ -174,7 +175,7 @@ def test_the_worst_pass_is_rehearsed_beside_moments_and_an_earlier_passes_gradie
         return forward(self, features, *rest, **more)
 
     monkeypatch.setattr(TrainingModule, "forward", seen)
-    assert rehearse(accelerator, model, optimizer, Shape(3, 64, 9)) is None
+    assert rehearse(Engine(accelerator, model, optimizer), Shape(3, 64, 9)) is None
     assert held[-1] == (3, True, True)
 
 

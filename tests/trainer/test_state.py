@@ -6,12 +6,12 @@ import pytest
 
 from data.batch import Position
 from data.errors import InputError
-from trainer.state import TrainState
+from trainer.state import Totals, TrainState
 
 
 def test_state_survives_json() -> None:
     state = TrainState()
-    state.advance(Position(2, 7), tokens=10, audio_seconds=1.5)
+    state.advance(Position(2, 7), Totals(tokens=10, audio_seconds=1.5, dropped=0))
     state.note_evaluation(0.25, better=True)
     restored = TrainState()
     restored.load_state_dict(json.loads(json.dumps(state.state_dict())))
@@ -24,10 +24,15 @@ def test_evaluations_since_the_best_are_counted() -> None:
     state.note_evaluation(0.5, better=True)
     state.step = 2
     state.note_evaluation(0.4, better=False)  # chance, says the test
-    assert (state.best_step, state.best_error, state.stale, state.judged) == (1, 0.5, 1, 2)
+    assert (
+        state.best_step,
+        state.best_error,
+        state.evaluations_since_best,
+        state.evaluated_step,
+    ) == (1, 0.5, 1, 2)
     state.step = 3
     state.note_evaluation(0.45, better=True)
-    assert (state.best_step, state.best_error, state.stale) == (3, 0.45, 0)
+    assert (state.best_step, state.best_error, state.evaluations_since_best) == (3, 0.45, 0)
 
 
 @pytest.mark.parametrize("change", [{"more": 1}, {"step": None}])

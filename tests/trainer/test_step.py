@@ -14,8 +14,10 @@ from data.log_mel import LogMel
 from data.sampling.bucketed_sampler import SampleSpec
 from data.utterance import Utterance
 from eval.whisper import load_whisper
+from trainer.distributed.engine import Engine
 from trainer.model import ModelConfig, TrainingModule, prepare_training
-from trainer.step import StepResult, gather_totals, reseed, set_lr, train_step
+from trainer.state import Totals
+from trainer.step import StepResult, reseed, set_lr, train_step
 
 TEXTS = ("one", "two three four five", "six", "seven eight nine zero one two", "three", "four")
 
@@ -81,10 +83,8 @@ def update(
     setup: Setup, module: TrainingModule, optimizer: Any, batches: list[Batch], *, max_norm: float
 ) -> StepResult:
     """Make an update of one process."""
-    totals = gather_totals(setup.accelerator, batches, dropped=0, stop=False, slow=False)
-    return train_step(
-        setup.accelerator, module, optimizer, batches, tokens=totals.tokens, max_norm=max_norm
-    )
+    engine = Engine(setup.accelerator, module, optimizer)
+    return train_step(engine, batches, tokens=Totals.of(batches).tokens, max_norm=max_norm)
 
 
 @pytest.mark.parametrize("clips_per_pass", [1, 2, 4])
@@ -130,10 +130,10 @@ def test_the_step_reports_what_it_trained_on(setup: Setup) -> None:
     optimizer = torch.optim.AdamW(module.parameters(), lr=9.0, fused=True)
     before = {name: p.clone() for name, p in module.named_parameters()}
     batches = setup.batches(3)
-    totals = gather_totals(setup.accelerator, batches, dropped=3, stop=True, slow=False)
+    totals = Totals.of(batches, dropped=3)
     assert totals.tokens == sum(sum(b.tokens) for b in batches)
     assert totals.audio_seconds == pytest.approx(18.0)
-    assert (totals.dropped, totals.stop, totals.slow) == (3, True, False)
+    assert totals.dropped == 3
     set_lr(optimizer, 1e-4)
     result = update(setup, module, optimizer, batches, max_norm=1.0)
     assert result.finite

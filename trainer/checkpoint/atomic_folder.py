@@ -190,3 +190,15 @@ def digest(path: Path) -> dict[str, Any]:
 
 def _walk(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*"))
+
+
+def require_free(folder: Path, needed: int) -> None:
+    """Check a disk before much is written to it.
+
+    Raises:
+        OSError: fewer bytes are free than needed.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        reason = f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free"
+        raise OSError(errno.ENOSPC, reason, str(folder))

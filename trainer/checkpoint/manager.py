@@ -1,13 +1,10 @@
 """Checkpoints: written beside training, verified before they are read.
 
 One process copies everything to host memory and a thread writes the copy, as the files that
-Accelerate's load_state reads. A GPU goes on computing while it is copied. What is cut up over
-processes (FSDP, DeepSpeed) is gathered for it, so that any number of processes goes on from there,
-with them or without.
+Accelerate's load_state reads. A GPU goes on computing while it is copied. What FSDP shards is
+gathered for it, so that any number of processes goes on from there, with FSDP or without.
 """
 
-import errno
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,12 +15,12 @@ from accelerate import Accelerator
 
 from data.errors import InputError, disk_failed
 from eval.main_process import run_on_main_process
-from trainer.checkpoint.atomic_folder import discard
+from trainer.checkpoint.atomic_folder import discard, require_free
 from trainer.checkpoint.pinned_copy import PinnedCopy
-from trainer.checkpoint.rotation import NAME, CheckpointRotation, read_progress, step_of, verified
+from trainer.checkpoint.rotation import NAME, CheckpointRotation, read_progress, step_of
 from trainer.checkpoint.snapshot import Snapshot, restore
 from trainer.distributed.collectives import add_up
-from trainer.distributed.fsdp import gathers
+from trainer.distributed.fsdp import is_sharded
 from trainer.process.watchdog_process import SAVING, SAVING_SECONDS
 from trainer.state import TrainState
 
@@ -34,12 +31,15 @@ class Checkpoints:
     """Writes and reads the checkpoints of a run."""
 
     def __init__(
-        self, rotation: CheckpointRotation, accelerator: Accelerator, say: Callable[[str], None]
+        self,
+        rotation: CheckpointRotation,
+        accelerator: Accelerator,
+        print_fn: Callable[[str], None],
     ) -> None:
         """Take where they stand, what is saved, and what tells a person."""
         self.rotation = rotation
         self.accelerator = accelerator
-        self.say = say
+        self.print_fn = print_fn
         self.failed = ""  # why the last one could not be written
         self._saved_path: Path | None = None  # what was written or loaded last, in the folder
         self._loaded_step: int | None = None  # the update that weights are of; None: state knows
@@ -49,16 +49,10 @@ class Checkpoints:
         self._writing: list[Future[None]] = []  # in order: the thread does one after the other
         self._submitted_step: int | None = None  # the update whose weights were given to it last
         self._pinned: PinnedCopy | None = None  # made with the first snapshot of a GPU
-        # keys are written without DDP's prefix: a run may change its number of processes
-        accelerator.register_load_state_pre_hook(self._unwrap)
 
     def track_steps(self, state: TrainState) -> None:
-        """Note when weights are moved: save_after_error() must not save what was not counted.
-
-        Args:
-            state: the run's, which counts an update once it is made.
-        """
-        if gathers(self.accelerator):  # nothing is saved after an error
+        """Note when weights are moved: what the state has not counted is not saved after errors."""
+        if is_sharded(self.accelerator):  # nothing is saved after an error
             return
         (optimizer,) = self.accelerator._optimizers
         optimizer.optimizer.register_step_pre_hook(lambda *_: self._note_step(state.step))
@@ -82,19 +76,17 @@ class Checkpoints:
                 self._writing.append(self._thread.submit(self._rewrite_state, progress))
             return
         self.settle()
-        snapshot = self._take() if main or gathers(self.accelerator) else None
+        snapshot = self._take() if main or is_sharded(self.accelerator) else None
         if main and snapshot is not None:
             self._writing.append(self._thread.submit(self._write, snapshot, progress))
         self._submitted_step = state.step
 
     def _is_submitted(self, step: int) -> bool:
         """Tell whether an update's weights need not be given to the thread."""
-        if gathers(self.accelerator):  # all or none give their parts
+        if is_sharded(self.accelerator):  # all or none give their parts
             return self.is_saved(step)
-        under_way = self._submitted_step == step and any(
-            not writing.done() for writing in self._writing
-        )
-        return under_way or self._is_on_disk(step)
+        busy = any(not writing.done() for writing in self._writing)
+        return (busy and self._submitted_step == step) or self._is_on_disk(step)
 
     def _is_on_disk(self, step: int) -> bool:
         return self._saved_path is not None and step_of(self._saved_path) == step
@@ -119,7 +111,7 @@ class Checkpoints:
         self.settle()
         counted = state.step > self._stepped_at and self._loaded_step in (None, state.step)
         place, pending = self.rotation.place(state.step), self.rotation.pending(state.step)
-        if not state.step or not counted or place.exists() or gathers(self.accelerator):
+        if not state.step or not counted or place.exists() or is_sharded(self.accelerator):
             return
         claim = pending.with_name(f"{pending.name}{SAVING}")
         try:
@@ -169,12 +161,9 @@ class Checkpoints:
         """
         if resume is None:
             return None
-        return run_on_main_process(self.accelerator, lambda: self._find(resume))
-
-    def _find(self, resume: str) -> Path | None:
-        found = self.rotation.newest(self.say) if resume == "auto" else verified(Path(resume))
-        self.rotation.tidy(found)
-        return found
+        return run_on_main_process(
+            self.accelerator, lambda: self.rotation.find(resume, self.print_fn)
+        )
 
     def load(self, path: Path, state: TrainState) -> None:
         """Restore weights, optimizer, scaler and progress.
@@ -189,7 +178,7 @@ class Checkpoints:
         state.load_state_dict(read_progress(path)["state"])
         self.wait_for_copy()
         self._loaded_step = -1  # of none, until all is read
-        restore(self.accelerator, path, self.say)
+        restore(self.accelerator, path, self.print_fn)
         self._stepped_at, self._loaded_step = -1, state.step
         own = path.parent == self.rotation.folder and NAME.fullmatch(path.name)
         self._saved_path = path if own else None
@@ -197,9 +186,9 @@ class Checkpoints:
     def _take(self) -> Snapshot:
         """Copy what is saved; the snapshot before must have been written."""
         on_gpu = self.accelerator.device.type == "cuda"
-        if self._pinned is None and on_gpu and not gathers(self.accelerator):
+        if self._pinned is None and on_gpu and not is_sharded(self.accelerator):
             (optimizer,) = self.accelerator._optimizers
-            self._pinned = PinnedCopy(optimizer.optimizer, self.accelerator.device, self.say)
+            self._pinned = PinnedCopy(optimizer.optimizer, self.accelerator.device, self.print_fn)
         return Snapshot.take(self.accelerator, self._pinned)
 
     def _write(
@@ -208,11 +197,11 @@ class Checkpoints:
         """Write a snapshot, in the thread. A disk that is full or broken does not end training."""
         pending = pending or self.rotation.pending(progress["state"]["step"])
         began = time.monotonic()
-        for pause in (*RETRIES, None):
+        for pause in (*RETRIES, 0.0):
             try:
                 discard(pending)
                 pending.mkdir(parents=True)
-                _refuse_full(pending, 2 * snapshot.bytes)
+                require_free(pending, 2 * snapshot.bytes)
                 snapshot.write(pending)
                 self._saved_path = self.rotation.publish(pending, progress)
                 self.failed, self.seconds = "", time.monotonic() - began
@@ -220,17 +209,20 @@ class Checkpoints:
                 return
             except InputError as error:
                 discard(pending)
-                self._give_up(progress, str(error))
-                return
+                reason = str(error)
+                break
             except Exception as error:
                 discard(pending)
                 if not disk_failed(error):
                     raise
-                if pause is None:
-                    told = getattr(error, "strerror", None) or str(error)
-                    self._give_up(progress, f"{told}; free some space in {self.rotation.folder}")
-                else:
-                    time.sleep(pause)
+                reason = getattr(error, "strerror", None) or str(error)
+                reason += f"; free some space in {self.rotation.folder}"
+            time.sleep(pause)
+        self.failed = reason
+        self.print_fn(
+            f"WARNING: NO CHECKPOINT of update {progress['state']['step']}: {reason}. "
+            "The one before stays; the next is tried when it is due"
+        )
 
     def _rewrite_state(self, progress: dict[str, Any]) -> None:
         """Write the state anew, in the thread. A full disk leaves the checkpoint as it was."""
@@ -242,7 +234,7 @@ class Checkpoints:
             self._prune()
         except (OSError, InputError) as error:  # a full disk; or somebody took the checkpoint away
             discard(self.rotation.pending(step))
-            self.say(
+            self.print_fn(
                 f"WARNING: the evaluation of update {step} could not be added to its checkpoint "
                 f"({error}): free some space; a resume from there evaluates it again"
             )
@@ -252,27 +244,10 @@ class Checkpoints:
         try:
             self.rotation.prune()
         except OSError as error:
-            self.say(f"WARNING: an old checkpoint could not be deleted: {error}")
-
-    def _give_up(self, progress: dict[str, Any], reason: str) -> None:
-        self.failed = reason
-        self.say(
-            f"WARNING: NO CHECKPOINT of update {progress['state']['step']}: {reason}. "
-            "The one before stays; the next is tried when it is due"
-        )
-
-    def _unwrap(self, models: list[Any], _folder: str) -> None:
-        models[:] = [self.accelerator.unwrap_model(model) for model in models]
+            self.print_fn(f"WARNING: an old checkpoint could not be deleted: {error}")
 
 
 def _wait_until_gone(folder: Path) -> None:
     end = time.monotonic() + SAVING_SECONDS
     while folder.exists() and time.monotonic() < end:
         time.sleep(0.1)
-
-
-def _refuse_full(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        told = f"{needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free"
-        raise OSError(errno.ENOSPC, told, str(folder))

@@ -76,17 +76,20 @@ class PinnedCopy:
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, device: torch.device, say: Callable[[str], None]
+        self,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        print_fn: Callable[[str], None],
     ) -> None:
         """Allocate nothing yet.
 
         Args:
             optimizer: its step waits for a copy that is under way.
             device: where the tensors are.
-            say: prints a sentence.
+            print_fn: prints a sentence.
         """
         self._device = device
-        self._say = say
+        self._print_fn = print_fn
         self._blocks: HostBlocks | None = HostBlocks(pinned=True)  # None: there was no memory
         self._stream: torch.cuda.Stream | None = None
         self._copied: torch.cuda.Event | None = None
@@ -150,7 +153,7 @@ class PinnedCopy:
         release = release or getattr(torch._C, "_host_emptyCache", None)
         if release is not None and torch.cuda.is_available():
             release()
-        self._say(
+        self._print_fn(
             f"warning: no pinned host memory for checkpoints ({reason}): training pauses while "
             "each is copied; free host memory, or raise the limits of the job, to avoid it"
         )

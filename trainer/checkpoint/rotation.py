@@ -108,7 +108,17 @@ class CheckpointRotation:
         move(pending, target)
         return target
 
-    def newest(self, say: Callable[[str], None]) -> Path | None:
+    def find(self, resume: str, print_fn: Callable[[str], None]) -> Path | None:
+        """Return the checkpoint that `resume` names, verified, and delete what a crash left.
+
+        Raises:
+            InputError: as newest() for auto, as verified() for a path.
+        """
+        found = self.newest(print_fn) if resume == "auto" else verified(Path(resume))
+        self.tidy(found)
+        return found
+
+    def newest(self, print_fn: Callable[[str], None]) -> Path | None:
         """Return the newest whole checkpoint, and say why newer ones were passed over.
 
         Raises:
@@ -120,7 +130,7 @@ class CheckpointRotation:
                 return verified(path)
             except InputError as error:
                 refused.append(str(error))
-                say(f"warning: {path.name} is passed over: {error}")
+                print_fn(f"warning: {path.name} is passed over: {error}")
         if refused:
             raise InputError(f"{self.folder}: no checkpoint is whole: {'; '.join(refused)}")
         return None

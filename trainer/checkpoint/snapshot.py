@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from trainer.checkpoint.pinned_copy import PinnedCopy, map_tensors, to_host
-from trainer.distributed import deepspeed_zero2 as zero
-from trainer.distributed.fsdp import gathered, gathers, is_sharded, scatter
+from trainer.distributed.fsdp import gathered, is_sharded, scatter
 
 # what Accelerate's load_state reads
 WEIGHTS = "model.safetensors"
@@ -43,9 +43,6 @@ class Snapshot:
         (optimizer,) = accelerator._optimizers
         if is_sharded(accelerator):
             weights, moments = gathered(model, optimizer.optimizer)
-        elif zero.is_zero(accelerator):
-            weights = model.module.state_dict() if accelerator.is_main_process else {}
-            moments = zero.gathered(model)
         else:
             weights, moments = accelerator.unwrap_model(model).state_dict(), optimizer.state_dict()
         state, copied = {"weights": _untied(weights), "optimizer": moments}, None
@@ -83,41 +80,44 @@ class Snapshot:
             torch.save(self.scaler, folder / SCALER)
 
 
-def restore(accelerator: Accelerator, folder: Path, say: Callable[[str], None]) -> None:
+def restore(accelerator: Accelerator, folder: Path, print_fn: Callable[[str], None]) -> None:
     """Load what write() wrote, in any mode and on any number of processes.
 
     Args:
         accelerator: takes it over.
         folder: a checkpoint's.
-        say: prints a sentence where the precision was changed to fp16, or from it.
+        print_fn: prints a sentence where the precision was changed to fp16, or from it.
     """
     scaler, held = accelerator.scaler, (folder / SCALER).is_file()
     if scaler is not None and not held:
         scale = f"{scaler.get_scale():,.0f}"
-        say(f"{folder}: was saved without fp16, so the loss scale begins afresh at {scale}")
+        print_fn(f"{folder}: was saved without fp16, so the loss scale begins afresh at {scale}")
     if scaler is None and held:
-        say(f"{folder}: was saved with fp16: its loss scale is not needed in this precision")
-    if not gathers(accelerator):
+        print_fn(f"{folder}: was saved with fp16: its loss scale is not needed in this precision")
+    if not is_sharded(accelerator):
         accelerator.scaler = scaler if held else None  # load_state asks for a file for each scaler
+        # keys are written without DDP's prefix: a run may change its number of processes
+        hook = accelerator.register_load_state_pre_hook(partial(_unwrap, accelerator))
         try:
             # tensor by tensor from the file's pages: "on_device", Accelerate's choice for several
             # GPUs, would put a second copy of everything on each
             accelerator.load_state(str(folder), map_location="cpu", load_kwargs={"mmap": True})
         finally:
+            hook.remove()
             accelerator.scaler = scaler
         _leave_file(accelerator._optimizers[0].optimizer)
         return
     (model,) = accelerator._models
     (optimizer,) = accelerator._optimizers
     moments = read_moments(folder)
-    if zero.is_zero(accelerator):
-        fill(model.module, folder / WEIGHTS)
-        zero.scatter(model, moments)
-        return
     scatter(model, optimizer.optimizer, load_file(folder / WEIGHTS), moments)
     _leave_file(optimizer.optimizer)
     if scaler is not None and held:
         scaler.load_state_dict(torch.load(folder / SCALER, weights_only=True))
+
+
+def _unwrap(accelerator: Accelerator, models: list[Any], _folder: str) -> None:
+    models[:] = [accelerator.unwrap_model(model) for model in models]
 
 
 def read_moments(folder: Path) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def _leave_file(optimizer: torch.optim.Optimizer) -> None:
 
 
 def fill(module: nn.Module, path: Path) -> None:
-    """Copy a file's weights into a module whose own may lie in one piece of memory (DeepSpeed's).
+    """Copy a file's weights into a module's.
 
     Raises:
         InputError: the file lacks weights, or holds others; of tied ones it holds one name.

@@ -13,10 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from data.atomic_files import write_json
 from data.batch import Shape
@@ -28,8 +26,8 @@ from data.sampling.epoch_plan import Plan, edge_of
 from eval.whisper import Whisper, load_whisper
 from trainer.config import Config
 from trainer.distributed.accelerator import build_accelerator, give_back_memory
+from trainer.distributed.engine import Engine, build_engine
 from trainer.model import prepare_training
-from trainer.optimizer import build_optimizer
 from trainer.out_of_memory import rehearse
 from trainer.plan.forward_limit import FittingBatch, budget_of, fit_path
 
@@ -93,10 +91,10 @@ def fit(config: FitConfig) -> None:
     whisper = load_whisper(config.model.name, config.model.revision)
     shapes = worst_shapes(config.data, whisper, folder)
     module = prepare_training(whisper, config.model)
-    model, optimizer = accelerator.prepare(module, build_optimizer(module, config.optim))
+    engine = build_engine(accelerator, module, config.optim)
     gauge = PeakMemory(accelerator.device)
     limit = gauge.capacity * SHARE if config.gigabytes is None else config.gigabytes * 1e9
-    found = [largest(accelerator, model, optimizer, shape, gauge, limit) for shape in shapes]
+    found = [largest(engine, shape, gauge, limit) for shape in shapes]
     budget = budget_of(found)
     path = fit_path(folder, accelerator, whisper.model.config, config.model, config.optim)
     write_json(path, {**budget, "tried": [asdict(each) for each in found]})
@@ -127,14 +125,7 @@ def worst_shapes(config: DataConfig, whisper: Whisper, folder: Path) -> list[Sha
     return [*(shape for shape in shapes if shape.frames < N_FRAMES), whole]
 
 
-def largest(
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: object,
-    most: Shape,
-    gauge: PeakMemory,
-    limit: float,
-) -> FittingBatch:
+def largest(engine: Engine, most: Shape, gauge: PeakMemory, limit: float) -> FittingBatch:
     """Return the pass of the most rows that stays within a limit, no more than an update has.
 
     Raises:
@@ -145,7 +136,7 @@ def largest(
     def peak(rows: int) -> float:
         gauge.begin()
         started = time.perf_counter()
-        refused = rehearse(accelerator, model, optimizer, most._replace(rows=rows))
+        refused = rehearse(engine, most._replace(rows=rows))
         took[rows] = gauge.peak / 1e9, (time.perf_counter() - started) / 2  # it makes two of them
         torch.cuda.empty_cache()  # does nothing where there is no GPU
         return gauge.peak if refused is None else math.inf

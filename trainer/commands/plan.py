@@ -18,13 +18,13 @@ from eval.evaluate import Evaluator
 from eval.whisper import load_whisper
 from trainer.config import Config
 from trainer.distributed.accelerator import build_accelerator
-from trainer.distributed.deepspeed_zero2 import autocast_of
+from trainer.distributed.engine import build_engine
 from trainer.metrics.meter import peak_memory
 from trainer.metrics.plan_check import Forecast, UpdateTime, circumstances, plan_path
 from trainer.metrics.recorder import NullRecorder
 from trainer.metrics.wall_clock import WallClock
 from trainer.model import flops_of, prepare_training
-from trainer.optimizer import build_optimizer, moments_of
+from trainer.optimizer import moments_of
 from trainer.plan.benchmark import UpdateBenchmark, scoring_seconds
 from trainer.plan.forward_limit import fit_path, fitted
 from trainer.plan.memory_estimate import DiskSpace, Memory, all_memory, room
@@ -114,13 +114,13 @@ class PlannedRun:
         self.manifest, self.left_out = self._read()
         set_generation_config(self.whisper, self.manifest.train)
         module = prepare_training(self.whisper, config.model)
-        model, optimizer = self.accelerator.prepare(module, build_optimizer(module, config.optim))
+        engine = build_engine(self.accelerator, module, config.optim)
         self.flops = flops_of(self.whisper, config.model)
         architecture = self.whisper.model.config
         fit = fit_path(self.folder, self.accelerator, architecture, config.model, config.optim)
         self.memory = Memory(
             self.accelerator,
-            model,
+            engine.model,
             fit,
             moments=moments_of(module, config.optim),
             flops=self.flops,
@@ -133,9 +133,7 @@ class PlannedRun:
         workload = Workload(self.manifest.train, sampler, self.whisper.labels())
         self.updates = list(workload.updates(min(self.steps, len(self.plan.updates(0)))))
         self.bench = UpdateBenchmark(
-            accelerator=self.accelerator,
-            model=model,
-            optimizer=optimizer,
+            engine=engine,
             passes=train_batches(self.manifest.train, config.data, stages, sampler),
             max_norm=config.optim.max_norm,
             workers=config.data.workers,
@@ -165,7 +163,6 @@ class PlannedRun:
             data=self.config.data,
             config=self.config.eval,
             silence=self.config.model.silence,
-            mixed_precision=autocast_of(self.accelerator),
         )
         scoring = Validation(
             evaluator=evaluator,
@@ -176,7 +173,7 @@ class PlannedRun:
             eval_clips=self.config.loop.eval_clips,
             uploader=HubUploader(self.folder, self.config.publish, print),  # never started
         )
-        took = scoring_seconds(scoring, looks=len(self.looks))
+        took = scoring_seconds(scoring, evaluator, self.manifest, looks=len(self.looks))
         return {name: seconds / self.config.processes for name, seconds in took.items()}
 
     def speech(self) -> Told:
@@ -208,7 +205,7 @@ class PlannedRun:
         every = self.config.checkpoint.save_every
         saves = {*range(every, self.steps, every), self.steps} | self.looks
         bench, config = self.bench, self.config.checkpoint
-        return room(bench.model, bench.optimizer, config, self.folder, saves)
+        return room(bench.engine.model, bench.engine.optimizer, config, self.folder, saves)
 
     def circumstances(self) -> Told:
         """Return what the plan holds for: a run in others is not compared with it."""

@@ -1,1 +1,1 @@
-"""Several processes: Accelerate, collectives, and the engines that share the work."""
+"""Training on several processes: what differs between DDP and FSDP2."""

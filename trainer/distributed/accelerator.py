@@ -11,8 +11,7 @@ from accelerate.tracking import get_available_trackers
 
 from data.errors import InputError
 from eval.device import mixed_precision, on_cpu, set_up_cuda
-from trainer.distributed.deepspeed_zero2 import configure, is_zero
-from trainer.distributed.fsdp import refuse_others
+from trainer.distributed.fsdp import refuse_others, refuse_plugins
 
 # malloc.h's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD: no allocation of its own for large tensors,
 # nothing given back below 2 GB of free memory, and 256 MB more taken than asked for
@@ -38,12 +37,13 @@ def build_accelerator(
 
     Raises:
         InputError: fp16 on a CPU, accumulation set in the environment, a tracker that is not there,
-            a way to run on several processes that the loop does not drive.
+            a way to run on several processes that the loop does not support.
     """
     set_up_cuda()  # first: mixed_precision() asks the GPU, which then reads its settings
     cpu, mixed = on_cpu(), mixed_precision(precision)
     _refuse_accumulation()
     _refuse_missing(trackers)
+    refuse_plugins()
     if cpu:
         _keep_freed_memory()
     if cpu or deterministic:
@@ -55,8 +55,6 @@ def build_accelerator(
         kwargs_handlers=[DDP],
     )
     refuse_others(accelerator)
-    if is_zero(accelerator):
-        configure(accelerator, mixed)
     return accelerator
 
 

@@ -1,4 +1,4 @@
-"""What is cut up over processes, and the whole model beside weights that are (FSDP2).
+"""What FSDP2 shards over processes, and the whole model beside the sharded one.
 
 An evaluation asks the stock model for texts, as many as each process has clips: it cannot wait for
 the others at each layer. So it has a model of its own, filled in from the parts when it is due.
@@ -8,7 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, parse_flag_from_env
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -20,12 +20,14 @@ from torch.distributed.checkpoint.state_dict import (
 
 from data.errors import InputError
 from eval.whisper import Whisper
-from trainer.distributed.deepspeed_zero2 import is_zero
 from trainer.model import TrainingModule
-from trainer.optimizer import OptimConfig, build_optimizer
 
 WHOLE = StateDictOptions(full_state_dict=True)
 ON_MAIN = StateDictOptions(full_state_dict=True, cpu_offload=True)  # others get nothing
+SUPPORTED = (
+    "which this loop does not support: use --multi_gpu, or FSDP with fsdp_version 2 (as ZeRO-2: "
+    "trainer/recipes/accelerate/fsdp2-zero2.yaml)"
+)
 # the file holds one name of tied weights
 PARTLY = StateDictOptions(full_state_dict=True, strict=False)
 
@@ -35,42 +37,29 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.FSDP
 
 
-def gathers(accelerator: Accelerator) -> bool:
-    """Tell whether every process holds a part of what a checkpoint is made of."""
-    return is_sharded(accelerator) or is_zero(accelerator)
+def refuse_plugins() -> None:
+    """Stop where the launcher asks for a plugin, without which Accelerate would raise ImportError.
+
+    Raises:
+        InputError: DeepSpeed or Megatron-LM was asked for.
+    """
+    for name in ("DEEPSPEED", "MEGATRON_LM"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
+            raise InputError(f"the launcher asks for {name}, {SUPPORTED}")
 
 
 def refuse_others(accelerator: Accelerator) -> None:
-    """Stop where something else than this loop would own the update, or its parts.
+    """Stop where something else than this loop would make the update, or shard the weights.
 
     Raises:
-        InputError: Megatron or FSDP's first version was asked for.
+        InputError: FSDP's first version was asked for, or what Accelerate knows besides.
     """
     kind = accelerator.distributed_type
     known = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
-    second = is_sharded(accelerator) and accelerator.is_fsdp2
-    if kind in known or second or is_zero(accelerator):
+    if kind in known or (is_sharded(accelerator) and accelerator.is_fsdp2):
         return
-    raise InputError(
-        f"the launcher asks for {kind.value}{', version 1' if is_sharded(accelerator) else ''}, "
-        "which this loop does not drive: take --multi_gpu, FSDP with fsdp_version 2 or "
-        "DeepSpeed with zero_stage 2 (docs/multi-gpu.md)"
-    )
-
-
-def prepare(
-    accelerator: Accelerator, module: TrainingModule, config: OptimConfig
-) -> tuple[nn.Module, Any]:
-    """Build the optimizer, and cut up over processes what the launcher wants cut up.
-
-    Raises:
-        InputError: the optimizer's moments cannot be cut up.
-    """
-    if is_zero(accelerator) and config.name != "adamw":
-        raise InputError(f"optim.name={config.name} is not there under DeepSpeed: set adamw")
-    module = apart(module, accelerator)
-    model, optimizer = accelerator.prepare(module, build_optimizer(module, config))
-    return model, optimizer
+    version = " version 1" if is_sharded(accelerator) else ""
+    raise InputError(f"the launcher asks for {kind.value}{version}, {SUPPORTED}")
 
 
 def apart(module: TrainingModule, accelerator: Accelerator) -> TrainingModule:

@@ -47,7 +47,7 @@ class TrainMetrics:
         """Take the model's arithmetic and the device's peak."""
         self._accelerator = accelerator
         self._flops = flops
-        self._peak = peak
+        self.peak = peak
         self.start()
 
     def add(self, batches: Sequence[Batch], result: StepResult) -> None:
@@ -113,7 +113,7 @@ class TrainMetrics:
         }
         each = wall * self._accelerator.num_processes
         metrics["speed/useful_flops_per_second"] = useful / each  # of a process
-        if shares := self._peak.shares(useful / each, made / each):
+        if shares := self.peak.shares(useful / each, made / each):
             metrics["speed/mfu"], metrics["speed/hfu"] = shares
         self.start()
         return metrics

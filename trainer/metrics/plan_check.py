@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from trainer.distributed.deepspeed_zero2 import autocast_of
-
 CHECKED_AFTER = 50  # updates
 WEIGHTLESS = ("optim.", "loop.", "eval.")  # knobs that cost updates no time, or are counted anyway
 
@@ -76,7 +74,7 @@ def circumstances(accelerator: Accelerator, shape: Mapping[str, Any]) -> dict[st
     return {
         **{key: value for key, value in shape.items() if not key.startswith(WEIGHTLESS)},
         "device": torch.cuda.get_device_name(device) if cuda else "cpu",
-        "precision": autocast_of(accelerator),
+        "precision": str(accelerator.mixed_precision),
         "threads": torch.get_num_threads(),
         "processes": accelerator.num_processes,
     }

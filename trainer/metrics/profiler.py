@@ -59,18 +59,18 @@ class Profile:
     """Traces updates 4 to 8 of a start, measures the next 40, and says where time went."""
 
     def __init__(
-        self, folder: Path, say: Callable[[Any], None], flops: WhisperFlops, peak: Peak
+        self, folder: Path, print_fn: Callable[[Any], None], flops: WhisperFlops, peak: Peak
     ) -> None:
         """Start at once.
 
         Args:
             folder: the run's.
-            say: prints tables and sentences.
+            print_fn: prints tables and sentences.
             flops: the model's arithmetic.
             peak: the device's.
         """
         self.trace = folder / "profile" / "trace.json"
-        self.say, self.flops, self.peak = say, flops, peak
+        self.print_fn, self.flops, self.peak = print_fn, flops, peak
         self.updates = 0
         self.measured: list[Update] = []
         self.work: Counter[str] = Counter()  # seconds that workers spent, by stage
@@ -108,9 +108,9 @@ class Profile:
     def close(self) -> None:
         """Say what was measured, once."""
         if self.measured:
-            self.say(length_table(self.measured, self.peak))
+            self.print_fn(length_table(self.measured, self.peak))
             for sentence in advice(self.measured, self.waited, self.peak):
-                self.say(sentence)
+                self.print_fn(sentence)
         self.measured = []
 
     def _measure(self, batches: Sequence[Batch]) -> Update:
@@ -141,8 +141,8 @@ class Profile:
             name: spent / TRACED for name, spent in phase_milliseconds(profiler.events()).items()
         }
         self.waited = phases[WAIT] / (sum(phases.values()) or 1.0)
-        self.say(phase_table(phases, self.work))
-        self.say(f"trace of {TRACED} updates: {self.trace} (open it at ui.perfetto.dev)")
+        self.print_fn(phase_table(phases, self.work))
+        self.print_fn(f"trace of {TRACED} updates: {self.trace} (open it at ui.perfetto.dev)")
 
 
 def phase_table(milliseconds: dict[str, float], work: Counter[str]) -> Table:

@@ -84,7 +84,7 @@ class Recorder:
         if forecast is None:
             return
         if told := forecast.difference(of):
-            self.say(f"not compared with {plan}: {told}")
+            self.print(f"not compared with {plan}: {told}")
         else:
             self.comparison = PlanCheck(
                 forecast, at=step, steps=steps, processes=self.accelerator.num_processes
@@ -125,7 +125,7 @@ class Recorder:
         except Exception as error:
             if not disk_failed(error):
                 raise
-            self.say(f"WARNING: {what} could not be written ({error}): free some space")
+            self.print(f"WARNING: {what} could not be written ({error}): free some space")
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one line everywhere; what a full disk refuses is kept for the next time."""
@@ -140,11 +140,11 @@ class Recorder:
         parts = [form.format(metrics[name]) for name, form in LINE if name in metrics]
         if parts:
             self.progress.update(self.task, line="  ".join(parts[:3]))
-            self.say(f"update {step:>6}  " + "  ".join(parts))
+            self.print(f"update {step:>6}  " + "  ".join(parts))
         if self.comparison is not None and (told := self.comparison.add(step, metrics)):
-            self.say(told)
+            self.print(told)
 
-    def say(self, text: object) -> None:
+    def print(self, text: object) -> None:
         """Print a sentence, or a table, above the progress bar."""
         self.console.print(Text(text) if isinstance(text, str) else text)
 
@@ -199,5 +199,5 @@ class NullRecorder:
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Do nothing."""
 
-    def say(self, text: object) -> None:
+    def print(self, text: object) -> None:
         """Do nothing."""

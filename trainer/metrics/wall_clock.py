@@ -44,7 +44,7 @@ class WallClock:
         shares = {f"time/{part}_share": seconds / wall for part, seconds in self._spent.items()}
         return {"time/training_share": 1 - sum(shares.values()), **shares}
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Return them in words."""
         training, evaluation, waiting, saving = self.shares().values()
         return (

@@ -5,19 +5,19 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from torch import nn
 
 from data.batch import Batch, Position
 from data.dataloader import TrainLoader
 from data.log_mel import CHUNK_SECONDS
+from data.manifest import Manifest
 from data.utterance import Utterance
 from eval.device import naming_out_of_memory
-from trainer.loop import SILENCE_EVERY
+from eval.evaluate import Evaluator
+from trainer.distributed.engine import Engine
+from trainer.loop import SILENCE_STATES_EVERY
 from trainer.metrics.flops import WhisperFlops
 from trainer.metrics.plan_check import UpdateTime
 from trainer.plan.workload import Update
@@ -32,9 +32,7 @@ SPREAD = 1.3  # of FLOPs between the updates made: with less, noise would tilt t
 class UpdateBenchmark:
     """A model that can be trained, for a look at how fast that is. Its weights are thrown away."""
 
-    accelerator: Accelerator
-    model: nn.Module
-    optimizer: Any
+    engine: Engine
     passes: TrainLoader
     max_norm: float
     workers: int
@@ -48,7 +46,7 @@ class UpdateBenchmark:
         numbers = chosen(updates, flops)
         batches = [list(self.passes.start(Position(0, number), 1)) for number in numbers]
         self.passes.close()
-        self.model.train()
+        self.engine.model.train()
         took: list[list[float]] = []
         began = time.perf_counter()
         while not took or time.perf_counter() - began < seconds:
@@ -61,7 +59,7 @@ class UpdateBenchmark:
         work = sum(sum(b.work.values()) for each in batches for b in each)
         audio = sum(sum(b.seconds) for each in batches for b in each)
         return UpdateTime(
-            update=update + self._listening() / SILENCE_EVERY,
+            update=update + self._listening() / SILENCE_STATES_EVERY,
             flop=flop,
             decode=work / max(1, self.workers) / audio,
             alone=self.workers == 0,
@@ -76,27 +74,20 @@ class UpdateBenchmark:
             f"in an update whose largest pass holds {longest:.0f} s of padded audio: "
             "python -m trainer fit finds the most that fits; or set data.pass_seconds"
         ):
-            train_step(
-                self.accelerator,
-                self.model,
-                self.optimizer,
-                batches,
-                tokens=tokens,
-                max_norm=self.max_norm,
-            )
+            train_step(self.engine, batches, tokens=tokens, max_norm=self.max_norm)
         self._wait()
         return time.perf_counter() - began
 
     def _listening(self) -> float:
         """Return the seconds in which the model hears silence, as it does every few updates."""
         began = time.perf_counter()
-        module = self.accelerator.unwrap_model(self.model)
+        module = self.engine.module
         module.update_silence_states(module.whisper)
         self._wait()
         return time.perf_counter() - began
 
     def _wait(self) -> None:
-        if self.accelerator.device.type == "cuda":
+        if self.engine.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
 
 
@@ -125,24 +116,29 @@ def line(flops: Sequence[float], seconds: Sequence[float]) -> tuple[float, float
     return 0.0, sum(seconds) / sum(flops)
 
 
-def scoring_seconds(scoring: Validation, looks: int) -> dict[str, float]:
+def scoring_seconds(
+    scoring: Validation, evaluator: Evaluator, manifest: Manifest, looks: int
+) -> dict[str, float]:
     """Return about how long evaluations take: before training, then all that follow; one of dev.
 
     A batch of clips of middle length is transcribed. Longer audio counts by the windows it fills.
 
     Args:
-        scoring: what the run would score, and how.
+        scoring: knows the sample of dev, and which evaluations are at true length.
+        evaluator: the run's.
+        manifest: what the run would score.
         looks: how often the sample of dev is scored after training began.
 
     Raises:
         InputError: a batch does not fit in memory.
     """
-    dev, test = _windows(scoring.sample), _windows(scoring.manifest.test)
-    all_of_dev = _windows(scoring.manifest.dev) if scoring.sampled else 0.0  # at the end
+    dev, test = _windows(scoring.sample), _windows(manifest.test)
+    all_of_dev = _windows(manifest.dev) if scoring.sampled else 0.0  # at the end
     if not dev + test:
         return {"before": 0.0, "after": 0.0, "dev": 0.0}
     heard = [scoring.short(split, step) for split, step in (("dev", 0), ("test", 0), ("dev", 1))]
-    took = {short: _window_seconds(scoring, true_length=short) for short in set(heard)}
+    scored = sorted([*manifest.dev, *manifest.test], key=lambda u: u.seconds)
+    took = {short: _window_seconds(evaluator, scored, true_length=short) for short in set(heard)}
     first, reported, later = (took[short] for short in heard)
     return {
         "before": first * dev + reported * test,
@@ -151,9 +147,10 @@ def scoring_seconds(scoring: Validation, looks: int) -> dict[str, float]:
     }
 
 
-def _window_seconds(scoring: Validation, *, true_length: bool) -> float:
-    evaluator, manifest = scoring.evaluator, scoring.manifest
-    ordered = sorted([*manifest.dev, *manifest.test], key=lambda u: u.seconds)
+def _window_seconds(
+    evaluator: Evaluator, ordered: Sequence[Utterance], *, true_length: bool
+) -> float:
+    """Return the seconds that a window of 30 s takes; `ordered` is by length."""
     size = min(len(ordered), max(1, int(evaluator.config.batch_seconds / CHUNK_SECONDS)))
     sample = ordered[(len(ordered) - size) // 2 :][:size]
     evaluator.evaluate(sample[:1], "a first clip", true_length=true_length)

@@ -36,11 +36,11 @@ class Upload:
 class HubUploader:
     """Sends the newest model, and the newest checkpoint where that is asked for."""
 
-    def __init__(self, run: Path, config: PublishConfig, say: Callable[[str], None]) -> None:
+    def __init__(self, run: Path, config: PublishConfig, print_fn: Callable[[str], None]) -> None:
         """Take the run's folder, where it goes, and what tells a person."""
         self.run = run
         self.config = config
-        self.say = say
+        self.print_fn = print_fn
         self.hub = Hub(config.repo or "", private=config.private)
         self._parcels: dict[str, Upload] = {}  # by place: what is newer replaces what waits
         self._sending: Upload | None = None
@@ -81,7 +81,7 @@ class HubUploader:
             self._reason = f"not through after {waited:g} s (publish.wait_seconds)"
         self._note()
         if left := self._left():
-            self.say(
+            self.print_fn(
                 f"WARNING: not sent to the Hub: {' and '.join(left)}: {self._reason}. The model is "
                 f"safe in {self.run / 'model'}: python -m trainer publish {self.run} sends it"
             )
@@ -113,7 +113,7 @@ class HubUploader:
             known = isinstance(error, InputError)
             reason = redact(str(error) if known else f"{type(error).__name__}: {error}")
             if reason != self._reason:
-                self.say(f"warning: nothing is published for now: {reason}; training goes on")
+                self.print_fn(f"warning: nothing is published for now: {reason}; training goes on")
             self._reason = reason
             return False
         self._reason = ""
@@ -135,7 +135,7 @@ class HubUploader:
 
     def _send(self, parcel: Upload) -> None:
         where = self.hub.send(parcel.folder, parcel.told.capitalize(), parcel.place)
-        self.say(f"published {parcel.told}: {where}")
+        self.print_fn(f"published {parcel.told}: {where}")
 
     def _look_for_checkpoint(self) -> None:
         for path in CheckpointRotation(self.run / "checkpoints", CheckpointConfig()).all()[-1:]:
@@ -153,7 +153,7 @@ class HubUploader:
             hardlink_tree(source, folder)
         except OSError as error:  # a full disk, or the shelf was tidied meanwhile
             shutil.rmtree(folder, ignore_errors=True)
-            self.say(f"warning: {told} is not sent now: {error}")
+            self.print_fn(f"warning: {told} is not sent now: {error}")
             return False
         with self._lock:
             old = self._parcels.get(place)
@@ -177,4 +177,4 @@ class HubUploader:
             else:
                 note.unlink(missing_ok=True)
         except OSError as error:
-            self.say(f"warning: {note} could not be written: {error}")
+            self.print_fn(f"warning: {note} could not be written: {error}")

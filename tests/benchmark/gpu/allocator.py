@@ -24,6 +24,7 @@ from gpu.rows import record, smoke
 from data.config_parser import parse_dataclass
 from data.errors import plain_errors
 from eval.device import ALLOCATOR
+from trainer.distributed.engine import Engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer
 from trainer.step import train_step
@@ -55,7 +56,7 @@ def main() -> None:
             tokens = sum(batch.tokens)
             wait(device)
             started = time.perf_counter()
-            train_step(accelerator, model, optimizer, [batch], tokens=tokens, max_norm=1.0)
+            train_step(Engine(accelerator, model, optimizer), [batch], tokens=tokens, max_norm=1.0)
             wait(device)
             took += time.perf_counter() - started
         figures = {"updates": UPDATES, "ms": round(1e3 * took / UPDATES, 1)}

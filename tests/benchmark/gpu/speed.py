@@ -30,6 +30,7 @@ from data.errors import InputError, plain_errors
 from data.log_mel import CHUNK_SECONDS
 from eval.device import is_out_of_memory
 from eval.whisper import Whisper
+from trainer.distributed.engine import Engine
 from trainer.metrics.flops import WhisperFlops, peak_flops
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer
@@ -101,9 +102,7 @@ class Bench:
         wait(self.device)
         started = time.perf_counter()
         train_step(
-            self.accelerator,
-            self.modules[silence],
-            self.optimizer,
+            Engine(self.accelerator, self.modules[silence], self.optimizer),
             passes,
             tokens=tokens,
             max_norm=1.0,

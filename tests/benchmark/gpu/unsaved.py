@@ -14,7 +14,7 @@ from trainer.run import Run
 
 def leave(run: Run) -> None:
     """End the process: the last line of metrics has been written."""
-    run.recorder.say("the last update is made; nothing is saved")
+    run.monitors.recorder.print("the last update is made; nothing is saved")
     sys.stdout.flush()
     os._exit(0)
 

@@ -19,9 +19,11 @@ from data.screening.filters import count_reasons
 from eval.whisper import load_whisper
 from tests.layouts import CASES, CLIPS, Case, aishell, folder, ksponspeech, librispeech
 from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
+from trainer.distributed.engine import Engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer
-from trainer.step import gather_totals, train_step
+from trainer.state import Totals
+from trainer.step import train_step
 
 EVERY = pytest.mark.parametrize("case", CASES, ids=lambda case: case.build.__name__)
 
@@ -85,8 +87,10 @@ def test_a_layout_is_trained_on(case: Case, tmp_path: Path, model: Path) -> None
     optimizer = build_optimizer(module, OptimConfig())
     weight = whisper.model.model.encoder.conv1.weight
     before = weight.clone()
-    totals = gather_totals(accelerator, batches, dropped=0, stop=False, slow=False)
-    step = train_step(accelerator, module, optimizer, batches, tokens=totals.tokens, max_norm=1.0)
+    totals = Totals.of(batches)
+    step = train_step(
+        Engine(accelerator, module, optimizer), batches, tokens=totals.tokens, max_norm=1.0
+    )
     assert step.finite
     assert not torch.equal(weight, before)
 

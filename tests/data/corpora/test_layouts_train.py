@@ -22,6 +22,7 @@ from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
 from data.screening.filters import count_reasons
 from eval.whisper import Whisper, load_whisper
+from trainer.distributed.engine import Engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer
 from trainer.step import train_step
@@ -183,7 +184,7 @@ def test_a_corpus_is_trained_on_and_nothing_is_written_into_it(
     optimizer = build_optimizer(module, OptimConfig(lr=1e-3))
     tokens = sum(sum(batch.tokens) for batch in batches)
     result = train_step(
-        Accelerator(cpu=True), module, optimizer, batches, tokens=tokens, max_norm=1.0
+        Engine(Accelerator(cpu=True), module, optimizer), batches, tokens=tokens, max_norm=1.0
     )
     assert result.finite
     assert not torch.equal(weight, old)

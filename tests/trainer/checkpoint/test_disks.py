@@ -161,7 +161,7 @@ def fill_disks(trainer: Any, folder: Path, losses: Losses, seeds: range) -> Coun
         assert newest is not None
         state = read_progress(newest)["state"]
         assert losses(run) == losses(folder / "whole"), seed
-        assert (state["step"], state["judged"]) == (8, 8), seed
+        assert (state["step"], state["evaluated_step"]) == (8, 8), seed
         assert exported_step(run / "model") == (state["best_step"] or 8), seed
         shutil.rmtree(run)
     return found

@@ -155,7 +155,7 @@ def test_a_state_that_changes_while_weights_are_written_does_not_wait_for_them(
 
     monkeypatch.setattr(Snapshot, "write", slow)
     path = bench.save(1)
-    bench.checkpoints.save(TrainState(step=1, judged=1), SHAPE)
+    bench.checkpoints.save(TrainState(step=1, evaluated_step=1), SHAPE)
     assert not path.exists()
     go.set()
     assert bench.checkpoints.is_saved(1)
@@ -163,7 +163,7 @@ def test_a_state_that_changes_while_weights_are_written_does_not_wait_for_them(
     assert len(writes) == 1
     state = TrainState()
     bench.checkpoints.load(path, state)
-    assert state.judged == 1
+    assert state.evaluated_step == 1
 
 
 def test_a_state_without_its_weights_is_not_written(
@@ -177,7 +177,7 @@ def test_a_state_without_its_weights_is_not_written(
 
     monkeypatch.setattr(Snapshot, "write", refused)
     path = bench.save(1)
-    bench.checkpoints.save(TrainState(step=1, judged=1), SHAPE)
+    bench.checkpoints.save(TrainState(step=1, evaluated_step=1), SHAPE)
     go.set()
     assert not bench.checkpoints.is_saved(1)
     assert not path.exists()
@@ -188,7 +188,7 @@ def test_a_state_without_its_weights_is_not_written(
 
 def test_a_checkpoint_that_somebody_took_away_ends_no_run(bench: Bench) -> None:
     shutil.rmtree(bench.saved(1))
-    bench.checkpoints.save(TrainState(step=1, judged=1), SHAPE)
+    bench.checkpoints.save(TrainState(step=1, evaluated_step=1), SHAPE)
     bench.checkpoints.settle()
     assert "the evaluation of update 1 could not be added" in bench.told[0]
 
@@ -264,7 +264,7 @@ def test_free_space_is_asked_for_before_a_byte_is_written(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr(trainer.checkpoint.manager.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(trainer.checkpoint.atomic_folder.shutil, "disk_usage", lambda _: usage)
     monkeypatch.setattr(Snapshot, "write", lambda *_: [][0])
     bench.saved(1)
     assert "MB are needed" in bench.told[0]

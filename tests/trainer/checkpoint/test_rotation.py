@@ -117,8 +117,8 @@ def test_an_older_resume_sets_the_future_aside(rotation: CheckpointRotation, put
 def test_the_same_update_again_takes_the_place_of_the_first(
     rotation: CheckpointRotation, put: Put
 ) -> None:
-    put(1, judged=0)
-    path = put(1, judged=1)
+    put(1, evaluated_step=0)
+    path = put(1, evaluated_step=1)
     assert rotation.all() == [path]
     verified(path)
 
@@ -146,7 +146,7 @@ def test_a_crash_between_two_of_one_update_leaves_the_older(
 def test_a_crash_before_the_older_of_two_was_deleted_is_made_up_for(
     rotation: CheckpointRotation, put: Put
 ) -> None:
-    path = put(1, judged=1)
+    path = put(1, evaluated_step=1)
     shutil.copytree(path, path.with_name("step-00000001-older"))
     assert rotation.newest(lambda _: None) == path
     rotation.tidy(path)

@@ -1,12 +1,8 @@
-"""What is cut up over two processes (over gloo) is trained, scored and resumed as the whole is.
-
-FSDP2 cuts up all, DeepSpeed's ZeRO-2 all but weights.
-"""
+"""What FSDP2 shards over two processes (over gloo) is trained, scored and resumed as the whole."""
 
 import json
 import os
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,18 +12,15 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import PartialState
-from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 from transformers.models.whisper import modeling_whisper
 
 from data.errors import InputError
 from eval.whisper import load_whisper
-from trainer import loop
 from trainer.distributed import accelerator as device
-from trainer.distributed.deepspeed_zero2 import configure
-from trainer.distributed.fsdp import apart, prepare, refuse_others
+from trainer.distributed.fsdp import apart, refuse_others, refuse_plugins
 from trainer.model import ModelConfig, prepare_training
-from trainer.optimizer import OptimConfig
 
 CONFIGS = Path(__file__).resolve().parents[3] / "trainer/recipes/accelerate"
 SCORED = ("--data.test_split=test", "--data.dev_split=dev", "--eval.max_length=6")
@@ -51,33 +44,9 @@ class Fsdp(accelerate.Accelerator):
         )
 
 
-class Zero(accelerate.Accelerator):
-    """Accelerate's, told what a config file for GPUs says: for CPUs it offers no DeepSpeed."""
-
-    def __init__(self, **more: Any) -> None:
-        """Take what Accelerate's takes."""
-        super().__init__(**more)
-        PartialState._shared_state["distributed_type"] = DistributedType.DEEPSPEED
-        self.state.distributed_type = DistributedType.DEEPSPEED
-        plugin = DeepSpeedPlugin(zero_stage=2)
-        plugin.select(_from_accelerator_state=True)
-        plugin.set_mixed_precision("no")
-        self.state.deepspeed_plugins = plugin
-        self.deepspeed_engine_wrapped = None
-
-
 def fsdp() -> None:
     """Have the run's process cut up its weights."""
     device.Accelerator = Fsdp
-
-
-def zero() -> None:
-    """Have DeepSpeed make the updates of the run's process."""
-    device.Accelerator = Zero
-
-
-deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="extra deepspeed is missing")
-both = pytest.mark.parametrize("cut", [fsdp, pytest.param(zero, marks=deepspeed)])
 
 
 def train(trainer: Any, run: Path, *extra: str, cut: Cut | None) -> str:
@@ -111,12 +80,11 @@ def whole(trainer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@both
 def test_parts_are_trained_scored_saved_and_exported_as_the_whole(
-    trainer: Any, whole: Path, tmp_path: Path, cut: Cut
+    trainer: Any, whole: Path, tmp_path: Path
 ) -> None:
     parts = tmp_path / "parts"
-    assert "Traceback" not in train(trainer, parts, cut=cut)
+    assert "Traceback" not in train(trainer, parts, cut=fsdp)
     assert same(weights(whole, 6), weights(parts, 6))
     exported = [load_file(run / "model/model.safetensors") for run in (whole, parts)]
     assert same(*exported)
@@ -127,76 +95,20 @@ def test_parts_are_trained_scored_saved_and_exported_as_the_whole(
     assert one["state"].keys() == other["state"].keys()
     for number, state in one["state"].items():
         assert same(state, other["state"][number])
-    if cut is zero:
-        assert one["param_groups"] == other["param_groups"]
     texts = "eval/step-00000006/test/utterances.jsonl"
     assert (whole / texts).read_text() == (parts / texts).read_text()
 
 
-@both
 @pytest.mark.parametrize("first", [True, False])
 def test_a_checkpoint_of_either_goes_on_as_the_other(
-    trainer: Any, whole: Path, tmp_path: Path, cut: Cut, first: bool
+    trainer: Any, whole: Path, tmp_path: Path, first: bool
 ) -> None:
     run = tmp_path / "run"
-    train(trainer, run, "--loop.max_steps=3", cut=cut if first else None)
-    train(trainer, run, "--resume=auto", cut=None if first else cut)
+    train(trainer, run, "--loop.max_steps=3", cut=fsdp if first else None)
+    train(trainer, run, "--resume=auto", cut=None if first else fsdp)
     assert same(weights(whole, 6), weights(run, 6))
     assert moments(whole, 6)["state"].keys() == moments(run, 6)["state"].keys()
     assert json.loads((run / "status.json").read_text())["status"] == "finished"
-
-
-def poison() -> None:
-    """Make the gradient of the second update NaN on one process, under DeepSpeed."""
-    zero()
-    made, updates = loop.train_step, [0]
-
-    def bad(accelerator: Any, model: Any, optimizer: Any, batches: Any, **more: Any) -> Any:
-        updates[0] += 1
-        held = list(batches)
-        if updates[0] == 2 and accelerator.process_index == 1:
-            held[-1].features[:] = torch.nan
-        return made(accelerator, model, optimizer, held, **more)
-
-    loop.train_step = bad
-
-
-@deepspeed
-def test_a_loss_of_nan_on_one_process_moves_no_weight(trainer: Any, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    extra = ("--loop.max_steps=3", "--checkpoint.save_every=1", "--checkpoint.keep=9")
-    trainer(run, *extra, "--precision=bf16", processes=2, sabotage=poison)
-    assert same(weights(run, 1), weights(run, 2))
-    assert not same(weights(run, 2), weights(run, 3))
-    assert moments(run, 2)["state"][0]["step"] == 1
-    settings = json.loads((run / "environment.json").read_text())
-    assert settings["precision"] == "bf16"
-
-
-@pytest.mark.parametrize(
-    ("precision", "processes", "stage", "offload", "told"),
-    [
-        ("no", 1, 2, "none", "there is one: leave it out"),
-        ("no", 2, 3, "none", "asks for DeepSpeed's stage 3, and this loop drives 2"),
-        ("no", 2, 2, "cpu", "offload_optimizer_device is not driven here"),
-        ("fp16", 2, 2, "none", "precision=fp16 is not there under DeepSpeed"),
-    ],
-)
-def test_what_of_deepspeed_the_loop_does_not_drive_is_refused_in_a_sentence(
-    precision: str, processes: int, stage: int, offload: str, told: str
-) -> None:
-    cut = {"stage": stage, "offload_optimizer": {"device": offload}}
-    plugin = SimpleNamespace(deepspeed_config={"zero_optimization": cut})
-    asked: Any = SimpleNamespace(num_processes=processes, deepspeed_plugin=plugin)
-    with pytest.raises(InputError, match=told):
-        configure(asked, precision)
-
-
-def test_moments_of_8_bits_are_refused() -> None:
-    asked: Any = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED)
-    module: Any = None
-    with pytest.raises(InputError, match="name=adamw8bit is not there under DeepSpeed"):
-        prepare(asked, module, OptimConfig(name="adamw8bit"))
 
 
 def test_the_model_that_stays_whole_goes_to_the_device_by_itself(blank_model: Path) -> None:
@@ -208,14 +120,24 @@ def test_the_model_that_stays_whole_goes_to_the_device_by_itself(blank_model: Pa
 
 
 @pytest.mark.parametrize(
-    ("kind", "version"), [(DistributedType.MEGATRON_LM, 2), (DistributedType.FSDP, 1)]
+    ("kind", "version"),
+    [(DistributedType.DEEPSPEED, 2), (DistributedType.MEGATRON_LM, 2), (DistributedType.FSDP, 1)],
 )
 def test_what_would_take_the_update_over_is_refused_in_a_sentence(
     kind: DistributedType, version: int
 ) -> None:
     asked: Any = SimpleNamespace(distributed_type=kind, is_fsdp2=version == 2)
-    with pytest.raises(InputError, match="does not drive: take --multi_gpu, FSDP with"):
+    with pytest.raises(InputError, match=r"use --multi_gpu, or FSDP .*/fsdp2-zero2\.yaml"):
         refuse_others(asked)
+
+
+@pytest.mark.parametrize("name", ["DEEPSPEED", "MEGATRON_LM"])
+def test_a_launcher_that_asks_for_a_plugin_is_refused_in_a_sentence(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(InputError, match=rf"asks for {name}, .*/fsdp2-zero2\.yaml"):
+        refuse_plugins()
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
@@ -224,10 +146,9 @@ def test_accelerate_reads_the_config_files_that_we_give(path: Path) -> None:
     asked = vars(config)
     assert asked["mixed_precision"] == "no"  # it is a knob of ours
     sharded = asked.get("fsdp_config") or {}
-    kind = {"ddp": "MULTI_GPU", "deepspeed": "DEEPSPEED"}.get(path.stem.split("-")[0], "FSDP")
+    kind = "MULTI_GPU" if path.stem == "ddp" else "FSDP"
     assert config.distributed_type == kind
     assert bool(sharded) == (kind == "FSDP")
-    assert (asked.get("deepspeed_config") or {}).get("zero_stage", 2) == 2
     assert sharded.get("fsdp_version", 2) == 2
     names = sharded.get("fsdp_transformer_layer_cls_to_wrap", "").split(",")
     for name in filter(None, names):

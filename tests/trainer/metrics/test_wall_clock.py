@@ -26,4 +26,4 @@ def test_an_account_grows_also_where_something_fails() -> None:
     with pytest.raises(KeyError), clock.on("saving"):
         raise KeyError
     assert clock.spent("saving") > 0
-    assert "saving" in clock.told()
+    assert "saving" in clock.summary()

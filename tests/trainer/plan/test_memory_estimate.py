@@ -12,6 +12,7 @@ from data.batch import Shape
 from eval.whisper import load_whisper
 from trainer.checkpoint.rotation import CheckpointConfig
 from trainer.commands.find_batch_size import PeakMemory
+from trainer.distributed.engine import Engine
 from trainer.metrics.flops import WhisperFlops
 from trainer.metrics.meter import peak_memory
 from trainer.model import ModelConfig, TrainingModule, prepare_training
@@ -53,10 +54,10 @@ def test_a_pass_takes_about_the_memory_that_was_estimated(
     accelerator, model, optimizer = prepared(wide_model, gradient_checkpointing=recomputes)
     gauge = PeakMemory(accelerator.device)
     memory = memory_of(accelerator, model, recomputes=recomputes)
-    rehearse(accelerator, model, optimizer, Shape(1, 16, 1))
+    rehearse(Engine(accelerator, model, optimizer), Shape(1, 16, 1))
     gauge.begin()
     before = gauge.peak
-    rehearse(accelerator, model, optimizer, LARGE)
+    rehearse(Engine(accelerator, model, optimizer), LARGE)
     taken = (memory.peak(LARGE) - memory.rest) / HEAP
     assert taken > 100e6
     assert 0.6 * taken < gauge.peak - before < 2.5 * taken  # a heap has holes of its own
@@ -113,7 +114,7 @@ def test_a_checkpoint_and_a_model_are_as_large_as_was_said(trainer: Any, tmp_pat
     run = tmp_path / "run"
     trainer(run, "--loop.max_steps=1")
     accelerator, model, optimizer = prepared(trainer.model)
-    rehearse(accelerator, model, optimizer, Shape(1, 16, 1))
+    rehearse(Engine(accelerator, model, optimizer), Shape(1, 16, 1))
     told = room(model, optimizer, CheckpointConfig(), tmp_path / "not" / "there", {1})
     sizes = {path: path.stat().st_size for path in run.rglob("*") if path.is_file()}
     saved = sum(size for path, size in sizes.items() if "step-00000001" in path.parts)

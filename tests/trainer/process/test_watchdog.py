@@ -151,15 +151,16 @@ def test_the_first_pass_has_ten_minutes_and_the_next_five_times_the_slowest(
         [SimpleNamespace(tokens=[3], seconds=[1.0])] * 2,
     )
     for took, limit in ((30.0, FIRST_SECONDS), (1.0, SLOWEST * 30), (40.0, SLOWEST * 30)):
-        totals = heartbeat.begin(batch[:1], 0)
+        heartbeat.begin(batch[:1], 0)
         clock[0] += 0.01
-        for _ in heartbeat.passes(batch[:1], totals):  # an update of one pass, as most are
+        for _ in heartbeat.passes(batch[:1]):  # an update of one pass, as most are
             assert allowed(dog) == limit
             clock[0] += took
         heartbeat.end()
         assert allowed(dog) == 0
         clock[0] += 5000  # an evaluation, and whatever else may take any time
-    for _ in heartbeat.passes(batch, heartbeat.begin(batch, 0)):
+    heartbeat.begin(batch, 0)
+    for _ in heartbeat.passes(batch):
         assert allowed(dog) == SLOWEST * 40
 
 
@@ -178,9 +179,9 @@ def test_nobody_is_watched_while_it_waits_for_the_others(
         return [*values[:-1], 1.0] if len(values) > 1 else values  # the last says it is slow
 
     monkeypatch.setattr("trainer.heartbeat.add_up", sums)
-    monkeypatch.setattr("trainer.step.add_up", sums)
     for _ in range(2):
-        list(heartbeat.passes(batch, heartbeat.begin(batch, 0)))  # type: ignore[arg-type]
+        heartbeat.begin(batch, 0)  # type: ignore[arg-type]
+        list(heartbeat.passes(batch))  # type: ignore[arg-type]
         heartbeat.beat()
         heartbeat.beat()
     assert seen == [0.0] * 8

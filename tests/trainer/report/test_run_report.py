@@ -214,6 +214,6 @@ def test_the_other_processes_say_nothing(
         silence.begin(NONE, {}, step=0, steps=1)
         silence.advance(1)
         silence.record(1, {"train/loss": 1.0})
-        silence.say("nothing")
+        silence.print("nothing")
     assert capsys.readouterr().out == ""
     assert list(tmp_path.iterdir()) == []
