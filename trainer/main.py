@@ -33,13 +33,13 @@ from trainer.loop import train
 from trainer.metrics.clip_losses import ClipLosses
 from trainer.metrics.console import farewell, launch_bound, overview, warnings_of
 from trainer.metrics.failed_clips import DropLog, clips_of_run
-from trainer.metrics.flops import Peak, peak_flops
+from trainer.metrics.flops import Peak, flops_of, peak_flops
 from trainer.metrics.meter import TrainMetrics
 from trainer.metrics.plan_check import circumstances, plan_path
 from trainer.metrics.profiler import NoProfile, Profile
 from trainer.metrics.recorder import JsonlLog, NullRecorder, Recorder
 from trainer.metrics.wall_clock import WallClock
-from trainer.model import flops_of, prepare_training
+from trainer.model import prepare_training
 from trainer.nonfinite import NonFiniteGuard
 from trainer.process.run_status import launcher_told_of_mistakes, status
 from trainer.process.signals import StopSignal

@@ -14,7 +14,6 @@ from data.log_mel import N_FRAMES, pad_features
 from eval.silence_states import compute_silence_states, set_silence_states
 from eval.whisper import Whisper
 from trainer.lora import add_adapters
-from trainer.metrics.flops import WhisperFlops
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,16 +150,6 @@ def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:
         )
     refuse_frozen(model)
     return TrainingModule(model, freeze_encoder=config.frozen_encoder, silence=config.silence)
-
-
-def flops_of(whisper: Whisper, config: ModelConfig) -> WhisperFlops:
-    """Return the arithmetic of training it so."""
-    return WhisperFlops.of(
-        whisper.model.config,
-        frozen_encoder=config.frozen_encoder,
-        frozen_weights=config.lora_rank is not None,
-        recomputes=config.gradient_checkpointing,
-    )
 
 
 def _set_dropout(model: nn.Module, rate: float) -> None:

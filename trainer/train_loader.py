@@ -22,7 +22,7 @@ from data.utterance import Utterance
 from eval.main_process import run_on_main_process
 from eval.whisper import Whisper
 from trainer.config import Config
-from trainer.model import flops_of
+from trainer.metrics.flops import flops_of
 from trainer.plan.forward_limit import fit_path, fitted
 from trainer.run_dir import PLACES, SPOOL
 

@@ -16,7 +16,8 @@ from data.log_mel import N_FRAMES
 from eval.silence_states import install
 from eval.whisper import TrueLengthEncoder, Whisper
 from tests.benchmark.synthetic import SHAPES
-from trainer.model import ModelConfig, flops_of, prepare_training
+from trainer.metrics.flops import flops_of
+from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, moments_of
 from trainer.plan.memory_estimate import HEAP, Memory
 

@@ -19,11 +19,12 @@ from eval.whisper import load_whisper
 from trainer.config import Config
 from trainer.distributed.accelerator import build_accelerator
 from trainer.distributed.engine import build_engine
+from trainer.metrics.flops import flops_of
 from trainer.metrics.meter import peak_memory
 from trainer.metrics.plan_check import Forecast, UpdateTime, circumstances, plan_path
 from trainer.metrics.recorder import NullRecorder
 from trainer.metrics.wall_clock import WallClock
-from trainer.model import flops_of, prepare_training
+from trainer.model import prepare_training
 from trainer.optimizer import moments_of
 from trainer.plan.benchmark import UpdateBenchmark, scoring_seconds
 from trainer.plan.forward_limit import fit_path, fitted

@@ -21,6 +21,8 @@ from data.log_mel import (
     N_FRAMES,
     exact_div,
 )
+from eval.whisper import Whisper
+from trainer.model import ModelConfig
 
 POSITIONS_PER_SECOND = exact_div(FRAMES_PER_SECOND, FRAMES_PER_POSITION)  # 50, of the encoder
 
@@ -138,6 +140,16 @@ class WhisperFlops:
             whole = CHUNK_SECONDS * POSITIONS_PER_SECOND
             once += self.encoder(whole) + self.decoder(whole, shape.tokens)
         return shape.rows * once
+
+
+def flops_of(whisper: Whisper, config: ModelConfig) -> WhisperFlops:
+    """Return the FLOPs of training a model with these settings."""
+    return WhisperFlops.of(
+        whisper.model.config,
+        frozen_encoder=config.frozen_encoder,
+        frozen_weights=config.lora_rank is not None,
+        recomputes=config.gradient_checkpointing,
+    )
 
 
 @dataclass(slots=True)
