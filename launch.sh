@@ -84,9 +84,9 @@ supervise() {
 case "${1:-}" in
   "" | demo)
     cd "$here"
-    [ -d runs/demo-corpus ] || python -m data demo runs/demo-corpus
+    [ -d runs/demo-corpus ] || python -m data demo-corpus runs/demo-corpus
     [ -d runs/demo-model ] ||
-      python -m trainer blank --corpus runs/demo-corpus/en runs/demo-corpus/zh-TW --out runs/demo-model
+      python -m trainer tiny-model --corpus runs/demo-corpus/en runs/demo-corpus/zh-TW --out runs/demo-model
     shift || true
     # this model is too small to gain from two threads; the other core decodes
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

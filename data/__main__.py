@@ -1,4 +1,4 @@
-"""`python -m data COMMAND …`: look into a corpus, divide it, compare splits, make a demo corpus."""
+"""`python -m data COMMAND …`: inspect a corpus, divide it, compare splits, make a demo corpus."""
 
 import sys
 from collections.abc import Callable
@@ -8,22 +8,22 @@ from typing import Any
 
 import tyro
 
+from data.command_help import HELP, find_command, parse_command, print_commands, print_usage
 from data.commands.demo_corpus import make_corpus
 from data.commands.inspect import inspect
 from data.commands.inspect_survey import InspectConfig
 from data.commands.leakage import LeakageConfig, report_leakage
 from data.commands.split import SplitConfig, split_corpus
-from data.config_parser import parse_dataclass
 from data.errors import plain_errors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoConfig:
-    """Make a corpus of spoken numbers, English and Mandarin."""
+    """Make a corpus of spoken numbers in English and Mandarin."""
 
-    folder: tyro.conf.Positional[str]  # the folder to write; it must not exist
-    clips: int = 5500  # of training, both languages together
-    seed: int = 0  # of sentences and voices
+    folder: tyro.conf.Positional[str]  # The folder to write. It must not exist.
+    clips: int = 5500  # Training clips of both languages together.
+    seed: int = 0  # Seed of sentences and voices.
 
 
 def demo(config: DemoConfig) -> None:
@@ -33,30 +33,29 @@ def demo(config: DemoConfig) -> None:
 
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], object]]] = {
-    "demo": (DemoConfig, demo),
+    "demo-corpus": (DemoConfig, demo),
     "inspect": (InspectConfig, inspect),
     "leakage": (LeakageConfig, report_leakage),
     "split": (SplitConfig, split_corpus),
 }
+RENAMED = {"demo": "demo-corpus"}
+PROG = "python -m data"
 
 
 def main() -> None:
-    """Run one of the commands."""
+    """Run one of the commands.
+
+    Raises:
+        SystemExit: the command or an argument is wrong (status 2), or asks for help (0).
+    """
     name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name not in (*COMMANDS, "-h", "--help"):
-        print(_usage(), file=sys.stderr)
-        sys.exit(2)
     with plain_errors():
-        if name not in COMMANDS:
-            print(_usage())
+        if name in HELP:
+            print_usage(f"{PROG} COMMAND ...", "Inspect a corpus, divide it, or make one.")
+            print_commands(COMMANDS, PROG)
             return
-        config, run = COMMANDS[name]
-        run(parse_dataclass(config, sys.argv[2:]))
-
-
-def _usage() -> str:
-    lines = (f"  {name:<9}{config.__doc__}" for name, (config, _) in COMMANDS.items())
-    return "\n".join(("usage: python -m data COMMAND …, or COMMAND --help for its knobs", *lines))
+        config, run = find_command(name, COMMANDS, RENAMED, PROG)
+        run(parse_command(config, sys.argv[2:], f"{PROG} {name}"))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 from data.audio.augment import AugmentConfig
 from data.errors import InputError
 
-PASS_SECONDS = 480.0  # where nobody has set or found another
+MAX_SECONDS_PER_FORWARD = 480.0  # where nobody has set or found another
 T = TypeVar("T")
 Layout = Literal[
     "auto",
@@ -28,15 +28,22 @@ POSITIVE = (
     "update_seconds",
     "update_tokens",
     "update_clips",
-    "pass_seconds",
-    "pass_tokens",
-    "pass_quadratic",
+    "max_seconds_per_forward",
+    "max_tokens_per_forward",
+    "quadratic_memory_seconds",
     "buckets",
     "token_buckets",
     "prefetch",
-    "window",
+    "shuffle_buffer",
 )
-SHARES = ("padded_share", "trailing_silence", "repair", "timestamps", "prompts", "max_broken")
+SHARES = (
+    "padded_share",
+    "trailing_silence",
+    "repair",
+    "timestamp_probability",
+    "prompt_probability",
+    "max_broken_share",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,69 +59,102 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """Which speech, and how it becomes batches."""
+    """The corpus, and how it is batched."""
 
-    corpus: tuple[str, ...] = ()  # folders, manifests or Hub names; several are joined
-    layout: tuple[Layout, ...] = ("auto",)  # one for all corpora or one for each; auto: by a look
-    # splits are joined with +, as in train+dev; where corpora name theirs differently, with commas
-    # one for each, or nothing for one that has none: train-clean-100,train
-    train_split: str = "train"  # validated: docs/data.md
-    dev_split: str | None = "dev"  # chooses the best model; None: no choosing
-    test_split: str | None = "test"  # reported, before and after; None: no report
-    # Whisper's code, one for all corpora or one for each; none: as the corpus says, row by row
+    # Folders, manifests or names on the Hugging Face Hub. Several are joined (docs/data.md).
+    corpus: tuple[str, ...] = ()
+    # How a corpus is laid out, one for all corpora or one for each. auto recognises it by its files
+    # (docs/data.md).
+    layout: tuple[Layout, ...] = ("auto",)
+    # Split to train on. + joins splits, as in train+dev. Corpora that name theirs differently take
+    # one each, with commas between, and nothing for one that has none, as in train-clean-100,train.
+    train_split: str = "train"
+    # Split that is evaluated during training and chooses the best model. None chooses none, and the
+    # last model is kept.
+    dev_split: str | None = "dev"
+    # Split that is scored before and after training. None scores none.
+    test_split: str | None = "test"
+    # Whisper's code of the spoken language, one for all corpora or one for each. None takes what
+    # the corpus says, row by row.
     language: tuple[str, ...] = ()
-    task: tuple[Task, ...] = ("transcribe",)  # the same; translate: the texts are English
-    # how often an epoch hears each corpus: 2 is twice, 0.5 half of it, the other half in the next
-    weights: tuple[float, ...] = ()  # none: once
-    hours: tuple[float, ...] = ()  # the same in hours of each corpus an epoch, instead of weights
-    text_column: str = "auto"  # auto: sentence, text, transcription or transcript
-    language_column: str = "auto"  # auto: locale, language or lang_id, where it holds text
-    speaker_column: str = "auto"  # auto: client_id, speaker_id or speaker, where it holds text
-    audio_column: str = "audio"  # of a dataset from the Hub
-    # folder that a manifest's paths are relative to and stay in, one for all corpora or one for
-    # each; none: its own. The manifest itself cannot say it: whoever wrote that would choose what
-    # is read here
+    # Whisper's task, one for all corpora or one for each. With translate the texts are English.
+    task: tuple[Task, ...] = ("transcribe",)
+    # How often an epoch contains each corpus. 2 is twice, and 0.5 is half of it, the other half in
+    # the next epoch. None is once.
+    weights: tuple[float, ...] = ()
+    # Hours of each corpus in an epoch, in place of data.weights.
+    hours_per_epoch: tuple[float, ...] = ()
+    # Column with the transcript. auto takes sentence, text, transcription or transcript.
+    text_column: str = "auto"
+    # Column with the language. auto takes locale, language or lang_id, if it holds text.
+    language_column: str = "auto"
+    # Column with the speaker. auto takes client_id, speaker_id or speaker, if it holds text.
+    speaker_column: str = "auto"
+    audio_column: str = "audio"  # Column with the audio, in a dataset on the Hub.
+    # Folder that a manifest's paths are relative to and may not leave, one for all corpora or one
+    # for each. None is the manifest's own folder. A manifest cannot set it, since its author could
+    # then choose which files are read.
     audio_root: tuple[str, ...] = ()
-    # which of KsponSpeech's (spelling)/(pronunciation) is trained on, and scored by
+    # Which of KsponSpeech's two transcripts, (spelling)/(pronunciation), is used for training and
+    # scoring (docs/ksponspeech.md).
     spelling: Literal["spelling", "pronunciation"] = "spelling"
-    subset: str | None = None  # configuration of a dataset from the Hub
-    data_files: tuple[str, ...] = ()  # of that dataset, as train=part-*.parquet; none: all
-    # commit of a dataset from the Hub; None: the newest, which manifest.jsonl then names
+    subset: str | None = None  # Configuration (subset) of a dataset on the Hub.
+    # Files to read of a dataset on the Hub, such as train=part-*.parquet. None reads all.
+    data_files: tuple[str, ...] = ()
+    # Commit of a dataset on the Hub. None takes the newest one, and manifest.jsonl names it.
     revision: str | None = None
 
-    # train on the training split while it arrives, not after a download; loop.max_steps must be set
+    # Train while the training split downloads, instead of after (docs/data.md). Set max_steps too.
     streaming: bool = False
-    window: int = 4096  # clips of a stream that are shuffled together; two windows lie on disk
+    # Clips of a stream that are shuffled together. Twice as many are kept on disk.
+    shuffle_buffer: int = 4096
 
-    check: Literal["header", "decode"] = "decode"  # what the scan does; decode finds broken audio
-    missing: Literal["error", "drop"] = "error"  # what to do with a row whose audio is not there
-    max_broken: float = 0.01  # share of the training clips that may be broken before the run stops
-    min_seconds: float = 0.1  # shorter clips are dropped
-    max_seconds: float = 30.0  # clips of this length and longer are dropped: one Whisper window
+    # How clips are checked before training. header reads lengths; decode also finds broken audio.
+    scan: Literal["header", "decode"] = "decode"
+    # What to do with rows whose audio file does not exist: stop, or drop them.
+    missing_audio: Literal["error", "drop"] = "error"
+    # Share of the training clips that may be broken before the run stops.
+    max_broken_share: float = 0.01
+    min_seconds: float = 0.1  # Clips shorter than this are dropped.
+    # Clips of this length and longer are dropped. Whisper's encoder takes 30 seconds at most.
+    max_seconds: float = 30.0
 
-    # bucket: pays for real audio alone; mixed: and for some windows of 30 s; packed: several clips
-    # in each window; 30s: as stock. What each costs in error: docs/ablation.md
+    # What clips are padded to (docs/ablation.md). bucket pads to the length of similar clips. mixed
+    # does so, but pads some updates to 30 s. packed joins several clips to 30 s, for timestamps and
+    # long audio. 30s pads each clip to 30 s, as stock Whisper does.
     pad: Literal["bucket", "mixed", "packed", "30s"] = "bucket"
-    padded_share: float = 0.15  # of the compute of mixed, spent on updates padded to 30 s
-    trailing_silence: float = 0.0  # share of the other updates, padded to a random length
-    repair: float = 0.0  # share of short updates that also learn to decode as if padded to 30 s
-    timestamps: float = 0.0  # share of rows that are trained with the times of what they say
-    prompts: float = 0.0  # share of slices of recordings that are prompted with what came before
+    padded_share: float = 0.15  # Share of the compute that mixed spends on updates padded to 30 s.
+    # Share of the other updates that are padded with silence to a random length.
+    trailing_silence: float = 0.0
+    # Share of short updates that also learn to decode as if they were padded to 30 s.
+    repair: float = 0.0
+    # Probability that a row's labels have timestamps.
+    timestamp_probability: float = 0.0
+    # Probability that a slice of a recording is prompted with the text before it.
+    prompt_probability: float = 0.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    padding: float = 0.04  # share that longer clips may add to an update; more, and it is cut
-    update_seconds: float = 120.0  # audio an update holds at most, over all processes
-    update_tokens: int = 4096  # label tokens an update holds at most, over all processes
-    update_clips: int | None = None  # clips an update; replaces update_seconds and update_tokens
-    # padded audio a forward pass holds on one process: a memory limit. None: what
-    # `python -m trainer fit` found for this GPU and model, or 480
-    pass_seconds: float | None = None
-    pass_tokens: int = 8192  # padded label tokens a forward pass holds on one process
-    pass_quadratic: float | None = None  # seconds at which attention doubles a clip's memory
-    buckets: int = 32  # of length, at most; fewer where the corpus is small
-    token_buckets: int = 3  # of label tokens within each, at most
+    # Share of an update's audio that padding may add. Above it the update is cut into more forward
+    # passes, each of more similar lengths.
+    max_padding: float = 0.04
+    update_seconds: float = 120.0  # Seconds of audio in an update at most, over all processes.
+    update_tokens: int = 4096  # Label tokens in an update at most, over all processes.
+    # Clips in an update, over all processes, in place of update_seconds and update_tokens.
+    update_clips: int | None = None
+    # Seconds of padded audio in a forward pass of one process at most, which limits memory. None is
+    # what `python -m trainer find-batch-size` found for this GPU and model, or 480.
+    max_seconds_per_forward: float | None = None
+    # Padded label tokens in a forward pass of one process at most.
+    max_tokens_per_forward: int = 8192
+    # Length in seconds at which attention doubles the memory of a clip; `python -m trainer
+    # find-batch-size` measures it. None counts none.
+    quadratic_memory_seconds: float | None = None
+    buckets: int = 32  # Length buckets at most. A small corpus gets fewer.
+    token_buckets: int = 3  # Buckets by number of label tokens within each length bucket, at most.
 
-    workers: int = 2  # that decode, for each process that trains; 0: it does, and a crash ends it
-    prefetch: int = 4  # batches each worker keeps ready
+    # Processes that decode audio, for each training process. 0 decodes in the training process,
+    # which then ends if a decoder crashes.
+    workers: int = 2
+    prefetch: int = 4  # Batches that each worker keeps ready.
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.
@@ -155,7 +195,7 @@ class DataConfig:
                 f"data.max_seconds must lie between 0 and 30, got {self.max_seconds}: "
                 "Whisper hears 30 seconds at a time"
             )
-        for key in ("padding", "workers"):
+        for key in ("max_padding", "workers"):
             if not getattr(self, key) >= 0:
                 raise InputError(f"data.{key} must be 0 or more, got {getattr(self, key)}")
         for key in SHARES:
@@ -171,7 +211,7 @@ class DataConfig:
                     f"data.{key} has {len(given)} values for {corpora} corpora: "
                     "give one for all, or one for each"
                 )
-        for key in ("weights", "hours"):
+        for key in ("weights", "hours_per_epoch"):
             given = getattr(self, key)
             wrong = len(given) != corpora or not all(value > 0 for value in given)
             if corpora and given and wrong:
@@ -186,8 +226,10 @@ class DataConfig:
                     f"data.{key} is {given!r} for {corpora} corpora: give one for all, or one for "
                     "each, with commas between"
                 )
-        if self.weights and self.hours:
-            raise InputError("data.weights and data.hours say the same thing twice: give one")
+        if self.weights and self.hours_per_epoch:
+            raise InputError(
+                "data.weights and data.hours_per_epoch say the same thing twice: give one"
+            )
 
     def _check_stream(self) -> None:
         """A stream is one split of one corpus: what joins or weighs them needs to know their sizes.
@@ -200,8 +242,8 @@ class DataConfig:
                 f"data.streaming reads one split of one corpus, not {self.train_split!r} of "
                 f"{', '.join(self.corpus)}: name one, or set data.streaming=false"
             )
-        if self.weights or self.hours:
+        if self.weights or self.hours_per_epoch:
             raise InputError(
-                "data.weights and data.hours weigh corpora whose sizes are known, not a stream: "
+                "data.weights and data.hours_per_epoch need corpora of known sizes, not a stream: "
                 "leave them out, or set data.streaming=false"
             )

@@ -4,7 +4,7 @@ A recipe is YAML whose nested keys are the knobs. Its values are read as text, a
 line, and turned into arguments that come before the command line's: the later one wins.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,14 +18,56 @@ from data.errors import InputError
 T = TypeVar("T")
 NOTHING = ("", "null", "~")
 NONE = (*NOTHING, "none")
+# names of before, of knobs and of commands' own arguments; a recipe or a command line with one is
+# refused with the new name, and a checkpoint with one is read
+RENAMED = {
+    "model.silence": "model.silence_states",
+    "data.hours": "data.hours_per_epoch",
+    "data.window": "data.shuffle_buffer",
+    "data.check": "data.scan",
+    "data.missing": "data.missing_audio",
+    "data.max_broken": "data.max_broken_share",
+    "data.timestamps": "data.timestamp_probability",
+    "data.prompts": "data.prompt_probability",
+    "data.padding": "data.max_padding",
+    "data.pass_seconds": "data.max_seconds_per_forward",
+    "data.pass_tokens": "data.max_tokens_per_forward",
+    "data.pass_quadratic": "data.quadratic_memory_seconds",
+    "loop.max_failed": "loop.max_nonfinite_steps",
+    "eval.unit": "eval.error_unit",
+    "eval.noise": "eval.non_speech",
+    "eval.forget_corpus": "eval.forgetting_corpus",
+    "eval.forget_split": "eval.forgetting_split",
+    "eval.forget_language": "eval.forgetting_language",
+    "eval.forget_task": "eval.forgetting_task",
+    "eval.forget_clips": "eval.forgetting_clips",
+    "check": "scan",  # of data inspect
+    "most": "max_clips",  # of eval label-errors
+}
 WORDS = {"true": "True", "false": "False", "null": "None", "none": "None", "~": "None"}
 
 
-def parse_dataclass(cls: type[T], arguments: Sequence[str]) -> T:
-    """Parse arguments into a dataclass; true, false and null are accepted as YAML writes them."""
+def parse_dataclass(cls: type[T], arguments: Sequence[str], prog: str | None = None) -> T:
+    """Parse arguments into a dataclass; true, false and null are accepted as YAML writes them.
+
+    Args:
+        cls: the dataclass.
+        arguments: of the command line.
+        prog: what a person typed before them, which help and errors show; None: the script.
+
+    Raises:
+        InputError: an argument has the name that a knob had before.
+        SystemExit: an argument is wrong (status 2), or asks for help (0).
+    """
+    known = dict(knobs(cls))
+    for argument in arguments:
+        key = argument.removeprefix("--").partition("=")[0].replace("-", "_")
+        if argument.startswith("--") and key not in known and RENAMED.get(key) in known:
+            raise InputError(f"--{key} is now --{RENAMED[key]}; rename it")
     return tyro.cli(
         cls,
-        args=_as_tyro(_joined(arguments, dict(knobs(cls))), dict(knobs(cls))),
+        prog=prog,
+        args=_as_tyro(_joined(arguments, known), known),
         use_underscores=True,
         config=(tyro.conf.FlagConversionOff,),
     )
@@ -40,8 +82,8 @@ def recipe_arguments(path: Path, cls: type) -> list[str]:
     try:
         recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        told = " ".join(str(error).split())
-        raise InputError(f"{path}: not YAML: {told}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not YAML: {reason}") from error
     if not isinstance(recipe, dict):
         raise InputError(f"{path}: expected keys and values, got {recipe!r}")
     known = dict(knobs(cls))
@@ -63,6 +105,11 @@ def knobs(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{each.name}", kind
 
 
+def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by the present names of their knobs: a checkpoint may hold names of before."""
+    return {RENAMED.get(key, key): value for key, value in values.items()}
+
+
 def _flatten(recipe: dict[str, Any], known: dict[str, Any], prefix: str = "") -> Iterator[Any]:
     for key, value in recipe.items():
         name = f"{prefix}{key}"
@@ -75,6 +122,8 @@ def _flatten(recipe: dict[str, Any], known: dict[str, Any], prefix: str = "") ->
 
 def _argument(path: Path, key: str, value: Any, known: dict[str, Any]) -> list[str]:
     if key not in known:
+        if RENAMED.get(key) in known:
+            raise InputError(f"{path}: {key} is now {RENAMED[key]}; rename it")
         near = get_close_matches(key, known, n=1)
         section = [k for k in known if k.rpartition(".")[0] == key.rpartition(".")[0]]
         hint = (

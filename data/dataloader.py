@@ -103,7 +103,7 @@ class TrainLoader:
 
     def shrink(self, seconds: float) -> None:
         """Cut later passes so that none holds more padded audio than this; the plan stays."""
-        self._sampler.config = replace(self._sampler.config, pass_seconds=seconds)
+        self._sampler.config = replace(self._sampler.config, max_seconds_per_forward=seconds)
 
     def close(self) -> None:
         """Send the workers home."""

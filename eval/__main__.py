@@ -11,8 +11,14 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from data.atomic_files import write_json
+from data.command_help import (
+    HELP,
+    parse_command,
+    print_commands,
+    print_own_help,
+    refuse_renamed,
+)
 from data.config import DataConfig
-from data.config_parser import parse_dataclass
 from data.corpora import read
 from data.errors import plain_errors
 from data.manifest import read_held_out, scan_cache
@@ -41,11 +47,13 @@ from eval.whisper import Whisper, load_whisper
 class ScoreOptions:
     """How to score, whatever is scored."""
 
-    split: str = "test"  # of the corpus
-    # Whisper's code, one for all corpora or one for each; none: as the corpus says
+    split: str = "test"  # Split of the corpus to score.
+    # Whisper's code of the language, one for all corpora or one for each. None takes what the
+    # corpus says.
     language: tuple[str, ...] = ()
-    out: str = "runs/eval"  # gets a folder with what was found
-    precision: Precision = "auto"  # auto: bf16 or fp16 on a GPU, as it can; fp32 on a CPU
+    out: str = "runs/eval"  # Folder that gets a folder with the results.
+    # Number format. auto takes bf16 or fp16 on a GPU, and fp32 on a CPU.
+    precision: Precision = "auto"
     data: DataConfig = field(default_factory=DataConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
@@ -56,20 +64,22 @@ class ScoreOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreCommand(ScoreOptions):
-    """Score a Whisper on a corpus: `python -m eval MODEL CORPUS`."""
+    """Score a Whisper model on a corpus."""
 
-    # a folder, a name on the Hub, or a folder that CTranslate2 made (with the extra ct2)
+    # A folder, a name on the Hub, or a CTranslate2 model's folder (with the extra ct2).
     model: tyro.conf.Positional[str]
-    corpus: tyro.conf.Positional[tuple[str, ...]]  # folders, manifests or Hub names
+    # Folders, manifests or names on the Hugging Face Hub.
+    corpus: tyro.conf.Positional[tuple[str, ...]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompareCommand(ScoreOptions):
-    """Say whether B is better than A: two models and a corpus, or two folders with scores."""
+    """Test whether model B is better than model A."""
 
-    a: tyro.conf.Positional[str]  # a model; or a folder that an evaluation wrote
-    b: tyro.conf.Positional[str]  # the same
-    corpus: tyro.conf.Positional[tuple[str, ...]] = ()  # of two models
+    a: tyro.conf.Positional[str]  # A model, or a folder that an evaluation wrote.
+    b: tyro.conf.Positional[str]  # Another model, or another folder that an evaluation wrote.
+    # Corpora to score two models on. Two folders need none.
+    corpus: tyro.conf.Positional[tuple[str, ...]] = ()
 
 
 def score(command: ScoreCommand) -> None:
@@ -97,7 +107,7 @@ def compare_two(command: CompareCommand) -> None:
         first, second = (read_hypotheses(Path(name)) for name in names)
         short = [name.strip("/").replace("/", "-") for name in short_names(names)]
         end = ""
-    found = compare(first, second, command.eval.normalizer, command.eval.unit)
+    found = compare(first, second, command.eval.normalizer, command.eval.error_unit)
     folder = out / f"{short[0]}-vs-{short[1]}{end}"
     alone = [_left_out(one, other) for one, other in ((first, second), (second, first))]
     write_json(folder / "compare.json", _told(found, names, alone))
@@ -189,25 +199,31 @@ def _short(model: str) -> str:
 COMMANDS: dict[str, tuple[type, Callable[[Any], object]]] = {
     "compare": (CompareCommand, compare_two),
     "report": (ReportConfig, report),
-    "suspects": (LabelErrorsConfig, find_label_errors),
+    "label-errors": (LabelErrorsConfig, find_label_errors),
     "transcribe": (TranscribeCommand, transcribe_files),
     "try": (TryCommand, try_out),
 }
+RENAMED = {"suspects": "label-errors"}
+PROG = "python -m eval"
 
 
 def main() -> None:
-    """Score, or run the command that the first word names."""
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name in ("-h", "--help"):
-        print(_usage())
+    """Score, or run the command that the first word names.
+
+    Raises:
+        SystemExit: an argument is wrong (status 2), or asks for help (0).
+    """
+    name, *rest = sys.argv[1:] or [""]
     with plain_errors():
-        config, run = COMMANDS.get(name, (ScoreCommand, score))
-        run(parse_dataclass(config, sys.argv[2 if name in COMMANDS else 1 :]))
-
-
-def _usage() -> str:
-    lines = (f"  {name:<11}{config.__doc__}" for name, (config, _) in COMMANDS.items())
-    return "\n".join(("python -m eval COMMAND …, or COMMAND --help for its knobs:", *lines, ""))
+        refuse_renamed(name, RENAMED, PROG)
+        if name in HELP:
+            print_own_help(ScoreCommand, PROG)
+            print_commands(COMMANDS, PROG)
+        elif name in COMMANDS:
+            config, run = COMMANDS[name]
+            run(parse_command(config, rest, f"{PROG} {name}"))
+        else:
+            score(parse_command(ScoreCommand, sys.argv[1:], PROG))
 
 
 if __name__ == "__main__":

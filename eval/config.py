@@ -9,33 +9,44 @@ from data.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalConfig:
-    """How texts are decoded and compared."""
+    """How audio is decoded and scored."""
 
-    # audio decoded together on each process, padding included: 16 clips of 30 s, more of shorter
+    # Seconds of padded audio that each process decodes together. 480 is 16 clips of 30 s.
     batch_seconds: float = 480.0
-    max_length: int = 225  # tokens a clip's text may have, as in the guide
-    tokens_per_second: float = 40.0  # of audio, and 16 more: a loop ends there; speech has 3 to 15
-    # auto: 30s, as stock pipelines decode; a run that trains with bucket hears dev at true length
+    max_length: int = 225  # Tokens in a clip's text at most.
+    # Tokens for each second of audio at most, plus 16, which ends loops. Speech has 3 to 15.
+    tokens_per_second: float = 40.0
+    # What clips are padded to. 30s is as stock Whisper decodes, and bucket is their true length.
+    # auto is 30s, but dev in a run that trains with data.pad=bucket is not padded.
     pad: Literal["auto", "30s", "bucket"] = "auto"
-    num_beams: int = 1  # 1: greedy
-    fallback: bool = False  # decode what loops or is unsure again at temperatures 0.2 … 1.0
-    timestamps: bool = False  # decode with times, as long audio always is; texts are scored without
-    # auto: characters where words have no spaces, and in Korean; mixed: both, for code-switching
-    unit: Literal["auto", "word", "character", "mixed"] = "auto"
-    # basic and english: Whisper's own; unicode: basic that keeps the marks of Hindi or Thai; auto:
-    # english for English, unicode else; docs/scores.md
+    num_beams: int = 1  # Beams of the beam search. 1 is greedy decoding.
+    # Decode repetitive or improbable texts again at temperatures from 0.2 to 1.0.
+    fallback: bool = False
+    # Decode with timestamps, as audio longer than 30 s always is. Scores ignore them.
+    timestamps: bool = False
+    # Unit of the error rate. auto is character for languages without spaces and for Korean, and
+    # word for others. mixed counts both, for code-switching (docs/scores.md).
+    error_unit: Literal["auto", "word", "character", "mixed"] = "auto"
+    # How texts are normalized before they are scored. basic and english are Whisper's own, and
+    # unicode is basic that keeps the marks of Hindi or Thai. auto is english for English and
+    # unicode for other languages (docs/scores.md).
     normalizer: Literal["auto", "basic", "english", "unicode", "none"] = "auto"
-    audio: Literal["link", "embed", "none"] = "link"  # of report.html: to files, or inside it
-    embed_clips: int = 200  # whose sound is inside: those with the most edits
+    # Whether report.html links to the audio files, embeds the audio, or has none.
+    audio: Literal["link", "embed", "none"] = "link"
+    # Clips whose audio is embedded in report.html: those with the most edits.
+    embed_clips: int = 200
 
-    noise: bool = True  # hear silence and noise whenever test is scored: what is said to nothing
-    # a corpus in another language or task, of which a few clips are scored beside dev: what the
-    # model unlearns. Without texts, they are compared with what the model heard in them at first
-    forget_corpus: str | None = None
-    forget_split: str = "test"  # of it
-    forget_language: str | None = None  # Whisper's code; None: as the corpus says
-    forget_task: Task = "transcribe"
-    forget_clips: int = 64  # of it, always the same
+    # Also decode clips of silence and noise when test is scored, and count the text that the model
+    # makes up (hallucination).
+    non_speech: bool = True
+    # A corpus in another language or task. Some of its clips are scored beside dev, to measure
+    # forgetting. Without texts they are compared with the model's output before training.
+    forgetting_corpus: str | None = None
+    forgetting_split: str = "test"  # Split of eval.forgetting_corpus.
+    # Whisper's code of its language. None takes what the corpus says.
+    forgetting_language: str | None = None
+    forgetting_task: Task = "transcribe"  # Whisper's task for its clips.
+    forgetting_clips: int = 64  # Clips of eval.forgetting_corpus that are scored, always the same.
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.
@@ -43,7 +54,7 @@ class EvalConfig:
         Raises:
             InputError: a number is out of its range.
         """
-        for key in ("max_length", "num_beams", "embed_clips", "forget_clips"):
+        for key in ("max_length", "num_beams", "embed_clips", "forgetting_clips"):
             if getattr(self, key) < 1:
                 raise InputError(f"eval.{key} must be at least 1, got {getattr(self, key)}")
         for key in ("batch_seconds", "tokens_per_second"):

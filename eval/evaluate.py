@@ -95,7 +95,7 @@ class Evaluator:
         seconds = time.perf_counter() - started
         hypotheses = [Hypothesis.of(u, heard[u.id]) for u in utterances]
         config = self.config
-        return score(hypotheses, config.normalizer, seconds, config.unit), hypotheses
+        return score(hypotheses, config.normalizer, seconds, config.error_unit), hypotheses
 
     def _transcribe(
         self, whisper: Whisper, batches: Iterator[Batch], rounds: int, label: str, known: Set[str]

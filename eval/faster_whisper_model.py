@@ -89,7 +89,7 @@ class FasterWhisperModel:
             hypotheses.append(Hypothesis.of(u, h))
         seconds = time.perf_counter() - started
         config = self.config
-        return score(hypotheses, config.normalizer, seconds, config.unit), hypotheses
+        return score(hypotheses, config.normalizer, seconds, config.error_unit), hypotheses
 
     def transcribe(self, u: Utterance, samples: Any) -> DecodeResult:
         """Return what is heard in a clip of any length; samples are numpy's."""

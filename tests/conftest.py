@@ -282,7 +282,7 @@ class Trainer:
             "--data.test_split=None",
             "--checkpoint.save_every=3",
             "--log.log_every=1",
-            "--eval.noise=False",  # 12 more clips, padded to 30 s before training
+            "--eval.non_speech=False",  # 12 more clips, padded to 30 s before training
             "--optim.lr=1e-3",
             "--optim.warmup=2",
             *extra,

@@ -37,10 +37,10 @@ COMMAND = re.compile(
     r"(?:python -m (data|eval|trainer)\b|\./launch\.sh|trainer/main\.py)((?:\\\n|[^\n`#│|;])*)"
 )
 TRAINER = {
-    "blank": TinyModelConfig,
+    "tiny-model": TinyModelConfig,
     "doctor": DoctorConfig,
     "export": ExportConfig,
-    "fit": FitConfig,
+    "find-batch-size": FitConfig,
     "plan": PlanConfig,
 }
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from data.atomic_files import read_jsonl, write_json
 from data.config import DataConfig
+from data.config_parser import RENAMED
 from data.errors import InputError
 from eval.config import EvalConfig
 from trainer.best_model import TEXTS
@@ -62,7 +63,7 @@ def test_every_way_to_pad_resumes_exactly_and_on_two_processes(
 
 
 def test_two_processes_train_as_one_does(trainer: Any, tmp_path: Path, losses: Losses) -> None:
-    extra = ("--optim.lr=1e-5", "--data.pass_seconds=9", "--loop.max_steps=12")
+    extra = ("--optim.lr=1e-5", "--data.max_seconds_per_forward=9", "--loop.max_steps=12")
     one, two = tmp_path / "one", tmp_path / "two"
     trainer(one, *extra)
     trainer(two, *extra, processes=2)
@@ -101,7 +102,12 @@ def order(notes: Path, processes: int) -> list[Any]:
 def test_a_run_changes_its_number_of_processes_on_the_way(
     trainer: Any, tmp_path: Path, losses: Losses
 ) -> None:
-    extra = ("--optim.lr=1e-5", "--data.update_clips=16", "--data.pass_seconds=9", "--resume=auto")
+    extra = (
+        "--optim.lr=1e-5",
+        "--data.update_clips=16",
+        "--data.max_seconds_per_forward=9",
+        "--resume=auto",
+    )
     one, changing = tmp_path / "one", tmp_path / "changing"
     found: dict[Path, list[Any]] = {one: [], changing: []}
     for run, steps, processes in (
@@ -254,8 +260,22 @@ def test_a_checkpoint_from_before_figures_were_compared_goes_on(tmp_path: Path) 
         refuse_change(old, {"seed": 0} | evaluation_knobs(EvalConfig(num_beams=5)), ())
 
 
+def test_a_checkpoint_with_old_names_of_knobs_is_compared_by_the_new_ones(tmp_path: Path) -> None:
+    now = shaping(*KNOBS, steps=7) | evaluation_knobs(EvalConfig())
+    before = {new: old for old, new in RENAMED.items()}
+    saved = {before.get(key, key): value for key, value in now.items()}
+    assert {"data.padding", "data.hours", "model.silence", "eval.unit"} <= saved.keys()
+    assert not saved.keys() & before.keys()
+    write_json(tmp_path / "state.json", {"shape": saved})
+    refuse_change(tmp_path, now, ())
+    write_json(tmp_path / "state.json", {"shape": saved | {"data.padding": 0.5}})
+    with pytest.raises(InputError, match=r"data\.max_padding=0\.5, now it is 0\.04"):
+        refuse_change(tmp_path, now, ())
+    refuse_change(tmp_path, now, ("data.max_padding",))
+
+
 def test_what_changes_no_figure_may_change_between_starts() -> None:
-    free = EvalConfig(batch_seconds=30, audio="none", embed_clips=3, noise=False)
+    free = EvalConfig(batch_seconds=30, audio="none", embed_clips=3, non_speech=False)
     assert evaluation_knobs(free) == evaluation_knobs(EvalConfig())
     assert evaluation_knobs(EvalConfig(fallback=True)) != evaluation_knobs(EvalConfig())
 
@@ -267,7 +287,7 @@ KNOBS = ModelConfig(), OptimConfig(), DataConfig()
     ("free", "changed"),
     [
         (True, (replace(KNOBS[0], gradient_checkpointing=True), *KNOBS[1:])),
-        (True, (*KNOBS[:2], replace(KNOBS[2], workers=9, prefetch=1, pass_seconds=1.0))),
+        (True, (*KNOBS[:2], replace(KNOBS[2], workers=9, prefetch=1, max_seconds_per_forward=1.0))),
         (False, (replace(KNOBS[0], dropout=0.5), *KNOBS[1:])),
         (False, (KNOBS[0], replace(KNOBS[1], weight_decay=0.5), KNOBS[2])),
         (False, (*KNOBS[:2], replace(KNOBS[2], pad="mixed"))),

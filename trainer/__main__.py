@@ -1,49 +1,84 @@
-"""`python -m trainer RECIPE.yaml …` trains.
-
-`python -m trainer plan RECIPE.yaml …` tells what that will do, `python -m trainer fit …` finds how
-much fits in memory, `python -m trainer blank …` makes a new model, `python -m trainer
-doctor` looks whether this machine can train, `python -m trainer publish RUN` sends its model to the
-Hub, `python -m trainer export RUN --out=FOLDER` copies it, in half precision where that is asked.
-"""
+"""`python -m trainer [COMMAND] …`: train, or run one of the commands that --help names."""
 
 import sys
+from collections.abc import Callable, Sequence
 
+from data.command_help import parse_command, refuse_renamed
 from data.errors import plain_errors
+from trainer.config import parse_as
 from trainer.main import main
 
-if sys.argv[1:2] == ["blank"]:
-    from data.config_parser import parse_dataclass
-    from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
+PROG = "python -m trainer"
+RENAMED = {"fit": "find-batch-size", "blank": "tiny-model"}
 
-    with plain_errors():
-        make_tiny_model(parse_dataclass(TinyModelConfig, sys.argv[2:]))
-elif sys.argv[1:2] == ["fit"]:
+
+# each imports what it needs alone: together these take seconds
+
+
+def plan_command(arguments: Sequence[str]) -> None:
+    """Print what a run will take."""
+    from trainer.commands.plan import PlanConfig, plan
+
+    plan(parse_as(PlanConfig, arguments, f"{PROG} plan"))
+
+
+def find_batch_size(arguments: Sequence[str]) -> None:
+    """Find the largest forward passes that fit."""
     from trainer.commands.find_batch_size import FitConfig, fit
-    from trainer.config import parse_as
 
-    with plain_errors():
-        fit(parse_as(FitConfig, sys.argv[2:]))
-elif sys.argv[1:2] == ["doctor"]:
-    from data.config_parser import parse_dataclass
+    fit(parse_as(FitConfig, arguments, f"{PROG} find-batch-size"))
+
+
+def check_machine(arguments: Sequence[str]) -> None:
+    """Check this machine, and leave with the status that says so."""
     from trainer.commands.doctor import DoctorConfig, doctor
 
-    with plain_errors():
-        sys.exit(doctor(parse_dataclass(DoctorConfig, sys.argv[2:])))
-elif sys.argv[1:2] == ["plan"]:
-    from trainer.commands.plan import PlanConfig, plan
-    from trainer.config import parse_as
+    sys.exit(doctor(parse_command(DoctorConfig, arguments, f"{PROG} doctor")))
 
-    with plain_errors():
-        plan(parse_as(PlanConfig, sys.argv[2:]))
-elif sys.argv[1:2] == ["publish"]:
+
+def tiny_model(arguments: Sequence[str]) -> None:
+    """Make a very small model."""
+    from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
+
+    make_tiny_model(parse_command(TinyModelConfig, arguments, f"{PROG} tiny-model"))
+
+
+def publish(arguments: Sequence[str]) -> None:
+    """Upload a run's model."""
     from trainer.commands.publish import publish_run
 
-    with plain_errors():
-        publish_run(sys.argv[2:])
-elif sys.argv[1:2] == ["export"]:
+    publish_run(arguments)
+
+
+def export(arguments: Sequence[str]) -> None:
+    """Copy a run's model."""
     from trainer.commands.publish import export_run
 
+    export_run(arguments)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "plan": plan_command,
+    "find-batch-size": find_batch_size,
+    "doctor": check_machine,
+    "tiny-model": tiny_model,
+    "publish": publish,
+    "export": export,
+}
+
+
+def run() -> None:
+    """Run the command that the first word names, or train."""
+    name, *rest = sys.argv[1:] or [""]
     with plain_errors():
-        export_run(sys.argv[2:])
-else:
+        refuse_renamed(name, RENAMED, PROG)
+        if name in COMMANDS:
+            COMMANDS[name](rest)
+            return
+    if name == "train":
+        del sys.argv[1]
     main()
+
+
+if __name__ == "__main__":
+    run()

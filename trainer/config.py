@@ -1,15 +1,23 @@
-"""All knobs of a run: a recipe, then the command line."""
+"""All knobs of a run: a recipe, then the command line. `--help` shows those that people set."""
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from data.command_help import (
+    ALL,
+    HELP,
+    every_knob,
+    print_knobs,
+    print_table,
+    print_usage,
+)
 from data.config import DataConfig
-from data.config_parser import parse_dataclass, recipe_arguments
+from data.config_parser import RENAMED, parse_dataclass, recipe_arguments
 from data.errors import InputError, redact
 from eval.config import EvalConfig
 from eval.device import Precision
@@ -22,20 +30,57 @@ from trainer.run import LoopConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 STARTS = ("print_config", "resume", "accept")  # say how to start, not what to train
+PROG = "accelerate launch trainer/main.py"
+COMMANDS = {
+    "train": "Train. This is also what happens without a command.",
+    "plan": "Print the time, memory and disk that a run will take.",
+    "find-batch-size": "Find the largest forward passes that fit in memory.",
+    "doctor": "Check that this machine can train.",
+    "tiny-model": "Make a very small, untrained Whisper for a corpus.",
+    "publish": "Upload a run's model to the Hugging Face Hub.",
+    "export": "Copy a run's model to a new folder.",
+}
+# the knobs that --help shows, by what a person wants to do
+GROUPS = {
+    "Corpus": (
+        "data.corpus",
+        "data.language",
+        "data.train_split",
+        "data.dev_split",
+        "data.test_split",
+    ),
+    "Model": ("model.name", "model.freeze_encoder", "model.lora_rank"),
+    "Length of training": ("loop.epochs", "loop.max_steps", "loop.eval_every", "optim.lr"),
+    "Speed and memory": (
+        "precision",
+        "data.update_seconds",
+        "data.max_seconds_per_forward",
+        "data.workers",
+        "model.gradient_checkpointing",
+    ),
+    "Where results go": ("run_dir", "checkpoint.save_every", "log.trackers", "publish.repo"),
+    "Resume": ("resume", "accept"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Fine-tune Whisper. Give a recipe (a YAML file with these keys), arguments, or both."""
+    """Fine-tune Whisper. Give a recipe, options, or both; an option overrides the recipe."""
 
-    run_dir: str = "runs/whisper"  # everything written goes here
-    resume: str | None = None  # auto: from the newest checkpoint, if any; or a checkpoint's folder
-    accept: tuple[str, ...] = ()  # knobs that a resume may find changed, by name: optim.lr
-    seed: int = 0  # of the plan of updates and of dropout
-    precision: Precision = "auto"  # auto: bf16 or fp16 on a GPU, as it can; fp32 on a CPU
-    deterministic: bool = False  # on a GPU: same bits, a little slower; a CPU always is
-    profile: bool = False  # trace some updates and print where their time goes
-    print_config: bool = False  # print the resolved config as a recipe, and stop
+    run_dir: str = "runs/whisper"  # The folder that the run writes all its files to.
+    # Continue from this checkpoint's folder; auto continues from the newest checkpoint of run_dir,
+    # and starts a new run if there is none.
+    resume: str | None = None
+    # Names of knobs that may differ from the checkpoint's when a run is resumed, such as optim.lr.
+    accept: tuple[str, ...] = ()
+    seed: int = 0  # Seed of the order of the data, of augmentation and of dropout.
+    # Number format of the computation. auto takes bf16 on a GPU that supports it, fp16 on other
+    # GPUs, and fp32 on a CPU.
+    precision: Precision = "auto"
+    # Make results on a GPU the same bit by bit, a little slower. Those on a CPU always are.
+    deterministic: bool = False
+    profile: bool = False  # Trace some updates and print where their time goes (docs/profiling.md).
+    print_config: bool = False  # Print every knob with its value as a recipe, and stop.
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -46,15 +91,19 @@ class Config:
     publish: PublishConfig = field(default_factory=PublishConfig)
 
     def __post_init__(self) -> None:
-        """Refuse a run without an end.
+        """Refuse values that could not work.
 
         Raises:
-            InputError: its data is a stream, and nobody said how many updates it makes.
+            InputError: the data is a stream and the number of updates is not set, or accept has a
+                name that a knob had before.
         """
+        for key in self.accept:
+            if key in RENAMED:
+                raise InputError(f"accept: {key} is now {RENAMED[key]}; rename it")
         if self.data.streaming and self.loop.max_steps is None:
             raise InputError(
-                "loop.max_steps must be set with data.streaming: how many updates an epoch of a "
-                "stream holds is known only after it"
+                "loop.max_steps must be set with data.streaming: the number of updates in an epoch "
+                "of a stream is known only at its end"
             )
 
     def to_yaml(self) -> str:
@@ -80,17 +129,49 @@ def parse(arguments: Sequence[str]) -> Config:
     return parse_as(Config, arguments)
 
 
-def parse_as(kind: type[C], arguments: Sequence[str]) -> C:
+def parse_as(kind: type[C], arguments: Sequence[str], prog: str = PROG) -> C:
     """Parse the same arguments, and more, as a kind of Config.
+
+    Args:
+        kind: the dataclass; what it adds to Config comes first in --help.
+        arguments: of the command line.
+        prog: what a person typed before them.
 
     Raises:
         InputError: as parse().
+        SystemExit: as parse().
     """
     arguments = list(arguments)
+    if ALL in arguments:
+        print_usage(f"{prog} [RECIPE] [--KNOB=VALUE ...]", kind.__doc__ or "")
+        print_knobs(kind, every_knob(kind))
+        sys.exit(0)
+    if any(word in arguments for word in HELP):
+        print_help(kind, prog)
+        sys.exit(0)
     recipe: list[str] = []
     if arguments and not arguments[0].startswith("-"):
         recipe = recipe_arguments(find_recipe(arguments.pop(0)), Config)
-    return parse_dataclass(kind, recipe + arguments)
+    return parse_dataclass(kind, recipe + arguments, prog)
+
+
+def print_help(kind: type[Config], prog: str) -> None:
+    """Print the recipes, the commands, and the knobs that people set."""
+    print_usage(f"{prog} [RECIPE] [--KNOB=VALUE ...]", kind.__doc__ or "")
+    recipes = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+    recipe = f"A YAML file of these keys, or one that comes with the project: {recipes}."
+    print_table("Arguments", {"RECIPE": recipe})
+    own = [each.name for each in fields(kind) if each.name not in Config.__dataclass_fields__]
+    print_knobs(kind, {"This command's own options": own, **GROUPS})
+    print_table(
+        "More",
+        {
+            ALL: "Show every knob.",
+            "--print_config": "Print every knob with its value as a recipe, and stop.",
+        },
+    )
+    if kind is Config:
+        print_table("Commands, as python -m trainer COMMAND", COMMANDS)
 
 
 def find_recipe(name: str) -> Path:
@@ -111,8 +192,8 @@ def _flat(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, str | floa
         if isinstance(value, dict):
             yield from _flat(f"{prefix}{key}.", value)
         else:
-            told = ", ".join(map(str, value)) if isinstance(value, tuple) else value
-            yield f"{prefix}{key}", redact(told) if isinstance(told, str) else told
+            shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+            yield f"{prefix}{key}", redact(shown) if isinstance(shown, str) else shown
 
 
 def _plain(value: Any) -> Any:

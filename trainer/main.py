@@ -166,7 +166,7 @@ def build_monitors(
     nonfinite = JsonlLog(folder / "nonfinite.jsonl", recorder)
     return Monitors(
         heartbeat=heartbeat,
-        guard=NonFiniteGuard(accelerator, nonfinite, config.loop.max_failed),
+        guard=NonFiniteGuard(accelerator, nonfinite, config.loop.max_nonfinite_steps),
         drops=DropLog(drops, config.data, clips, accelerator),
         meter=TrainMetrics(accelerator, flops, peak),
         clock=WallClock(),
@@ -186,7 +186,7 @@ def build_validation(
         whisper=whisper,
         data=config.data,
         config=config.eval,
-        silence=config.model.silence,
+        silence=config.model.silence_states,
         beat=heartbeat.beat,
         show_progress=heartbeat.show_progress,
         pause_watchdog=heartbeat.pause_watchdog,

@@ -18,19 +18,29 @@ from trainer.lora import add_adapters
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """Which Whisper, and what of it is trained."""
+    """The model, and which of its weights are trained."""
 
-    name: str = "openai/whisper-small"  # a name on the Hub, or a folder
-    revision: str | None = None  # commit on the Hub; None: the newest
-    gradient_checkpointing: bool = False  # a third more time for much less memory
-    freeze_encoder: bool = False  # trains the decoder only
-    freeze: tuple[str, ...] = ()  # more parts: names of modules or weights, with * for any letters
-    dropout: float | None = None  # None: as the checkpoint says, which is 0 for Whisper
-    silence: bool = True  # short clips are heard as if silence followed, up to 30 s
-    lora_rank: int | None = None  # trains adapters of this rank alone (extra lora); None: weights
-    lora_alpha: float | None = None  # an adapter weighs alpha / rank; None: twice the rank
-    lora_dropout: float = 0.0  # of what adapters hear
-    lora_modules: tuple[str, ...] = ("q_proj", "v_proj")  # the layers, by the ends of their names
+    # The Whisper model to fine-tune: a name on the Hugging Face Hub, or a folder.
+    name: str = "openai/whisper-small"
+    revision: str | None = None  # Commit of a model on the Hub. None takes the newest one.
+    # Recompute activations in the backward pass, which saves much memory and takes a third more
+    # time.
+    gradient_checkpointing: bool = False
+    freeze_encoder: bool = False  # Train the decoder only.
+    # Names of further modules or weights that are not trained; * stands for any letters.
+    freeze: tuple[str, ...] = ()
+    # Dropout probability. None keeps the checkpoint's own, which is 0 in Whisper.
+    dropout: float | None = None
+    # Attend to the encoder's states of silence behind clips shorter than 30 s, as if they were
+    # padded (docs/ablation.md).
+    silence_states: bool = True
+    # Train LoRA adapters of this rank alone (docs/lora.md). None trains the weights themselves.
+    lora_rank: int | None = None
+    # Scale of the adapters: each is multiplied by alpha / rank. None is twice the rank.
+    lora_alpha: float | None = None
+    lora_dropout: float = 0.0  # Dropout probability of the adapters' input.
+    # Layers that get an adapter, by the ends of their names.
+    lora_modules: tuple[str, ...] = ("q_proj", "v_proj")
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.
@@ -149,7 +159,9 @@ def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:
             dropout=config.lora_dropout,
         )
     refuse_frozen(model)
-    return TrainingModule(model, freeze_encoder=config.frozen_encoder, silence=config.silence)
+    return TrainingModule(
+        model, freeze_encoder=config.frozen_encoder, silence=config.silence_states
+    )
 
 
 def _set_dropout(model: nn.Module, rate: float) -> None:

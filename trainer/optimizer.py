@@ -13,18 +13,20 @@ from data.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
-    """How weights move."""
+    """The optimizer and the learning rate."""
 
-    # adamw8bit: its moments take a quarter of the memory (extra 8bit)
+    # Optimizer. The moments of adamw8bit take a quarter of the memory (the extra 8bit).
     name: Literal["adamw", "adamw8bit"] = "adamw"
-    lr: float = 1e-5  # peak; a tenth or less of pretraining's
-    warmup: int = 50  # updates from 0 to the peak
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up
-    weight_decay: float = 0.0  # of matrices; never of biases and norms
-    beta1: float = 0.9  # AdamW
-    beta2: float = 0.999  # AdamW
-    eps: float = 1e-8  # AdamW
-    max_norm: float = 1.0  # the gradient is clipped to this norm
+    # Peak learning rate. A tenth of that of Whisper's pretraining, or less, is usual.
+    lr: float = 1e-5
+    warmup: int = 50  # Updates in which the learning rate rises from 0 to its peak.
+    # How the learning rate changes after the warm-up.
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    weight_decay: float = 0.0  # AdamW's weight decay, of matrices only and not of biases and norms.
+    beta1: float = 0.9  # AdamW's decay rate of the mean of the gradient.
+    beta2: float = 0.999  # AdamW's decay rate of the mean of the squared gradient.
+    eps: float = 1e-8  # AdamW's term that is added to the denominator.
+    max_norm: float = 1.0  # Norm that the gradient is clipped to.
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.

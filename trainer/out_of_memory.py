@@ -59,7 +59,8 @@ def seconds_after(worst: Shape, processes: int, reason: str) -> float:
         )
     if processes > 1:
         raise InputError(
-            f"{message}: set data.pass_seconds={worst.seconds / 2:.0f} or less (python -m trainer "
-            "fit finds the most that fits), and go on with --resume=auto"
+            f"{message}: set data.max_seconds_per_forward={worst.seconds / 2:.0f} or less "
+            "(python -m trainer find-batch-size finds the most that fits), and resume with "
+            "--resume=auto"
         )
     return worst.seconds / 2

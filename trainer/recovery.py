@@ -51,8 +51,8 @@ def cut_passes(run: Run, shapes: Sequence[Shape], reason: str) -> None:
     training.passes.shrink(seconds)
     run.monitors.recorder.print(
         f"warning: out of memory in a pass of {shape.seconds:.0f} s of padded audio ({reason}): "
-        f"from here on one holds {seconds:.0f} s (data.pass_seconds; python -m trainer fit finds "
-        "the most)"
+        f"from here on one holds {seconds:.0f} s (data.max_seconds_per_forward; "
+        "python -m trainer find-batch-size finds the most)"
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.config import DataConfig
+from data.config_parser import current_names
 from data.errors import InputError
 from eval.config import EvalConfig
 from eval.main_process import run_on_main_process
@@ -26,21 +27,21 @@ PLAN = (
     "padded_share",
     "trailing_silence",
     "repair",
-    "timestamps",
-    "prompts",
-    "padding",
+    "timestamp_probability",
+    "prompt_probability",
+    "max_padding",
     "update_seconds",
     "update_tokens",
     "update_clips",
     "buckets",
     "token_buckets",
     "weights",
-    "hours",
+    "hours_per_epoch",
 )
 # and those that a stream's later windows depend on, which no manifest holds
 STREAM = (
     "streaming",
-    "window",
+    "shuffle_buffer",
     "train_split",
     "subset",
     "data_files",
@@ -49,7 +50,7 @@ STREAM = (
     "language_column",
     "language",
     "task",
-    "check",
+    "scan",
     "min_seconds",
     "max_seconds",
 )
@@ -63,7 +64,7 @@ FIGURES = (
     "num_beams",
     "fallback",
     "timestamps",
-    "unit",
+    "error_unit",
     "normalizer",
 )
 
@@ -127,12 +128,13 @@ def _set(config: ModelConfig | OptimConfig, prefix: str, later: Collection[str])
 def refuse_change(path: Path, now: dict[str, Any], accept: tuple[str, ...]) -> None:
     """Compare the knobs that shape training, and its choice of a model, with a checkpoint's.
 
-    Checkpoints from before the evaluations' knobs were kept say nothing of them, and go on.
+    Checkpoints from before the evaluations' knobs were kept say nothing of them, and go on. Knobs
+    that have another name now are compared by it.
 
     Raises:
         InputError: one differs, and its change was not accepted.
     """
-    saved = _without_folders(read_progress(path)["shape"])
+    saved = _without_folders(current_names(read_progress(path)["shape"]))
     for key in sorted(saved.keys() | now.keys()):
         old, new, judges = saved.get(key), now.get(key), key.startswith("eval.")
         if old == new or key in accept or (judges and key not in saved):

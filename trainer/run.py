@@ -28,15 +28,20 @@ from trainer.validation import Validation
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopConfig:
-    """How long to train, and when to evaluate."""
+    """The length of training, and evaluations during it."""
 
-    max_steps: int | None = None  # updates; None: as many as `epochs` hold
-    epochs: int = 3  # passes over the corpus, where max_steps is None
-    eval_every: int = 500  # updates; the last one is evaluated as well
-    eval_clips: int | None = 400  # of dev, the same each time; all of it at the end; None: all
-    patience: int | None = None  # evaluations without a better one until it stops; None: never
-    max_failed: int = 8  # updates in a row without a finite gradient, until it rolls back
-    stall_seconds: float = 60.0  # in a pass without progress until it is ended; 0: never
+    max_steps: int | None = None  # Updates to train for. None trains for loop.epochs.
+    epochs: int = 3  # Passes over the corpus to train for, if loop.max_steps is None.
+    # Updates between two evaluations of dev. The last update is evaluated too.
+    eval_every: int = 500
+    # Clips of dev in an evaluation, always the same. The last evaluation takes all. None is all.
+    eval_clips: int | None = 400
+    # Evaluations without a better model after which training stops. None never stops early.
+    patience: int | None = None
+    # Updates in a row with a gradient that is not finite, before training rolls back.
+    max_nonfinite_steps: int = 8
+    # Seconds without progress in a forward pass after which the run is ended. 0 never ends it.
+    stall_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.
@@ -44,7 +49,14 @@ class LoopConfig:
         Raises:
             InputError: a number is out of its range.
         """
-        for key in ("max_steps", "epochs", "eval_every", "eval_clips", "patience", "max_failed"):
+        for key in (
+            "max_steps",
+            "epochs",
+            "eval_every",
+            "eval_clips",
+            "patience",
+            "max_nonfinite_steps",
+        ):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise InputError(f"loop.{key} must be at least 1, got {value}")

@@ -83,4 +83,4 @@ def build_windows(config: Config, encoder: LabelEncoder, manifest: Manifest, ran
     held_out = [*manifest.dev, *manifest.test]
     screened = partial(screen, config=config.data, encoder=encoder, held_out=held_out)
     places = WindowLog(folder / PLACES, manifest.fingerprint(), rank=rank)
-    return Windows(stream, config.data.window, screened, folder / SPOOL / str(rank), places)
+    return Windows(stream, config.data.shuffle_buffer, screened, folder / SPOOL / str(rank), places)

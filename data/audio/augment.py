@@ -25,17 +25,22 @@ QUIET = 1e-4  # RMS below which a clip, or a piece of noise, has no level to spe
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig:
-    """What happens to training clips; all off by default."""
+    """Augmentation of training clips; all off by default."""
 
-    speed: tuple[float, ...] = ()  # one is drawn for each clip, such as 0.9 1 1.1; pitch follows
-    volume: float = 0.0  # decibels up or down, at most
-    noise: str | None = None  # a folder with recordings, mixed into noise_share of the clips
-    noise_share: float = 0.5
-    noise_snr: tuple[float, float] = (5.0, 25.0)  # decibels that speech is above it
-    time_masks: int = 0  # SpecAugment: stretches of time set to the clip's mean
-    time_width: int = 50  # frames of 10 ms that one has at most, and no more than a tenth of a clip
-    mel_masks: int = 0  # SpecAugment: bands of channels set to the clip's mean
-    mel_width: int = 20  # channels that one has at most
+    # Speed factors, such as 0.9 1 1.1, of which one is drawn for each clip. Pitch changes too.
+    speed: tuple[float, ...] = ()
+    volume: float = 0.0  # Largest change of a clip's volume, in decibels up or down.
+    # Folder with recordings of noise, which are mixed into noise_share of the clips.
+    noise: str | None = None
+    noise_share: float = 0.5  # Share of the clips that noise is mixed into.
+    # Lowest and highest signal-to-noise ratio, in decibels.
+    noise_snr: tuple[float, float] = (5.0, 25.0)
+    time_masks: int = 0  # SpecAugment's time masks: stretches of a clip that are set to its mean.
+    # Frames of 10 ms in a time mask at most. It is never more than a tenth of the clip.
+    time_width: int = 50
+    # SpecAugment's frequency masks: bands of channels that are set to the clip's mean.
+    mel_masks: int = 0
+    mel_width: int = 20  # Mel channels in a frequency mask at most.
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.

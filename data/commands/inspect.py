@@ -69,7 +69,7 @@ def inspect(config: InspectConfig) -> Path:
     ]
     counts = length_counts(survey.columns.numbers("seconds"))
     page = folder / "inspection.html"
-    heard = [] if config.check == "none" else list(_heard(drawn, wrong, clips))
+    heard = [] if config.scan == "none" else list(_heard(drawn, wrong, clips))
     write_text(page, _page(survey, counts, tables, heard))
     _show(counts, tables, page)
     return page
@@ -77,7 +77,7 @@ def inspect(config: InspectConfig) -> Path:
 
 def _drawn(survey: Survey) -> tuple[list[int], list[int]]:
     """Draw clips to be heard, and clips whose headers are read; none where no file is looked at."""
-    if survey.config.check == "none":
+    if survey.config.scan == "none":
         return [], []
     clips = range(len(survey.columns))
     draw = random.Random(survey.config.seed)

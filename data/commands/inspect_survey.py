@@ -35,19 +35,23 @@ CHUNK = 2**16  # clips held at a time, of millions; what a scan found is remembe
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InspectConfig:
-    """Tell what a corpus holds, what would be left out of it, and what looks wrong in it."""
+    """Report what a corpus holds and what looks wrong in it."""
 
-    corpus: tyro.conf.Positional[tuple[str, ...]]  # folders, manifests or Hub names
-    # none: data.train_split, dev_split and test_split, as far as they are there
+    # Folders, manifests or names on the Hugging Face Hub.
+    corpus: tyro.conf.Positional[tuple[str, ...]]
+    # Splits to inspect. None is those of data.train_split, dev_split and test_split that exist.
     split: tuple[str, ...] = ()
-    # Whisper's code, one for all corpora or one for each; none: as the corpus says
+    # Whisper's code of the language, one for all corpora or one for each. None takes what the
+    # corpus says.
     language: tuple[str, ...] = ()
-    model: str | None = None  # whose tokenizer counts tokens, a folder or a Hub name; None: nobody
-    # how far the audio is looked at; none: not even whether it is there, lengths are as listed
-    check: Literal["none", "header", "decode"] = "decode"
-    hashes: bool = False  # find the same audio under several names: reads every byte
-    seed: int = 0  # of the clips that are drawn to be heard
-    out: str | None = None  # folder for the page and the lists; None: runs/inspect/ and a name
+    # Model whose tokenizer counts tokens: a folder or a name on the Hub. None counts none.
+    model: str | None = None
+    # How audio is checked. none takes lengths as they are listed, header reads them, and decode
+    # also finds broken audio.
+    scan: Literal["none", "header", "decode"] = "decode"
+    hashes: bool = False  # Find audio that occurs under several names. This reads every byte.
+    seed: int = 0  # Seed of the clips that are drawn for listening.
+    out: str | None = None  # Folder for the page and the lists. None is a folder in runs/inspect.
     data: DataConfig = field(default_factory=DataConfig)
 
     def __post_init__(self) -> None:
@@ -56,8 +60,8 @@ class InspectConfig:
         Raises:
             InputError: audio is to be hashed, but not to be looked at.
         """
-        if self.hashes and self.check == "none":
-            raise InputError("hashes reads every clip, but check is none: set it to header")
+        if self.hashes and self.scan == "none":
+            raise InputError("hashes reads every clip, but scan is none: set it to header")
 
 
 class Survey:
@@ -71,9 +75,9 @@ class Survey:
             cache: the file that remembers lengths between runs.
         """
         language = config.language or config.data.language
-        check = "header" if config.check == "none" else config.check
+        check = "header" if config.scan == "none" else config.scan
         self.config = config
-        self.data = replace(config.data, corpus=config.corpus, language=language, check=check)
+        self.data = replace(config.data, corpus=config.corpus, language=language, scan=check)
         held_out = [split for split in (self.data.dev_split, self.data.test_split) if split]
         splits = config.split or (self.data.train_split, *held_out)
         self.splits = list(dict.fromkeys(splits))
@@ -154,11 +158,11 @@ class Survey:
         return [*drops, *faults, *broken, *unfit]
 
     def _measured(self, fresh: list[Utterance], split: str) -> Screened:
-        if self.config.check != "none":
+        if self.config.scan != "none":
             return screen_audio(fresh, split, scan(fresh, self.data, self._cache, show=True))
         for u in fresh:
             if u.seconds == 0:
-                raise InputError(f"{u.audio}: {split} does not say its length: set check to header")
+                raise InputError(f"{u.audio}: {split} does not say its length: set scan to header")
         return fresh, []
 
     def _with_tokens(self, usable: list[Utterance]) -> list[Utterance]:

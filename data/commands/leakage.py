@@ -34,14 +34,16 @@ Keys = Mapping[str, Counter[str]]  # by kind: how many clips have each
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeakageConfig:
-    """Tell what a split of one corpus shares with a split of another, or of the same."""
+    """Report the sentences and speakers that two splits share."""
 
-    corpus: tyro.conf.Positional[str]  # a folder, a manifest or a Hub name: what is trained on
-    other: tyro.conf.Positional[str]  # another, or the same: what is scored
-    split: str = "train"  # of the first; + joins several
-    other_split: str = "test"  # of the other
-    audio: bool = False  # compare the bytes of the audio too: reads all of them
-    out: str | None = None  # a file for the same in JSON, with all that is shared
+    corpus: tyro.conf.Positional[str]  # Folder, manifest or name on the Hub of the training data.
+    # Folder, manifest or name on the Hub of the data that is scored. It may be the same.
+    other: tyro.conf.Positional[str]
+    split: str = "train"  # Split of the first corpus. + joins several.
+    other_split: str = "test"  # Split of the other corpus.
+    audio: bool = False  # Compare the bytes of the audio too. This reads all of them.
+    # JSON file for the result, with everything that is shared. None writes none.
+    out: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
 
 

@@ -22,27 +22,29 @@ Parts = dict[str, list[Utterance]]  # by split
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitConfig:
-    """Make train, dev and test that share no speaker and no sentence, as manifests."""
+    """Make train, dev and test that share no speaker and no sentence."""
 
-    corpus: tyro.conf.Positional[tuple[str, ...]]  # folders, manifests or Hub names
-    source: str = "train"  # split that is divided, or that train is taken from; + joins several
-    # dev and test that stay as they are: train is the source without their clips, sentences and
-    # speakers, as in --source validated --held_out dev test. none: the source is divided
+    # Folders, manifests or names on the Hugging Face Hub.
+    corpus: tyro.conf.Positional[tuple[str, ...]]
+    source: str = "train"  # Split that is divided, or that train is taken from. + joins several.
+    # Splits that stay dev and test, as in --source validated --held_out dev test. train is then the
+    # source without their clips, sentences and speakers. None divides the source.
     held_out: tuple[str, ...] = ()
-    # what stays together where the source is divided; clips without a speaker: those of a
-    # recording if they are slices of one, else those of a sentence
+    # What stays together when the source is divided. Clips without a speaker stay with those of the
+    # same recording if they are slices of one, and of the same sentence otherwise.
     by: Literal["speaker", "sentence"] = "speaker"
-    # of dev and test. share: of speakers, each placed by its own hash, so that a clip that is added
-    # moves no other. hours: speakers in the order of their hash while they fit; the last may move
+    # Unit of dev and test. With share each speaker is placed by a hash, so that a new clip moves no
+    # other speaker. With hours speakers are added in the order of that hash while they fit, and the
+    # last one may move.
     unit: Literal["share", "hours"] = "share"
-    dev: float = 0.05  # share or hours
-    test: float = 0.05  # share or hours
-    seed: int = 0  # another one divides otherwise
-    shared_sentences: bool = False  # a divided source keeps those that several splits say
-    out: str | None = None  # folder for the manifests; None: runs/splits/ and a name
-    overwrite: bool = False  # replace the manifests that are there
+    dev: float = 0.05  # Size of dev, as a share or in hours.
+    test: float = 0.05  # Size of test, as a share or in hours.
+    seed: int = 0  # Seed of the division.
+    shared_sentences: bool = False  # Keep sentences that occur in several of the new splits.
+    out: str | None = None  # Folder for the manifests. None is a folder in runs/splits.
+    overwrite: bool = False  # Replace manifests that exist.
     # check=decode leaves out broken audio here; training does so anyway
-    data: DataConfig = field(default_factory=partial(DataConfig, check="header"))
+    data: DataConfig = field(default_factory=partial(DataConfig, scan="header"))
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.

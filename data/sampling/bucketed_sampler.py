@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch.utils.data import Sampler
 
 from data.batch import Position, Shape
-from data.config import PASS_SECONDS, DataConfig
+from data.config import MAX_SECONDS_PER_FORWARD, DataConfig
 from data.labels import PROMPT_TOKENS
 from data.log_mel import FRAMES_PER_SECOND
 from data.sampling.epoch_plan import Plan
@@ -126,7 +126,7 @@ class BucketedBatchSampler(Sampler[list[SampleSpec]]):
     def _fits(self, rows: int, row: Row, tokens: int) -> bool:
         """Tell whether a pass may hold so many rows like this one, padded to so many tokens."""
         seconds = row.frames / FRAMES_PER_SECOND
-        if self.config.pass_quadratic is not None:
-            seconds += seconds**2 / self.config.pass_quadratic
-        most = self.config.pass_seconds or PASS_SECONDS
-        return rows * seconds <= most and rows * tokens <= self.config.pass_tokens
+        if self.config.quadratic_memory_seconds is not None:
+            seconds += seconds**2 / self.config.quadratic_memory_seconds
+        most = self.config.max_seconds_per_forward or MAX_SECONDS_PER_FORWARD
+        return rows * seconds <= most and rows * tokens <= self.config.max_tokens_per_forward

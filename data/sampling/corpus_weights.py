@@ -12,25 +12,25 @@ from data.lazy_manifest import ManifestColumns
 
 
 def weights_of(outline: ManifestColumns, config: DataConfig) -> dict[str, float]:
-    """Return how often an epoch hears each corpus, by data.weights or data.hours.
+    """Return how often an epoch hears each corpus, by data.weights or data.hours_per_epoch.
 
     Raises:
         InputError: a corpus of the outline is not in data.corpus.
     """
-    if not (config.weights or config.hours):
+    if not (config.weights or config.hours_per_epoch):
         return {}
     seconds = dict.fromkeys(config.corpus, 0.0)
     for corpus, (_, length) in outline.corpora().items():
         if corpus not in seconds:
             raise InputError(
                 f"data.corpus is {', '.join(config.corpus)}, but the run's manifest holds "
-                f"{corpus}: data.weights and data.hours go by the names that it was begun with"
+                f"{corpus}: data.weights and data.hours_per_epoch need the names of the run's start"
             )
         seconds[corpus] = length
     if config.weights:
         given = dict(zip(config.corpus, config.weights, strict=True))
     else:
-        hours = zip(config.corpus, config.hours, strict=True)
+        hours = zip(config.corpus, config.hours_per_epoch, strict=True)
         given = {name: 3600 * each / max(seconds[name], 1e-9) for name, each in hours}
     return {name: weight for name, weight in given.items() if seconds[name]}
 

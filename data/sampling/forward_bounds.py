@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.batch import Position, Shape
-from data.config import PASS_SECONDS, DataConfig
+from data.config import MAX_SECONDS_PER_FORWARD, DataConfig
 from data.labels import MAX_TOKENS, PROMPT_TOKENS
 from data.log_mel import CHUNK_SECONDS, FRAMES_PER_SECOND, N_FRAMES
 from data.sampling.epoch_plan import EpochUpdates, Plan, all_edges
@@ -36,7 +36,7 @@ def bound_shapes(plan: Plan, config: DataConfig, world: int) -> list[Shape]:
     if config.pad == "packed":  # each window has at least one clip
         shortest = frames = np.full_like(frames, N_FRAMES)
         most = np.maximum(most, np.minimum(_sums(plan.outline.tokens, updates), MAX_TOKENS))
-        most += 2 * clips if config.timestamps else 0
+        most += 2 * clips if config.timestamp_probability else 0
     rows = np.minimum(-(-clips // world), _fitting(np.maximum(shortest, least), fewest, config))
     table = np.stack([rows, frames, np.maximum(most, 1)], axis=1)[updates.order]
     return [Shape(*row) for row in table.tolist()]
@@ -58,8 +58,8 @@ def _edges(plan: Plan, updates: EpochUpdates) -> tuple[Ints, Ints]:
 def _tokens(plan: Plan, updates: EpochUpdates, config: DataConfig) -> tuple[Ints, Ints]:
     """Return the fewest tokens that a row of each update may have, and the most."""
     fewest = plan.outline.tokens.astype(np.int64)
-    most = fewest + 2 if config.timestamps else fewest
-    if config.prompts:
+    most = fewest + 2 if config.timestamp_probability else fewest
+    if config.prompt_probability:
         most = most + 1 + np.minimum(plan.outline.prompts, PROMPT_TOKENS)
     begins = updates.starts[:-1]
     return (
@@ -89,8 +89,10 @@ def _least(plan: Plan, updates: EpochUpdates, config: DataConfig, longest: Ints)
 def _fitting(frames: Ints, tokens: Ints, config: DataConfig) -> Ints:
     """Return how many rows a pass may hold of no fewer frames and tokens than these."""
     seconds = frames / FRAMES_PER_SECOND
-    if config.pass_quadratic is not None:
-        seconds = seconds + seconds**2 / config.pass_quadratic
-    most = config.pass_seconds or PASS_SECONDS
-    fitting = np.minimum(most / seconds * (1 + 1e-9), config.pass_tokens / np.maximum(tokens, 1))
+    if config.quadratic_memory_seconds is not None:
+        seconds = seconds + seconds**2 / config.quadratic_memory_seconds
+    most = config.max_seconds_per_forward or MAX_SECONDS_PER_FORWARD
+    fitting = np.minimum(
+        most / seconds * (1 + 1e-9), config.max_tokens_per_forward / np.maximum(tokens, 1)
+    )
     return np.maximum(fitting.astype(np.int64), 1)

@@ -40,7 +40,7 @@ def rows_of(update: Sequence[int], at: Position, plan: Plan, config: DataConfig)
     ordered = sorted(update, key=lambda i: (-edge[i], -plan.tokens(i), i))
     edges = [edge[index] for index in ordered]
     least = least_frames(edges[0], at, plan, config)
-    padded = [max(edge, least) for edge in _level(edges, config.padding)]
+    padded = [max(edge, least) for edge in _level(edges, config.max_padding)]
     return [
         _row([index], frames, at.epoch, plan, config)
         for index, frames in zip(ordered, padded, strict=True)
@@ -54,10 +54,13 @@ def is_repaired(at: Position, plan: Plan, config: DataConfig) -> bool:
 
 def _row(clips: list[int], frames: int, epoch: int, plan: Plan, config: DataConfig) -> Row:
     """Settle how a row's labels are written; it is drawn anew in each epoch."""
-    if not (config.timestamps or config.prompts):
+    if not (config.timestamp_probability or config.prompt_probability):
         return Row(tuple(clips), frames)
     draw = random.Random(f"{plan.seed} {epoch} {clips[0]} labels")
-    timed, prompted = draw.random() < config.timestamps, draw.random() < config.prompts
+    timed, prompted = (
+        draw.random() < config.timestamp_probability,
+        draw.random() < config.prompt_probability,
+    )
     return Row(tuple(clips), frames, timed, prompted and plan.outline.prompts.item(clips[0]) > 0)
 
 

@@ -66,11 +66,9 @@ def scan(
         measure_files: measures what is not in the cache.
     """
     wanted = dict.fromkeys(
-        u.audio
-        for u in utterances
-        if config.check == "decode" or (u.seconds == 0 and u.end is None)
+        u.audio for u in utterances if config.scan == "decode" or (u.seconds == 0 and u.end is None)
     )
-    stamps = {audio: _stamp(audio, config.check) for audio in wanted}
+    stamps = {audio: _stamp(audio, config.scan) for audio in wanted}
     remembered = None if cache is None else MeasurementCache(cache)
     known = {} if remembered is None else remembered.known(stamps)
     fresh = {audio: stamp for audio, stamp in stamps.items() if audio not in known}
@@ -122,7 +120,7 @@ def _measure_all(files: Sequence[str], config: DataConfig) -> Generator[Measured
     workers = min(config.workers, len(files))
     watch = WorkerWatch(files.__getitem__, workers)
     make = partial(
-        DataLoader, _Files(files, config.check, watch), collate_fn=list, num_workers=workers
+        DataLoader, _Files(files, config.scan, watch), collate_fn=list, num_workers=workers
     )
     size = min(FILES, 1 + len(files) // (8 * max(1, workers)))  # few and long ones are shared too
     tasks = [range(i, min(i + size, len(files))) for i in range(0, len(files), size)]

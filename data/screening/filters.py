@@ -104,34 +104,34 @@ def refuse_missing(drops: Sequence[Drop], config: DataConfig) -> None:
     """Stop where rows name audio that is not there, unless the user said to go on.
 
     Raises:
-        InputError: clips are missing and data.missing is error.
+        InputError: clips are missing and data.missing_audio is error.
     """
     missing = [drop for drop in drops if drop.reason == "missing"]
-    if missing and config.missing == "error":
+    if missing and config.missing_audio == "error":
         raise InputError(
             f"{missing[0].audio}: no such file, though {missing[0].split} lists it "
             f"({len(missing)} such rows in all): unpack the corpus again, or go on without them "
-            "with data.missing=drop"
+            "with data.missing_audio=drop"
         )
 
 
 def is_broken(drop: Drop, config: DataConfig) -> bool:
     """Tell whether a clip of the training split was dropped for a fault that nobody accepted."""
-    accepted = {"missing"} if config.missing == "drop" else set()
+    accepted = {"missing"} if config.missing_audio == "drop" else set()
     return drop.split == config.train_split and drop.reason in BROKEN - accepted
 
 
 def accepted_broken(rows: int, config: DataConfig) -> float:
     """Return how many of so many clips may be broken."""
-    return max(1.0, config.max_broken * rows) if config.max_broken else 0.0
+    return max(1.0, config.max_broken_share * rows) if config.max_broken_share else 0.0
 
 
 def refuse_broken(drops: Iterable[Drop], rows: int, config: DataConfig, named_in: Path) -> None:
     """Stop where more clips of the training split are broken than the user accepts.
 
-    One is always accepted, unless data.max_broken is 0: of 50 clips it would be 2 %. What is left
-    out as a matter of policy, such as clips that are too long, is not broken, and neither is what
-    data.missing=drop accepts.
+    One is always accepted, unless data.max_broken_share is 0: of 50 clips it would be 2 %. What is
+    left out as a matter of policy, such as clips that are too long, is not broken, and neither is
+    what data.missing_audio=drop accepts.
 
     Args:
         drops: of all splits, so far; a clip may be in it once an epoch.
@@ -151,7 +151,7 @@ def refuse_broken(drops: Iterable[Drop], rows: int, config: DataConfig, named_in
     raise InputError(
         f"{len(broken):,} of {rows:,} clips of {config.train_split} are broken, most of them "
         f"({count:,}) {reason}, such as {example.audio}; all are named in {named_in}: mend them, "
-        f"or go on without them with data.max_broken={share:g}"
+        f"or go on without them with data.max_broken_share={share:g}"
     )
 
 

@@ -55,9 +55,10 @@ def select(
     rows, broken = screen_audio(rows, split, measure(rows))
     refuse_missing(broken, config)
     rows, unfit = screen_training(rows, split, config, encoder.max_tokens)
-    if config.timestamps and not encoder.knows_times:
+    if config.timestamp_probability and not encoder.knows_times:
         raise InputError(
-            f"data.timestamps is {config.timestamps:g}, but the model's vocabulary has no times: "
+            f"data.timestamp_probability is {config.timestamp_probability:g}, but the model's "
+            "vocabulary has no times: "
             "take one of OpenAI's, or set it to 0"
         )
     add_prompts(rows, encoder)

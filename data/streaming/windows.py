@@ -178,11 +178,11 @@ def first_window(
     """
     stream = Stream(spoken(config, encoder), seed, config.revision)
     if show:
-        print(f"reading {config.window:,} clips of {config.corpus[0]} …")
+        print(f"reading {config.shuffle_buffer:,} clips of {config.corpus[0]} …")
     screened = partial(screen, config=config, encoder=encoder, held_out=held_out, show=show)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="stream-", dir=folder) as place:
         places = WindowLog(Path(place) / "stream.jsonl")
-        windows = Windows(stream, config.window, screened, Path(place) / "audio", places)
+        windows = Windows(stream, config.shuffle_buffer, screened, Path(place) / "audio", places)
         with closing(windows):
             return windows.take(0)

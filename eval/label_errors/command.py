@@ -1,4 +1,4 @@
-"""`python -m eval suspects RUN`: the clips whose transcripts a run believed least, to be heard."""
+"""`python -m eval label-errors RUN`: the training clips whose transcripts have the largest loss."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from data.atomic_files import read_jsonl, write_jsonl
 from data.config import DataConfig
+from data.config_parser import current_names
 from data.errors import InputError
 from data.manifest import Manifest
 from data.utterance import Utterance
@@ -27,10 +28,10 @@ FOLDER = "suspects"  # in the run's
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelErrorsConfig:
-    """List the clips of a run whose transcripts cost the most: look there for wrong ones."""
+    """List clips with a large training loss: likely wrong transcripts."""
 
-    run: tyro.conf.Positional[str]  # the run's folder
-    most: int = 50  # clips to list
+    run: tyro.conf.Positional[str]  # The run's folder.
+    max_clips: int = 50  # Clips to list at most.
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.
@@ -38,8 +39,8 @@ class LabelErrorsConfig:
         Raises:
             InputError: a number is out of its range.
         """
-        if self.most < 1:
-            raise InputError(f"most must be at least 1, got {self.most}")
+        if self.max_clips < 1:
+            raise InputError(f"max_clips must be at least 1, got {self.max_clips}")
 
 
 def find_label_errors(config: LabelErrorsConfig) -> None:
@@ -49,7 +50,7 @@ def find_label_errors(config: LabelErrorsConfig) -> None:
         InputError: the folder is not a run's, or one that has no model yet.
     """
     run = Path(config.run)
-    ranked = costs(run)[: config.most]
+    ranked = costs(run)[: config.max_clips]
     if not (run / "model" / "config.json").is_file():
         raise InputError(f"{run / 'model'}: no model yet: a run has one after its first evaluation")
     utterances = heard_by(run, ranked)
@@ -57,17 +58,18 @@ def find_label_errors(config: LabelErrorsConfig) -> None:
     whisper = load_whisper(str(run / "model"))
     whisper.model.to(accelerator.device)
     asked = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    model = current_names({f"model.{key}": value for key, value in asked["model"].items()})
     evaluator = Evaluator(
         accelerator=accelerator,
         whisper=whisper,
         data=DataConfig(),
         config=EvalConfig(),
-        silence=asked["model"].get("silence", True),
+        silence=model.get("model.silence_states", True),
     )
     short = at_true_length(asked)
     scores, hypotheses = evaluator.evaluate(utterances, "suspects", true_length=short)
     folder = run / FOLDER
-    save(folder, scores, hypotheses, model=str(run / "model"), most=config.most)
+    save(folder, scores, hypotheses, model=str(run / "model"), most=config.max_clips)
     rows = with_costs(folder / "utterances.jsonl", ranked)
     Console(highlight=False).print(table(rows, str(run)))
     print(f"to be heard: {write_page(folder)}")

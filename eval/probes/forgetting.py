@@ -65,7 +65,7 @@ def measure_forgetting(
     """Score the clips; every process must call. None where no corpus is named.
 
     Args:
-        evaluator: with eval.forget_corpus.
+        evaluator: with eval.forgetting_corpus.
         evaluations: the run's folder eval/.
         true_length: as in Evaluator.evaluate().
 
@@ -73,7 +73,7 @@ def measure_forgetting(
         InputError: the corpus cannot be used.
     """
     config = evaluator.config
-    if config.forget_corpus is None:
+    if config.forgetting_corpus is None:
         return None
     chosen = _agreed(evaluator, evaluations / CHOSEN)
     scores, heard = evaluator.evaluate(chosen, "forgetting", true_length=true_length)
@@ -85,7 +85,7 @@ def measure_forgetting(
             rows = read_jsonl(first / UTTERANCES)
             texts = {row["id"]: row["hypothesis"] for row in rows}
         heard = [replace(h, utterance=_said(h.utterance, texts)) for h in heard]
-        scores = score(heard, config.normalizer, scores.seconds, config.unit)
+        scores = score(heard, config.normalizer, scores.seconds, config.error_unit)
     saved = None if first is None else json.loads((first / SCORES).read_text(encoding="utf-8"))
     return Forgetting(scores=scores, heard=heard, first=saved or scores.to_json(), own=own)
 
@@ -104,10 +104,10 @@ def _agreed(evaluator: Evaluator, path: Path) -> list[Utterance]:
     """
     evaluator.pause_watchdog()
     clips = run_on_main_process(evaluator.accelerator, lambda: _chosen(evaluator, path))
-    named = evaluator.config.forget_corpus
+    named = evaluator.config.forgetting_corpus
     if clips[0].corpus != named:
         raise InputError(
-            f"eval.forget_corpus is {named}, but this run has heard {clips[0].corpus} so far: "
+            f"eval.forgetting_corpus is {named}, but this run has heard {clips[0].corpus} so far: "
             f"set it back, or remove {path}"
         )
     return clips
@@ -127,7 +127,7 @@ def choose(evaluator: Evaluator, runs: Path) -> list[Utterance]:
     """Return a few clips of the corpus: the same ones, whatever order it is in.
 
     Args:
-        evaluator: with eval.forget_corpus.
+        evaluator: with eval.forgetting_corpus.
         runs: where lengths are remembered between runs.
 
     Raises:
@@ -136,13 +136,13 @@ def choose(evaluator: Evaluator, runs: Path) -> list[Utterance]:
     config = evaluator.config
     data = replace(
         evaluator.data,
-        corpus=(str(config.forget_corpus),),
+        corpus=(str(config.forgetting_corpus),),
         layout=("auto",),
-        language=() if config.forget_language is None else (config.forget_language,),
-        task=(config.forget_task,),
+        language=() if config.forgetting_language is None else (config.forgetting_language,),
+        task=(config.forgetting_task,),
         audio_root=(),
         weights=(),
-        hours=(),
+        hours_per_epoch=(),
         subset=None,
         data_files=(),
         revision=None,
@@ -152,6 +152,6 @@ def choose(evaluator: Evaluator, runs: Path) -> list[Utterance]:
         test_split=None,
     )
     labels, cache = evaluator.whisper.labels(), scan_cache(runs, data)
-    rows, _ = read_held_out(data, labels, cache, split=config.forget_split, show=True)
+    rows, _ = read_held_out(data, labels, cache, split=config.forgetting_split, show=True)
     rows.sort(key=lambda u: hashlib.sha256(u.id.encode()).digest())
-    return rows[: config.forget_clips]
+    return rows[: config.forgetting_clips]

@@ -104,14 +104,14 @@ def transcribe_noise(
     *,
     true_length: bool,
 ) -> list[Hypothesis]:
-    """Return what the model says to the set, decoded as it decodes; none with eval.noise off.
+    """Return what the model says to the set, decoded as it decodes; none with eval.non_speech off.
 
     Args:
         evaluator: made it.
         hypotheses: what it heard, most of them in the language that the model is told.
         true_length: as in Evaluator.evaluate().
     """
-    if not (evaluator.config.noise and hypotheses):
+    if not (evaluator.config.non_speech and hypotheses):
         return []
     ((language, _),) = Counter(h.utterance.language for h in hypotheses).most_common(1)
     sounds = noise_set(language)

@@ -57,11 +57,11 @@ def run_probes(
         evaluator: made the evaluation.
         hypotheses: what it heard.
         at: its folder, eval/step-XXXXXXXX/SPLIT.
-        forgetting: whether to score the clips of eval.forget_corpus.
+        forgetting: whether to score the clips of eval.forgetting_corpus.
         true_length: as in Evaluator.evaluate().
 
     Raises:
-        InputError: eval.forget_corpus cannot be used.
+        InputError: eval.forgetting_corpus cannot be used.
     """
     noise = []
     if at.name == "test":

@@ -27,12 +27,14 @@ NEEDED = ("id", "reference", "hypothesis", "reference_normalized", "hypothesis_n
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportConfig:
-    """Make the page of an evaluation, from its files."""
+    """Write report.html of an evaluation from its files."""
 
-    folder: tyro.conf.Positional[str]  # with scores.json and utterances.jsonl; gets report.html
-    before: str | None = None  # the folder of an earlier evaluation, to compare with
-    audio: Literal["link", "embed", "none"] = "link"  # link: to the corpus's files where they lie
-    embed_clips: int = 200  # whose sound is in the page with embed: those with the most edits
+    # Folder with scores.json and utterances.jsonl, which gets report.html.
+    folder: tyro.conf.Positional[str]
+    before: str | None = None  # Folder of an earlier evaluation to compare with.
+    # Whether the page links to the audio files of the corpus, embeds the audio, or has none.
+    audio: Literal["link", "embed", "none"] = "link"
+    embed_clips: int = 200  # Clips whose audio is embedded: those with the most edits.
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.

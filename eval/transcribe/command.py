@@ -32,15 +32,19 @@ MOST_NAMED = 5  # failures in the sentence at the end
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TranscribeCommand:
-    """Write down what is said in audio: `python -m eval transcribe AUDIO … --model RUN`."""
+    """Transcribe audio files to text or subtitles."""
 
-    audio: tyro.conf.Positional[tuple[str, ...]]  # files, folders, or patterns in quotes
-    model: str  # a run's folder, a model's, one that CTranslate2 made, or a name on the Hub
-    format: tuple[Literal["txt", "srt", "vtt", "json"], ...] = ("txt",)  # all but txt have times
-    out: str | None = None  # a folder that gets a file in each format; none: one format is printed
-    language: str | None = None  # Whisper's code; none: the model's own, or what it detects
-    task: Task = "transcribe"
-    precision: Precision = "auto"  # auto: bf16 or fp16 on a GPU, as it can; fp32 on a CPU
+    audio: tyro.conf.Positional[tuple[str, ...]]  # Audio files, folders, or patterns in quotes.
+    # A run's folder, a model's folder, a CTranslate2 model's folder, or a name on the Hub.
+    model: str
+    # Output formats. All but txt have timestamps.
+    format: tuple[Literal["txt", "srt", "vtt", "json"], ...] = ("txt",)
+    out: str | None = None  # Folder that gets a file in each format. None prints, in one format.
+    # Whisper's code of the language. None is the model's own, or what it detects.
+    language: str | None = None
+    task: Task = "transcribe"  # Transcribe, or translate to English.
+    # Number format. auto takes bf16 or fp16 on a GPU, and fp32 on a CPU.
+    precision: Precision = "auto"
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:

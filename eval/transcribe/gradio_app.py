@@ -16,13 +16,15 @@ from eval.transcribe.transcriber import FasterWhisperTranscriber, Transcriber, d
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TryCommand:
-    """Speak into a page, and read what two models hear: `python -m eval try BEFORE AFTER`."""
+    """Record speech in a browser and compare two models' transcripts."""
 
-    a: tyro.conf.Positional[str]  # a run's folder, a model's, or a name on the Hub
-    b: tyro.conf.Positional[str]  # the same
-    language: str | None = None  # Whisper's code; none: each model's own, or what it detects
-    port: int = 7860  # of this machine alone
-    precision: Precision = "auto"  # auto: bf16 or fp16 on a GPU, as it can; fp32 on a CPU
+    a: tyro.conf.Positional[str]  # A run's folder, a model's folder, or a name on the Hub.
+    b: tyro.conf.Positional[str]  # The second model, in the same way.
+    # Whisper's code of the language. None is each model's own, or what it detects.
+    language: str | None = None
+    port: int = 7860  # Port of the page. Only this machine can open it.
+    # Number format. auto takes bf16 or fp16 on a GPU, and fp32 on a CPU.
+    precision: Precision = "auto"
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 

@@ -144,7 +144,7 @@ def train(cell: Cell, command: Command) -> None:
         f"--data.corpus={cell.train}",
         f"--data.language={cell.language}",
         "--data.update_clips=8",
-        "--data.pass_seconds=60",  # of memory: two windows
+        "--data.max_seconds_per_forward=60",  # of memory: two windows
         "--data.dev_split=None",
         "--data.test_split=None",
         "--optim.lr=1e-5",

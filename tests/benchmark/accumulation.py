@@ -109,7 +109,7 @@ def blank(corpus: Path, out: Path) -> str:
 def draw(whisper: Whisper, corpus: Path, passes: int) -> list[Batch]:
     """Return the update, cut into passes, padded to 30 s as the stock model wants it."""
     seconds = CHUNK_SECONDS * CLIPS / passes
-    config = DataConfig(update_clips=CLIPS, pad="30s", pass_seconds=seconds, workers=0)
+    config = DataConfig(update_clips=CLIPS, pad="30s", max_seconds_per_forward=seconds, workers=0)
     encoder = whisper.labels()
     rows = []
     for u in read(replace(config, corpus=(str(corpus),)), "train"):

@@ -32,7 +32,9 @@ class Command(Knobs):
     """Compare transformers' Seq2SeqTrainer with whisper-loop on the same clips."""
 
     pad: Literal["mixed", "bucket", "30s"] = "bucket"  # whisper-loop's data.pad
-    ours: tuple[str, ...] = ()  # further knobs of whisper-loop, such as data.pass_seconds=60
+    ours: tuple[
+        str, ...
+    ] = ()  # further knobs of whisper-loop, such as data.max_seconds_per_forward=60
     evaluate: bool = False  # transcribe the test split before training and after it
     minutes: float | None = None  # of training, for scores after the same time
 

@@ -41,7 +41,7 @@ PAUSES = (0.3, 1.5)  # seconds between two clips
 NEAR = 0.3  # seconds within which a boundary counts as found
 WAYS = (
     ("without timestamps", ()),
-    ("with timestamps in half", ("--data.timestamps=0.5",)),
+    ("with timestamps in half", ("--data.timestamp_probability=0.5",)),
 )
 
 

@@ -129,7 +129,7 @@ def apart(command: Command) -> dict[str, Any]:
 def _start(pipe: Connection, command: Command, begun: float) -> None:
     """Freeze the corpus, plan the first epoch, then load some passes with two workers."""
     corpus, path = str(Path(command.folder) / "en"), Path(command.folder) / "manifest.jsonl"
-    config = DataConfig(corpus=(corpus,), check="header", pad="bucket")
+    config = DataConfig(corpus=(corpus,), scan="header", pad="bucket")
     whisper = load_whisper(command.model)
     built, _ = build_manifest(config, whisper.labels(), path.with_name("cache"), show=False)
     frozen = built.write(path)

@@ -94,7 +94,7 @@ def main() -> None:
         lora_rank=asked.rank,
         lora_modules=tuple(asked.modules),
         gradient_checkpointing=not asked.keep,
-        silence=False,
+        silence_states=False,
     )
     held = fixed(asked.shape, model, OptimConfig(name=asked.optim))
     one, encoder, decoder = (

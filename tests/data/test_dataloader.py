@@ -33,7 +33,11 @@ def encoder(blank_model: Path) -> LabelEncoder:
 def config(tone_corpus: Path) -> DataConfig:
     """Return knobs for the tone corpus, in this process."""
     return DataConfig(
-        corpus=(str(tone_corpus),), update_seconds=12.0, pass_seconds=7.0, pad="bucket", workers=0
+        corpus=(str(tone_corpus),),
+        update_seconds=12.0,
+        max_seconds_per_forward=7.0,
+        pad="bucket",
+        workers=0,
     )
 
 
@@ -138,7 +142,7 @@ def test_a_file_that_vanishes_has_no_weight_and_is_named(
 def test_a_file_that_grew_does_not_break_its_batch(
     copied: Path, config: DataConfig, encoder: LabelEncoder, write_clip: WriteClip
 ) -> None:
-    # or clip_durations.tsv is wrong and data.check=header: the encoder takes 30 s and no more
+    # or clip_durations.tsv is wrong and data.scan=header: the encoder takes 30 s and no more
     config = replace(config, corpus=(str(copied),))
     rows = utterances_of(config, encoder)
     shapes = [b.features.shape for b in batches(rows, config, encoder)]
@@ -151,7 +155,7 @@ def test_a_file_that_grew_does_not_break_its_batch(
 def test_a_clip_a_little_longer_than_the_table_says_stays_in_its_window(
     tmp_path: Path, config: DataConfig, encoder: LabelEncoder, write_clip: WriteClip
 ) -> None:
-    # an mp3's encoder adds up to 0.1 s; with data.check=header nobody sees it before the encoder
+    # an mp3's encoder adds up to 0.1 s; with data.scan=header nobody sees it before the encoder
     path = write_clip(tmp_path / "long.wav", 30.03)
     u = Utterance(id="a", audio=str(path), text="one", language="en", seconds=29.98, tokens=6)
     found = [
@@ -175,7 +179,7 @@ def test_a_process_short_of_clips_makes_as_many_passes(
 
 
 def test_training_pads_as_the_user_says(config: DataConfig, encoder: LabelEncoder) -> None:
-    config = replace(config, pass_seconds=120.0, update_clips=1, padded_share=0.8)
+    config = replace(config, max_seconds_per_forward=120.0, update_clips=1, padded_share=0.8)
     rows = utterances_of(config, encoder)[:8]
     lengths = {}
     for pad in ("30s", "bucket", "mixed"):

@@ -85,7 +85,7 @@ class Corpus:
 def corpus(tone_corpus: Path, encoder: LabelEncoder) -> Corpus:
     """Return the training split of the tone corpus, two or three clips a pass."""
     config = DataConfig(
-        corpus=(str(tone_corpus),), update_seconds=12.0, pass_seconds=7.0, pad="bucket"
+        corpus=(str(tone_corpus),), update_seconds=12.0, max_seconds_per_forward=7.0, pad="bucket"
     )
     rows = list(read(config, "train"))
     counts = encoder.count([u.text for u in rows], ["en"] * len(rows))

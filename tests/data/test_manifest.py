@@ -143,7 +143,7 @@ def test_everything_broken_is_dropped_by_reason_and_the_rest_is_kept(
     edit(copied / "train.tsv", f"{clip[4].name}\t\t", f"{clip[4].name}\t\t<|en|> ")
     edit(copied / "train.tsv", f"{clip[5].name}\t\t", f"{clip[5].name}\t\t{'one ' * 500}")
     clip[6].unlink()
-    manifest, drops = build(copied, missing="drop")
+    manifest, drops = build(copied, missing_audio="drop")
     assert len(manifest.train) == 17
     assert count_reasons(drops)["train"] == {
         "truncated": 2,
@@ -161,8 +161,8 @@ def test_missing_audio_is_an_error_unless_it_is_said_not_to_be(
 ) -> None:
     (copied / "clips" / "common_voice_en_train_003.mp3").unlink()
     with pytest.raises(InputError, match=r"train_003\.mp3: no such file, though train lists it"):
-        build(copied, check=check)
-    manifest, drops = build(copied, check=check, missing="drop")
+        build(copied, scan=check)
+    manifest, drops = build(copied, scan=check, missing_audio="drop")
     assert len(manifest.train) == 23
     assert count_reasons(drops) == {"train": {"missing": 1}}
 
@@ -283,4 +283,4 @@ def test_every_set_of_corpora_has_a_cache_of_its_own(tmp_path: Path) -> None:
     caches = {scan_cache(tmp_path, config) for config in configs}
     assert len(caches) == 3
     assert {cache.parent for cache in caches} == {tmp_path / ".scan"}
-    assert scan_cache(tmp_path, replace(configs[0], check="header")) in caches
+    assert scan_cache(tmp_path, replace(configs[0], scan="header")) in caches

@@ -152,7 +152,7 @@ class Corpus:
             corpus=(str(self.folder),),
             dev_split=None,
             test_split=None,
-            missing="drop",
+            missing_audio="drop",
             pad="bucket",
             **{"workers": 0, **knobs},
         )
@@ -200,7 +200,7 @@ def test_rot_is_found_by_the_scan_and_named(name: str, corpus: Corpus) -> None:
 def test_rot_that_only_decoding_finds_costs_its_clip_in_training(name: str, corpus: Corpus) -> None:
     rot = ROT[name]
     corpus.add(name, rot.write, rot.row)
-    manifest, drops = corpus.build(check="header")
+    manifest, drops = corpus.build(scan="header")
     batches = corpus.train(manifest)
     named = {d.id: d.reason for d in [*drops, *(d for b in batches for d in b.drops)]}
     assert named == ({name: rot.reason} if rot.reason else {})
@@ -276,7 +276,7 @@ def test_a_corpus_that_is_mostly_rotten_is_refused_with_its_drops(
     manifest, drops = corpus.build()
     rows = len(manifest.train) + len(drops)
     with pytest.raises(
-        InputError, match=r"3 of 5 clips of train .*\(3\) unreadable.*max_broken=0.6"
+        InputError, match=r"3 of 5 clips of train .*\(3\) unreadable.*max_broken_share=0.6"
     ):
         refuse_broken(drops, rows, corpus.config, tmp_path / "drops.jsonl")
 
@@ -298,7 +298,7 @@ def test_a_table_with_holes_and_open_quotes_loses_those_rows_alone(
     with pytest.raises(InputError, match=r"common\ufffdvoice\.mp3: no such file, though train"):
         build_manifest(config, encoder, tmp_path / "cache.jsonl", show=False)
     config = DataConfig(
-        corpus=(str(copied),), dev_split=None, test_split=None, workers=0, missing="drop"
+        corpus=(str(copied),), dev_split=None, test_split=None, workers=0, missing_audio="drop"
     )
     manifest, drops = build_manifest(config, encoder, tmp_path / "cache.jsonl", show=False)
     assert [drop.reason for drop in drops] == [

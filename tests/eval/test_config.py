@@ -15,7 +15,7 @@ from eval.config import EvalConfig
     [
         ({"batch_seconds": 0.0}, "eval.batch_seconds must be greater than 0, got 0.0"),
         ({"batch_seconds": nan}, "eval.batch_seconds must be greater than 0, got nan"),
-        ({"forget_clips": 0}, "eval.forget_clips must be at least 1, got 0"),
+        ({"forgetting_clips": 0}, "eval.forgetting_clips must be at least 1, got 0"),
         ({"max_length": 0}, "eval.max_length must be at least 1, got 0"),
         ({"num_beams": -1}, "eval.num_beams must be at least 1, got -1"),
         ({"embed_clips": 0}, "eval.embed_clips must be at least 1, got 0"),
@@ -31,4 +31,4 @@ def test_a_number_out_of_range_is_one_sentence_with_key_and_value(
 
 
 def test_the_edges_of_the_ranges_are_allowed() -> None:
-    EvalConfig(batch_seconds=0.1, forget_clips=1, max_length=448, num_beams=1)
+    EvalConfig(batch_seconds=0.1, forgetting_clips=1, max_length=448, num_beams=1)

@@ -156,7 +156,7 @@ def test_listening_again_hears_what_training_made_of_it(whisper: Whisper) -> Non
 
 def test_without_it_short_audio_is_heard_alone(whisper: Whisper) -> None:
     alone = encoded(whisper, features(200))
-    module = prepare_training(whisper, ModelConfig(silence=False))
+    module = prepare_training(whisper, ModelConfig(silence_states=False))
     module.update_silence_states(module.whisper)
     assert "silence" not in module.state_dict()
     ids = torch.tensor([whisper.labels().encode("one", "en")] * 2)
@@ -200,7 +200,7 @@ def test_an_evaluation_hears_silence_only_where_training_did(
 ) -> None:
     run = tmp_path / "run"
     knobs = ("--data.dev_split=dev", "--eval.max_length=8", "--loop.max_steps=2")
-    trainer(run, *knobs, "--model.silence=false", "--optim.lr=1e-2")
+    trainer(run, *knobs, "--model.silence_states=false", "--optim.lr=1e-2")
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     told = [row["dev/loss"] for row in rows if row["step"] == 2 and "dev/loss" in row]
     alone, with_silence = (

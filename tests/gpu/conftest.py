@@ -77,7 +77,7 @@ class Runs:
             "--loop.eval_every=1000",
             "--checkpoint.save_every=1000",
             "--log.log_every=1",
-            "--eval.noise=False",
+            "--eval.non_speech=False",
             "--eval.max_length=8",
             "--optim.lr=1e-3",
             "--optim.warmup=2",

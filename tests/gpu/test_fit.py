@@ -1,4 +1,4 @@
-"""What `python -m trainer fit` finds holds for real updates."""
+"""What `python -m trainer find-batch-size` finds holds for real updates."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_updates_of_passes_that_were_found_to_fit_stay_within_the_limit(
     arguments = runs.arguments(
         tmp_path / "run", f"--data.update_clips={clips}", "--precision=fp32", *limit
     )
-    done = runs.start(["-m", "trainer", "fit", *arguments])
+    done = runs.start(["-m", "trainer", "find-batch-size", *arguments])
     assert done.returncode == 0, done.stdout[-3000:]
     (path,) = (tmp_path / ".fit").iterdir()
     tried = json.loads(path.read_text(encoding="utf-8"))["tried"]

@@ -44,7 +44,7 @@ def gradient(device: torch.device, *, silence: bool) -> tuple[float, dict[str, T
     whisper = random_whisper("nano" if smoke() else "tiny", torch.device("cpu"))
     batch = noise_batch(whisper, torch.device("cpu"), 3, 1.92).to(device)
     whisper.model.to(device)
-    module = prepare_training(whisper, ModelConfig(silence=silence)).train()
+    module = prepare_training(whisper, ModelConfig(silence_states=silence)).train()
     named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
     optimizer = Recorder([weight for _, weight in named], lr=1.0)
     result = train_step(

@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 CLIPS = 24 if smoke() else 64  # an update, in one pass
 ONE_PASS = (
     f"--data.update_clips={CLIPS}",
-    "--data.padding=9",
-    "--data.pass_seconds=5000",
+    "--data.max_padding=9",
+    "--data.max_seconds_per_forward=5000",
     "--data.buckets=1",  # every update has clips of all lengths: their passes are alike
     "--data.token_buckets=1",
 )

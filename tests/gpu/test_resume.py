@@ -24,7 +24,7 @@ def test_a_deterministic_run_that_was_killed_ends_with_the_same_weights(
 ) -> None:
     extra = (
         "--deterministic=true",
-        "--data.padding=9",  # one pass an update
+        "--data.max_padding=9",  # one pass an update
         f"--loop.max_steps={UPDATES}",
         f"--checkpoint.save_every={EVERY}",
     )

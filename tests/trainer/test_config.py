@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from data.commands.inspect_survey import InspectConfig
+from data.config_parser import RENAMED, knobs, parse_dataclass
 from data.errors import InputError
-from trainer.config import RECIPES, find_recipe, parse
+from eval.label_errors.command import LabelErrorsConfig
+from trainer.config import RECIPES, Config, find_recipe, parse
 
 
 def recipe(folder: Path, text: str) -> str:
@@ -91,13 +94,33 @@ def test_flags_need_no_value_and_yaml_words_are_taken() -> None:
     assert config.data.dev_split is None
 
 
-def test_help_names_every_knob_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as leaving:
-        parse(["--help"])
-    assert leaving.value.code == 0
-    told = capsys.readouterr().out
-    for part in ("--optim.lr", "--data.pass_seconds", "--loop.patience", "memory limit"):
-        assert part in told
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_the_old_name_of_a_knob_is_answered_with_the_new_one(
+    old: str, new: str, tmp_path: Path
+) -> None:
+    known = dict(knobs(Config))
+    if "." not in old:  # of a command
+        assert new in {**dict(knobs(InspectConfig)), **dict(knobs(LabelErrorsConfig))}
+        return
+    assert old not in known
+    section, _, key = old.partition(".")
+    path = recipe(tmp_path, f"{section}:\n  {key}: 1\n")
+    with pytest.raises(InputError) as refused:
+        parse([path])
+    assert str(refused.value) == f"{path}: {old} is now {new}; rename it"
+    for argument in (f"--{old}=1", f"--{old.replace('_', '-')}"):
+        with pytest.raises(InputError) as refused:
+            parse([argument, "1"])
+        assert str(refused.value) == f"--{old} is now --{new}; rename it"
+    with pytest.raises(InputError, match=rf"^accept: {old} is now {new}; rename it$"):
+        parse(["--accept", old])
+
+
+def test_the_old_name_of_a_commands_option_is_answered_with_the_new_one() -> None:
+    with pytest.raises(InputError, match=r"^--check is now --scan; rename it$"):
+        parse_dataclass(InspectConfig, ["corpus", "--check=header"])
+    with pytest.raises(InputError, match=r"^--most is now --max_clips; rename it$"):
+        parse_dataclass(LabelErrorsConfig, ["run", "--most", "3"])
 
 
 @pytest.mark.parametrize("argument", ["--optim.lrr=1", "--optim.lr=fast", "--data.pad=20s"])

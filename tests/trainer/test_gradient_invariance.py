@@ -152,12 +152,14 @@ def _passes(cut: Cut, whisper: Whisper, corpus: Path, rank: int) -> Iterator[Bat
     """Return the passes of one process."""
     # all clips of an update have one length: it is cut by memory alone
     config = DataConfig(
-        corpus=(str(corpus),), update_clips=CLIPS, pad="bucket", padding=100.0, workers=0
+        corpus=(str(corpus),), update_clips=CLIPS, pad="bucket", max_padding=100.0, workers=0
     )
     encoder = whisper.labels()
     rows = _ragged(config, encoder)
     plan, longest = Plan.of(rows, config, seed=0), edge_of(max(u.seconds for u in rows))
-    config = replace(config, pass_seconds=(cut.clips + 0.5) * longest / FRAMES_PER_SECOND)
+    config = replace(
+        config, max_seconds_per_forward=(cut.clips + 0.5) * longest / FRAMES_PER_SECOND
+    )
     sampler = BucketedBatchSampler(plan, config, updates=0, rank=rank, world=cut.processes)
     loader = train_batches(rows, config, BatchPreparer(encoder, whisper.n_mels), sampler)
     return loader.start(Position(), UPDATES)

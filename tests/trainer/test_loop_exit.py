@@ -68,7 +68,7 @@ def test_too_many_broken_clips_end_a_run_with_its_last_update_saved(
     sabotage = partial(break_clips, copied, 2)
     done = trainer(run, *RARELY, *corpus, processes=processes, sabotage=sabotage, check=False)
     assert done.returncode == 2
-    assert "more than data.max_broken" in done.output
+    assert "more than data.max_broken_share" in done.output
     assert "Traceback" not in done.output
     assert saved_steps(run) == [max(losses(run))]
     assert not list((run / "checkpoints").glob(".pending*"))

@@ -84,7 +84,7 @@ def test_drawing_adapters_leaves_chance_as_it_was(blank_model: Path) -> None:
     whisper = load_whisper(str(blank_model))
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    prepare_training(whisper, ModelConfig(lora_rank=2, silence=False))
+    prepare_training(whisper, ModelConfig(lora_rank=2, silence_states=False))
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -34,8 +34,8 @@ def test_row_without_audio(trainer: Any, copied: Path, tmp_path: Path) -> None:
     gone.unlink()
     line = told(trainer, tmp_path / "run", f"--data.corpus={copied}")
     assert f"{gone}: no such file, though train lists it" in line
-    assert "data.missing=drop" in line
-    done = trainer(tmp_path / "run", f"--data.corpus={copied}", "--data.missing=drop")
+    assert "data.missing_audio=drop" in line
+    done = trainer(tmp_path / "run", f"--data.corpus={copied}", "--data.missing_audio=drop")
     assert "left out of train: 1 missing" in done.output
     drops = (tmp_path / "run" / "drops.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(row)["audio"] for row in drops] == [str(gone)]

@@ -200,7 +200,7 @@ def test_broken_weights_are_rolled_back_and_the_window_is_passed_over_for_good(
     trainer: Any, tmp_path: Path, losses: Losses
 ) -> None:
     run = tmp_path / "run"
-    extra = ("--loop.max_failed=2", "--checkpoint.save_every=4")
+    extra = ("--loop.max_nonfinite_steps=2", "--checkpoint.save_every=4")
     done = trainer(run, *extra, "--loop.max_steps=8", sabotage=poison_weights)
     assert "back at update 4" in done.output
     state = json.loads((run / "checkpoints/step-00000008/state.json").read_text())["state"]

@@ -88,7 +88,7 @@ def run_out_in_moves(rows: int, after: int) -> None:
 def test_an_update_that_does_not_fit_is_cut_smaller_and_made(
     trainer: Any, tmp_path: Path, losses: Losses, sabotage: Callable[[], None]
 ) -> None:
-    roomy = ("--data.padding=9",)  # one pass an update
+    roomy = ("--data.max_padding=9",)  # one pass an update
     trainer(tmp_path / "whole", *roomy)
     done = trainer(tmp_path / "cut", *roomy, sabotage=sabotage)
     assert "out of memory in a pass of" in done.output
@@ -101,7 +101,7 @@ def test_an_update_that_does_not_fit_is_cut_smaller_and_made(
 def test_a_single_row_that_does_not_fit_ends_the_run_with_a_checkpoint(
     trainer: Any, tmp_path: Path
 ) -> None:
-    extra = ("--data.padding=9", "--checkpoint.save_every=100")
+    extra = ("--data.max_padding=9", "--checkpoint.save_every=100")
     sabotage = partial(run_out, rows=0, after=3)
     done = trainer(tmp_path / "run", *extra, sabotage=sabotage, check=False)
     assert done.returncode == 2
@@ -114,13 +114,13 @@ def test_a_single_row_that_does_not_fit_ends_the_run_with_a_checkpoint(
 def test_on_several_processes_it_stops_with_a_checkpoint_and_says_what_to_set(
     trainer: Any, tmp_path: Path, losses: Losses, rank: str
 ) -> None:
-    run, extra = tmp_path / "run", ("--data.padding=9", "--checkpoint.save_every=100")
+    run, extra = tmp_path / "run", ("--data.max_padding=9", "--checkpoint.save_every=100")
     sabotage = partial(run_out, rows=3, after=2, rank=rank)
     done = trainer(run, *extra, processes=2, sabotage=sabotage, check=False)
     assert done.returncode != 0
-    assert "set data.pass_seconds=" in done.output
+    assert "set data.max_seconds_per_forward=" in done.output
     verify(run / "checkpoints/step-00000002")
-    trainer(run, *extra, "--data.pass_seconds=8", "--resume=auto", processes=2)
+    trainer(run, *extra, "--data.max_seconds_per_forward=8", "--resume=auto", processes=2)
     assert list(losses(run)) == [1, 2, 3, 4, 5, 6]
 
 
@@ -206,7 +206,7 @@ def test_the_worst_pass_is_the_largest_of_an_epoch() -> None:
         Utterance(id=str(i), audio="", text="", seconds=0.5 + i % 29, tokens=5 + i % 40)
         for i in range(200)
     ]
-    config = DataConfig(pad="mixed", pass_seconds=70.0)
+    config = DataConfig(pad="mixed", max_seconds_per_forward=70.0)
     plan = Plan.of(utterances, config, seed=0)
     sampler = BucketedBatchSampler(plan, config, updates=3)
     worst = sampler.worst()
@@ -231,5 +231,5 @@ def test_a_pass_is_halved_while_it_can_be() -> None:
     assert seconds_after(Shape(4, 1000, 50), processes=1, reason="CUDA error") == 20.0
     with pytest.raises(InputError, match=r"pass of 1 rows and 10 s .*error.*, which cannot be cut"):
         seconds_after(Shape(1, 1000, 50), processes=1, reason="CUDA error")
-    with pytest.raises(InputError, match=r"set data\.pass_seconds=20 or less"):
+    with pytest.raises(InputError, match=r"set data\.max_seconds_per_forward=20 or less"):
         seconds_after(Shape(4, 1000, 50), processes=2, reason="CUDA error")

@@ -34,11 +34,13 @@ CHECKPOINTS = "checkpoints"  # in a run's folder
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointConfig:
-    """What is kept to go on from."""
+    """When checkpoints are saved, and which are kept."""
 
-    save_every: int = 500  # updates; those that are evaluated and the last are saved as well
-    keep: int = 2  # newest checkpoints that stay, and the best one that each of them names
-    keep_every: int | None = None  # updates; checkpoints at multiples of it stay for good
+    # Updates between two checkpoints. Evaluated updates and the last one are saved too.
+    save_every: int = 500
+    keep: int = 2  # Newest checkpoints that are kept, each with the best checkpoint that it names.
+    # Checkpoints at multiples of this number of updates are kept for good. None keeps none.
+    keep_every: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.

@@ -21,10 +21,11 @@ MARKS = {True: ("ok", "green"), False: ("wrong", "bold red"), None: ("skipped", 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DoctorConfig:
-    """Look at versions, audio, the model, workers, memory and disk."""
+    """Check that this machine can train: versions, audio, model, memory and disk."""
 
-    model: str | None = None  # a folder, or a name on the Hub; None: a small one, made on the spot
-    runs: str = "runs"  # folder that runs will be written to
+    # Model to check: a folder or a name on the Hub. None makes a small one.
+    model: str | None = None
+    runs: str = "runs"  # Folder that runs will be written to.
 
 
 def checks(config: DoctorConfig, folder: Path) -> list[Check]:

@@ -1,8 +1,8 @@
-"""`python -m trainer fit RECIPE …`: the most that a forward pass can hold on this device.
+"""`python -m trainer find-batch-size RECIPE …`: the most that fits in a forward pass.
 
 The real model makes real passes and optimizer steps, bucket by bucket, ever larger ones until one
 does not fit (the idea of NeMo's OOMptimizer). What is found is kept beside the runs, by device,
-model and precision, and taken by every run whose data.pass_seconds is not set.
+model and precision, and taken by every run whose data.max_seconds_per_forward is not set.
 """
 
 import math
@@ -38,9 +38,10 @@ BUCKETS = 6  # of a corpus that are tried, evenly spread; and 30 s
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitConfig(Config):
-    """Find the largest passes that fit in memory. The arguments are those of training."""
+    """Find the largest forward passes that fit in memory, and keep them for later runs."""
 
-    gigabytes: float | None = None  # to stay within; None: nine tenths of the device's
+    # Memory to stay within, in gigabytes. None is nine tenths of the device's.
+    gigabytes: float | None = None
 
 
 class PeakMemory:
@@ -101,7 +102,7 @@ def fit(config: FitConfig) -> None:
     console = Console(highlight=False)
     console.print(table(found, limit))
     told = ", ".join(f"data.{key}={value}" for key, value in budget.items())
-    console.print(f"{told}\nkept in {path}, for runs that do not set data.pass_seconds")
+    console.print(f"{told}\nkept in {path}, for runs that do not set data.max_seconds_per_forward")
 
 
 def worst_shapes(config: DataConfig, whisper: Whisper, folder: Path) -> list[Shape]:

@@ -1,7 +1,8 @@
 """`python -m trainer plan RECIPE …`: what a run will do, before it does it.
 
 Padding and updates are counted from the plan itself. Time comes from a few of its own updates,
-really made; memory from what the model keeps of small passes, or from what `fit` measured.
+really made; memory from what the model keeps of small passes, or from what find-batch-size
+measured.
 """
 
 from dataclasses import asdict, dataclass
@@ -39,10 +40,10 @@ from trainer.validation import Validation
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanConfig(Config):
-    """Tell what a run will do. The arguments are those of training."""
+    """Print the time, memory and disk that a run will take."""
 
-    processes: int = 1  # that will train; what they tell each other takes time that is not counted
-    seconds: float = 10.0  # to spend on real updates, to see how fast they are
+    processes: int = 1  # Processes that will train. The time of their communication is not counted.
+    seconds: float = 10.0  # Seconds to spend on real updates, which measure the speed.
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.
@@ -163,7 +164,7 @@ class PlannedRun:
             whisper=self.whisper,
             data=self.config.data,
             config=self.config.eval,
-            silence=self.config.model.silence,
+            silence=self.config.model.silence_states,
         )
         scoring = Validation(
             evaluator=evaluator,

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import TypeVar
 from transformers import WhisperProcessor
 
 from data.atomic_files import sync_tree, write_text
+from data.command_help import ALL, HELP, print_knobs, print_table, print_usage
+from data.config_parser import knobs
 from data.errors import InputError, writing
 from trainer.checkpoint.atomic_folder import hardlink_tree, move
 from trainer.checkpoint.rotation import CheckpointRotation, step_of
-from trainer.config import Config, parse_as
+from trainer.config import COMMANDS, Config, parse_as
 from trainer.publish.export import (
     FACTS,
     PublishConfig,
@@ -32,9 +35,9 @@ C = TypeVar("C", bound=Config)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportConfig(Config):
-    """Copy a run's model. The other knobs are the run's."""
+    """Copy a run's model to a new folder. The other knobs are the run's."""
 
-    out: str = ""  # the new folder
+    out: str = ""  # The new folder. It must not exist.
 
 
 def publish_run(arguments: Sequence[str]) -> None:
@@ -108,6 +111,9 @@ def export_run(arguments: Sequence[str]) -> None:
 
 def _run_of(kind: type[C], command: str, arguments: Sequence[str]) -> tuple[Path, C]:
     """Return a run's folder, which holds a model, and its config with the arguments' changes."""
+    if any(word in arguments for word in (*HELP, ALL)):
+        _print_help(kind, command)
+        sys.exit(0)
     if not arguments or arguments[0].startswith("-"):
         raise InputError(f"name a run's folder: python -m trainer {command} RUN …")
     run = Path(arguments[0])
@@ -117,6 +123,15 @@ def _run_of(kind: type[C], command: str, arguments: Sequence[str]) -> tuple[Path
             "config.yaml and model/"
         )
     return run, parse_as(kind, [str(run / "config.yaml"), *arguments[1:]])
+
+
+def _print_help(kind: type[Config], command: str) -> None:
+    usage = f"python -m trainer {command} RUN [--OPTION=VALUE ...]"
+    print_usage(usage, COMMANDS[command])
+    print_table("Arguments", {"RUN": "The run's folder. Its config.yaml has the other knobs."})
+    own = [name for name, _ in knobs(kind) if name == "out"]
+    published = [name for name, _ in knobs(kind) if name.startswith("publish.")]
+    print_knobs(kind, {"Options": own + published})
 
 
 def _describe(run: Path, folder: Path, knobs: PublishConfig) -> None:

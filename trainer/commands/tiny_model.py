@@ -35,19 +35,21 @@ POSITIONS = exact_div(N_FRAMES, FRAMES_PER_POSITION)  # 1500, of the encoder
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TinyModelConfig:
-    """Make a very small Whisper that knows nothing, for a corpus."""
+    """Make a very small, untrained Whisper for a corpus."""
 
-    out: str  # the folder to write; it must not exist
-    corpus: tuple[str, ...]  # folders whose texts and languages the tokenizer is made for
-    split: str = "train"  # of the corpus
-    vocabulary: int = 312  # pieces of text: 256 bytes and what is frequent
-    d_model: int = 128  # width
-    encoder_layers: int = 3  # depth
-    decoder_layers: int = 1  # depth
-    heads: int = 4  # of attention
-    init_std: float = 0.09  # of weights; at this width Whisper's 0.02 drowns audio in positions
-    n_mels: int = 80  # mel bins
-    seed: int = 0  # of the weights
+    out: str  # The folder to write. It must not exist.
+    corpus: tuple[str, ...]  # Corpora whose texts and languages the tokenizer is made for.
+    split: str = "train"  # Split of the corpora.
+    vocabulary: int = 312  # Text tokens of the tokenizer: 256 bytes and frequent pieces.
+    d_model: int = 128  # Width of the model.
+    encoder_layers: int = 3  # Layers of the encoder.
+    decoder_layers: int = 1  # Layers of the decoder.
+    heads: int = 4  # Attention heads of each layer.
+    # Standard deviation of the initial weights. At this width Whisper's 0.02 makes the audio too
+    # weak beside the position embeddings.
+    init_std: float = 0.09
+    n_mels: int = 80  # Mel channels.
+    seed: int = 0  # Seed of the initial weights.
 
 
 def make_tiny_model(config: TinyModelConfig) -> None:

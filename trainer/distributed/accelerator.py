@@ -62,7 +62,7 @@ def _refuse_accumulation() -> None:
     if os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1") != "1":
         raise InputError(
             "ACCELERATE_GRADIENT_ACCUMULATION_STEPS is set: it would scale the loss a second time; "
-            "unset it, and set data.pass_seconds to cut updates into passes"
+            "unset it, and set data.max_seconds_per_forward to cut updates into passes"
         )
 
 

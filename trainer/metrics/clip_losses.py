@@ -1,4 +1,4 @@
-"""losses.jsonl: what each clip's transcript cost in each update, for `python -m eval suspects`.
+"""losses.jsonl: what each clip's transcript cost in each update, for `python -m eval label-errors`.
 
 Training's own forward knows the loss of every target token: it is kept on the device, and read
 where a log line is due, in one copy. One row an update, whatever the number of processes.

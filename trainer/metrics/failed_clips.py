@@ -80,9 +80,10 @@ class DropLog:
         self._know(new)
         if self._broken > accepted_broken(self._clips, self._config):
             raise InputError(
-                f"{self._broken} of {self._clips} clips are broken, more than data.max_broken="
-                f"{self._config.max_broken:g} allows: {self._log.path} names them; mend them, or "
-                "raise data.max_broken, and go on with --resume=auto"
+                f"{self._broken} of {self._clips} clips are broken, more than "
+                f"data.max_broken_share={self._config.max_broken_share:g} allows: "
+                f"{self._log.path} names them; mend them, or raise data.max_broken_share, and go "
+                "on with --resume=auto"
             )
 
     def _know(self, drops: Sequence[Drop]) -> None:

@@ -20,11 +20,13 @@ from trainer.step import StepResult
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogConfig:
-    """What is written down, and how often."""
+    """What is logged, and how often."""
 
-    log_every: int = 25  # updates
-    trackers: tuple[str, ...] = ("tensorboard",)  # Accelerate's: tensorboard, wandb, mlflow, …
-    project: str = "whisper-loop"  # under which they file the run; tensorboard has its folder
+    log_every: int = 25  # Updates between two log lines.
+    # Accelerate's trackers: tensorboard, wandb, mlflow and others.
+    trackers: tuple[str, ...] = ("tensorboard",)
+    # Project that trackers file the run under. tensorboard uses the run's folder instead.
+    project: str = "whisper-loop"
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.

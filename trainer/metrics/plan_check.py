@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from data.config_parser import current_names
+
 CHECKED_AFTER = 50  # updates
 WEIGHTLESS = ("optim.", "loop.", "eval.")  # knobs that cost updates no time, or are counted anyway
 
@@ -84,7 +86,8 @@ def read_forecast(path: Path) -> Forecast | None:
     """Return what a plan said; None where there is none, or another version wrote it."""
     try:
         told = json.loads(path.read_text(encoding="utf-8"))["forecast"]
-        return Forecast(**{**told, "pace": UpdateTime(**told["pace"])})
+        of = current_names(told["of"])
+        return Forecast(**{**told, "of": of, "pace": UpdateTime(**told["pace"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -201,6 +201,6 @@ def advice(updates: Sequence[Update], waited: float, peak: Peak) -> list[str]:
     small = max(u.largest for u in updates) < LEAST_SECONDS
     if small and torch.cuda.is_available():
         idle = 1 - sum(u.made for u in updates) / seconds / peak.per_second
-        told = "passes are too small for a GPU: raise data.update_seconds, or data.padding"
+        told = "passes are too small for a GPU: raise data.update_seconds, or data.max_padding"
         said.append((idle, told))
     return [f"advice: {told}" for _, told in sorted(said, reverse=True)]

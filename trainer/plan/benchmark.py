@@ -72,7 +72,8 @@ class UpdateBenchmark:
         began = time.perf_counter()
         with naming_out_of_memory(
             f"in an update whose largest pass holds {longest:.0f} s of padded audio: "
-            "python -m trainer fit finds the most that fits; or set data.pass_seconds"
+            "python -m trainer find-batch-size finds the most that fits; or set "
+            "data.max_seconds_per_forward"
         ):
             train_step(self.engine, batches, tokens=tokens, max_norm=self.max_norm)
         self._wait()

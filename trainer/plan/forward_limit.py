@@ -57,10 +57,18 @@ def budget_of(found: Sequence[FittingBatch]) -> dict[str, float | None]:
     full = [each.shape for each in found if each.shape.rows < each.most]
     if not full:  # memory is no limit for this update
         most = max(each.shape.seconds for each in found)
-        return {"pass_seconds": most, "pass_quadratic": None, "pass_tokens": tokens}
+        return {
+            "max_seconds_per_forward": most,
+            "quadratic_memory_seconds": None,
+            "max_tokens_per_forward": tokens,
+        }
     quadratic = _quadratic(full)
     room = min(shape.rows * _weight(shape.frames / FRAMES_PER_SECOND, quadratic) for shape in full)
-    return {"pass_seconds": room, "pass_quadratic": quadratic, "pass_tokens": tokens}
+    return {
+        "max_seconds_per_forward": room,
+        "quadratic_memory_seconds": quadratic,
+        "max_tokens_per_forward": tokens,
+    }
 
 
 def _quadratic(full: Sequence[Shape]) -> float | None:
@@ -105,13 +113,20 @@ def fitted(config: DataConfig, path: Path) -> DataConfig:
     Raises:
         InputError: the file is damaged.
     """
-    if config.pass_seconds is not None or not path.exists():
+    if config.max_seconds_per_forward is not None or not path.exists():
         return config
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        budget = {key: told[key] for key in ("pass_seconds", "pass_quadratic", "pass_tokens")}
+        budget = {
+            key: told[key]
+            for key in (
+                "max_seconds_per_forward",
+                "quadratic_memory_seconds",
+                "max_tokens_per_forward",
+            )
+        }
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: holds no budget that `fit` wrote: remove it, or run fit again"
+            f"{path}: holds no budget that find-batch-size wrote: remove it, or run that again"
         ) from error
     return replace(config, **budget)

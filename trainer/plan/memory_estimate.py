@@ -46,7 +46,7 @@ class Memory:
         Args:
             accelerator: knows the device and autocast.
             model: a prepared TrainingModule.
-            fit: where `fit` keeps its figures, if it made some.
+            fit: where find-batch-size keeps its figures, if it made some.
             moments: bytes that the optimizer will keep.
             flops: the model's shapes, and what is trained of it.
         """
@@ -64,7 +64,7 @@ class Memory:
     @property
     def source(self) -> str:
         """Return where the figures come from."""
-        return "as `fit` measured" if self._fitted else "estimated from shapes"
+        return "as find-batch-size measured" if self._fitted else "estimated from shapes"
 
     def lengths(self, updates: Sequence[Update]) -> list[dict[str, float]]:
         """Return the largest pass of each length, and the bytes at its peak."""
@@ -85,7 +85,7 @@ class Memory:
     def peak(self, shape: Shape) -> float:
         """Return the bytes at the peak of a pass.
 
-        Where `fit` measured one of like length, that is scaled to this one.
+        Where find-batch-size measured one of like length, that is scaled to this one.
         """
         needed = self._needed(shape)
         if self._fitted:
@@ -134,7 +134,7 @@ class Memory:
 
 
 def _fitted(path: Path) -> list[FittingBatch]:
-    """Return what `fit` measured on this device with this model, if it did."""
+    """Return what find-batch-size measured on this device with this model, if it did."""
     if not path.exists():
         return []
     tried = json.loads(path.read_text(encoding="utf-8"))["tried"]

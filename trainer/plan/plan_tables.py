@@ -127,7 +127,8 @@ def warnings(told: Told) -> list[str]:
     if most > memory["bytes"]:
         said.append(
             f"a pass takes {most / 1e9:.1f} GB, more than the {memory['bytes'] / 1e9:.1f} GB there "
-            "are: set data.pass_seconds lower, or let python -m trainer fit find what fits"
+            "are: set data.max_seconds_per_forward lower, or let python -m trainer "
+            "find-batch-size find what fits"
         )
     if disk["needed"] > disk["free"]:
         said.append("the disk is too small: free some space, or set checkpoint.keep lower")

@@ -10,8 +10,15 @@ from trainer.metrics.recorder import METRICS
 
 # knobs that shaped the weights; paths are no one else's business
 SHOWN = {
-    "model": ("revision", "freeze_encoder", "dropout", "silence"),
-    "data": ("pad", "padded_share", "trailing_silence", "repair", "timestamps", "prompts"),
+    "model": ("revision", "freeze_encoder", "dropout", "silence_states"),
+    "data": (
+        "pad",
+        "padded_share",
+        "trailing_silence",
+        "repair",
+        "timestamp_probability",
+        "prompt_probability",
+    ),
 }
 BUDGET = ("update_seconds", "update_tokens")  # or update_clips in their place
 
@@ -42,7 +49,7 @@ def _knobs(config: Facts) -> Iterator[tuple[str, str]]:
     budget = ("update_clips",) if data.get("update_clips") else BUDGET
     length = ("max_steps",) if loop.get("max_steps") else ("epochs",)
     shown = {"optim": tuple(config.get("optim") or {}), **SHOWN, "loop": length}
-    shown["data"] += (*budget, "weights", "hours", "min_seconds", "max_seconds")
+    shown["data"] += (*budget, "weights", "hours_per_epoch", "min_seconds", "max_seconds")
     for section, keys in shown.items():
         values = config.get(section) or {}
         for key in keys:

@@ -32,14 +32,21 @@ FACTS = "whisper_loop.json"  # which update the weights are from; without it a m
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishConfig:
-    """Where the model goes, and what its card says that nobody can measure."""
+    """Uploads to the Hugging Face Hub, and the model card."""
 
-    repo: str | None = None  # on the Hugging Face Hub: NAME or USER/NAME; None: nothing is sent
-    private: bool = True  # nobody else sees it; a repository that exists and is public is refused
-    checkpoints: bool = False  # the newest as well, as last-checkpoint/: to go on elsewhere
-    precision: Precision = "fp32"  # of the weights that leave; training's stay as they are
-    licence: str | None = None  # as the Hub spells it, cc-by-4.0; None: the card says not stated
-    wait_seconds: float = 600.0  # for uploads at the end; `trainer publish` sends the rest
+    # Repository on the Hugging Face Hub to upload the model to: NAME or USER/NAME. None uploads
+    # nothing.
+    repo: str | None = None
+    # Make the repository private. One that exists and is public is then refused.
+    private: bool = True
+    # Upload the newest checkpoint too, as last-checkpoint/, to resume on another machine.
+    checkpoints: bool = False
+    # Number format of the uploaded or exported weights. The run's own stay as they are.
+    precision: Precision = "fp32"
+    # The model's licence as the Hub spells it, such as cc-by-4.0. None is "not stated".
+    licence: str | None = None
+    # Seconds to wait for uploads at the end. `python -m trainer publish` uploads the rest.
+    wait_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         """Refuse values that could not work.

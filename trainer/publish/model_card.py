@@ -103,7 +103,7 @@ def _limits(before: Facts, after: Facts, config: Facts) -> list[str]:
             f"noise, in which nobody speaks{was}."
         )
     if after.get("true_length"):
-        silence = (config.get("model") or {}).get("silence", True)
+        silence = (config.get("model") or {}).get("silence_states", True)
         found.append(
             "Its errors are of clips heard at their own length. Stock pipelines pad to 30 s: "
             f"errors there are not counted here{'' if silence else ', and are more'}."

@@ -14,7 +14,7 @@ TESTS = (
     ("resume", 80, "a deterministic run that was killed ends with the same weights, bit for bit"),
     ("memory", 85, "where a pass does not fit in memory, smaller ones go on"),
     ("others", 85, "every other test that needs a GPU"),
-    ("fit", 60, "updates of what `trainer fit` found stay within its limit"),
+    ("fit", 60, "updates of what `trainer find-batch-size` found stay within its limit"),
     ("scoring", 45, "texts and loss of an evaluation are a CPU's, in each precision"),
     ("attention", 45, "attention with silence is that of float64, by each SDPA backend"),
     ("fp16", 40, "after clips that all failed the next update is made; rehearsal makes moments"),

@@ -76,7 +76,7 @@ def fine_tuned(command: Command, run: Path, precision: str) -> dict[str, Any]:
         "--optim.lr=1e-5",
         "--optim.warmup=50",
         "--log.log_every=5",
-        "--eval.noise=False",
+        "--eval.non_speech=False",
     ]
     launch(["trainer/main.py", *arguments], 8 if precision != "fp32" else 1)
     losses = [row["train/loss"] for row in read_jsonl(run / "metrics.jsonl") if "train/loss" in row]

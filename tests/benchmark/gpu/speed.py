@@ -24,7 +24,7 @@ from gpu.rows import record, smoke
 from measure import Shapes
 
 from data.batch import Batch
-from data.config import PASS_SECONDS
+from data.config import MAX_SECONDS_PER_FORWARD
 from data.config_parser import parse_dataclass
 from data.errors import InputError, plain_errors
 from data.log_mel import CHUNK_SECONDS
@@ -73,7 +73,7 @@ class Bench:
         whisper = random_whisper(size, device)
         modules = {
             silence: accelerator.prepare(
-                prepare_training(whisper, ModelConfig(silence=silence)).to(device).train()
+                prepare_training(whisper, ModelConfig(silence_states=silence)).to(device).train()
             )
             for silence in (True, False)
         }
@@ -139,7 +139,7 @@ def main() -> None:
 def measure(bench: Bench, row: str, clips: int, seconds: float, *, silence: bool) -> None:
     """Tell what an update costs; passes are halved where they do not fit in memory."""
     padded = seconds == CHUNK_SECONDS
-    rows = clips if padded else min(clips, int(PASS_SECONDS / seconds))
+    rows = clips if padded else min(clips, int(MAX_SECONDS_PER_FORWARD / seconds))
     while True:
         batch = bench.batch(rows, seconds)
         count = max(1, clips // rows)

@@ -273,7 +273,7 @@ def test_a_scan_measures_and_remembers_it(
 
 def test_a_scan_of_headers_finds_what_is_missing(sound: list[Utterance], tmp_path: Path) -> None:
     known = [Utterance(id=u.id, audio=u.audio, text=u.text, seconds=1.0) for u in sound]
-    config = DataConfig(workers=0, check="header")
+    config = DataConfig(workers=0, scan="header")
     found = scan(known, config, tmp_path / "cache.jsonl", show=False)
     assert {audio: each.reason for audio, each in found.items()} == {sound[2].audio: "missing"}
 

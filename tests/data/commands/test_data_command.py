@@ -22,7 +22,7 @@ def test_an_existing_folder_is_one_sentence_and_status_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
-        run(monkeypatch, "demo", str(tmp_path))
+        run(monkeypatch, "demo-corpus", str(tmp_path))
     assert left.value.code == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
@@ -35,7 +35,7 @@ def test_no_command_names_those_there_are(
     with pytest.raises(SystemExit) as left:
         run(monkeypatch)
     assert left.value.code == 2
-    assert "COMMAND" in capsys.readouterr().err
+    assert "give one of demo-corpus, inspect" in capsys.readouterr().err
 
 
 def test_help_names_the_commands(
@@ -43,7 +43,8 @@ def test_help_names_the_commands(
 ) -> None:
     run(monkeypatch, "--help")
     out = capsys.readouterr().out
-    assert [line.split()[0] for line in out.splitlines()[1:]] == list(COMMANDS)
+    lines = out.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in lines[: len(COMMANDS)]] == list(COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_the_demo_prints_the_folders_it_made(
         return [folder / "en", folder / "zh-TW"]
 
     monkeypatch.setattr("data.__main__.make_corpus", made)
-    run(monkeypatch, "demo", str(tmp_path / "new"), "--clips=8", "--seed=3")
+    run(monkeypatch, "demo-corpus", str(tmp_path / "new"), "--clips=8", "--seed=3")
     assert capsys.readouterr().out == f"{tmp_path / 'new' / 'en'}\n{tmp_path / 'new' / 'zh-TW'}\n"
 
 

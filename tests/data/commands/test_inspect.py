@@ -102,7 +102,7 @@ def test_audio_that_is_missing_is_counted_and_ends_nothing(copied: Path, tmp_pat
     for clip in sorted((copied / "clips").glob("*_train_*"))[:3]:
         clip.unlink()
     for check in ("header", "decode"):
-        survey, gone = surveyed(copied, tmp_path, check=check)
+        survey, gone = surveyed(copied, tmp_path, scan=check)
         assert gone == {("train", "missing"): 3}
         assert len(survey.columns) == 33
 
@@ -145,23 +145,23 @@ def test_a_clip_is_found_again_by_its_number(tone_corpus: Path, tmp_path: Path) 
 
 def test_nothing_of_the_audio_is_looked_at_where_nobody_asks(tmp_path: Path) -> None:
     corpus = table(tmp_path / "m", *usual())
-    survey, gone = surveyed(corpus, tmp_path, check="none")
+    survey, gone = surveyed(corpus, tmp_path, scan="none")
     assert not gone
     assert survey.columns.numbers("seconds").sum() == pytest.approx(sum(s for _, _, s in usual()))
-    page = inspect(InspectConfig(corpus=(str(corpus),), check="none", out=str(tmp_path / "out")))
+    page = inspect(InspectConfig(corpus=(str(corpus),), scan="none", out=str(tmp_path / "out")))
     assert "<audio" not in page.read_text(encoding="utf-8")
     assert not (tmp_path / "out" / ".scan").exists()
 
 
 def test_a_length_that_nobody_says_must_be_measured(tmp_path: Path) -> None:
     corpus = table(tmp_path / "m", ("a.wav", "one", 0.0))
-    with pytest.raises(InputError, match=r"a\.wav: train does not say its length: set check"):
-        surveyed(corpus, tmp_path, check="none")
+    with pytest.raises(InputError, match=r"a\.wav: train does not say its length: set scan"):
+        surveyed(corpus, tmp_path, scan="none")
 
 
 def test_audio_that_is_not_looked_at_cannot_be_hashed() -> None:
-    with pytest.raises(InputError, match="hashes reads every clip, but check is none"):
-        InspectConfig(corpus=("a",), hashes=True, check="none")
+    with pytest.raises(InputError, match="hashes reads every clip, but scan is none"):
+        InspectConfig(corpus=("a",), hashes=True, scan="none")
 
 
 @pytest.mark.parametrize(
@@ -178,14 +178,14 @@ def test_a_clip_that_is_not_like_the_others_is_suspicious(
     text: str, seconds: float, reason: str, tmp_path: Path
 ) -> None:
     corpus = table(tmp_path / "m", *usual(200), ("odd.wav", text, seconds))
-    survey, _ = surveyed(corpus, tmp_path, check="none")
+    survey, _ = surveyed(corpus, tmp_path, scan="none")
     found = list(suspicions(survey.columns, paces_of(survey.columns), survey.characters))
     assert [(each.clip, each.reason) for each in found] == [(200, reason)]
 
 
 def test_nothing_is_said_of_the_pace_of_a_few_clips(tmp_path: Path) -> None:
     corpus = table(tmp_path / "m", *usual(ENOUGH - 2), ("odd.wav", "a" * 60, 1.0))
-    survey, _ = surveyed(corpus, tmp_path, check="none")
+    survey, _ = surveyed(corpus, tmp_path, scan="none")
     assert paces_of(survey.columns) == []
 
 
@@ -195,7 +195,7 @@ def test_a_kind_of_han_is_suspicious_where_it_is_rare(
 ) -> None:
     texts = ["發展"] * (100 - odd) + ["发展"] * odd
     corpus = table(tmp_path / "m", *((f"{n}.wav", text, 1.0) for n, text in enumerate(texts)))
-    survey, _ = surveyed(corpus, tmp_path, check="none", language=("zh",))
+    survey, _ = surveyed(corpus, tmp_path, scan="none", language=("zh",))
     found = suspicions(survey.columns, [], survey.characters)
     assert [each.detail for each in found] == told
 
@@ -226,11 +226,11 @@ def test_the_same_audio_under_two_names_is_found(copied: Path, tmp_path: Path) -
 
 def test_a_split_that_nobody_named_may_be_absent(tmp_path: Path) -> None:
     corpus = table(tmp_path / "m", *usual())
-    survey, _ = surveyed(corpus, tmp_path, check="none")
+    survey, _ = surveyed(corpus, tmp_path, scan="none")
     assert survey.listed == {"train": ENOUGH}
     assert set(survey.absent) == {"dev", "test"}
     with pytest.raises(InputError, match=r"dev\.jsonl: no such file"):
-        surveyed(corpus, tmp_path, check="none", split=("train", "dev"))
+        surveyed(corpus, tmp_path, scan="none", split=("train", "dev"))
 
 
 def test_a_corpus_that_is_not_there_leaves_no_folder(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_nothing_is_cut_off_in_80_columns(
     corpus = table(tmp_path / "m", *rows)
     file = corpus / "train.jsonl"
     file.write_text(file.read_text(encoding="utf-8").replace('"en"', '"zh"'), encoding="utf-8")
-    inspect(InspectConfig(corpus=(str(corpus),), check="none", out=str(tmp_path / "out")))
+    inspect(InspectConfig(corpus=(str(corpus),), scan="none", out=str(tmp_path / "out")))
     shown = capsys.readouterr().out
     lines = [line for line in shown.splitlines() if not line.startswith("to be heard")]
     assert max(map(len, lines)) <= 80
@@ -325,7 +325,7 @@ def test_nothing_is_cut_off_in_80_columns(
 def test_what_is_wrong_is_listed_with_its_file(tmp_path: Path) -> None:
     odd = [("fast.wav", "a" * 60, 2.0), ("empty.wav", "", 1.5), ("long.wav", "a" * 300, 31.0)]
     corpus = table(tmp_path / "m", *usual(200), *odd)
-    inspect(InspectConfig(corpus=(str(corpus),), check="none", out=str(tmp_path / "out")))
+    inspect(InspectConfig(corpus=(str(corpus),), scan="none", out=str(tmp_path / "out")))
     drops = list(read_jsonl(tmp_path / "out" / "drops.jsonl"))
     assert [(row["reason"], Path(row["audio"]).name) for row in drops] == [
         ("empty text", "empty.wav"),

@@ -259,7 +259,7 @@ def test_missing_audio_is_refused_or_told(flat: Path, tmp_path: Path) -> None:
     (flat / "deep" / "3.wav").unlink()
     with pytest.raises(InputError, match=r"3\.wav: no such file, though train lists it"):
         split(flat, tmp_path / "out")
-    data = DataConfig(check="header", missing="drop")
+    data = DataConfig(scan="header", missing_audio="drop")
     rows = split(flat, tmp_path / "out", dev=0.2, test=0.2, data=data)
     drops = list(read_jsonl(tmp_path / "out" / "drops.jsonl"))
     assert [gone["id"] for gone in drops if gone["reason"] == "missing"] == ["flat/deep/3.wav"]

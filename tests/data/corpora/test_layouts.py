@@ -143,7 +143,7 @@ def test_faults_are_counted_by_reason_in_every_split(tmp_path: Path, model: Path
     table = corpus / "data_aishell" / "transcript" / "aishell_transcript_v0.8.txt"
     lines = table.read_text(encoding="utf-8").splitlines()
     table.write_text("\n".join(lines[1:-1]) + "\n", encoding="utf-8")
-    config = replace(config_of(Case("aishell", aishell, {}), corpus), missing="drop")
+    config = replace(config_of(Case("aishell", aishell, {}), corpus), missing_audio="drop")
     labels = load_whisper(str(model)).labels()
     manifest, drops = build_manifest(config, labels, tmp_path / "scan", show=False)
     assert count_reasons(drops) == {"dev": {"no transcript": 1}, "train": {"no transcript": 1}}

@@ -200,7 +200,7 @@ def test_a_row_whose_audio_is_not_there_stops_the_run_or_is_a_counted_drop(
     encoder, cache = whisper.labels(), tmp_path / "scan.jsonl"
     with pytest.raises(InputError, match=r"no such file, though train lists it \(1 such rows"):
         build_manifest(config, encoder, cache, show=False)
-    going_on = replace(config, missing="drop")
+    going_on = replace(config, missing_audio="drop")
     manifest, drops = build_manifest(going_on, encoder, cache, show=False)
     assert count_reasons(drops) == {"train": {"missing": 1}}
     assert len(manifest.train) == len(TEXTS) - 1

@@ -102,7 +102,9 @@ def test_the_plan_is_a_pure_function_of_seed_epoch_manifest_and_budget() -> None
     again = Plan.of(corpus(300), config, seed=0)
     again.updates(5)  # a look at another epoch leaves no trace
     assert [[*again.updates(e)] for e in (2, 0)] == [[*first.updates(e)] for e in (2, 0)]
-    free = replace(config, pass_seconds=30.0, pass_tokens=9, workers=7, prefetch=1)
+    free = replace(
+        config, max_seconds_per_forward=30.0, max_tokens_per_forward=9, workers=7, prefetch=1
+    )
     assert [*Plan.of(corpus(300), free, seed=0).updates(0)] == [*first.updates(0)]
 
 
@@ -154,7 +156,7 @@ def test_every_process_makes_as_many_passes(seed: int) -> None:
     config = DataConfig(
         update_seconds=rng.choice([5.0, 40.0, 120.0]),
         update_clips=rng.choice([None, None, 1, 5, 16]),
-        pass_seconds=rng.uniform(1, 200),
+        max_seconds_per_forward=rng.uniform(1, 200),
         pad=rng.choice(["mixed", "bucket", "packed", "30s"]),
     )
     utterances = anything(rng.randint(1, 80), seed)
@@ -172,7 +174,7 @@ def test_every_process_makes_as_many_passes(seed: int) -> None:
 
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_all_processes_together_draw_in_the_order_of_one(world: int) -> None:
-    config = DataConfig(update_seconds=50.0, pass_seconds=20.0)
+    config = DataConfig(update_seconds=50.0, max_seconds_per_forward=20.0)
     utterances = anything(60, seed=3)
     alone = by_update(draw(utterances, config, updates=30))
     ranks = [
@@ -187,37 +189,41 @@ def test_all_processes_together_draw_in_the_order_of_one(world: int) -> None:
 
 
 @pytest.mark.parametrize("pad", ["mixed", "bucket", "30s"])
-@pytest.mark.parametrize("pass_seconds", [8.0, 60.0, 95.0])
-def test_no_pass_is_over_its_memory_unless_one_clip_is(pad: Any, pass_seconds: float) -> None:
-    config = DataConfig(pass_seconds=pass_seconds, pad=pad, padded_share=0.9)
+@pytest.mark.parametrize("max_seconds_per_forward", [8.0, 60.0, 95.0])
+def test_no_pass_is_over_its_memory_unless_one_clip_is(
+    pad: Any, max_seconds_per_forward: float
+) -> None:
+    config = DataConfig(max_seconds_per_forward=max_seconds_per_forward, pad=pad, padded_share=0.9)
     utterances = anything(200, seed=5)
     for each in draw(utterances, config, updates=40, world=2):
-        assert len(each) == 1 or padded_seconds(each) <= pass_seconds
+        assert len(each) == 1 or padded_seconds(each) <= max_seconds_per_forward
 
 
 def test_a_pass_has_a_budget_in_both_dimensions_and_for_attention() -> None:
     utterances = anything(200, seed=5)
-    config = DataConfig(pad="bucket", padding=9.0, update_seconds=400.0)
+    config = DataConfig(pad="bucket", max_padding=9.0, update_seconds=400.0)
     for knobs in (
-        replace(config, pass_tokens=600),
-        replace(config, pass_seconds=90.0, pass_quadratic=10.0),
+        replace(config, max_tokens_per_forward=600),
+        replace(config, max_seconds_per_forward=90.0, quadratic_memory_seconds=10.0),
     ):
         passes = draw(utterances, knobs, updates=12)
         assert any(len(each) > 1 for each in passes)
         for each in (each for each in passes if len(each) > 1):
             seconds = each[0].frames / FRAMES_PER_SECOND
-            if knobs.pass_quadratic is not None:
-                seconds += seconds**2 / knobs.pass_quadratic
-            assert len(each) * seconds <= (knobs.pass_seconds or 480.0)
+            if knobs.quadratic_memory_seconds is not None:
+                seconds += seconds**2 / knobs.quadratic_memory_seconds
+            assert len(each) * seconds <= (knobs.max_seconds_per_forward or 480.0)
             assert len(each) * max(utterances[c].tokens for c in clips_of(each)) <= (
-                knobs.pass_tokens
+                knobs.max_tokens_per_forward
             )
 
 
 @pytest.mark.parametrize("padding", [0.0, 0.03, 0.3, 9.0])
 def test_longer_clips_add_no_more_than_their_share_to_an_update(padding: float) -> None:
     utterances = anything(150, seed=4)
-    config = DataConfig(pad="bucket", padding=padding, pass_seconds=1e9, pass_tokens=10**9)
+    config = DataConfig(
+        pad="bucket", max_padding=padding, max_seconds_per_forward=1e9, max_tokens_per_forward=10**9
+    )
     updates: dict[Position, list[SampleSpec]] = {}
     passes = draw(utterances, config, updates=20)
     for each in passes:
@@ -265,7 +271,7 @@ def test_what_a_clip_hears_does_not_depend_on_how_an_update_is_cut() -> None:
         return {(d.after, clip): d.frames for p in passes for d in p for clip in d.clips}
 
     alone = heard(draw(utterances, config, updates=20))
-    cut = replace(config, pass_seconds=40.0)
+    cut = replace(config, max_seconds_per_forward=40.0)
     shared: dict[tuple[Position, int], int] = {}
     for rank in range(3):
         shared |= heard(draw(utterances, cut, updates=20, rank=rank, world=3))
@@ -274,7 +280,9 @@ def test_what_a_clip_hears_does_not_depend_on_how_an_update_is_cut() -> None:
 
 @pytest.mark.parametrize("share", [0.15, 0.5])
 def test_the_users_share_of_the_compute_goes_into_updates_padded_to_30_s(share: float) -> None:
-    config = DataConfig(pad="mixed", padded_share=share, update_seconds=40.0, pass_seconds=1e9)
+    config = DataConfig(
+        pad="mixed", padded_share=share, update_seconds=40.0, max_seconds_per_forward=1e9
+    )
     utterances = corpus(4000)
     plan = Plan.of(utterances, config, seed=0)
     spent = {True: 0.0, False: 0.0}
@@ -284,7 +292,7 @@ def test_the_users_share_of_the_compute_goes_into_updates_padded_to_30_s(share: 
 
 
 def test_the_users_share_of_updates_is_repaired_on_all_processes_alike() -> None:
-    config = DataConfig(repair=0.3, update_clips=2, pass_seconds=6.0)
+    config = DataConfig(repair=0.3, update_clips=2, max_seconds_per_forward=6.0)
     utterances = corpus(600)
     ranks = [draw(utterances, config, updates=300, rank=rank, world=2) for rank in (0, 1)]
     one, two = ({d.at: d.repair for each in passes for d in each} for passes in ranks)
@@ -302,7 +310,7 @@ def test_which_updates_are_padded_to_30_s_depends_on_seed_and_position_alone() -
 
     alone = padded(draw(utterances, config, updates=40))
     assert set(alone.values()) == {True, False}
-    cut = replace(config, pass_seconds=30.0)
+    cut = replace(config, max_seconds_per_forward=30.0)
     for rank in range(3):
         assert padded(draw(utterances, cut, updates=40, rank=rank, world=3)) == alone
     tail = padded(draw(utterances, config, updates=25, start=list(alone)[14]))
@@ -314,7 +322,7 @@ def test_which_updates_are_padded_to_30_s_depends_on_seed_and_position_alone() -
 
 @pytest.mark.parametrize("world", [1, 3])
 def test_starting_anywhere_is_the_tail_of_a_run_from_the_start(world: int) -> None:
-    config = DataConfig(update_seconds=40.0, pass_seconds=25.0)
+    config = DataConfig(update_seconds=40.0, max_seconds_per_forward=25.0)
     utterances = anything(25, seed=2)
     epoch = Plan.of(utterances, config, seed=0).length(1)
     total = 2 * epoch + 3  # over two epochs' ends
@@ -346,7 +354,7 @@ def test_a_position_leads_into_the_next_epoch() -> None:
 
 @pytest.mark.parametrize("world", [1, 3])
 def test_passed_over_updates_are_neither_drawn_nor_counted(world: int) -> None:
-    utterances, config = corpus(60), DataConfig(update_clips=6, pass_seconds=20.0)
+    utterances, config = corpus(60), DataConfig(update_clips=6, max_seconds_per_forward=20.0)
     size = len(Plan.of(utterances, config, seed=0).updates(0))
     gone = {Position(0, 0), Position(0, 3), Position(0, 4), Position(0, size - 1), Position(1, 0)}
     for rank in range(world):

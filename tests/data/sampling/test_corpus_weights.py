@@ -59,7 +59,7 @@ def test_a_weight_of_one_is_the_plan_without_weights() -> None:
 
 def test_hours_are_hours_of_an_epoch() -> None:
     utterances = clips(a=700, b=500)
-    plan = plan_of(utterances, hours=(0.1, 2.0))
+    plan = plan_of(utterances, hours_per_epoch=(0.1, 2.0))
     for epoch in range(3):
         drawn = [index for update in plan.updates(epoch) for index in update]
         seconds = {
@@ -89,8 +89,8 @@ def test_weights_go_by_the_names_that_a_run_was_begun_with() -> None:
         ({"layout": ("manifest",) * 3}, "data.layout has 3 values for 2 corpora"),
         ({"task": ("translate",) * 3}, "data.task has 3 values for 2 corpora"),
         ({"weights": (1.0,)}, r"data.weights is \[1.0\] for 2 corpora: give each a number"),
-        ({"hours": (1.0, 0.0)}, r"data.hours is \[1.0, 0.0\] for 2 corpora"),
-        ({"weights": (1.0, 1.0), "hours": (1.0, 1.0)}, "say the same thing twice"),
+        ({"hours_per_epoch": (1.0, 0.0)}, r"data.hours_per_epoch is \[1.0, 0.0\] for 2 corpora"),
+        ({"weights": (1.0, 1.0), "hours_per_epoch": (1.0, 1.0)}, "say the same thing twice"),
     ],
 )
 def test_knobs_of_corpora_are_one_for_all_or_one_for_each(
@@ -124,7 +124,7 @@ def test_tables_in_folders_of_one_name_do_not_share_ids(tmp_path: Path) -> None:
     assert ids[1] == f"2:{ids[0]}"
 
 
-@pytest.mark.parametrize("knobs", [{}, {"weights": (9.0, 1.0)}, {"hours": (2.0, 0.5)}])
+@pytest.mark.parametrize("knobs", [{}, {"weights": (9.0, 1.0)}, {"hours_per_epoch": (2.0, 0.5)}])
 def test_the_share_padded_to_30_s_is_of_what_an_epoch_hears(knobs: dict[str, object]) -> None:
     lengths = {"a": 2.0, "b": 20.0}
     utterances = [replace(u, seconds=lengths[u.corpus]) for u in clips(a=3000, b=300)]
@@ -134,7 +134,7 @@ def test_the_share_padded_to_30_s_is_of_what_an_epoch_hears(knobs: dict[str, obj
         pad="mixed",
         padded_share=0.3,
         update_seconds=40.0,
-        pass_seconds=1e9,
+        max_seconds_per_forward=1e9,
         **knobs,  # type: ignore[arg-type]
     )
     plan = Plan.of(utterances, config, seed=0)

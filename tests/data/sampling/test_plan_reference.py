@@ -144,12 +144,19 @@ CONFIGS = [
     DataConfig(update_clips=7),
     DataConfig(pad="mixed", update_seconds=45.0, trailing_silence=0.4),
     DataConfig(pad="30s", update_clips=16),
-    DataConfig(pad="packed", update_seconds=90.0, prompts=0.5),
-    DataConfig(update_seconds=60.0, timestamps=0.5, prompts=0.7, pass_seconds=25.0),
+    DataConfig(pad="packed", update_seconds=90.0, prompt_probability=0.5),
+    DataConfig(
+        update_seconds=60.0,
+        timestamp_probability=0.5,
+        prompt_probability=0.7,
+        max_seconds_per_forward=25.0,
+    ),
     DataConfig(update_seconds=80.0, augment=AugmentConfig(speed=(0.9, 1.0, 1.1))),
-    DataConfig(update_clips=20, pass_tokens=150, pass_quadratic=20.0, padding=0.0),
+    DataConfig(
+        update_clips=20, max_tokens_per_forward=150, quadratic_memory_seconds=20.0, max_padding=0.0
+    ),
     DataConfig(corpus=("a", "b"), weights=(0.3, 2.5), update_seconds=60.0),
-    DataConfig(corpus=("a", "b"), hours=(0.2, 0.1), update_seconds=60.0),
+    DataConfig(corpus=("a", "b"), hours_per_epoch=(0.2, 0.1), update_seconds=60.0),
 ]
 
 

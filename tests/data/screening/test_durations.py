@@ -49,7 +49,7 @@ def look(clips: list[Utterance], cache: Path, config: DataConfig = HERE) -> Meas
 def test_lengths_are_measured(
     check: str, workers: int, clips: list[Utterance], tmp_path: Path
 ) -> None:
-    config = DataConfig(check=check, workers=workers)  # type: ignore[arg-type]
+    config = DataConfig(scan=check, workers=workers)  # type: ignore[arg-type]
     found = look(clips, tmp_path / "cache.jsonl", config)
     lengths = [found[u.audio].seconds for u in clips]
     assert lengths == pytest.approx([1, 2, 3], abs=0.01)
@@ -100,7 +100,7 @@ def test_a_look_at_headers_is_no_decoding(
     clips: list[Utterance], tmp_path: Path, opened: list[str]
 ) -> None:
     cache = tmp_path / "cache.jsonl"
-    look(clips, cache, DataConfig(check="header", workers=0))
+    look(clips, cache, DataConfig(scan="header", workers=0))
     opened.clear()
     look(clips, cache)
     assert len(opened) == 3
@@ -110,7 +110,7 @@ def test_known_lengths_are_believed_where_only_headers_are_checked(
     clips: list[Utterance], tmp_path: Path, opened: list[str]
 ) -> None:
     known = [replace(clips[0], seconds=1.0), replace(clips[1], start=0.5, end=1.0), clips[2]]
-    look(known, tmp_path / "cache.jsonl", DataConfig(check="header", workers=0))
+    look(known, tmp_path / "cache.jsonl", DataConfig(scan="header", workers=0))
     assert opened == ["3.mp3"]
 
 

@@ -166,10 +166,10 @@ def test_missing_audio_stops_unless_the_user_said_to_go_on() -> None:
         Drop(split="train", id=name, audio=f"/{name}.mp3", reason=reason)
         for name, reason in (("a", "truncated"), ("b", "missing"), ("c", "missing"))
     ]
-    with pytest.raises(InputError, match=r"data.missing=drop") as told:
+    with pytest.raises(InputError, match=r"data.missing_audio=drop") as told:
         refuse_missing(drops, DataConfig())
     assert "/b.mp3: no such file, though train lists it (2 such rows in all)" in str(told.value)
-    refuse_missing(drops, DataConfig(missing="drop"))
+    refuse_missing(drops, DataConfig(missing_audio="drop"))
     refuse_missing(drops[:1], DataConfig())
 
 
@@ -199,9 +199,10 @@ def test_too_many_broken_clips_are_one_sentence_with_the_figures_and_the_remedy(
         refuse_broken(drops, 1200, DataConfig(), Path("/runs/a/drops.jsonl"))
     assert str(told.value) == (
         "17 of 1,200 clips of train are broken, most of them (9) silent, such as /0.mp3; all are "
-        "named in /runs/a/drops.jsonl: mend them, or go on without them with data.max_broken=0.02"
+        "named in /runs/a/drops.jsonl: mend them, or go on without them with "
+        "data.max_broken_share=0.02"
     )
-    refuse_broken(drops, 1200, DataConfig(max_broken=0.02), Path("drops.jsonl"))
+    refuse_broken(drops, 1200, DataConfig(max_broken_share=0.02), Path("drops.jsonl"))
     refuse_broken(drops, 1700, DataConfig(), Path("drops.jsonl"))
 
 
@@ -222,13 +223,15 @@ def test_what_is_no_fault_of_the_training_clips_is_not_counted(drops: list[Drop]
 def test_missing_clips_are_faults_unless_they_were_accepted() -> None:
     with pytest.raises(InputError, match="most of them \\(5\\) missing"):
         refuse_broken(drops_of(missing=5), 100, DataConfig(), Path("drops.jsonl"))
-    refuse_broken(drops_of(missing=5), 100, DataConfig(missing="drop"), Path("drops.jsonl"))
+    refuse_broken(drops_of(missing=5), 100, DataConfig(missing_audio="drop"), Path("drops.jsonl"))
 
 
 def test_none_at_all_may_be_asked_for() -> None:
     with pytest.raises(InputError, match="1 of 1,000,000 clips"):
-        refuse_broken(drops_of(silent=1), 10**6, DataConfig(max_broken=0.0), Path("drops.jsonl"))
-    refuse_broken([], 10**6, DataConfig(max_broken=0.0), Path("drops.jsonl"))
+        refuse_broken(
+            drops_of(silent=1), 10**6, DataConfig(max_broken_share=0.0), Path("drops.jsonl")
+        )
+    refuse_broken([], 10**6, DataConfig(max_broken_share=0.0), Path("drops.jsonl"))
 
 
 def test_reasons_are_counted_by_split_the_most_frequent_first() -> None:

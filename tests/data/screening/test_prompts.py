@@ -147,7 +147,7 @@ def test_shares_are_kept_and_drawn_anew_in_each_epoch() -> None:
         Utterance(id=str(n), audio="", text="", seconds=2.0, tokens=9, prompt_tokens=n % 2)
         for n in range(400)
     ]
-    config = DataConfig(timestamps=0.3, prompts=0.5, pad="bucket")
+    config = DataConfig(timestamp_probability=0.3, prompt_probability=0.5, pad="bucket")
     plan = Plan.of(rows, config, seed=0)
 
     def drawn(epoch: int) -> dict[int, tuple[bool, bool]]:
@@ -169,7 +169,9 @@ def test_memory_is_planned_with_times_and_prompts() -> None:
         Utterance(id=str(n), audio="", text="", seconds=2.0, tokens=9, prompt_tokens=20)
         for n in range(64)
     ]
-    config = DataConfig(timestamps=1.0, prompts=1.0, pad="bucket", pass_tokens=64)
+    config = DataConfig(
+        timestamp_probability=1.0, prompt_probability=1.0, pad="bucket", max_tokens_per_forward=64
+    )
     plan = Plan.of(rows, config, seed=0)
     for each in BucketedBatchSampler(plan, config, updates=len(plan.updates(0))):
         assert len(each) == 2  # of 9 + 2 + 21 tokens
@@ -180,8 +182,8 @@ def test_a_model_without_times_is_a_sentence(
 ) -> None:
     small = load_whisper(str(blank_model)).labels()
     assert not small.knows_times
-    config = DataConfig(corpus=(str(tone_corpus),), timestamps=0.5, workers=0)
-    with pytest.raises(InputError, match=r"data.timestamps is 0.5, but .* has no times"):
+    config = DataConfig(corpus=(str(tone_corpus),), timestamp_probability=0.5, workers=0)
+    with pytest.raises(InputError, match=r"data.timestamp_probability is 0.5, but .* has no times"):
         build_manifest(config, small, tmp_path / "cache", show=False)
 
 
@@ -196,7 +198,7 @@ def test_slices_of_a_recording_are_trained_with_prompts(
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     whisper = load_whisper(str(blank_model))
     config = DataConfig(
-        corpus=(str(tmp_path),), dev_split=None, test_split=None, prompts=1.0, workers=0
+        corpus=(str(tmp_path),), dev_split=None, test_split=None, prompt_probability=1.0, workers=0
     )
     manifest, drops = build_manifest(config, whisper.labels(), tmp_path / "cache", show=False)
     assert [u.prompt for u in manifest.train] == ["", "one", "two two"]

@@ -18,7 +18,7 @@ from tests.shards import BROKEN, ROWS, SHARDS, write_parquet, write_saved, write
 
 Losses = Callable[[Path], dict[int, str]]
 WINDOWS = 3  # of an epoch: two of ten clips and one of seven, in five updates
-STREAM = ("--data.streaming=True", "--data.window=10", "--loop.max_steps=8")
+STREAM = ("--data.streaming=True", "--data.shuffle_buffer=10", "--loop.max_steps=8")
 
 
 @pytest.fixture(scope="module")
@@ -159,9 +159,9 @@ def test_a_stream_that_changed_is_refused(trainer: Any, tmp_path: Path, shards: 
 def test_another_window_is_another_order(trainer: Any, tmp_path: Path, shards: Path) -> None:
     run = tmp_path / "run"
     trainer(run, *arguments(shards, "--loop.max_steps=3"))
-    done = trainer(run, *arguments(shards, "--data.window=5", "--resume=auto"), check=False)
+    done = trainer(run, *arguments(shards, "--data.shuffle_buffer=5", "--resume=auto"), check=False)
     assert done.returncode == 2
-    assert "data.window" in done.output
+    assert "data.shuffle_buffer" in done.output
 
 
 @pytest.mark.parametrize(

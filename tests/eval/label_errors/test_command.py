@@ -1,4 +1,4 @@
-"""`python -m eval suspects RUN` finds a wrong transcript, and shows it with what is heard."""
+"""`python -m eval label-errors RUN` finds a wrong transcript, and shows it with what is heard."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def ran(trainer: Any, copied: Path, tmp_path: Path) -> Path:
 
 
 def test_a_wrong_transcript_is_the_first_to_be_looked_at(ran: Path) -> None:
-    command = [sys.executable, "-m", "eval", "suspects", str(ran), "--most", "3"]
+    command = [sys.executable, "-m", "eval", "label-errors", str(ran), "--max_clips", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "zygote quip" in done.stdout
@@ -63,5 +63,5 @@ def test_clips_of_a_stream_are_gone_and_said_to_be(tmp_path: Path) -> None:
 
 
 def test_values_that_could_not_work_are_refused() -> None:
-    with pytest.raises(InputError, match="most must be at least 1"):
-        LabelErrorsConfig(run="run", most=0)
+    with pytest.raises(InputError, match="max_clips must be at least 1"):
+        LabelErrorsConfig(run="run", max_clips=0)

@@ -45,7 +45,9 @@ def evaluator(blank_model: Path, tone_corpus: Path, other: Path) -> Evaluator:
         accelerator=Accelerator(cpu=True),
         whisper=load_whisper(str(blank_model)),
         data=DataConfig(corpus=(str(tone_corpus),), workers=0),
-        config=EvalConfig(max_length=8, forget_corpus=str(other), forget_clips=4, noise=False),
+        config=EvalConfig(
+            max_length=8, forgetting_corpus=str(other), forgetting_clips=4, non_speech=False
+        ),
     )
 
 
@@ -174,17 +176,19 @@ def test_another_corpus_in_the_same_run_is_one_sentence(
     evaluator: Evaluator, tone_corpus: Path, tmp_path: Path
 ) -> None:
     look(evaluator, tmp_path, 0)
-    config = replace(evaluator.config, forget_corpus=str(tone_corpus))
-    with pytest.raises(InputError, match=r"forget_corpus is .* has heard .* so far: set it back"):
+    config = replace(evaluator.config, forgetting_corpus=str(tone_corpus))
+    with pytest.raises(
+        InputError, match=r"forgetting_corpus is .* has heard .* so far: set it back"
+    ):
         look(replace(evaluator, config=config), tmp_path, 20)
 
 
 @pytest.mark.parametrize(
     ("knobs", "sentence"),
     [
-        ({"forget_corpus": "/no/such"}, "/no/such: no such folder"),
-        ({"forget_split": "other"}, "other"),
-        ({"forget_language": "xx"}, "'xx'"),
+        ({"forgetting_corpus": "/no/such"}, "/no/such: no such folder"),
+        ({"forgetting_split": "other"}, "other"),
+        ({"forgetting_language": "xx"}, "'xx'"),
     ],
 )
 def test_a_corpus_that_cannot_be_used_is_one_sentence(
@@ -197,7 +201,7 @@ def test_a_corpus_that_cannot_be_used_is_one_sentence(
 
 
 def test_what_no_recipe_names_is_not_heard(evaluator: Evaluator, tmp_path: Path) -> None:
-    unnamed = replace(evaluator, config=replace(evaluator.config, forget_corpus=None))
+    unnamed = replace(evaluator, config=replace(evaluator.config, forgetting_corpus=None))
     assert look(unnamed, tmp_path, 0).forgetting is None
     assert look(evaluator, tmp_path, 0, forgetting=False).forgetting is None
     assert not (tmp_path / "eval").exists()
@@ -212,11 +216,11 @@ def test_a_run_tells_meters_noise_and_forgetting(trainer: Any, other: Path, tmp_
         "--loop.max_steps=2",
         "--loop.eval_every=1",
         "--eval.max_length=4",
-        "--eval.noise=True",
+        "--eval.non_speech=True",
         "--eval.pad=bucket",
-        f"--eval.forget_corpus={other}",
-        "--eval.forget_language=en",
-        "--eval.forget_clips=2",
+        f"--eval.forgetting_corpus={other}",
+        "--eval.forgetting_language=en",
+        "--eval.forgetting_clips=2",
     )
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     forgotten = [row["step"] for row in rows if "dev/meters/forgetting" in row]
@@ -255,7 +259,11 @@ def test_a_slow_scan_of_the_other_corpus_is_waited_for(
     trainer: Any, other: Path, tmp_path: Path
 ) -> None:
     run, notes = tmp_path / "run", tmp_path / "notes"
-    knobs = (f"--eval.forget_corpus={other}", "--eval.forget_language=en", "--eval.forget_clips=2")
+    knobs = (
+        f"--eval.forgetting_corpus={other}",
+        "--eval.forgetting_language=en",
+        "--eval.forgetting_clips=2",
+    )
     quick = ("--eval.max_length=4", "--eval.pad=bucket", "--loop.max_steps=1")
     trainer(
         run,

@@ -98,7 +98,7 @@ def test_the_set_is_heard_as_an_evaluation_is(blank_model: Path, tone_corpus: Pa
         accelerator=evaluator.accelerator,
         whisper=whisper,
         data=data,
-        config=EvalConfig(noise=False),
+        config=EvalConfig(non_speech=False),
     )
     assert transcribe_noise(silent, heard, true_length=True) == []
     assert transcribe_noise(evaluator, [], true_length=True) == []

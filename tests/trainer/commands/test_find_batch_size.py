@@ -19,7 +19,7 @@ from trainer.model import ModelConfig
 from trainer.optimizer import OptimConfig
 from trainer.plan.forward_limit import FittingBatch, budget_of, fit_path, fitted
 
-FIT = (sys.executable, "-m", "trainer", "fit")
+FIT = (sys.executable, "-m", "trainer", "find-batch-size")
 
 SHAPES = ["rising", "bent", "odd"]  # names that are the same in every process
 
@@ -55,21 +55,25 @@ def found(need: Callable[[float], float], most: int = 10**6) -> list[FittingBatc
 def test_every_bucket_keeps_within_what_fitted_and_near_it(need: Callable[[float], float]) -> None:
     tried = found(need)
     budget = budget_of(tried)
-    room, q = budget["pass_seconds"], budget["pass_quadratic"]
+    room, q = budget["max_seconds_per_forward"], budget["quadratic_memory_seconds"]
     assert room is not None
     for each in tried:
         seconds = each.shape.frames / 100
         weight = seconds + (seconds**2 / q if q else 0.0)
         rows = int(room / weight + 1e-9)
         assert rows <= each.shape.rows
-        assert rows * each.shape.tokens <= (budget["pass_tokens"] or 0)
+        assert rows * each.shape.tokens <= (budget["max_tokens_per_forward"] or 0)
         if need(30) != 33:  # a price of each row alone is not what seconds can tell
             assert rows >= 0.85 * each.shape.rows - 1
 
 
 def test_where_memory_is_no_limit_a_pass_holds_an_update() -> None:
     tried = [FittingBatch(shape=Shape(8, 700, 40), most=8, gigabytes=1.0, took=1.0)]
-    assert budget_of(tried) == {"pass_seconds": 56.0, "pass_quadratic": None, "pass_tokens": 320}
+    assert budget_of(tried) == {
+        "max_seconds_per_forward": 56.0,
+        "quadratic_memory_seconds": None,
+        "max_tokens_per_forward": 320,
+    }
 
 
 def test_a_fit_is_kept_and_taken_by_runs_that_set_no_limit(
@@ -87,8 +91,8 @@ def test_a_fit_is_kept_and_taken_by_runs_that_set_no_limit(
     assert max(each["shape"][1] for each in told["tried"]) == 3000
     assert "30.00" in done.stdout
     config = fitted(DataConfig(), path)
-    assert config.pass_seconds == told["pass_seconds"] > 0
-    assert fitted(DataConfig(pass_seconds=9.0), path).pass_seconds == 9.0
+    assert config.max_seconds_per_forward == told["max_seconds_per_forward"] > 0
+    assert fitted(DataConfig(max_seconds_per_forward=9.0), path).max_seconds_per_forward == 9.0
     assert fitted(DataConfig(), tmp_path / "none.json") == DataConfig()
     none = subprocess.run(
         [*FIT, *arguments, "--gigabytes=0.01"], capture_output=True, text=True, check=False
@@ -98,11 +102,13 @@ def test_a_fit_is_kept_and_taken_by_runs_that_set_no_limit(
     assert "Traceback" not in none.stderr
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"pass_seconds": 1}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"max_seconds_per_forward": 1}'])
 def test_a_damaged_budget_is_a_sentence(content: str, tmp_path: Path) -> None:
     path = tmp_path / "cpu.json"
     path.write_text(content)
-    with pytest.raises(InputError, match=r"cpu.json: holds no budget that `fit` wrote: remove it"):
+    with pytest.raises(
+        InputError, match=r"cpu.json: holds no budget that find-batch-size wrote: remove it"
+    ):
         fitted(DataConfig(), path)
 
 
@@ -126,7 +132,7 @@ def test_what_is_trained_and_what_is_kept_for_the_backward_part_budgets(tmp_path
     kinds = [
         {},
         {"dropout": 0.1},
-        {"silence": False},
+        {"silence_states": False},
         {"gradient_checkpointing": True},
         {"freeze_encoder": True},
         {"freeze": ("proj_out",)},

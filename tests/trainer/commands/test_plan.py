@@ -140,7 +140,7 @@ def test_what_will_not_go_well_is_warned_of() -> None:
     full = {**fine, "disk": {"needed": 3e9, "free": 2e9}}
     for told, remedy in (
         (slow, "raise data.workers"),
-        (small, "set data.pass_seconds lower"),
+        (small, "set data.max_seconds_per_forward lower"),
         (full, "checkpoint.keep"),
     ):
         (warning,) = outlook.warnings(told)

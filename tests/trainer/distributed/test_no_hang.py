@@ -86,13 +86,13 @@ class Cases:
             update_clips=rng.choice([None, rng.randint(1, 20)]),
             update_seconds=scale * rng.uniform(0.2, 12),
             update_tokens=rng.choice([20, 80, 4096]),
-            pass_seconds=rng.uniform(0.2, 8) * (scale if pad == "bucket" else SECONDS),
+            max_seconds_per_forward=rng.uniform(0.2, 8) * (scale if pad == "bucket" else SECONDS),
             pad=pad,
             padded_share=rng.uniform(0.01, 0.99),
             trailing_silence=rng.choice([0.0, 0.5]) if pad == "mixed" else 0.0,
-            padding=rng.choice([0.0, 0.03, 0.2, 9.0]),
-            pass_tokens=rng.choice([8192, rng.randint(5, 60)]),
-            pass_quadratic=rng.choice([None, rng.uniform(1, 60)]),
+            max_padding=rng.choice([0.0, 0.03, 0.2, 9.0]),
+            max_tokens_per_forward=rng.choice([8192, rng.randint(5, 60)]),
+            quadratic_memory_seconds=rng.choice([None, rng.uniform(1, 60)]),
             buckets=rng.randint(1, 32),
             token_buckets=rng.randint(1, 4),
             workers=0,
@@ -185,8 +185,8 @@ def check_budgets(case: Case, ranks: list[list[Batch]], told: str) -> None:
     updates: dict[Position, list[Utterance]] = {}
     for batch in (batch for passes in ranks for batch in passes):
         held = len(batch.features) * batch.features.shape[-1] / FRAMES_PER_SECOND
-        assert len(batch.features) == 1 or held <= config.pass_seconds + 1e-9, told
-        assert len(batch.labels) == 1 or batch.labels.numel() <= config.pass_tokens, told
+        assert len(batch.features) == 1 or held <= config.max_seconds_per_forward + 1e-9, told
+        assert len(batch.labels) == 1 or batch.labels.numel() <= config.max_tokens_per_forward, told
         updates.setdefault(batch.at, []).extend(rows[name] for name in batch.ids)
     for clips in updates.values():
         seconds, tokens = sum(u.seconds for u in clips), sum(u.tokens for u in clips)

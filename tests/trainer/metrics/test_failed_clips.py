@@ -72,12 +72,12 @@ def lose_what_others_write() -> None:
 def test_what_fails_on_any_process_is_named_by_the_main_one(
     trainer: Any, copied: Path, tmp_path: Path
 ) -> None:
-    run, knobs = tmp_path / "run", (f"--data.corpus={copied}", "--data.max_broken=0.5")
+    run, knobs = tmp_path / "run", (f"--data.corpus={copied}", "--data.max_broken_share=0.5")
     trainer(run, *knobs, "--loop.max_steps=1")
     gone = sorted((copied / "clips").glob("*train*"))[:8]
     for path in gone:
         path.unlink()
-    more = ("--loop.max_steps=8", "--resume=auto", "--data.missing=drop")
+    more = ("--loop.max_steps=8", "--resume=auto", "--data.missing_audio=drop")
     trainer(run, *knobs, *more, processes=2, sabotage=lose_what_others_write)
     rows = [json.loads(line) for line in (run / "drops.jsonl").read_text().splitlines()]
     assert sorted(row["audio"] for row in rows) == sorted(map(str, gone))
@@ -96,7 +96,7 @@ def test_more_than_the_limit_stops_the_run_and_says_what_to_do(tmp_path: Path) -
     log = log_of(path, 300)  # a later start: two of three are broken
     told(log, drop("d"))
     told(log)
-    with pytest.raises(InputError, match=r"4 of 300 clips .* data\.max_broken=0\.01"):
+    with pytest.raises(InputError, match=r"4 of 300 clips .* data\.max_broken_share=0\.01"):
         told(log, drop("e"))
     assert named(path) == ["a", "b", "c", "d", "e"]
 
@@ -110,7 +110,7 @@ def test_one_clip_may_always_break(tmp_path: Path) -> None:
 
 def test_what_the_user_accepts_is_named_and_not_counted(tmp_path: Path) -> None:
     path = tmp_path / "drops.jsonl"
-    log = log_of(path, 5, DataConfig(missing="drop"))
+    log = log_of(path, 5, DataConfig(missing_audio="drop"))
     told(log, drop("a", "missing"), drop("b", "missing"), drop("c", "truncated"))
     assert named(path) == ["a", "b", "c"]
 

@@ -99,9 +99,9 @@ def test_what_fit_measured_is_taken_and_scaled(wide_model: Path, tmp_path: Path)
         {"shape": [12, 1504, 60], "most": 12, "gigabytes": 9.0, "took": 1.0},
         {"shape": [12, 160, 60], "most": 12, "gigabytes": 2.0, "took": 1.0},
     ]
-    write_json(tmp_path / "fit.json", {"pass_seconds": 1.0, "tried": tried})
+    write_json(tmp_path / "fit.json", {"max_seconds_per_forward": 1.0, "tried": tried})
     known = memory_of(accelerator, model, tmp_path / "fit.json")
-    assert (guess.source, known.source) == ("estimated from shapes", "as `fit` measured")
+    assert (guess.source, known.source) == ("estimated from shapes", "as find-batch-size measured")
     assert known.peak(LARGE) == pytest.approx(known.rest + HEAP * (9e9 - known.rest))
     half = guess.peak(LARGE._replace(rows=6)) - guess.rest
     share = half / (guess.peak(LARGE) - guess.rest)

@@ -39,7 +39,7 @@ def both(
     rows: list[Utterance], encoder: LabelEncoder, world: int, **knobs: Any
 ) -> tuple[list[Update], list[list[Batch]]]:
     """Return the updates of two epochs as they are foretold, and every process's real passes."""
-    config = DataConfig(workers=0, update_clips=5, padding=0.05, **knobs)
+    config = DataConfig(workers=0, update_clips=5, max_padding=0.05, **knobs)
     plan = Plan.of(rows, config, seed=0)
     number = plan.length(EPOCHS)
     sampler = BucketedBatchSampler(plan, config, updates=0, world=world)
@@ -57,7 +57,7 @@ def both(
 def test_padding_and_passes_are_those_that_epochs_make(
     rows: list[Utterance], encoder: LabelEncoder, pad: str, world: int
 ) -> None:
-    told, made = both(rows, encoder, world, pad=pad, repair=0.5, pass_seconds=65.0)
+    told, made = both(rows, encoder, world, pad=pad, repair=0.5, max_seconds_per_forward=65.0)
     mine = [(p.shape, p.targets, p.repair) for update in told for p in update.passes]
     assert mine == [(b.shape, sum(b.tokens), b.repair) for b in made[0]]
     every = [batch for passes in made for batch in passes]
@@ -81,7 +81,7 @@ def test_tokens_of_times_and_prompts_are_counted(
     for i, u in enumerate(rows):
         prompt = " ".join([u.text] * (i % 4))
         rows[i] = replace(u, prompt=prompt, prompt_tokens=timed.measure([prompt])[0])
-    told, made = both(rows, timed, 2, pad=pad, timestamps=0.5, prompts=0.5)
+    told, made = both(rows, timed, 2, pad=pad, timestamp_probability=0.5, prompt_probability=0.5)
     assert [(p.shape, p.targets) for update in told for p in update.passes] == [
         (b.shape, sum(b.tokens)) for b in made[0]
     ]
@@ -91,7 +91,7 @@ def test_tokens_of_times_and_prompts_are_counted(
 def test_updates_are_those_of_the_plan(rows: list[Utterance], encoder: LabelEncoder) -> None:
     told, made = both(rows, encoder, 1, pad="bucket")
     assert len(told) == sum(batch.last for batch in made[0])
-    plan = Plan.of(rows, DataConfig(update_clips=5, padding=0.05, pad="bucket"), seed=0)
+    plan = Plan.of(rows, DataConfig(update_clips=5, max_padding=0.05, pad="bucket"), seed=0)
     expected = [len(update) for epoch in range(EPOCHS) for update in plan.updates(epoch)]
     assert [update.clips for update in told] == expected
 

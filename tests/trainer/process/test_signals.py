@@ -159,7 +159,7 @@ def slow_evaluations() -> None:
 
 def test_a_slow_update_is_given_up_for_a_stop(trainer: Any, tmp_path: Path, losses: Losses) -> None:
     run = tmp_path / "run"
-    extra = (*ENDLESS, "--data.pass_seconds=5", "--loop.stall_seconds=0")
+    extra = (*ENDLESS, "--data.max_seconds_per_forward=5", "--loop.stall_seconds=0")
     (process,) = trainer.start(run, *extra, sabotage=slow_passes)
     wait_for(lambda: (run / "metrics.jsonl").exists() and 2 in losses(run), process)
     time.sleep(0.6)  # into the third update, which takes 2 s or more
