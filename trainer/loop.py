@@ -42,7 +42,7 @@ def train(run: Run) -> None:
             monitors.add(state.step, batches, result)
             if rolled_back(run, batches, result):
                 break
-            if due(state.step, run.log_every, last=state.step == run.steps):
+            if due(state.step, monitors.log_every, last=state.step == run.steps):
                 monitors.losses.write()
                 monitors.recorder.record(state.step, {"train/lr": lr, **monitors.meter.read()})
 
@@ -108,7 +108,7 @@ def try_step(run: Run, batches: Sequence[Batch], totals: Totals) -> StepResult |
 def evaluate_and_save(run: Run) -> None:
     """Save and evaluate, where due."""
     step = run.state.step
-    if evaluation_due(run) or due(step, run.save_every, last=step == run.steps):
+    if evaluation_due(run) or due(step, run.saving.save_every, last=step == run.steps):
         save(run)  # first: whatever ends an evaluation shall cost no update
     if evaluation_due(run):
         evaluate(run)

@@ -127,13 +127,13 @@ def build(config: Config, heartbeat: Heartbeat) -> Run:
         config=config.loop,
         state=state,
         training=training,
-        saving=Saving(checkpoints=checkpoints, shape=shape),
+        saving=Saving(
+            checkpoints=checkpoints, shape=shape, save_every=config.checkpoint.save_every
+        ),
         monitors=monitors,
         validation=validation,
         has_dev=bool(manifest.dev),
         steps=steps,
-        save_every=config.checkpoint.save_every,
-        log_every=config.log.log_every,
     )
     begin_records(config, run, whisper, manifest, plan)
     return run
@@ -173,6 +173,7 @@ def build_monitors(
         losses=ClipLosses(folder, accelerator, recorder),
         profiler=Profile(folder, recorder.print, flops, peak) if config.profile else NoProfile(),
         recorder=recorder,
+        log_every=config.log.log_every,
     )
 
 

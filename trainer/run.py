@@ -82,6 +82,7 @@ class Saving:
 
     checkpoints: Checkpoints
     shape: dict[str, Any]  # the knobs that shape training: a resume compares them
+    save_every: int  # updates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +97,7 @@ class Monitors:
     losses: ClipLosses
     profiler: Profile | NoProfile
     recorder: Recorder | NullRecorder
+    log_every: int  # updates
 
     def add(self, step: int, batches: Sequence[Batch], result: StepResult) -> None:
         """Take in an update; nothing is read from the device."""
@@ -117,8 +119,6 @@ class Run:
     validation: Validation
     has_dev: bool  # whether there are clips to evaluate on
     steps: int  # updates to make in all
-    save_every: int  # updates
-    log_every: int  # updates
 
 
 def save(run: Run) -> None:

@@ -32,12 +32,12 @@ from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.pinned_copy import PinnedCopy
 from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation
 from trainer.checkpoint.snapshot import Snapshot
-from trainer.distributed.engine import Engine
+from trainer.distributed.engine import build_engine
 from trainer.heartbeat import Heartbeat
 from trainer.metrics.recorder import JsonlLog, NullRecorder
 from trainer.model import ModelConfig, prepare_training
 from trainer.nonfinite import NonFiniteGuard
-from trainer.optimizer import OptimConfig, build_optimizer
+from trainer.optimizer import OptimConfig
 from trainer.process.signals import StopSignal
 from trainer.process.watchdog import Watchdog
 from trainer.state import TrainState
@@ -64,8 +64,7 @@ def measure(name: str, updates: int, saves: int) -> dict[str, Any]:
     """Measure one model."""
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     whisper = load_whisper(name)
-    module = prepare_training(whisper, ModelConfig())
-    model, optimizer = accelerator.prepare(module, build_optimizer(module, OptimConfig()))
+    engine = build_engine(accelerator, prepare_training(whisper, ModelConfig()), OptimConfig())
     batch = update(whisper.n_mels, accelerator.device)
     heartbeat = Heartbeat(accelerator, StopSignal(), Watchdog(60.0))
     folder = Path(tempfile.mkdtemp())
@@ -73,9 +72,7 @@ def measure(name: str, updates: int, saves: int) -> dict[str, Any]:
     guard, state = NonFiniteGuard(accelerator, log, 8), TrainState()
 
     def bare() -> None:
-        train_step(
-            Engine(accelerator, model, optimizer), [batch], tokens=CLIPS * TOKENS, max_norm=1.0
-        )
+        train_step(engine, [batch], tokens=CLIPS * TOKENS, max_norm=1.0)
 
     def upkeep() -> None:
         heartbeat.begin([batch], 0)
@@ -83,7 +80,7 @@ def measure(name: str, updates: int, saves: int) -> dict[str, Any]:
         heartbeat.end()
         guard.check(state, [batch], result)
 
-    result = train_step(Engine(accelerator, model, optimizer), [batch], tokens=1, max_norm=1.0)
+    result = train_step(engine, [batch], tokens=1, max_norm=1.0)
     told: list[str] = []
     checkpoints = Checkpoints(
         CheckpointRotation(folder, CheckpointConfig()), accelerator, told.append

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from trainer.metrics.flops import WhisperFlops
 from trainer.model import ModelConfig, TrainingModule, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer
 from trainer.out_of_memory import rehearse, seconds_after
+from trainer.recovery import fit_in_memory
 
 Losses = Callable[[Path], dict[int, str]]
 
@@ -225,6 +227,28 @@ def test_a_streams_worst_pass_is_smaller_once_passes_were_cut() -> None:
     assert stream.worst.seconds > 90
     stream.shrink(30.0)  # else a rehearsal would cut it for ever
     assert stream.worst.seconds <= 30
+
+
+def test_passes_are_cut_until_the_rehearsal_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    utterances = [Utterance(id=str(i), audio="", text="", seconds=5.0, tokens=9) for i in range(40)]
+    config = DataConfig(update_clips=20)
+    plan = Plan.of(utterances, config, seed=0)
+    passes = TrainLoader(BucketedBatchSampler(plan, config, updates=1), lambda _: iter(()))  # type: ignore[arg-type,return-value]  # no batch is drawn
+    first, said = passes.worst.seconds, list[str]()
+    outcomes = iter([ALLOCATOR, SIGNS[0], None])
+    monkeypatch.setattr("trainer.recovery.rehearse", lambda *_: next(outcomes))
+    accelerator = SimpleNamespace(device=torch.device("cuda"), num_processes=1)  # there is no GPU
+    engine = SimpleNamespace(
+        model=torch.nn.Identity(), accelerator=accelerator, discard_gradients=lambda: None
+    )
+    flops = WhisperFlops(d_model=8, encoder_layers=1, decoder_layers=1, n_mels=80, vocabulary=9)
+    run: Any = SimpleNamespace(
+        training=SimpleNamespace(engine=engine, passes=passes, flops=flops),
+        monitors=SimpleNamespace(recorder=SimpleNamespace(print=said.append)),
+    )
+    fit_in_memory(run)
+    assert passes.worst.seconds <= first / 4
+    assert ["out of memory in a pass of" in sentence for sentence in said] == [True, True]
 
 
 def test_a_pass_is_halved_while_it_can_be() -> None:
