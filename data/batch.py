@@ -65,7 +65,6 @@ class Batch:
     at: Position  # of this batch's update in the plan
     after: Position  # where training goes on after it
     last: bool  # the last pass of its update
-    repair: bool = False  # whether the decoder shall make of it what it makes of 30 s
     masks: list[Mask] = field(default_factory=list)  # parts of the features that are not heard
     drops: list[Drop] = field(default_factory=list)  # clips that failed here
     work: dict[str, float] = field(default_factory=dict)  # seconds a worker spent, by stage

@@ -37,9 +37,7 @@ POSITIVE = (
     "shuffle_buffer",
 )
 SHARES = (
-    "padded_share",
     "trailing_silence",
-    "repair",
     "timestamp_probability",
     "prompt_probability",
     "max_broken_share",
@@ -119,15 +117,12 @@ class DataConfig:
     # Clips of this length and longer are dropped. Whisper's encoder takes 30 seconds at most.
     max_seconds: float = 30.0
 
-    # What clips are padded to (docs/ablation.md). bucket pads to the length of similar clips. mixed
-    # does so, but pads some updates to 30 s. packed joins several clips to 30 s, for timestamps and
-    # long audio. 30s pads each clip to 30 s, as stock Whisper does.
-    pad: Literal["bucket", "mixed", "packed", "30s"] = "bucket"
-    padded_share: float = 0.15  # Share of the compute that mixed spends on updates padded to 30 s.
-    # Share of the other updates that are padded with silence to a random length.
+    # What clips are padded to (docs/ablation.md). bucket pads to the length of similar clips and
+    # costs least. packed joins several clips to 30 s, for timestamps and long audio; very short
+    # clips are learned worse. 30s pads each clip to 30 s, as stock Whisper does.
+    pad: Literal["bucket", "packed", "30s"] = "bucket"
+    # Share of the updates of bucket that are padded with silence to a random length.
     trailing_silence: float = 0.0
-    # Share of short updates that also learn to decode as if they were padded to 30 s.
-    repair: float = 0.0
     # Probability that a row's labels have timestamps.
     timestamp_probability: float = 0.0
     # Probability that a slice of a recording is prompted with the text before it.

@@ -44,6 +44,12 @@ RENAMED = {
     "check": "scan",  # of data inspect
     "most": "max_clips",  # of eval label-errors
 }
+# knobs and values that are no more, and why; recipes of older runs name them
+REMOVED = {
+    "data.repair": "it cost time and made no model better (docs/ablation.md); leave it out",
+    "data.pad=mixed": "bucket costs less and is as good (docs/ablation.md); set data.pad to bucket",
+    "data.padded_share": "it belonged to data.pad=mixed, which is no more; leave it out",
+}
 WORDS = {"true": "True", "false": "False", "null": "None", "none": "None", "~": "None"}
 
 
@@ -56,18 +62,22 @@ def parse_dataclass(cls: type[T], arguments: Sequence[str], prog: str | None = N
         prog: what a person typed before them, which help and errors show; None: the script.
 
     Raises:
-        InputError: an argument has the name that a knob had before.
+        InputError: a knob was renamed or removed.
         SystemExit: an argument is wrong (status 2), or asks for help (0).
     """
     known = dict(knobs(cls))
-    for argument in arguments:
-        key = argument.removeprefix("--").partition("=")[0].replace("-", "_")
+    joined = _joined(arguments, known)
+    for argument in joined:
+        key, _, value = argument.removeprefix("--").partition("=")
+        key = key.replace("-", "_")
+        if argument.startswith("--"):
+            _refuse_removed("command line", key, value)
         if argument.startswith("--") and key not in known and RENAMED.get(key) in known:
             raise InputError(f"--{key} is now --{RENAMED[key]}; rename it")
     return tyro.cli(
         cls,
         prog=prog,
-        args=_as_tyro(_joined(arguments, known), known),
+        args=_as_tyro(joined, known),
         use_underscores=True,
         config=(tyro.conf.FlagConversionOff,),
     )
@@ -120,7 +130,14 @@ def _flatten(recipe: dict[str, Any], known: dict[str, Any], prefix: str = "") ->
             yield name, value
 
 
+def _refuse_removed(place: str, key: str, value: Any) -> None:
+    for name in (key, f"{key}={value}"):
+        if name in REMOVED:
+            raise InputError(f"{place}: {name} was removed: {REMOVED[name]}")
+
+
 def _argument(path: Path, key: str, value: Any, known: dict[str, Any]) -> list[str]:
+    _refuse_removed(str(path), key, value)
     if key not in known:
         if RENAMED.get(key) in known:
             raise InputError(f"{path}: {key} is now {RENAMED[key]}; rename it")
@@ -191,7 +208,12 @@ def _kind(argument: str, known: dict[str, Any]) -> Any:
     """Return the type of the knob that an argument names, or None."""
     if not argument.startswith("--"):
         return None
-    return known.get(argument.removeprefix("--").replace("-", "_"))
+    return known.get(_name(argument))
+
+
+def _name(argument: str) -> str:
+    """Return the dotted name of the knob in an argument without its value."""
+    return argument.removeprefix("--").replace("-", "_")
 
 
 def _joined(arguments: Sequence[str], known: dict[str, Any]) -> list[str]:

@@ -54,7 +54,7 @@ def test_the_main_process_alone_counts_updates_and_makes_a_missing_index(
     "config",
     [
         DataConfig(update_clips=16),
-        DataConfig(pad="mixed", update_clips=16),
+        DataConfig(trailing_silence=0.1, update_clips=16),
         DataConfig(update_clips=16, augment=AugmentConfig(speed=(0.9, 1.0, 1.1))),
     ],
 )

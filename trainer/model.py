@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from data.batch import target_positions
 from data.errors import InputError
-from data.log_mel import N_FRAMES, pad_features
 from eval.silence_states import compute_silence_states, set_silence_states
 from eval.whisper import Whisper
 from trainer.lora import add_adapters
@@ -90,7 +89,6 @@ class TrainingModule(nn.Module):
         labels: Tensor,
         *,
         targets: Tensor | None = None,
-        repair: bool = False,
     ) -> Tensor:
         """Return the negative log likelihood of every target token, row by row. Shape: (targets,).
 
@@ -103,9 +101,6 @@ class TrainingModule(nn.Module):
             labels: (batch, tokens), one token ahead, IGNORE where there is no target.
             targets: target_positions(labels), shape (targets,). None: computed here, which on a
                 GPU synchronizes with the host.
-            repair: whether to add, for each target token, how far the decoder's state is from the
-                one that it has where the same audio is padded to 30 s. The distance is squared and
-                relative to that state (the idea of FUTO's whisper-acft).
         """
         chosen = target_positions(labels) if targets is None else targets
         hidden = self._states(features, decoder_input_ids, chosen)  # (targets, d)
@@ -113,13 +108,7 @@ class TrainingModule(nn.Module):
         logits = logits.to(
             torch.promote_types(logits.dtype, torch.float32)
         )  # half sums too coarsely
-        nll = nn.functional.cross_entropy(logits, labels.flatten()[chosen], reduction="none")
-        if not repair or features.shape[-1] >= N_FRAMES:
-            return nll
-        with torch.no_grad():
-            aim = self._states(pad_features(features), decoder_input_ids, chosen).float()
-        distance = (hidden.float() - aim).square().sum(dim=-1) / aim.square().sum(dim=-1)
-        return nll + distance
+        return nn.functional.cross_entropy(logits, labels.flatten()[chosen], reduction="none")
 
     def _states(self, features: Tensor, decoder_input_ids: Tensor, chosen: Tensor) -> Tensor:
         """Return the decoder's last hidden states at chosen positions. Shape: (chosen, d)."""

@@ -24,9 +24,7 @@ from trainer.validation import Validation
 # the corpus, whose frozen manifest has a fingerprint
 PLAN = (
     "pad",
-    "padded_share",
     "trailing_silence",
-    "repair",
     "timestamp_probability",
     "prompt_probability",
     "max_padding",
@@ -67,6 +65,9 @@ FIGURES = (
     "error_unit",
     "normalizer",
 )
+
+# knobs that were removed, with the values at which they did nothing: checkpoints may name them
+OFF = {"data.repair": 0.0, "data.padded_share": 0.15}
 
 PATHS = ("model.name", "data.augment.noise", "data.data_files")  # or names on the Hub
 LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_modules")
@@ -139,10 +140,21 @@ def refuse_change(path: Path, now: dict[str, Any], accept: tuple[str, ...]) -> N
         old, new, judges = saved.get(key), now.get(key), key.startswith("eval.")
         if old == new or key in accept or (judges and key not in saved):
             continue
+        if key in OFF:
+            _refuse_removed(path, key, old)
+            continue
         kept = f" (the best model so far keeps the figure that it got with {old})" if judges else ""
         raise InputError(
             f"{path}: was {'judged' if judges else 'trained'} with {key}={old}, now it is {new}: "
             f"set it back, start another run, or accept the change with --accept {key}{kept}"
+        )
+
+
+def _refuse_removed(path: Path, key: str, value: Any) -> None:
+    if value != OFF[key]:
+        raise InputError(
+            f"{path}: was trained with {key}={value}, a knob that was removed: start another run, "
+            f"or go on without it with --accept {key}"
         )
 
 

@@ -59,7 +59,6 @@ def forward_backward(engine: Engine, batch: Batch, scale: float) -> Tensor:
                 batch.decoder_input_ids,
                 batch.labels,
                 targets=batch.targets,
-                repair=batch.repair,
             )
         with phase("backward"):
             engine.backward(poison_nonfinite(nll.sum()) * scale)

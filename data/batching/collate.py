@@ -102,7 +102,6 @@ class PaddingCollator:
             at=draw.at,
             after=draw.after,
             last=draw.last,
-            repair=draw.repair,
             masks=[mask for row, line in enumerate(lines) for mask in self._masks(row, line)],
             drops=[clip.drop for clip in clips if clip.drop is not None],
             work={"decode and resample": sum(clip.work for clip in clips), "mel": mel_seconds},

@@ -14,7 +14,7 @@ from data.labels import PROMPT_TOKENS
 from data.log_mel import FRAMES_PER_SECOND
 from data.sampling.epoch_plan import Plan
 from data.sampling.forward_bounds import bound_shapes
-from data.sampling.rows import Row, is_repaired, rows_of
+from data.sampling.rows import Row, rows_of
 
 
 class SampleSpec(NamedTuple):
@@ -25,7 +25,6 @@ class SampleSpec(NamedTuple):
     after: Position  # where training goes on after this row's update
     last: bool  # whether this pass is its update's last
     frames: int  # what it is padded to
-    repair: bool = False  # whether the decoder shall make of it what it makes of 30 s
     timed: bool = False  # whether its labels hold times
     prompted: bool = False  # whether what was said before stands before its labels
 
@@ -100,11 +99,10 @@ class BucketedBatchSampler(Sampler[list[SampleSpec]]):
         most = max(map(len, shares))
         mine = shares[self.rank]
         mine += [[Row((), rows[-1].frames)]] * (most - len(mine))
-        repair = is_repaired(at, self.plan, self.config)
         for number, each in enumerate(mine, 1):
             last = number == most
             yield [
-                SampleSpec(row.clips, at, after, last, row.frames, repair, row.timed, row.prompted)
+                SampleSpec(row.clips, at, after, last, row.frames, row.timed, row.prompted)
                 for row in each
             ]
 

@@ -78,7 +78,7 @@ def _least(plan: Plan, updates: EpochUpdates, config: DataConfig, longest: Ints)
     if config.pad == "30s" or (config.trailing_silence and plan.speeds):
         return np.full_like(longest, N_FRAMES if config.pad != "packed" else 0)
     least = np.zeros_like(longest)
-    if config.pad == "mixed" or (config.pad == "bucket" and config.trailing_silence):
+    if config.pad == "bucket" and config.trailing_silence:
         order: Sequence[int] = updates.order.tolist()
         for number, place in enumerate(order):
             at = Position(0, number)

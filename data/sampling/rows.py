@@ -47,11 +47,6 @@ def rows_of(update: Sequence[int], at: Position, plan: Plan, config: DataConfig)
     ]
 
 
-def is_repaired(at: Position, plan: Plan, config: DataConfig) -> bool:
-    """Tell whether the model compares what it makes of an update with what it makes of 30 s."""
-    return random.Random(f"{plan.seed} {at} repair").random() < config.repair
-
-
 def _row(clips: list[int], frames: int, epoch: int, plan: Plan, config: DataConfig) -> Row:
     """Settle how a row's labels are written; it is drawn anew in each epoch."""
     if not (config.timestamp_probability or config.prompt_probability):
@@ -72,11 +67,6 @@ def least_frames(longest: int, at: Position, plan: Plan, config: DataConfig) -> 
     if config.pad == "30s":
         return N_FRAMES
     draw = random.Random(f"{plan.seed} {at} full")
-    if config.pad == "mixed":
-        # the share is of the compute: an update at 30 s costs as much more as a clip is shorter
-        share, longer = config.padded_share, CHUNK_SECONDS / plan.mean_seconds
-        if draw.random() < share / (share + (1 - share) * longer):
-            return N_FRAMES
     if draw.random() < config.trailing_silence:  # the lower of two: short ones are cheap
         return min(draw.randrange(longest, N_FRAMES + 1, EDGE_FRAMES) for _ in range(2))
     return 0

@@ -47,31 +47,6 @@ class Group:
         """Return the main figure: normalised, in the language's unit."""
         return self.of(METRICS[self.unit])
 
-    @property
-    def error_ortho(self) -> ErrorCounts:
-        """Return the same of the raw texts."""
-        return self.of(f"{METRICS[self.unit]}_ortho")
-
-    @property
-    def wer(self) -> ErrorCounts:
-        """Return the errors in words, normalised."""
-        return self.of("wer")
-
-    @property
-    def cer(self) -> ErrorCounts:
-        """Return the errors in characters, normalised."""
-        return self.of("cer")
-
-    @property
-    def wer_ortho(self) -> ErrorCounts:
-        """Return the errors in words of the raw texts."""
-        return self.of("wer_ortho")
-
-    @property
-    def cer_ortho(self) -> ErrorCounts:
-        """Return the errors in characters of the raw texts."""
-        return self.of("cer_ortho")
-
     def of(self, figure: str) -> ErrorCounts:
         """Return a figure, without counts where there is none."""
         return self.figures.get(figure, ErrorCounts())

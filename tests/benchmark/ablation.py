@@ -35,13 +35,12 @@ from eval.whisper import Whisper, load_whisper
 MODES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("30s", ("--data.pad=30s",)),
     ("bucket", ("--data.pad=bucket",)),
-    ("mixed", ("--data.pad=mixed",)),
     ("packed", ("--data.pad=packed",)),
     # updates of any lengths, as padded training has them: the very same clips in each
     ("bucket, shuffled", ("--data.pad=bucket", "--data.buckets=1", "--data.token_buckets=1")),
-    ("bucket, repair", ("--data.pad=bucket", "--data.repair=0.25")),
-    ("mixed, repair", ("--data.pad=mixed", "--data.repair=0.25")),
 )
+# ways whose knobs are no more: their cells are kept, and shown
+PAST = ("mixed", "bucket, repair", "mixed, repair")
 DECODED = {"padded": False, "short": True}  # name: at true length
 TIMED = 16  # updates, the first four of which warm up
 
@@ -96,16 +95,15 @@ def main() -> None:
         if command.speed:
             write_json(Path(command.kept) / "speed.json", speeds(command))
             return
-        found: list[Heard] = []
         for cell in cells(command):
             asked = not command.table and command.only in (None, cell.language)
             if asked and not cell.heard.exists():
                 train(cell, command)
                 score(cell)
                 shutil.rmtree(cell.folder)  # a gigabyte each
-            if cell.heard.exists():
-                found += [Heard(**row) for row in read_jsonl(cell.heard)]
-        told = summary(found, [mode for mode, _ in MODES])
+        files = sorted(Path(command.kept).glob("*.jsonl"))
+        found = [Heard(**row) for path in files for row in read_jsonl(path)]
+        told = summary(found, [*(mode for mode, _ in MODES), *PAST])
         write_json(Path(command.kept) / "ablation.json", told)
         screen().print(table(told))
 

@@ -31,7 +31,7 @@ from data.errors import plain_errors
 class Command(Knobs):
     """Compare transformers' Seq2SeqTrainer with whisper-loop on the same clips."""
 
-    pad: Literal["mixed", "bucket", "30s"] = "bucket"  # whisper-loop's data.pad
+    pad: Literal["bucket", "30s"] = "bucket"  # whisper-loop's data.pad
     ours: tuple[
         str, ...
     ] = ()  # further knobs of whisper-loop, such as data.max_seconds_per_forward=60
@@ -99,7 +99,9 @@ def train_for(task: Task, side: Side, minutes: float) -> None:
     updates = max(1, round(minutes * 60 * (side.figures.updates_per_second or 0)))
     now = side.evaluate(updates, "minutes").after.score(task)
     found = Figures(
-        same_time_updates=updates, same_time_wer=now.wer.rate, same_time_cer=now.cer.rate
+        same_time_updates=updates,
+        same_time_wer=now.of("wer").rate,
+        same_time_cer=now.of("cer").rate,
     )
     side.figures = joined(side.figures, found)
 

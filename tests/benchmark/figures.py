@@ -89,14 +89,17 @@ def scored(task: Task, found: Evaluation) -> Figures:
     figures = Figures(
         evaluation_clips_per_second=len(task.test) / found.before.seconds,
         evaluation_tree_bytes=found.tree_bytes,
-        wer_before=was.wer.rate,
-        wer=now.wer.rate,
-        cer=now.cer.rate,
+        wer_before=was.of("wer").rate,
+        wer=now.of("wer").rate,
+        cer=now.of("cer").rate,
     )
     if found.short is None:
         return figures
     short = found.short.score(task)
     speed = len(task.test) / found.short.seconds
     return replace(
-        figures, short_clips_per_second=speed, short_wer=short.wer.rate, short_cer=short.cer.rate
+        figures,
+        short_clips_per_second=speed,
+        short_wer=short.of("wer").rate,
+        short_cer=short.of("cer").rate,
     )

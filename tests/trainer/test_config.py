@@ -72,7 +72,13 @@ def test_the_recipes_for_24_gb_train_what_they_say() -> None:
         ("optim:\n  learning_rate: 1\n", "mine.yaml: unknown key optim.learning_rate"),
         ("optim:\n  lr: fast\n", "mine.yaml: optim.lr must be a number, got 'fast'"),
         ("sede: 1\n", "perhaps you meant seed"),
-        ("data:\n  pad: 20s\n", "data.pad must be bucket or mixed or packed or 30s"),
+        ("data:\n  pad: 20s\n", "data.pad must be bucket or packed or 30s"),
+        (
+            "data:\n  repair: 0.2\n",
+            "mine.yaml: data.repair was removed: .*; leave it",
+        ),
+        ("data:\n  padded_share: 0.1\n", "mine.yaml: data.padded_share was removed: .*; leave it"),
+        ("data:\n  pad: mixed\n", "mine.yaml: data.pad=mixed was removed: .*; set data.pad to"),
         ("- a\n", "expected keys and values"),
         ("a: [\n", "not YAML"),
     ],
@@ -121,6 +127,21 @@ def test_the_old_name_of_a_commands_option_is_answered_with_the_new_one() -> Non
         parse_dataclass(InspectConfig, ["corpus", "--check=header"])
     with pytest.raises(InputError, match=r"^--most is now --max_clips; rename it$"):
         parse_dataclass(LabelErrorsConfig, ["run", "--most", "3"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "removed"),
+    [
+        (["--data.repair=0.2"], "data.repair"),
+        (["--data.repair", "0.2"], "data.repair"),
+        (["--data.pad", "mixed"], "data.pad=mixed"),
+    ],
+)
+def test_a_removed_knob_on_the_command_line_is_answered_with_the_reason(
+    arguments: list[str], removed: str
+) -> None:
+    with pytest.raises(InputError, match=f"^command line: {removed} was removed: "):
+        parse(arguments)
 
 
 @pytest.mark.parametrize("argument", ["--optim.lrr=1", "--optim.lr=fast", "--data.pad=20s"])

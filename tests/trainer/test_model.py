@@ -8,7 +8,6 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from transformers import WhisperForConditionalGeneration
 
 from data.batch import IGNORE, target_positions
-from data.log_mel import pad_features
 from eval.whisper import load_whisper
 from trainer.model import ModelConfig, prepare_training
 
@@ -50,8 +49,7 @@ def test_dropout_draws_in_training_and_not_in_the_saved_config(
     assert WhisperForConditionalGeneration.from_pretrained(tmp_path).config.dropout == 0.0
 
 
-@pytest.mark.parametrize("repair", [False, True])
-def test_a_pass_reads_no_value_that_the_device_computes(blank_model: Path, repair: bool) -> None:
+def test_a_pass_reads_no_value_that_the_device_computes(blank_model: Path) -> None:
     # a fake tensor has no values: whoever reads one, and would wait for a GPU, gets an exception
     module = prepare_training(load_whisper(str(blank_model)), ModelConfig()).train()
     # transformers 5.17 draws a number for layerdrop, on the CPU: no value of the device
@@ -60,11 +58,11 @@ def test_a_pass_reads_no_value_that_the_device_computes(blank_model: Path, repai
     targets = target_positions(labels)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fake = [mode.from_tensor(each) for each in (features, ids, labels)]
-        nll = module(*fake, targets=mode.from_tensor(targets), repair=repair)
+        nll = module(*fake, targets=mode.from_tensor(targets))
         assert nll.shape == targets.shape
         (nll.sum() * torch.where(torch.isfinite(nll.sum()), 1.0, torch.nan)).backward()
         with pytest.raises(DynamicOutputShapeException):
-            module(*fake, repair=repair)
+            module(*fake)
 
 
 def test_a_batch_without_targets_gives_zero_and_a_gradient_of_zeros(blank_model: Path) -> None:
@@ -84,19 +82,3 @@ def test_no_cache_is_kept_in_training(blank_model: Path, training: bool) -> None
     whisper = load_whisper(str(blank_model))
     prepare_training(whisper, ModelConfig()).train(training)(*inputs())
     assert whisper.model.generation_config.use_cache is not False
-
-
-def test_repair_measures_how_far_the_decoder_is_from_what_it_makes_of_30_s(
-    blank_model: Path,
-) -> None:
-    whisper = load_whisper(str(blank_model))
-    module = prepare_training(whisper, ModelConfig())
-    short, ids, labels = inputs()
-    plain = module(short, ids, labels)
-    repaired = module(short, ids, labels, repair=True)
-    assert (repaired > plain).all()
-    repaired.sum().backward()  # the padded side is no way for gradients: it is what is aimed at
-    grads = [p.grad for p in module.parameters() if p.grad is not None]
-    assert all(grad.isfinite().all() for grad in grads)
-    long = pad_features(short)
-    torch.testing.assert_close(module(long, ids, labels, repair=True), module(long, ids, labels))

@@ -111,7 +111,6 @@ def test_a_loss_that_is_no_number_moves_nothing_even_where_its_gradient_is_one(b
             decoder_input_ids=None,
             labels=None,
             targets=None,
-            repair=False,
             last=True,
             to=lambda _: None,
         )

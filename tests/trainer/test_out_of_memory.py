@@ -208,7 +208,7 @@ def test_the_worst_pass_is_the_largest_of_an_epoch() -> None:
         Utterance(id=str(i), audio="", text="", seconds=0.5 + i % 29, tokens=5 + i % 40)
         for i in range(200)
     ]
-    config = DataConfig(pad="mixed", max_seconds_per_forward=70.0)
+    config = DataConfig(trailing_silence=0.2, max_seconds_per_forward=70.0)
     plan = Plan.of(utterances, config, seed=0)
     sampler = BucketedBatchSampler(plan, config, updates=3)
     worst = sampler.worst()

@@ -32,17 +32,6 @@ NO_FOLDER_RENAME = (
 )
 
 
-def seal(pending: Path, target: Path) -> None:
-    """Put all of a folder on the disk, write its manifest, and give it its name.
-
-    Args:
-        pending: the folder, under the name that it has while it is written.
-        target: its name.
-    """
-    write_manifest(pending)
-    move(pending, target)
-
-
 def write_manifest(pending: Path, known: dict[str, Any] | None = None) -> None:
     """Put all of a folder on the disk, and then its manifest.
 

@@ -14,13 +14,7 @@ from typing import Any
 import torch
 
 from data.batch import Shape
-from data.log_mel import (
-    CHUNK_SECONDS,
-    FRAMES_PER_POSITION,
-    FRAMES_PER_SECOND,
-    N_FRAMES,
-    exact_div,
-)
+from data.log_mel import FRAMES_PER_POSITION, FRAMES_PER_SECOND, exact_div
 from eval.whisper import Whisper
 from trainer.model import ModelConfig
 
@@ -133,13 +127,10 @@ class WhisperFlops:
         decoder = self.decoder_layers * (layer + cross) + 3 * 4 * self.vocabulary
         return shape.rows * (positions * encoder + shape.tokens * decoder)
 
-    def of_pass(self, shape: Shape, *, repair: bool) -> float:
-        """Return the FLOPs of training on a pass; a repaired one goes forward at 30 s as well."""
-        once = self.computed([(shape.frames / FRAMES_PER_SECOND, shape.tokens)])
-        if repair and shape.frames < N_FRAMES:
-            whole = CHUNK_SECONDS * POSITIONS_PER_SECOND
-            once += self.encoder(whole) + self.decoder(whole, shape.tokens)
-        return shape.rows * once
+    def of_pass(self, shape: Shape) -> float:
+        """Return the FLOPs of training on a pass."""
+        row = (shape.frames / FRAMES_PER_SECOND, shape.tokens)
+        return shape.rows * self.computed([row])
 
 
 def flops_of(whisper: Whisper, config: ModelConfig) -> WhisperFlops:

@@ -66,7 +66,7 @@ class TrainMetrics:
             self._tokens += sum(batch.tokens)
             self._useful += self._flops.train(clips)
             shape = batch.shape
-            self._made += self._flops.of_pass(shape, repair=batch.repair)
+            self._made += self._flops.of_pass(shape)
             self._positions += shape.rows * shape.frames / FRAMES_PER_POSITION
             self._slots += shape.rows * shape.tokens
 

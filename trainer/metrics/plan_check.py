@@ -36,11 +36,6 @@ class UpdateTime:
         computing, decoding = updates * self.update + flops * self.flop, audio * self.decode
         return computing + decoding if self.alone else max(computing, decoding)
 
-    @property
-    def keeps_up(self) -> float:
-        """Return the audio seconds a second that the workers can decode."""
-        return 1 / self.decode
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forecast:

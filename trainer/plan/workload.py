@@ -18,7 +18,6 @@ class Pass(NamedTuple):
 
     shape: Shape  # as its Batch will have it
     targets: int  # tokens that are learnt
-    repair: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +33,7 @@ class Update:
 
     def flops(self, of: WhisperFlops) -> float:
         """Return what the first process computes."""
-        return sum(of.of_pass(each.shape, repair=each.repair) for each in self.passes)
+        return sum(of.of_pass(each.shape) for each in self.passes)
 
 
 class Workload:
@@ -73,15 +72,15 @@ class Workload:
             clips=len(heard),
             seconds=sum(self._sampler.plan.heard(i, epoch) for i, epoch in heard),
             targets=sum(each.targets for each in every),
-            positions=sum(s.rows * s.frames // FRAMES_PER_POSITION for s, _, _ in every),
-            slots=sum(s.rows * s.tokens for s, _, _ in every),
+            positions=sum(s.rows * s.frames // FRAMES_PER_POSITION for s, _ in every),
+            slots=sum(s.rows * s.tokens for s, _ in every),
         )
 
     def _pass(self, draws: Sequence[SampleSpec]) -> Pass:
         rows = [self._row(draw) for draw in draws]
         longest = max(context + max(1, targets) for context, targets in rows)
         shape = Shape(len(draws), draws[0].frames, longest)
-        return Pass(shape, sum(targets for _, targets in rows), draws[0].repair)
+        return Pass(shape, sum(targets for _, targets in rows))
 
     def _row(self, draw: SampleSpec) -> tuple[int, int]:
         """Return the tokens of a row that are only read, and those that are learnt.

@@ -11,14 +11,7 @@ from trainer.metrics.recorder import METRICS
 # knobs that shaped the weights; paths are no one else's business
 SHOWN = {
     "model": ("revision", "freeze_encoder", "dropout", "silence_states"),
-    "data": (
-        "pad",
-        "padded_share",
-        "trailing_silence",
-        "repair",
-        "timestamp_probability",
-        "prompt_probability",
-    ),
+    "data": ("pad", "trailing_silence", "timestamp_probability", "prompt_probability"),
 }
 BUDGET = ("update_seconds", "update_tokens")  # or update_clips in their place
 

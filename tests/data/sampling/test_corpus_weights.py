@@ -1,7 +1,6 @@
 """Several corpora in one exact plan: each as often as its weight says, with its own knobs."""
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,6 @@ import pytest
 from data.config import DataConfig
 from data.corpora import read
 from data.errors import InputError
-from data.log_mel import N_FRAMES
-from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
 from data.utterance import Utterance
 from tests.conftest import make_tone_corpus
@@ -122,23 +119,3 @@ def test_tables_in_folders_of_one_name_do_not_share_ids(tmp_path: Path) -> None:
     ids = [u.id for u in read(config, "train")]
     assert len(set(ids)) == 2
     assert ids[1] == f"2:{ids[0]}"
-
-
-@pytest.mark.parametrize("knobs", [{}, {"weights": (9.0, 1.0)}, {"hours_per_epoch": (2.0, 0.5)}])
-def test_the_share_padded_to_30_s_is_of_what_an_epoch_hears(knobs: dict[str, object]) -> None:
-    lengths = {"a": 2.0, "b": 20.0}
-    utterances = [replace(u, seconds=lengths[u.corpus]) for u in clips(a=3000, b=300)]
-    # buckets of one length each, and updates of like cost
-    config = DataConfig(
-        corpus=("a", "b"),
-        pad="mixed",
-        padded_share=0.3,
-        update_seconds=40.0,
-        max_seconds_per_forward=1e9,
-        **knobs,  # type: ignore[arg-type]
-    )
-    plan = Plan.of(utterances, config, seed=0)
-    spent = {True: 0, False: 0}
-    for rows in BucketedBatchSampler(plan, config, updates=20 * plan.length(1)):
-        spent[rows[0].frames == N_FRAMES] += sum(row.frames for row in rows)
-    assert spent[True] / sum(spent.values()) == pytest.approx(0.3, rel=0.2)

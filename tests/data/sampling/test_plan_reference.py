@@ -142,7 +142,7 @@ CONFIGS = [
     DataConfig(update_seconds=60.0),
     DataConfig(update_seconds=300.0, update_tokens=500, buckets=5, token_buckets=2),
     DataConfig(update_clips=7),
-    DataConfig(pad="mixed", update_seconds=45.0, trailing_silence=0.4),
+    DataConfig(update_seconds=45.0, trailing_silence=0.4),
     DataConfig(pad="30s", update_clips=16),
     DataConfig(pad="packed", update_seconds=90.0, prompt_probability=0.5),
     DataConfig(

@@ -36,16 +36,15 @@ def test_clips_are_counted_by_language(scores: Scores) -> None:
     english, mandarin = scores.groups
     assert (english.language, english.clips, english.metric) == ("en", 2, "WER")
     assert (mandarin.language, mandarin.clips, mandarin.metric) == ("zh", 1, "CER")
-    assert english.error == english.wer == ErrorCounts(1, 0, 1, 4)
-    assert mandarin.error == mandarin.cer == ErrorCounts(1, 0, 0, 3)
+    assert english.error == english.of("wer") == ErrorCounts(1, 0, 1, 4)
+    assert mandarin.error == mandarin.of("cer") == ErrorCounts(1, 0, 0, 3)
 
 
 def test_figures_before_normalising_stand_beside(scores: Scores) -> None:
     english, mandarin = scores.groups
-    assert english.error_ortho == english.wer_ortho == ErrorCounts(3, 0, 1, 4)
-    assert mandarin.error_ortho == mandarin.cer_ortho
-    assert mandarin.cer_ortho.edits == 2
-    assert mandarin.cer_ortho.units == 4
+    assert english.of("wer_ortho") == ErrorCounts(3, 0, 1, 4)
+    assert mandarin.of("cer_ortho").edits == 2
+    assert mandarin.of("cer_ortho").units == 4
 
 
 def test_empty_references_are_left_out_and_counted(scores: Scores) -> None:
@@ -83,7 +82,7 @@ def test_an_utterance_that_would_count_twice_is_refused() -> None:
 def test_without_a_normaliser_both_figures_are_one() -> None:
     (group,) = score([heard("a", "One two.", "one two")], "none", 1.0).groups
     assert group.normalizer == "none"
-    assert group.wer == group.wer_ortho == ErrorCounts(2, 0, 0, 2)
+    assert group.of("wer") == group.of("wer_ortho") == ErrorCounts(2, 0, 0, 2)
 
 
 def test_what_is_written_can_be_recounted(scores: Scores) -> None:
@@ -162,9 +161,9 @@ def test_korean_is_told_in_characters_with_and_without_spaces_and_in_words() -> 
     (group,) = score([heard("a", "안녕 하세요.", "안녕하세오", language="ko")], "auto", 1.0).groups
     assert (group.metric, group.unit) == ("CER", "character")
     assert group.normalizer.endswith("no spaces")
-    assert group.error == group.cer == ErrorCounts(1, 0, 0, 5)
+    assert group.error == group.of("cer") == ErrorCounts(1, 0, 0, 5)
     assert group.figures["cer_spaces"] == ErrorCounts(1, 1, 0, 6)
-    assert group.wer == ErrorCounts(1, 1, 0, 2)
+    assert group.of("wer") == ErrorCounts(1, 1, 0, 2)
     assert "CER with spaces 33.33 %" in group.sentence()
     assert group.shown() == ["cer", "wer", "cer_spaces"]
 

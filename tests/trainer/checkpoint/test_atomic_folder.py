@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from trainer.checkpoint.atomic_folder import MANIFEST, PENDING, TRASH, discard, seal, sweep, verify
+from trainer.checkpoint.atomic_folder import (
+    MANIFEST,
+    PENDING,
+    TRASH,
+    discard,
+    move,
+    sweep,
+    verify,
+    write_manifest,
+)
 
 
 @pytest.fixture
@@ -18,7 +27,8 @@ def sealed(tmp_path: Path) -> Path:
     (pending / "weights").write_bytes(bytes(range(256)) * 40)
     (pending / "deep" / "state").write_text("{}")
     target = tmp_path / "step"
-    seal(pending, target)
+    write_manifest(pending)
+    move(pending, target)
     return target
 
 
@@ -46,7 +56,8 @@ def test_all_files_are_on_the_disk_before_the_name(
     pending = tmp_path / f"{PENDING}step"
     pending.mkdir()
     (pending / "weights").write_bytes(b"1")
-    seal(pending, tmp_path / "step")
+    write_manifest(pending)
+    move(pending, tmp_path / "step")
     named = done.index("rename")
     assert "weights" in done[:named]
     assert any(MANIFEST in name for name in done[:named])

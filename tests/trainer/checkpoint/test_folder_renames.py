@@ -15,7 +15,15 @@ import pytest
 from transformers import WhisperForConditionalGeneration
 
 from data.errors import InputError
-from trainer.checkpoint.atomic_folder import MANIFEST, PENDING, discard, move, seal, sweep, verify
+from trainer.checkpoint.atomic_folder import (
+    MANIFEST,
+    PENDING,
+    discard,
+    move,
+    sweep,
+    verify,
+    write_manifest,
+)
 from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation, verified
 from trainer.commands.publish import export_run
 
@@ -50,6 +58,12 @@ def write(folder: Path, text: str = "1") -> Path:
     return folder
 
 
+def complete(folder: Path) -> Path:
+    """Write a folder with its manifest."""
+    write_manifest(write(folder))
+    return folder
+
+
 @pytest.mark.parametrize(
     "code", [errno.EMFILE, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EIO, errno.EPERM]
 )
@@ -57,7 +71,7 @@ def test_a_folder_that_cannot_be_renamed_is_moved_file_by_file(
     tmp_path: Path, no_renames: Callable[..., None], code: int
 ) -> None:
     no_renames(code)
-    seal(write(tmp_path / f"{PENDING}step"), tmp_path / "step")
+    move(complete(tmp_path / f"{PENDING}step"), tmp_path / "step")
     verify(tmp_path / "step")
     assert [path.name for path in tmp_path.iterdir()] == ["step"]
     discard(tmp_path / "step")
@@ -67,7 +81,7 @@ def test_a_folder_that_cannot_be_renamed_is_moved_file_by_file(
 def test_other_errors_are_not_hidden(tmp_path: Path, no_renames: Callable[..., None]) -> None:
     no_renames(errno.ENOSPC)
     with pytest.raises(OSError, match="No space"):
-        seal(write(tmp_path / f"{PENDING}step"), tmp_path / "step")
+        move(complete(tmp_path / f"{PENDING}step"), tmp_path / "step")
     assert not (tmp_path / "step").exists()
 
 
@@ -75,10 +89,10 @@ def test_other_errors_are_not_hidden(tmp_path: Path, no_renames: Callable[..., N
 def test_a_folder_moved_in_part_is_absent_and_swept_away(
     tmp_path: Path, no_renames: Callable[..., None], name: str
 ) -> None:
-    pending = write(tmp_path / f"{PENDING}step")
+    pending = complete(tmp_path / f"{PENDING}step")
     no_renames(dies_at=name)
     with pytest.raises(KeyboardInterrupt):
-        seal(pending, tmp_path / "step")
+        move(pending, tmp_path / "step")
     with pytest.raises(InputError, match=MANIFEST):
         verify(tmp_path / "step")
     sweep(tmp_path)
@@ -88,7 +102,7 @@ def test_a_folder_moved_in_part_is_absent_and_swept_away(
 def test_a_folder_deleted_in_part_is_absent(
     tmp_path: Path, no_renames: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seal(write(tmp_path / f"{PENDING}step"), tmp_path / "step")
+    move(complete(tmp_path / f"{PENDING}step"), tmp_path / "step")
     no_renames()
     monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # killed before a file has gone
     discard(tmp_path / "step")

@@ -112,7 +112,7 @@ def test_the_updates_that_are_made_lie_in_the_middle_of_each_third_of_the_comput
     shapes = [Shape(4, 16 * (1 + number), 20) for number in range(180)]
     updates = [
         Update(
-            passes=[Pass(shape, 60, repair=False)],
+            passes=[Pass(shape, 60)],
             clips=4,
             seconds=shape.seconds,
             targets=60,
