@@ -1,17 +1,18 @@
 """What the tests share: small real files, a small real model, and the environment they run in."""
 
+import fcntl
+import hashlib
 import json
-import multiprocessing
 import multiprocessing.forkserver
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,14 @@ import pytest
 import soundfile
 import torch
 
+from tests import forked
+from tests.forked import STARTED, Sabotage
+from tests.session import nothing_outlives_the_session  # noqa: F401  # a fixture
 from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
 
 pytest.register_assert_rewrite("tests.campaign")
 torch.set_num_threads(1)  # two threads of small products on two shared cores mostly wait
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 HEADER = (
     "client_id\tpath\tsentence_id\tsentence\tsentence_domain\tup_votes\tdown_votes\tage\tgender\t"
     "accents\tvariant\tlocale\tsegment"
@@ -42,6 +45,12 @@ WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 SPLITS = {"train": 24, "dev": 6, "test": 6}
 
 WriteClip = Callable[..., Path]
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes run tests: two more than cores, for those that wait."""
+    return (os.cpu_count() or 1) + 2
 
 
 def _write_clip(
@@ -134,46 +143,63 @@ def make_tone_corpus(folder: Path, *, locale: str = "en", splits: dict[str, int]
 
 
 @pytest.fixture(scope="session")
-def tone_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder for what is made once a session: pytest-xdist's workers all have it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """Return a folder that the first process which asks for it fills; the others wait for that."""
+    folder.parent.mkdir(exist_ok=True)
+    made = folder.parent / f"{folder.name}.made"
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed half-way
+            make(folder)
+            made.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tone_corpus(shared: Path) -> Path:
     """Return a Common Voice folder of tones: 24 clips to train on, 6 in dev, 6 in test."""
-    return make_tone_corpus(tmp_path_factory.mktemp("corpus") / "en")
+    return made_once(shared / "corpus" / "en", make_tone_corpus)
 
 
 @pytest.fixture(scope="session")
-def blank_model(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> Path:
+def blank_model(shared: Path, tone_corpus: Path) -> Path:
     """Return a Whisper of 0.1 M parameters with random weights, which knows en and zh."""
-    folder = tmp_path_factory.mktemp("model")
-    other = make_tone_corpus(folder / "zh-TW", locale="zh-TW", splits={"train": 1})
-    out = folder / "blank"
-    config = TinyModelConfig(
-        out=str(out),
-        corpus=(str(tone_corpus), str(other)),
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=1,
-        heads=2,
-    )
-    make_tiny_model(config)
-    return out
+
+    def make(out: Path) -> None:
+        other = make_tone_corpus(out.parent / "zh-TW", locale="zh-TW", splits={"train": 1})
+        config = TinyModelConfig(
+            out=str(out),
+            corpus=(str(tone_corpus), str(other)),
+            d_model=32,
+            encoder_layers=1,
+            decoder_layers=1,
+            heads=2,
+        )
+        make_tiny_model(config)
+
+    return made_once(shared / "model" / "blank", make)
 
 
 @pytest.fixture(scope="session")
-def wide_model(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> Path:
+def wide_model(shared: Path, tone_corpus: Path) -> Path:
     """Return one of width 128: at this width the stock backward is not deterministic by itself."""
-    out = tmp_path_factory.mktemp("wide") / "blank"
-    config = TinyModelConfig(
-        out=str(out), corpus=(str(tone_corpus),), encoder_layers=2, decoder_layers=2
-    )
-    make_tiny_model(config)
-    return out
 
+    def make(out: Path) -> None:
+        corpus = (str(tone_corpus),)
+        make_tiny_model(
+            TinyModelConfig(out=str(out), corpus=corpus, encoder_layers=2, decoder_layers=2)
+        )
 
-FORKS = multiprocessing.get_context("forkserver")
-# imports take seconds: paid once, not in every run
-FORKS.set_forkserver_preload(["tests.parent_death", "trainer.main"])
-
-
-STARTED: list[Any] = []  # processes of runs
+    return made_once(shared / "wide" / "blank", make)
 
 
 @pytest.fixture(autouse=True)
@@ -223,33 +249,6 @@ def started(command: list[str], **more: Any) -> Iterator[subprocess.Popen[bytes]
                 kill_all(process.pid)
 
 
-Sabotage = Callable[[], None]  # breaks something in a run's process before it begins
-
-
-def _become(
-    out: Path,
-    cwd: Path,
-    environment: dict[str, str],
-    arguments: list[str],
-    sabotage: Sabotage | None,
-) -> None:
-    """Be `python trainer/main.py ARGUMENTS`, in a process that has imported everything."""
-    from tests.parent_death import die_with_parent
-    from trainer.main import main
-
-    die_with_parent()
-    log = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.chdir(cwd)
-    os.environ.update(environment)
-    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-    sys.argv = ["trainer/main.py", *arguments]
-    if sabotage is not None:
-        sabotage()
-    main()
-
-
 @dataclass
 class Done:
     """How a run ended."""
@@ -261,10 +260,11 @@ class Done:
 class Trainer:
     """Runs the trainer as a person does: other processes, real files."""
 
-    def __init__(self, corpus: Path, model: Path) -> None:
-        """Take the corpus and the model that runs start from."""
+    def __init__(self, corpus: Path, model: Path, shared: Path) -> None:
+        """Take the corpus and the model that runs start from, and where runs are shared."""
         self.corpus = corpus
         self.model = model
+        self.shared = shared
 
     def arguments(self, run: Path, *extra: str) -> list[str]:
         """Return short-run arguments, and more."""
@@ -292,22 +292,29 @@ class Trainer:
         self, run: Path, *extra: str, processes: int = 1, sabotage: Sabotage | None = None
     ) -> list[Any]:
         """Start a run, and return its processes."""
-        started = []
         port = str(free_port())
-        for rank in range(processes):
-            # two threads: with one, nothing would be left that could change the bits
-            threads = "2" if processes == 1 else "1"
-            environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": threads}
-            if processes > 1:  # what torchrun tells its children
-                environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": port}
-                environment |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
-            out = run.parent / f"{run.name}.{rank}.log"
-            arguments = (out, run.parent, environment, self.arguments(run, *extra), sabotage)
-            process = FORKS.Process(target=_become, args=arguments)
-            process.start()
-            started.append(process)
-            STARTED.append(process)
-        return started
+        threads = "2" if processes == 1 else "1"  # of one alone nothing could change the bits
+        environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": threads}
+        if processes > 1:  # what torchrun tells its children
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            environment |= {"WORLD_SIZE": str(processes)}
+        logs = [run.parent / f"{run.name}.{rank}.log" for rank in range(processes)]
+        for log in logs:
+            log.unlink(missing_ok=True)  # of an earlier start
+        return [
+            forked.start(
+                forked.Program(
+                    work=forked.train,
+                    arguments=("trainer/main.py", *self.arguments(run, *extra)),
+                    out=log,
+                    err=log,
+                    cwd=run.parent,
+                    environment=environment | ({} if processes == 1 else ranks(rank)),
+                    sabotage=sabotage,
+                )
+            )
+            for rank, log in enumerate(logs)
+        ]
 
     def __call__(
         self,
@@ -329,6 +336,23 @@ class Trainer:
             returncode=max(1 if code is None else abs(code) for code in codes), output=output
         )
 
+    def reference(self, *extra: str, processes: int = 1, sabotage: Sabotage | None = None) -> Path:
+        """Return a run that was left alone: one for all tests that ask for these arguments.
+
+        It is read and copied, and never gone on with.
+        """
+        what = (*self.arguments(Path(), *extra), str(processes))
+        if isinstance(sabotage, partial):
+            what += (sabotage.func.__qualname__, repr(sabotage.args))
+        name = hashlib.sha256("\0".join(what).encode()).hexdigest()[:16]
+        make = partial(self, processes=processes, sabotage=sabotage)
+        return made_once(self.shared / "runs" / name, lambda run: make(run, *extra))
+
+
+def ranks(rank: int) -> dict[str, str]:
+    """Return what tells a process which of several it is."""
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+
 
 def free_port() -> int:
     """Return a port that nobody listens on."""
@@ -338,9 +362,9 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def trainer(tone_corpus: Path, wide_model: Path) -> Trainer:
+def trainer(tone_corpus: Path, wide_model: Path, shared: Path) -> Trainer:
     """Return what runs the trainer on the tone corpus."""
-    return Trainer(tone_corpus, wide_model)
+    return Trainer(tone_corpus, wide_model, shared)
 
 
 @pytest.fixture

@@ -1,15 +1,14 @@
 """The run on a GPU, tried on a CPU: its programs work, and a step is ended at its limit."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from tests.forked import run_module
+
 PROGRAM = "tests/benchmark/gpu/run.py"
 # one step of each program: those of other sizes are the same command here
 TRIED = {
@@ -21,19 +20,17 @@ TRIED = {
     "speed": ("speed-small", "evaluation", "allocator-fixed"),
     "comparison": ("compare-small-8",),
 }
+USUAL = "speed"  # each step is a start from nothing: the others are slow
+NAMES = [
+    pytest.param(names, id=name, marks=() if name == USUAL else pytest.mark.slow)
+    for name, names in TRIED.items()
+]
 SKIPPED = ("real", "others")  # without real weights; and all files of tests/gpu are named
 
 
 def run(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the program."""
-    return subprocess.run(
-        [sys.executable, PROGRAM, f"--out={out}", *arguments],
-        cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_module(PROGRAM, f"--out={out}", *arguments, CUDA_VISIBLE_DEVICES="")
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
@@ -41,7 +38,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("names", list(TRIED.values()), ids=list(TRIED))
+@pytest.mark.parametrize("names", NAMES)
 def test_every_step_leaves_a_line_that_says_ok(names: tuple[str, ...], tmp_path: Path) -> None:
     out = tmp_path / "gpu.jsonl"
     done = run(out, "--smoke", "--jobs=1", "--rows", *names)

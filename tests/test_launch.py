@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import started
+from tests.forked import run_module
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -87,7 +88,7 @@ def test_print_config_prints_a_recipe_and_touches_nothing(tmp_path: Path) -> Non
     assert "update_seconds" in done.stdout
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(done.stdout, encoding="utf-8")
-    again = call([sys.executable, MAIN, str(recipe), "--print_config"], tmp_path)
+    again = run_module(MAIN, recipe, "--print_config", cwd=tmp_path)
     assert again.stdout == done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 

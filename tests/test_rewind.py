@@ -1,6 +1,7 @@
 """Going back to an older checkpoint: what it names is there, the future given up is not."""
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -49,9 +50,8 @@ def damage(run: Path, step: int) -> None:
 @pytest.fixture
 def whole(trainer: Any, tmp_path: Path) -> Path:
     """Return a finished run whose best model is not its last, and is named by all checkpoints."""
-    run = tmp_path / "run"
-    trainer(run, *LOOKS, sabotage=partial(best_at, 4))
-    return run
+    run = trainer.reference(*LOOKS, sabotage=partial(best_at, 4))
+    return Path(shutil.copytree(run, tmp_path / "run"))
 
 
 def test_what_a_kept_checkpoint_names_as_the_best_is_kept(whole: Path) -> None:

@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState
 
 import eval.__main__ as command
 from tests.conftest import make_tone_corpus
+from tests.forked import run_module
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUICK = ("--eval.max_length=12", "--data.workers=0", "--eval.non_speech=False")
@@ -78,18 +79,18 @@ def test_the_command_writes_scores_and_texts(
 
 
 def test_the_page_of_an_evaluation_is_made_again(tmp_path: Path) -> None:
-    done = as_a_person_does("report", tmp_path)
+    done = run_module("eval", "report", tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {tmp_path / 'scores.json'}: no such file: name an eval")
     (tmp_path / "scores.json").write_text('{"languages": {}, "long": {}, "corpora": {}}')
     (tmp_path / "utterances.jsonl").touch()
-    done = as_a_person_does("report", tmp_path, "--audio", "none")
+    done = run_module("eval", "report", tmp_path, "--audio", "none")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "report.html").is_file()
 
 
 def test_a_wrong_path_is_one_sentence_and_status_2(blank_model: Path, tmp_path: Path) -> None:
-    done = as_a_person_does(blank_model, tmp_path / "no", f"--out={tmp_path / 'eval'}")
+    done = run_module("eval", blank_model, tmp_path / "no", f"--out={tmp_path / 'eval'}")
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {tmp_path / 'no'}: no such folder or file; set data.cor")
     assert done.stderr.count("\n") == 1

@@ -137,8 +137,7 @@ COUNTS = (("RANK", "0"), ("WORLD_SIZE", "1"))
 def test_a_fault_of_the_program_leaves_the_last_finished_update(
     trainer: Any, tmp_path: Path, losses: Losses, processes: int
 ) -> None:
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    trainer(whole, *RARELY, processes=processes)
+    run, whole = tmp_path / "run", trainer.reference(*RARELY, processes=processes)
     sabotage = partial(fail_at, 5, "forward")
     done = trainer(run, *RARELY, processes=processes, sabotage=sabotage, check=False)
     assert "a fault of the program" in done.output
@@ -241,9 +240,8 @@ def fail_beside_a_save(step: int) -> None:
 def test_two_processes_that_save_one_update_at_once_leave_a_whole_checkpoint(
     trainer: Any, tmp_path: Path, losses: Losses
 ) -> None:
-    run, whole = tmp_path / "run", tmp_path / "whole"
+    run, whole = tmp_path / "run", trainer.reference(*RARELY, processes=2)
     often = ("--checkpoint.save_every=2", "--checkpoint.keep=1", "--loop.max_steps=8")
-    trainer(whole, *often, processes=2)
     sabotage = partial(fail_beside_a_save, 4)
     trainer(run, *often, processes=2, sabotage=sabotage, check=False)
     (step,) = saved_steps(run)

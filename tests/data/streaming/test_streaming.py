@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from data.atomic_files import read_jsonl
+from tests.conftest import made_once
 from tests.shards import BROKEN, ROWS, SHARDS, write_parquet, write_saved, write_tars
 
 Losses = Callable[[Path], dict[int, str]]
@@ -22,9 +23,9 @@ STREAM = ("--data.streaming=True", "--data.shuffle_buffer=10", "--loop.max_steps
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shards(shared: Path) -> Path:
     """Return a folder of parquet files with 27 clips."""
-    return write_parquet(tmp_path_factory.mktemp("shards") / "mine")
+    return made_once(shared / "shards" / "mine", write_parquet)
 
 
 def arguments(folder: Path, *extra: str) -> tuple[str, ...]:
@@ -80,8 +81,7 @@ def test_a_stopped_run_goes_on_exactly(
     trainer: Any, tmp_path: Path, losses: Losses, shards: Path, stop: int
 ) -> None:
     extra = arguments(shards, "--model.dropout=0.1", "--checkpoint.save_every=1")
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    trainer(whole, *extra)
+    whole, cut = trainer.reference(*extra), tmp_path / "cut"
     trainer(cut, *extra, f"--loop.max_steps={stop}")
     trainer(cut, *extra, "--resume=auto")
     assert losses(cut) == losses(whole)
@@ -108,8 +108,7 @@ def test_a_killed_run_goes_on_exactly_and_leaves_nothing_of_the_stream(
     trainer: Any, tmp_path: Path, losses: Losses, shards: Path, forgotten: bool
 ) -> None:
     extra = arguments(shards, "--checkpoint.save_every=1")
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    trainer(whole, *extra)
+    whole, cut = trainer.reference(*extra), tmp_path / "cut"
     trainer(cut, *extra, sabotage=partial(kill, 3), check=False)
     assert (cut / "stream").exists()
     if forgotten:

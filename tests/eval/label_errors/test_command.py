@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,8 @@ from data.atomic_files import read_jsonl, write_jsonl
 from data.errors import InputError
 from eval.label_errors.command import LabelErrorsConfig, find_label_errors, heard_by
 from eval.label_errors.excess_loss import TranscriptLoss
+from tests.conftest import Trainer
+from tests.forked import run_module
 
 WRONG = "common_voice_en_train_005.mp3"
 
@@ -27,14 +27,12 @@ def ran(trainer: Any, copied: Path, tmp_path: Path) -> Path:
             row[3] = "zygote quip ¿&?"
     table.write_text("\n".join("\t".join(row) for row in rows) + "\n", encoding="utf-8")
     run = tmp_path / "run"
-    trainer.corpus = copied
-    trainer(run, "--loop.max_steps=12", "--log.log_every=12")
+    Trainer(copied, trainer.model, tmp_path)(run, "--loop.max_steps=12", "--log.log_every=12")
     return run
 
 
 def test_a_wrong_transcript_is_the_first_to_be_looked_at(ran: Path) -> None:
-    command = [sys.executable, "-m", "eval", "label-errors", str(ran), "--max_clips", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_module("eval", "label-errors", ran, "--max_clips", 3)
     assert done.returncode == 0, done.stderr
     assert "zygote quip" in done.stdout
     rows = list(read_jsonl(ran / "suspects" / "utterances.jsonl"))
@@ -48,8 +46,7 @@ def test_a_wrong_transcript_is_the_first_to_be_looked_at(ran: Path) -> None:
     shutil.rmtree(ran / "model")
     with pytest.raises(InputError, match="no model yet"):
         find_label_errors(LabelErrorsConfig(run=str(ran)))
-    command[4] = "/no/such"
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    refused = run_module("eval", "label-errors", "/no/such")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
 

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +12,11 @@ from transformers import WhisperConfig
 from data.batch import Shape
 from data.config import DataConfig
 from data.errors import InputError
+from tests.forked import run_module
 from trainer.commands.find_batch_size import search
 from trainer.model import ModelConfig
 from trainer.optimizer import OptimConfig
 from trainer.plan.forward_limit import FittingBatch, budget_of, fit_path, fitted
-
-FIT = (sys.executable, "-m", "trainer", "find-batch-size")
 
 SHAPES = ["rising", "bent", "odd"]  # names that are the same in every process
 
@@ -84,7 +81,8 @@ def test_a_fit_is_kept_and_taken_by_runs_that_set_no_limit(
         *(f"--data.corpus={tone_corpus}", "--data.dev_split=None", "--data.test_split=None"),
         *("--data.update_clips=4", "--data.workers=0"),
     ]
-    done = subprocess.run([*FIT, *arguments], capture_output=True, text=True, check=True)
+    done = run_module("trainer", "find-batch-size", *arguments)
+    assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / ".fit").iterdir()
     told = json.loads(path.read_text())
     assert {each["most"] for each in told["tried"]} == {4}
@@ -94,9 +92,7 @@ def test_a_fit_is_kept_and_taken_by_runs_that_set_no_limit(
     assert config.max_seconds_per_forward == told["max_seconds_per_forward"] > 0
     assert fitted(DataConfig(max_seconds_per_forward=9.0), path).max_seconds_per_forward == 9.0
     assert fitted(DataConfig(), tmp_path / "none.json") == DataConfig()
-    none = subprocess.run(
-        [*FIT, *arguments, "--gigabytes=0.01"], capture_output=True, text=True, check=False
-    )
+    none = run_module("trainer", "find-batch-size", *arguments, "--gigabytes=0.01")
     assert none.returncode == 2
     assert "takes more than the 0.0 GB there are" in none.stderr + none.stdout
     assert "Traceback" not in none.stderr

@@ -1,16 +1,16 @@
 """`python -m trainer plan` tells what a run will do, and leaves none behind; the run looks back."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from data.errors import InputError
+from tests.forked import run_module
 from trainer.commands.plan import PlanConfig, plan
 from trainer.config import parse_as
 from trainer.plan import plan_tables as outlook
@@ -26,8 +26,7 @@ def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def planned(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     """Run the command, as a person does."""
-    command = [sys.executable, "-m", "trainer", "plan", *arguments, "--seconds=0.1"]
-    return subprocess.run(command, env=os.environ | HERE, capture_output=True, text=True)
+    return run_module("trainer", "plan", *arguments, "--seconds=0.1", **HERE)
 
 
 def told_of(run: Path) -> dict[str, Any]:
@@ -84,8 +83,18 @@ def test_what_training_would_refuse_is_refused_and_the_clips_are_named(
 
 
 def test_a_share_of_the_rows_takes_a_share_of_the_time(
-    trainer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trainer: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    now = [0.0]
+
+    def train_step(*given: Any, **_: Any) -> None:
+        now[0] += 1e-3 * sum(batch.features[:, 0].numel() for batch in given[3])  # of its frames
+
+    monkeypatch.setattr("trainer.plan.benchmark.train_step", train_step)
+    monkeypatch.setattr("trainer.plan.benchmark.time", SimpleNamespace(perf_counter=lambda: now[0]))
     arguments = [*trainer.arguments(tmp_path / "run"), "--seconds=0.1", "--data.pad=30s"]
     plan(parse_as(PlanConfig, arguments))
     alone = told_of(tmp_path / "run")

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.conftest import FORKS, STARTED, free_port
+from tests.conftest import free_port
+from tests.forked import FORKS, STARTED
 from tests.parent_death import die_with_parent
 from tests.trainer.process.test_signals import ENDLESS, trains, wait_for
 from trainer.distributed.collectives import add_up, process_group_ended

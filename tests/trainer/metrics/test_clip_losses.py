@@ -133,8 +133,7 @@ def test_a_run_writes_each_clip_once_an_epoch_and_a_resume_changes_nothing(
     trainer: Any, tmp_path: Path, tone_corpus: Path
 ) -> None:
     extra = ("--log.log_every=4", "--data.update_clips=8")  # an epoch is three updates
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    trainer(whole, *extra)
+    whole, cut = trainer.reference(), tmp_path / "cut"  # how often is logged changes nothing
     trainer(cut, *extra, "--loop.max_steps=3")
     assert [row["step"] for row in rows_of(cut)] == [1, 2, 3]
     trainer(cut, *extra, "--resume=auto")

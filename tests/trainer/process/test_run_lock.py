@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from data.errors import InputError
+from tests.forked import run_module
 from tests.trainer.process.test_signals import ENDLESS, wait_for
 from trainer.process.run_lock import LOCK, locked
 
@@ -106,14 +108,9 @@ def test_a_second_start_changes_nothing(trainer: Any, tmp_path: Path) -> None:
     try:
         wait_for((run / "metrics.jsonl").exists, first)
         status = (run / "status.json").read_text(encoding="utf-8")
-        command = [sys.executable, str(REPOSITORY / "trainer" / "main.py")]
         for resume in ((), ("--resume=auto",)):
-            done = subprocess.run(
-                [*command, *trainer.arguments(run, *ENDLESS, *resume)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            arguments = trainer.arguments(run, *ENDLESS, *resume)
+            done = run_module("trainer", *arguments, ACCELERATE_USE_CPU="true")
             assert done.returncode == 2
             assert f"error: {run}: process {first.pid} on" in done.stderr
             assert "Traceback" not in done.stderr
@@ -126,16 +123,16 @@ def test_a_second_start_changes_nothing(trainer: Any, tmp_path: Path) -> None:
 
 def test_of_two_fresh_starts_one_trains(trainer: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = [sys.executable, str(REPOSITORY / "trainer" / "main.py")]
-    command += trainer.arguments(run, "--loop.max_steps=2")
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    both = [
-        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    told = [process.communicate(timeout=120)[1] for process in both]
-    assert sorted(process.returncode for process in both) == [0, 2], told
-    refused = told[[process.returncode for process in both].index(2)]
+    arguments = trainer.arguments(run, "--loop.max_steps=2")
+    with ThreadPoolExecutor(2) as threads:
+        both = [
+            threads.submit(run_module, "trainer", *arguments, ACCELERATE_USE_CPU="true")
+            for _ in range(2)
+        ]
+    ended = [each.result() for each in both]
+    told = [each.stderr for each in ended]
+    assert sorted(each.returncode for each in ended) == [0, 2], told
+    refused = told[[each.returncode for each in ended].index(2)]
     # the faster one may have ended when the other looked
     assert "trains this run" in refused or "holds a run already" in refused
     assert "Traceback" not in "".join(told)

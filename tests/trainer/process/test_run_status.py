@@ -95,7 +95,13 @@ def launched(trainer: Any, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
-@pytest.mark.parametrize("watched", [True, False], ids=["alone", "with what watches it"])
+@pytest.mark.parametrize(
+    "watched",
+    [
+        pytest.param(True, id="alone"),
+        pytest.param(False, id="with what watches it", marks=pytest.mark.slow),
+    ],
+)
 def test_launch_sh_ends_with_the_status_of_a_trainer_that_was_killed(
     launched: subprocess.Popen[bytes], tmp_path: Path, losses: Losses, watched: bool
 ) -> None:

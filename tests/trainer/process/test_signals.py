@@ -222,16 +222,16 @@ LAUNCHERS = {
     "accelerate": [str(BIN / "accelerate"), "launch", "--quiet", "--cpu", MAIN],
     "torchrun": [str(BIN / "torchrun"), "--standalone", "--nproc-per-node=2", MAIN],
 }
-USUAL = [("launch.sh", "SIGUSR1"), ("accelerate", "SIGTERM"), ("torchrun", "SIGUSR1")]
+USUAL = ("launch.sh", "SIGUSR1")  # it starts `accelerate launch`
 RARE = [
     pytest.param(launcher, number.name, marks=pytest.mark.slow)
     for launcher in LAUNCHERS
     for number in HEEDED
-    if (launcher, number.name) not in USUAL
+    if (launcher, number.name) != USUAL
 ]
 
 
-@pytest.mark.parametrize(("launcher", "name"), [*USUAL, *RARE])
+@pytest.mark.parametrize(("launcher", "name"), [USUAL, *RARE])
 def test_a_signal_to_a_launcher_saves_and_leaves_no_orphan(
     trainer: Any, tmp_path: Path, losses: Losses, launcher: str, name: str
 ) -> None:

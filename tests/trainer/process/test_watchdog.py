@@ -228,8 +228,8 @@ def stop_itself(note: Path, place: str) -> None:
 def test_a_process_waits_for_another_that_is_slow_with_its_data(
     trainer: Any, tmp_path: Path, losses: Losses
 ) -> None:
-    whole, run, note = tmp_path / "whole", tmp_path / "run", tmp_path / "note"
-    trainer(whole, processes=2)
+    whole = trainer.reference(processes=2)
+    run, note = tmp_path / "run", tmp_path / "note"
     sabotage = partial(stop_itself, note, "data")
     both = trainer.start(run, "--loop.stall_seconds=4", processes=2, sabotage=sabotage)
     wait_for(note.exists, both[1])
