@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,13 @@ from eval.whisper import Whisper
 LIKE = 0.5  # of the longest clip of its batch: what is shorter waits for the next one
 SCORES, UTTERANCES = "scores.json", "utterances.jsonl"  # of an evaluation's folder
 
+Track = Callable[[range, str], Iterable[int]]  # passes rounds through, and draws their progress
+
+
+def track_rounds(rounds: range, label: str) -> Iterable[int]:
+    """Draw a progress bar of its own, where stdout is a terminal."""
+    return track(rounds, label, disable=not sys.stdout.isatty(), transient=True)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluator:
@@ -48,6 +55,7 @@ class Evaluator:
     beat: Callable[[], None] = lambda: None  # before every batch, as often on every process
     show_progress: Callable[[], None] = lambda: None  # within a batch that may take long
     pause_watchdog: Callable[[], None] = lambda: None  # before work of unknown length
+    track: Track = track_rounds  # on the main process
 
     @property
     def precision(self) -> str:
@@ -101,10 +109,11 @@ class Evaluator:
         self, whisper: Whisper, batches: Iterator[Batch], rounds: int, label: str, known: Set[str]
     ) -> dict[str, DecodeResult]:
         """Return what was heard in each utterance by id, gathered from all processes."""
-        quiet = not (self.accelerator.is_main_process and sys.stdout.isatty())
+        numbers = range(rounds)
+        shown = self.track(numbers, label) if self.accelerator.is_main_process else numbers
         heard: list[tuple[str, DecodeResult]] = []
         with torch.inference_mode():
-            for _ in track(range(rounds), label, disable=quiet, transient=True):
+            for _ in shown:
                 self.beat()
                 batch = next(batches, None)
                 if batch is None:  # others have one more

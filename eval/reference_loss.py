@@ -4,6 +4,7 @@ Error counts say how often the best guess is wrong; this says how sure the model
 said, and moves where no guess does.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,12 @@ def has_label(u: Utterance, encoder: LabelEncoder) -> bool:
     """Tell whether a label can hold an utterance's reference, as one of training can."""
     fits = 0 < u.tokens <= encoder.max_tokens
     return fits and u.seconds <= CHUNK_SECONDS and not SPECIAL.search(u.text)
+
+
+def mean_loss(costs: Iterable[Likelihood | None]) -> float | None:
+    """Return nats a token, over the references that labels can hold; None where there is none."""
+    known = [cost for cost in costs if cost]
+    return sum(cost.nll for cost in known) / sum(cost.tokens for cost in known) if known else None
 
 
 @torch.inference_mode()

@@ -25,39 +25,7 @@ FUNCTION_LINES, PARAMETERS, FILE_LINES, FOLDER_FILES = 40, 6, 200, 20
 LIMITS = {"train": 40, "train_step": 30, "main": 60}  # lines
 # What is over a limit today. A bound may only fall; what is no longer over one is taken out
 LONG_FUNCTIONS = {"trainer/main.py: build": 70}
-LONG_FILES = {
-    "data/config.py": 210,
-    "data/commands/demo_corpus.py": 220,
-    "data/manifest.py": 210,
-    "data/sampling/epoch_plan.py": 240,
-    "data/screening/filters.py": 210,
-    "eval/__main__.py": 210,
-    "eval/decode.py": 230,
-    "trainer/checkpoint/manager.py": 280,
-    "trainer/commands/find_batch_size.py": 210,
-    "trainer/commands/plan.py": 220,
-    "trainer/metrics/profiler.py": 210,
-    "trainer/metrics/recorder.py": 210,
-    "trainer/resume.py": 230,
-    "trainer/validation.py": 230,
-    "trainer/checkpoint/rotation.py": 230,
-    "trainer/process/watchdog_process.py": 220,
-    # the same files where they are going to lie, and those that others are folded into
-    "data/commands/demo_corpus.py": 220,
-    "data/sampling/epoch_plan.py": 240,
-    "data/screening/filters.py": 210,
-    "data/streaming/windows.py": 230,
-    "trainer/checkpoint/manager.py": 280,
-    "trainer/checkpoint/rotation.py": 230,
-    "trainer/commands/find_batch_size.py": 210,
-    "trainer/commands/plan.py": 220,
-    "trainer/heartbeat.py": 210,
-    "trainer/metrics/profiler.py": 210,
-    "trainer/metrics/recorder.py": 210,
-    "trainer/model.py": 210,
-    "trainer/validation.py": 230,
-}
-LARGE_FOLDERS = {"data": 55, "eval": 41, "trainer": 73}
+LONG_FILES: dict[str, int] = {}
 
 Graph = dict[str, set[str]]
 
@@ -109,19 +77,22 @@ def imports_of_files() -> Graph:
 
 
 def imports_of_folders(files: Graph) -> Graph:
-    """Return each folder of a package, and those that its files import.
+    """Return each folder, and those that its files import.
 
-    A package's own files are shared by all its folders and are in none of them.
+    A file beside a package's folders, such as trainer/step.py, counts as a folder of its own.
     """
     graph: Graph = {}
     for file, others in files.items():
-        folder = Path(file).parent
-        if len(folder.parts) > 1:
-            parents = {Path(other).parent for other in others} - {folder}
-            graph.setdefault(str(folder), set()).update(
-                str(parent) for parent in parents if len(parent.parts) > 1
-            )
+        graph.setdefault(room_of(file), set()).update(
+            {room_of(other) for other in others} - {room_of(file)}
+        )
     return graph
+
+
+def room_of(file: str) -> str:
+    """Return the folder of a file, or the file where it lies in no folder of its package."""
+    folder = Path(file).parent
+    return str(folder) if len(folder.parts) > 1 else file
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -160,7 +131,8 @@ def test_no_two_folders_import_each_other_by_any_way_round() -> None:
 
 def test_a_cycle_of_folders_would_be_found() -> None:
     graph = {"data/a/x.py": {"data/b/y.py", "data/z.py"}, "data/b/w.py": {"data/a/v.py"}}
-    assert imports_of_folders(graph) == {"data/a": {"data/b"}, "data/b": {"data/a"}}
+    expected = {"data/a": {"data/b", "data/z.py"}, "data/b": {"data/a"}}
+    assert imports_of_folders(graph) == expected
 
 
 def test_no_file_beside_main_is_named_like_a_module_of_others() -> None:
@@ -195,4 +167,4 @@ def test_a_folder_holds_few_files() -> None:
     for folder in {path.parent for path in FILES}:
         name = name_of(folder)
         count = len(list(folder.glob("*.py")))
-        assert count <= LARGE_FOLDERS.get(name, FOLDER_FILES), name
+        assert count <= FOLDER_FILES, name

@@ -191,6 +191,7 @@ def build_validation(
         beat=heartbeat.beat,
         show_progress=heartbeat.show_progress,
         pause_watchdog=heartbeat.pause_watchdog,
+        track=recorder.track,
     )
     return Validation(
         evaluator=evaluator,

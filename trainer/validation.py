@@ -1,7 +1,7 @@
-"""When a run looks at itself: before training, when due, and at the end with its best model."""
+"""The evaluations of a run: before training, when due, and of the best model at the end."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ from data.manifest import Manifest
 from data.utterance import Utterance
 from eval.evaluate import Evaluator, save
 from eval.main_process import run_on_main_process
-from eval.metrics.hypothesis import Hypothesis
-from eval.metrics.scores import Scores
-from eval.probes.run_probes import run_probes
+from eval.probes.run_probes import Evaluation, run_probes
+from eval.reference_loss import mean_loss
+from eval.report.console_tables import evaluation_table
 from eval.report.page import write_page
 from eval.subset import stratified
 from trainer.best_model import TEXTS, choose, write_losses
 from trainer.checkpoint.rotation import set_aside
-from trainer.metrics.console import comparison
+from trainer.metrics.console import comparison, too_few, verdicts
 from trainer.metrics.recorder import NullRecorder, Recorder
 from trainer.metrics.wall_clock import WallClock
 from trainer.publish.card_facts import facts_of
@@ -60,23 +60,22 @@ class Validation:
         return self.folder / "model"
 
     def before(self, state: TrainState) -> None:
-        """Score the model as it came, on both splits; a run that goes on has done so."""
+        """Score the model before training, on both splits; a run that goes on has done so."""
         self.clock.since = state.step
         if self.evaluator.accelerator.is_main_process:
             self.uploader.start()
-        splits = [("dev", self.sample), ("test", self.manifest.test)]
-        held = [(split, utterances) for split, utterances in splits if utterances]
-        if state.step or not held:
-            return
-        with self._timed(0):
-            for split, utterances in held:
-                self._score(split, utterances, 0)
+        if self.manifest.dev and (few := too_few("dev", len(self.sample))):
+            self.recorder.print(f"warning: {few}")
+        splits = {"dev": self.sample, "test": self.manifest.test}
+        held = {split: utterances for split, utterances in splits.items() if utterances}
+        if not state.step and held:
+            self._evaluate(state, held)
 
     def evaluate_dev(self, state: TrainState) -> tuple[float, bool]:
         """Score dev's sample; return the error, and whether this is the best so far."""
-        with self._timed(state.step):
-            error = self._score("dev", self.sample, state.step).error
-            old, new = (self._at(step, "dev") for step in (state.best_step, state.step))
+        error = self._evaluate(state, {"dev": self.sample})["dev"]
+        old, new = (self._at(step, "dev") for step in (state.best_step, state.step))
+        with self.clock.on("evaluation"):
             verdict = run_on_main_process(
                 self.evaluator.accelerator, lambda: choose(old, new, error, state)
             )
@@ -117,30 +116,21 @@ class Validation:
                 "go on with --resume=auto, which takes it from its checkpoint"
             )
         restore(self.evaluator.whisper, self.model_folder)
-        error = state.best_error
-        if self.sampled or self.manifest.test:
-            with self._timed(state.best_step or state.step):
-                error = self._report(error, state.best_step or state.step)
-        self._describe(state, error)
-        if self.evaluator.accelerator.is_main_process:
-            with self.recorder.despite_disk(str(self.folder / "report.html")):
-                write_report(self.folder)
-                if self.manifest.dev or self.manifest.test:
-                    write_plots(self.folder)
+        splits = {"test": self.manifest.test} if self.manifest.test else {}
+        if self.sampled:  # the sample that it was chosen by flatters it
+            splits = {ALL_OF_DEV: self.manifest.dev, **splits}
+        errors = self._evaluate(state, splits, held) if splits else {}
+        self._describe(state, errors.get(ALL_OF_DEV, state.best_error))
+        if not accelerator.is_main_process:
+            return
+        with self.recorder.despite_disk(str(self.folder / "report.html")):
+            write_report(self.folder, self._facts(state))
+            if self.manifest.dev or self.manifest.test:
+                write_plots(self.folder)
         if self.manifest.test:
-            self.recorder.print(comparison(self.folder, state.best_step or state.step))
-
-    def _report(self, error: float | None, step: int) -> float | None:
-        """Score the chosen model on all of dev, since its sample flatters it, and on test.
-
-        Returns:
-            its error on all of dev.
-        """
-        if self.sampled:
-            error = self._score(ALL_OF_DEV, self.manifest.dev, step).error
-        if self.manifest.test:
-            self._score("test", self.manifest.test, step)
-        return error
+            self.recorder.print(comparison(self.folder, held))
+            for line in verdicts(self.folder, held):
+                self.recorder.print(line)
 
     def _describe(self, state: TrainState, error: float | None) -> None:
         """Write the card of what is known at the end, and send it with the model."""
@@ -149,57 +139,68 @@ class Validation:
                 describe(self.model_folder, {**self._facts(state), "error": error})
                 self.uploader.offer_model()
 
-    @contextmanager
-    def _timed(self, step: int) -> Iterator[None]:
-        """Tell what share of the time so far went into evaluations."""
+    def _at(self, step: int, split: str) -> Path:
+        return self.folder / "eval" / f"step-{step:08d}" / split
+
+    def _evaluate(
+        self, state: TrainState, splits: Mapping[str, Sequence[Utterance]], step: int | None = None
+    ) -> dict[str, float]:
+        """Score splits, and show what was found; return the error of each.
+
+        Args:
+            state: where training stands.
+            splits: name → utterances.
+            step: the update of the model in hand; None: the last.
+        """
+        step = state.step if step is None else step
         before = self.clock.spent("evaluation")
         with self.clock.on("evaluation"):
-            yield
+            found = {split: self._score(split, rows, step) for split, rows in splits.items()}
         took = self.clock.spent("evaluation") - before
         self.recorder.record(step, self.clock.shares())
         self.recorder.print(
             f"update {step:>6}  evaluation took {took:.0f} s; so far {self.clock.summary()}"
         )
+        rows = [row for each in found.values() for row in each.rows]
+        notes = dict.fromkeys(note for each in found.values() for note in each.notes)
+        notes |= {"change: since update 0": None} if any(row.change for row in rows) else {}
+        self.recorder.print(evaluation_table(rows, "; ".join(notes)))
+        for each in found.values():
+            for line in each.warnings:
+                self.recorder.print(f"warning: {line}")
+        if self.evaluator.accelerator.is_main_process:
+            with self.recorder.despite_disk(str(self.folder / "report.html")):
+                write_report(self.folder, self._facts(state))
+        return {split: each.error for split, each in found.items()}
 
-    def _at(self, step: int, split: str) -> Path:
-        return self.folder / "eval" / f"step-{step:08d}" / split
-
-    def _say_loss(self, split: str, hypotheses: Sequence[Hypothesis], step: int) -> None:
-        """Tell what the references cost that labels can hold."""
-        known = [h.likelihood for h in hypotheses if h.likelihood]
-        if known:
-            nll, tokens = map(sum, zip(*known, strict=True))
-            self.recorder.record(step, {f"{split}/loss": nll / tokens})
-            self.recorder.print(f"update {step:>6}  {split} loss {nll / tokens:.4f} nats a token")
-
-    def _score(self, split: str, utterances: Sequence[Utterance], step: int) -> Scores:
-        config, short = self.evaluator.config, self.short(split, step)
+    def _score(self, split: str, utterances: Sequence[Utterance], step: int) -> Evaluation:
+        config, short = self.evaluator.config, self.short(split)
         scores, hypotheses = self.evaluator.evaluate(
             utterances, f"{split}, update {step}", true_length=short, costs=True
         )
-        at, unlearnt = self._at(step, split), split == "dev" or not self.manifest.dev
-        beside = run_probes(self.evaluator, hypotheses, at, forgetting=unlearnt, true_length=short)
-        found = scores.metrics() | beside.metrics()
-        self.recorder.record(step, {f"{split}/{name}": value for name, value in found.items()})
-        for name, group in scores.named():
-            self.recorder.print(
-                f"update {step:>6}  {split} {name}: {group.sentence()}  "
-                f"[{group.clips} clips{', at their own length' if short else ''}, {group.how}]"
-            )
-        for line in beside.lines():
-            self.recorder.print(f"update {step:>6}  {split} {line}")
-        self._say_loss(split, hypotheses, step)
+        at, forgets = self._at(step, split), split == "dev" or not self.manifest.dev
+        beside = run_probes(self.evaluator, hypotheses, at, forgetting=forgets, true_length=short)
+        loss = mean_loss(h.likelihood for h in hypotheses)
+        metrics = scores.metrics() | beside.metrics() | ({} if loss is None else {"loss": loss})
+        self.recorder.record(step, {f"{split}/{name}": value for name, value in metrics.items()})
+        facts: dict[str, Any] = {"step": step, "max_length": config.max_length}
+        facts |= {"beams": config.num_beams, "true_length": short, "loss": loss}
+        facts |= {"meters": beside.meters.to_json()}
+        first = self._first(split, step)
+        found = Evaluation.of(split, {**facts, **scores.to_json()}, beside, first)
         if self.evaluator.accelerator.is_main_process:
-            facts = {"step": step, "max_length": config.max_length, "beams": config.num_beams}
-            facts["true_length"] = short
             with self.recorder.despite_disk(str(at)):
                 (at / TEXTS).unlink(missing_ok=True)  # a full disk shall leave no other model's
                 beside.save(at, step)
-                save(at, scores, hypotheses, meters=beside.meters.to_json(), **facts)
+                save(at, scores, hypotheses, **facts)
                 write_losses(at, hypotheses)
                 self._show(at, split, step)
-                write_report(self.folder)
-        return scores
+        return found
+
+    def _first(self, split: str, step: int) -> dict[str, Any]:
+        """Return the scores.json of a split before training, or nothing where there is none."""
+        path = self._at(0, split) / "scores.json"
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if step and path.is_file() else {}
 
     def _show(self, at: Path, split: str, step: int) -> None:
         """Make an evaluation's page, beside what the model made of it before training."""
@@ -210,14 +211,30 @@ class Validation:
         except InputError as error:  # what an earlier version wrote must not end a run
             self.recorder.print(f"WARNING: no page of {at}: {error}")
 
-    def short(self, split: str, step: int) -> bool:
-        """Tell whether to decode at true length: dev, once trained so. Test is for all to repeat.
+    def short(self, split: str) -> bool:
+        """Tell whether to decode at true length: dev alike at every update, and test never.
 
-        Stock pipelines decode padded, so what is reported is padded; what chooses may be quick.
+        Stock pipelines decode padded to 30 s, so what is reported is padded; what chooses may be
+        quick. A model that was never trained on true lengths needs the states of silence for them
+        (docs/ablation.md): without these dev is padded as well.
         """
         asked = self.evaluator.config.pad
-        trained = self.evaluator.data.pad == "bucket" and step > 0
-        return asked == "bucket" or (asked == "auto" and trained and split != "test")
+        if asked != "auto" or self.evaluator.data.pad != "bucket" or split == "test":
+            return asked == "bucket"
+        return self.evaluator.silence or self._was_short()
+
+    def _was_short(self) -> bool:
+        """Tell whether this run has decoded dev at true length so far, as earlier versions did.
+
+        The best model's figures and the next one's have to be of one decoding.
+        """
+
+        def asked() -> bool:
+            paths = sorted((self.folder / "eval").glob("step-*/dev/scores.json"))
+            told = [json.loads(path.read_text(encoding="utf-8")) for path in paths[-1:]]
+            return any(each["step"] and each.get("true_length") for each in told)
+
+        return run_on_main_process(self.evaluator.accelerator, asked)
 
     def _facts(self, state: TrainState) -> dict[str, Any]:
         return facts_of(self.evaluator, ManifestColumns.of(self.manifest.train), self.clock, state)

@@ -63,6 +63,7 @@ def svg_of(figure: Figure) -> str:
     """Return a figure, drawn under STYLE, as an element of a page."""
     with mpl.rc_context(STYLE):
         file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
+        unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", metadata=unsaid)
     text = file.getvalue()
     return text[text.index("<svg") :]

@@ -44,9 +44,9 @@ def frequent(alignments: Sequence[Sequence[Piece]]) -> dict[str, list[Edit]]:
         edits = [piece for piece in alignment if not isinstance(piece, str)]
         times.update(edits)
         clips.update(set(edits))
-    kinds: dict[str, list[Edit]] = {"heard instead": [], "left out": [], "added": []}
+    kinds: dict[str, list[Edit]] = {"substitutions": [], "deletions": [], "insertions": []}
     for (said, heard), count in times.most_common():
-        kind = "heard instead" if said and heard else "left out" if said else "added"
+        kind = "substitutions" if said and heard else "deletions" if said else "insertions"
         if len(kinds[kind]) < SHOWN:
             kinds[kind].append(Edit(said, heard, count, clips[said, heard]))
     return kinds

@@ -13,9 +13,12 @@ from data.log_mel import CHUNK_SECONDS
 from data.utterance import Utterance
 from eval.metrics.confidence import Difference, Interval, intervals, paired
 from eval.metrics.hypothesis import ComparedTexts, Hypothesis, compare_texts
+from eval.metrics.units import METRICS
+from eval.metrics.wer import ErrorCounts
 
 UTTERANCES = "utterances.jsonl"  # of an evaluation's folder
 NEEDED = ("id", "reference", "hypothesis", "language")
+COUNTED = ("edits", "units", "unit", "reference_normalized", "hypothesis_normalized")
 ALL = "all"  # languages together
 
 Pair = tuple[
@@ -124,6 +127,48 @@ def compare(
             "A and B have no utterance with a reference in common: compare two models on one corpus"
         )
     return list(_compares(pairs))
+
+
+def compare_saved(first: Path, second: Path) -> list[Compare]:
+    """Compare two evaluations of a run by the edits in their files: no text is normalised again.
+
+    Args:
+        first: folder of A's evaluation.
+        second: folder of B's, scored with the same knobs.
+
+    Raises:
+        InputError: a folder holds no evaluation, or one that cannot be read.
+    """
+    mine, other = ({row["id"]: row for row in _counted(folder)} for folder in (first, second))
+    pairs = [
+        (_hypothesis(row), _saved(row), _saved(other[name]))
+        for name, row in mine.items()
+        if name in other and other[name]["units"] == row["units"]
+    ]
+    return list(_compares(pairs))
+
+
+def _counted(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of utterances.jsonl that count."""
+    path = folder / UTTERANCES
+    try:
+        rows = [row for row in read_jsonl(path) if row["edits"] is not None]
+        return [{key: row[key] for key in (*NEEDED, *COUNTED)} | row for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: cannot be compared ({error!r}); score the model again"
+        ) from error
+
+
+def _saved(row: dict[str, Any]) -> ComparedTexts:
+    counts = ErrorCounts(substitutions=row["edits"], units=row["units"])
+    return ComparedTexts(
+        reference=row["reference_normalized"],
+        hypothesis=row["hypothesis_normalized"],
+        unit=row["unit"],
+        normalizer="",
+        counts={METRICS[row["unit"]]: counts},
+    )
 
 
 def _compares(pairs: Sequence[Pair]) -> Iterable[Compare]:

@@ -18,7 +18,7 @@ from data.utterance import Utterance
 from eval.evaluate import SCORES, UTTERANCES, Evaluator
 from eval.main_process import run_on_main_process
 from eval.metrics.hypothesis import Hypothesis
-from eval.metrics.scores import Scores, saved_groups, score
+from eval.metrics.scores import Scores, score
 
 CHOSEN = "forgetting.jsonl"  # in a run's folder eval/
 GROWN, GROWN_BY = 1.1, 0.01  # times the first error, and at least so much more: worth a warning
@@ -36,17 +36,6 @@ class Forgetting:
     def metrics(self) -> dict[str, float]:
         """Return the error under a slash name: a fraction."""
         return {"meters/forgetting": self.scores.error}
-
-    def __str__(self) -> str:
-        """Return the line that a person sees."""
-        before = dict(saved_groups(self.first))
-        told = []
-        for name, group in self.scores.named():
-            was = before.get(name, {}).get(group.metric.lower())  # None: nothing was said then
-            first = f"{was['rate']:.1%} → " if was else ""
-            told.append(f"{name} {group.metric} {first}{group.error.rate:.1%}")
-        against = ", against what it heard at first" if self.own else ""
-        return f"forgetting: {'; '.join(told)}{against}"
 
     def grown(self) -> list[str]:
         """Return a sentence where the error grew since the run's first evaluation."""
@@ -152,6 +141,7 @@ def choose(evaluator: Evaluator, runs: Path) -> list[Utterance]:
         test_split=None,
     )
     labels, cache = evaluator.whisper.labels(), scan_cache(runs, data)
-    rows, _ = read_held_out(data, labels, cache, split=config.forgetting_split, show=True)
+    # a bar of its own would overwrite the run's display
+    rows, _ = read_held_out(data, labels, cache, split=config.forgetting_split, show=False)
     rows.sort(key=lambda u: hashlib.sha256(u.id.encode()).digest())
     return rows[: config.forgetting_clips]

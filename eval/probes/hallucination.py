@@ -1,4 +1,4 @@
-"""Signs that a model loops, makes things up or falls silent, counted beside its errors.
+"""Signs of hallucination: clips in which a model loops, invents text or returns none.
 
 What is normal is measured, not guessed: a text loops where its reference does not, and a share is
 worth a warning where it grew since the run's first evaluation.
@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data.labels import UNSPACED
 from eval.fallback import MOST_COMPRESSED, compression
@@ -20,12 +20,42 @@ LONGEST = 40  # words or characters of what is looked for
 FASTEST = 25.0  # tokens a second: speech has 3 to 15
 GROWN = 0.02  # of the clips: what a share grows by before a warning, and by
 GROWN_CLIPS = 3  # clips, so that a few of a small set are no alarm
-SIGNS = {  # count → what it is called, what a growing one means
-    "loops": ("loops", "it repeats itself: train shorter, or look for loops in the transcripts"),
-    "fast": ("too fast", "it says more than was said: look for clips cut off before their text"),
-    "empty": ("empty", "it says nothing: look for clips whose text is missing or cut"),
-    "truncated": ("cut off", "it finds no end: do transcripts break off in mid-sentence?"),
-    "noise": ("noise", "it makes things up: mix in clips in which nothing is said"),
+
+
+class Sign(NamedTuple):
+    """How a sign is shown."""
+
+    called: str
+    told: str  # its definition
+    advice: str  # where it grows
+
+
+SIGNS = {
+    "loops": Sign(
+        "loops",
+        "loops: the text repeats itself four times in a row, and its reference does not",
+        "the model repeats itself: train shorter, or look for loops in the transcripts",
+    ),
+    "fast": Sign(
+        "too fast",
+        f"too fast: more than {FASTEST:.0f} tokens a second, and twice those of the reference",
+        "the texts are longer than the speech: look for clips cut off before their text ends",
+    ),
+    "empty": Sign(
+        "empty",
+        "empty: no text, where the reference has one",
+        "the model returns no text: look for clips whose text is missing or cut",
+    ),
+    "truncated": Sign(
+        "cut off",
+        "cut off: decoding reached its maximum of tokens",
+        "decoding does not end: look for transcripts that break off in mid-sentence",
+    ),
+    "noise": Sign(
+        "noise",
+        "text in clips of silence and noise, where nobody speaks",
+        "the model invents text: mix in clips in which nothing is said",
+    ),
 }
 
 
@@ -85,12 +115,12 @@ class HallucinationCounts:
         return found
 
     def __str__(self) -> str:
-        """Return the line that a person sees."""
-        told = ", ".join(f"{SIGNS[name][0]} {getattr(self, name)}" for name in COUNTS)
-        line = f"meters: {told} of {self.clips} clips"
+        """Return them in a line."""
+        told = ", ".join(f"{SIGNS[name].called} {getattr(self, name)}" for name in COUNTS)
+        line = f"hallucinations: {told} of {self.clips} clips"
         if self.noise is None:
             return line
-        heard = f"text to {self.noise.spoken} of {self.noise.clips} clips of silence and noise"
+        heard = f"text in {self.noise.spoken} of {self.noise.clips} clips of silence and noise"
         return f"{line}; {heard} ({self.noise.characters} characters)"
 
     def grown(self, first: Mapping[str, Any] | None) -> list[str]:
@@ -105,8 +135,8 @@ class HallucinationCounts:
             was, of = before.get(name, (count, clips))
             share = was / of
             if count / clips - share >= GROWN and count - share * clips >= GROWN_CLIPS:
-                called, means = SIGNS[name]
-                found.append(f"{called}: {count} of {clips} clips, {was} of {of} at first: {means}")
+                told = f"{SIGNS[name].called}: {count} of {clips} clips, {was} of {of} at first"
+                found.append(f"{told}: {SIGNS[name].advice}")
         return found
 
     @staticmethod

@@ -11,6 +11,9 @@ from eval.metrics.compare import ALL, Compare
 from eval.metrics.confidence import percent
 from eval.metrics.groups import LABELS
 from eval.metrics.scores import Scores
+from eval.report.figures import HEADINGS, NUMBERS, Summary, columns
+
+LANGUAGE = 10  # characters of a column, which leave the others room in 100
 
 
 def score_table(scores: Scores, title: str) -> Table:
@@ -33,6 +36,20 @@ def score_table(scores: Scores, title: str) -> Table:
     empty = sum(group.empty for group in scores.groups + scores.long)
     told = [f"{language}: {how}" for language, how in names]
     table.caption = "\n".join([*told, f"In brackets: 95 %. Empty references left out: {empty}."])
+    return table
+
+
+def evaluation_table(rows: Sequence[Summary], caption: str) -> Table:
+    """Return rows of evaluations as a table of 100 columns; in a file it is as legible."""
+    table = Table(caption=escape(caption), caption_justify="left", box=None, pad_edge=False)
+    shown = [name for name in columns(rows) if name != "before"]
+    for name in shown:
+        justify: JustifyMethod = "right" if name in NUMBERS else "left"
+        whole = name not in ("language", "hallucinations")  # these two are folded
+        most = LANGUAGE if name == "language" else None
+        table.add_column(HEADINGS[name], justify=justify, no_wrap=whole, max_width=most)
+    for row in rows:
+        table.add_row(*(escape(getattr(row, name)) for name in shown))
     return table
 
 

@@ -27,7 +27,7 @@ const state = { by: told(rows.excess) ? "excess" : "edits", down: true, query: "
 
 // key, head, values, whether they are numbers, how one is told
 const columns = [
-  ["text", "said and heard", rows.reference, false],
+  ["text", "text", rows.reference, false],
   told(rows.excess) && ["excess", "excess", rows.excess, true, (value) => value.toFixed(1)],
   told(rows.loss) && ["loss", "loss", rows.loss, true, (value) => value.toFixed(2)],
   ["edits", "edits", rows.edits, true, String],
@@ -103,7 +103,7 @@ function drawPieces(i) {
     else box.append(element(said ? "del" : "ins", {}, show(said || heard)));
   }
   if (parts.length > MOST) box.append(` … and ${parts.length - MOST} more`);
-  if (!parts.length) box.append(element("span", { class: "none" }, "nothing said, nothing heard"));
+  if (!parts.length) box.append(element("span", { class: "none" }, "no text"));
   if (box.textContent.length > LONG) box.classList.add("long");
   return box;
 }
@@ -144,9 +144,9 @@ function detail(i) {
     if (value !== null && value !== "" && value !== undefined)
       list.append(element("dt", {}, name), element("dd", {}, element("bdi", { dir: "auto" }, String(value))));
   };
-  add("said", rows.reference[i]);
-  add("heard", rows.hypothesis[i] || "nothing");
-  if (compared) add("heard before", rows.beforeText[i]);
+  add("reference", rows.reference[i]);
+  add("hypothesis", rows.hypothesis[i] || "no text");
+  if (compared) add("hypothesis before", rows.beforeText[i]);
   add("edits", rows.edits[i] === null ? "not counted" : `${rows.edits[i]} of ${rows.units[i]} ${rows.unit[i] === "character" ? "characters" : rows.unit[i] === "word" ? "words" : "words and characters"}`);
   for (const key of ["tokens", "speaker", "gender", "age", "accent", "language", "corpus", "id"]) add(key, rows[key][i]);
   if (rows.sound[i] && !rows.sound[i].startsWith("data:")) add("file", decodeURI(rows.sound[i]));
@@ -212,7 +212,7 @@ for (const [key, name] of [["language", "all languages"], ["corpus", "all corpor
 
 function drawChips() {
   for (const old of filters.querySelectorAll(".chip")) old.remove();
-  const told = state.edit && (state.edit[0] && state.edit[1] ? state.edit.join(" → ") : state.edit[0] ? `${state.edit[0]} left out` : `${state.edit[1]} added`);
+  const told = state.edit && (state.edit[0] && state.edit[1] ? state.edit.join(" → ") : state.edit[0] ? `deletion of ${state.edit[0]}` : `insertion of ${state.edit[1]}`);
   for (const [key, text] of [["slice", state.slice && state.slice.join(": ")], ["edit", told]]) {
     if (!text) continue;
     const chip = element("button", { class: "chip", title: "remove this filter" }, element("bdi", {}, text), " ✕");

@@ -1,12 +1,14 @@
-"""What scores.json holds, as the page of an evaluation shows it: figures, meters, circumstances."""
+"""What scores.json holds, as tables and pages show it: errors, hallucinations, circumstances."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from data.labels import UNSPACED
+from eval.metrics.confidence import saved_percent
 from eval.metrics.groups import LABELS
 from eval.metrics.scores import saved_groups
+from eval.probes.hallucination import COUNTS, SIGNS
 
 Saved = Mapping[str, Any]  # a scores.json, or a part of one
 ORTHO = "_ortho"  # what the key of a figure of raw texts ends with
@@ -14,10 +16,39 @@ UNITS = {"word": "words", "character": "characters", "mixed": "words and charact
 # key of scores.json → how the page says it
 FACTS = {
     "model": "{}",
-    "true_length": "heard at their own length",
+    "true_length": "decoded at true length",
     "beams": "beams: {}",
     "max_length": "at most {} tokens",
 }
+
+
+HEADINGS = {  # of a table of evaluations: field of Summary → heading
+    "split": "split",
+    "language": "language",
+    "clips": "clips",
+    "before": "error before",
+    "error": "error (95 % interval)",
+    "change": "change",
+    "loss": "loss",
+    "hallucinations": "hallucinations",
+}
+NUMBERS = {"clips", "change", "loss"}  # columns that are aligned on the right
+
+
+SILENCE = "no speech"  # silence and noise, in the place of a language
+
+
+class Summary(NamedTuple):
+    """A row of a table of evaluations; a field is empty where nothing is known."""
+
+    split: str
+    language: str
+    clips: str
+    before: str  # as error, in the earlier evaluation
+    error: str  # with its metric and 95 % interval: WER 4.51 % (3.2 to 6.0)
+    change: str  # of the error since the earlier evaluation, in percentage points
+    loss: str  # nats a token, of all languages together
+    hallucinations: str  # clips with each sign, of all languages together
 
 
 class Figure(NamedTuple):
@@ -100,12 +131,6 @@ def normalizers(found: Sequence[Total]) -> list[str]:
     ]
 
 
-def scale(found: Sequence[Total]) -> float:
-    """Return the rate at the right end of the intervals that are drawn."""
-    figures = [each for total in found for each in (total.main, total.before) if each]
-    return max((each.high or each.rate for each in figures), default=0.0) or 1.0
-
-
 def facts(scores: Saved) -> list[str]:
     """Return under which circumstances the figures came about."""
     told = [form.format(scores[key]) for key, form in FACTS.items() if scores.get(key)]
@@ -116,10 +141,66 @@ def facts(scores: Saved) -> list[str]:
     return told + [f"left out: {count} {reason}" for reason, count in left_out.items()]
 
 
-def meters(scores: Saved, was: Saved) -> list[tuple[str, str, str]]:
-    """Return the meters: name, value, value in the earlier evaluation."""
-    earlier = dict(_flat(was.get("meters") or {}))
-    return [(name, v, earlier.get(name, "")) for name, v in _flat(scores.get("meters") or {})]
+def summaries(split: str, scores: Saved, was: Saved) -> list[Summary]:
+    """Return a row for each language and corpus of an evaluation, and one of silence and noise.
+
+    Args:
+        split: its name.
+        scores: its scores.json.
+        was: that of an earlier evaluation, or nothing. One that was decoded differently, padded or
+            at true length, is not compared.
+    """
+    alike = bool(scores.get("true_length")) == bool(was.get("true_length"))
+    counts, loss = scores.get("meters") or {}, scores.get("loss")
+    once = ("" if loss is None else f"{loss:.4f}", hallucinated(counts))
+    found = []
+    for total in totals(scores, was if alike else {}):
+        key, metric = total.saved["metric"].lower(), total.saved["metric"]
+        before, change = "", ""
+        if total.before is not None:
+            before = f"{metric} {saved_percent(total.was[key])}"
+            change = f"{100 * (total.main.rate - total.before.rate):+.2f} points"
+        error = f"{metric} {saved_percent(total.saved[key])}"
+        clips = f"{total.saved['clips']:,}"
+        found.append(Summary(split, total.name, clips, before, error, change, *once))
+        once = ("", "")
+    if noise := counts.get("noise"):
+        told = f"text in {noise['spoken']}" if noise["spoken"] else "none"
+        found.append(Summary(split, SILENCE, str(noise["clips"]), "", "", "", "", told))
+    return found
+
+
+def columns(rows: Sequence[Summary]) -> list[str]:
+    """Return the fields that any of the rows fills in."""
+    return [name for name in HEADINGS if any(getattr(row, name) for row in rows)]
+
+
+def hallucinated(counts: Saved) -> str:
+    """Return the clips with each sign in words: 2 loops, 1 empty."""
+    if not counts:
+        return ""
+    told = [f"{counts[name]} {SIGNS[name].called}" for name in COUNTS if counts.get(name)]
+    return ", ".join(told) or "none"
+
+
+def hallucinations(scores: Saved, was: Saved) -> list[tuple[str, str, str]]:
+    """Return each sign: its definition, its clips, and those of the earlier evaluation."""
+    now, before = _counts(scores), _counts(was)
+    return [(SIGNS[name].told, count, before.get(name, "")) for name, count in now.items()]
+
+
+def noise_texts(scores: Saved) -> list[tuple[str, str]]:
+    """Return the clips of silence and noise that got a text, and the texts."""
+    return list(((scores.get("meters") or {}).get("noise") or {}).get("texts", {}).items())
+
+
+def _counts(scores: Saved) -> dict[str, str]:
+    """Return the clips of each sign: 3 of 94."""
+    counts = scores.get("meters") or {}
+    found = {n: f"{counts[n]} of {counts['clips']}" for n in COUNTS if n in counts}
+    if noise := counts.get("noise"):
+        found["noise"] = f"{noise['spoken']} of {noise['clips']}"
+    return found
 
 
 def percent(rate: float) -> str:
@@ -136,13 +217,3 @@ def _figure(group: Saved, key: str) -> Figure:
     name += " orthographic" if key.endswith(ORTHO) else ""
     low, high = group[key].get("interval") or (None, None)
     return Figure(name, group[key]["rate"], low, high)
-
-
-def _flat(values: Saved, above: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the names and values of meters, in whatever groups they are."""
-    for key, value in values.items():
-        name = f"{above} {key}".strip().replace("_", " ")
-        if isinstance(value, Mapping):
-            yield from _flat(value, name)
-        elif value is not None:
-            yield name, f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""report.html of an evaluation: how good, how sure, for whom, and every utterance to be heard."""
+"""report.html of an evaluation: errors, their intervals and groups, and every utterance."""
 
 import json
 from collections import Counter
@@ -15,7 +15,17 @@ from data.pages.page import render
 from eval.metrics.alignment import align, frequent
 from eval.metrics.breakdown import KEYS, LENGTHS, breakdowns, is_long, length_of
 from eval.metrics.scores import saved_groups, short_names
-from eval.report.figures import facts, meters, normalizers, scale, totals
+from eval.report.figures import (
+    HEADINGS,
+    NUMBERS,
+    columns,
+    facts,
+    hallucinations,
+    noise_texts,
+    normalizers,
+    summaries,
+    totals,
+)
 from eval.report.sound import Sound, embedded, linked
 
 Row = dict[str, Any]  # of utterances.jsonl
@@ -52,7 +62,7 @@ def report(config: ReportConfig) -> None:
     page = write_page(
         Path(config.folder), before, audio=config.audio, embed_clips=config.embed_clips
     )
-    print(f"to be looked at: {page}")
+    print(f"page: {page}")
 
 
 def write_page(
@@ -80,7 +90,7 @@ def write_page(
         before=_name(before.resolve(), was) if before else "",
         missed=sum(each is None for each in earlier),
         clips=len(rows),
-        **_figures(scores, was),
+        **_figures(folder.resolve().name if "step" in scores else "", scores, was),
         **_utterances(rows, earlier, _sounds(rows, folder, audio, embed_clips)),
     )
     write_text(folder / "report.html", page)
@@ -110,7 +120,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[Row]]:
 
 
 def _matched(rows: Sequence[Row], earlier: Sequence[Row]) -> list[Row | None]:
-    """Return what was heard earlier in each row's utterance; ids that come twice are in order."""
+    """Return the earlier row of each row's utterance; ids that come twice are in order."""
     known = dict(zip(_numbered(earlier), earlier, strict=True))
     return [known.get(key) for key in _numbered(rows)]
 
@@ -130,15 +140,19 @@ def _sounds(rows: Sequence[Row], folder: Path, audio: str, embed_clips: int) -> 
     return embedded(rows, embed_clips) if audio == "embed" else linked(rows, folder)
 
 
-def _figures(scores: dict[str, Any], was: dict[str, Any]) -> dict[str, Any]:
+def _figures(split: str, scores: dict[str, Any], was: dict[str, Any]) -> dict[str, Any]:
     """Return what the template says of scores.json."""
     found = totals(scores, was)
+    rows = summaries(split, scores, was)
     return {
         "facts": facts(scores),
+        "heads": {key: HEADINGS[key] for key in columns(rows)},
+        "numbers": NUMBERS,
+        "summaries": rows,
         "totals": found,
-        "scale": scale(found),
         "normalizers": normalizers(found),
-        "meters": meters(scores, was),
+        "hallucinations": hallucinations(scores, was),
+        "noise_texts": noise_texts(scores),
     }
 
 
@@ -175,10 +189,12 @@ def _flags(row: Row) -> list[str]:
     """Return what is remarkable about a hypothesis."""
     said, heard = row["reference_normalized"].strip(), row["hypothesis_normalized"].strip()
     found = {
-        "cut at its length limit": row.get("truncated"),
-        "nothing heard": said and not heard,
-        "longer than what was said": said and row["edits"] and row["edits"] > row["units"],
-        "nothing was said": not said,
+        "cut off": row.get("truncated"),
+        "no text": said and not heard,
+        "more errors than the reference is long": said
+        and row["edits"]
+        and row["edits"] > row["units"],
+        "empty reference": not said,
         LENGTHS[-1]: is_long(row),
     }
     return [name for name, holds in found.items() if holds]

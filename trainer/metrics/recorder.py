@@ -10,7 +10,14 @@ from typing import Any, Self
 
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from data.atomic_files import append_jsonl, read_jsonl, write_jsonl
@@ -20,6 +27,7 @@ from trainer.metrics.plan_check import PlanCheck, read_forecast
 from trainer.metrics.trackers import Settings, begin_trackers
 
 METRICS = "metrics.jsonl"
+WIDTH = 100  # characters of a table where the output is not a terminal
 
 # slash name → what the console line says; it fits in 100 columns
 LINE = (
@@ -51,8 +59,12 @@ class Recorder:
         self.unwritten: list[dict[str, float]] = []
         self.accelerator = accelerator
         self.console = RunConsole(highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:  # tables in a log need no folding
+            self.console.width = max(WIDTH, self.console.width)
+        # one display for all that runs: two would overwrite each other
         self.progress = Progress(
-            TextColumn("update {task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.description}"),
+            MofNCompleteColumn(),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[line]}"),
             TimeElapsedColumn(),
@@ -61,7 +73,7 @@ class Recorder:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.task = self.progress.add_task("train", total=None, line="")
+        self.task = self.progress.add_task("training, updates", total=None, line="")
         self.comparison: PlanCheck | None = None
         self.tracked = 0  # the last step that trackers were told
 
@@ -116,6 +128,16 @@ class Recorder:
     def advance(self, step: int) -> None:
         """Move the display on."""
         self.progress.update(self.task, completed=step)
+
+    def track(self, rounds: range, label: str) -> Iterator[int]:
+        """Yield the rounds of an evaluation; their bar stands below that of training."""
+        task = self.progress.add_task(f"{label}, batches", total=len(rounds), line="")
+        try:
+            for number in rounds:
+                yield number
+                self.progress.advance(task)
+        finally:
+            self.progress.remove_task(task)
 
     @contextmanager
     def despite_disk(self, what: str) -> Iterator[None]:
@@ -190,6 +212,10 @@ class NullRecorder:
 
     def advance(self, step: int) -> None:
         """Do nothing."""
+
+    def track(self, rounds: range, label: str) -> Iterator[int]:
+        """Yield the rounds."""
+        yield from rounds
 
     @contextmanager
     def despite_disk(self, what: str) -> Iterator[None]:

@@ -9,9 +9,9 @@ Part = Literal["evaluation", "saving", "waiting"]
 
 
 class WallClock:
-    """Adds up what one start spends its time on: what is on no other account is training.
+    """Measures the wall time of one start by part: what is in no other part is training.
 
-    It is no progress, and in no checkpoint: a run that goes on counts afresh.
+    No checkpoint holds it: a run that is resumed begins at 0.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class WallClock:
 
     @contextmanager
     def on(self, part: Part) -> Iterator[None]:
-        """Put the body's time on an account."""
+        """Add the time of the body to a part."""
         started = time.perf_counter()
         try:
             yield
@@ -35,7 +35,7 @@ class WallClock:
         return time.perf_counter() - self._began
 
     def spent(self, part: Part) -> float:
-        """Return an account's seconds."""
+        """Return the seconds of a part."""
         return self._spent[part]
 
     def shares(self) -> dict[str, float]:

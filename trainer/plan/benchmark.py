@@ -137,14 +137,16 @@ def scoring_seconds(
     all_of_dev = _windows(manifest.dev) if scoring.sampled else 0.0  # at the end
     if not dev + test:
         return {"before": 0.0, "after": 0.0, "dev": 0.0}
-    heard = [scoring.short(split, step) for split, step in (("dev", 0), ("test", 0), ("dev", 1))]
+    short = {split: scoring.short(split) for split in ("dev", "test")}
     scored = sorted([*manifest.dev, *manifest.test], key=lambda u: u.seconds)
-    took = {short: _window_seconds(evaluator, scored, true_length=short) for short in set(heard)}
-    first, reported, later = (took[short] for short in heard)
+    took = {
+        each: _window_seconds(evaluator, scored, true_length=each) for each in set(short.values())
+    }
+    on_dev, on_test = (took[short[split]] for split in ("dev", "test"))
     return {
-        "before": first * dev + reported * test,
-        "after": later * (looks * dev + all_of_dev) + reported * test,
-        "dev": later * dev,
+        "before": on_dev * dev + on_test * test,
+        "after": on_dev * (looks * dev + all_of_dev) + on_test * test,
+        "dev": on_dev * dev,
     }
 
 

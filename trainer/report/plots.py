@@ -1,9 +1,9 @@
-"""A run's curves: as data for its page, and as pictures for where no page can be opened."""
+"""A run's curves, drawn once: as SVG in its page, and as PNG where no page can be opened."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -15,37 +15,65 @@ from trainer.metrics.recorder import METRICS
 Row = dict[str, Any]  # of metrics.jsonl
 Point = tuple[float, ...]  # (update, value), or (update, value, low, high) with its interval
 MOST = 2000  # points of a curve
-FIGURES = {  # file name → title, unit, the metrics that go into it
-    "loss": ("training loss", "nats a token", ("train/loss",)),
-    "error": ("error", "%", ("dev/error", "test/error")),
-    "speed": ("speed", "audio seconds a second", ("speed/audio_seconds_per_second",)),
-    "share": ("waiting and padding", "%", ("speed/data_wait", "speed/encoder_padding")),
+WHOLE = 100.0  # %
+MARKED = 60  # points, of a curve on which each is marked
+COLOURS, LINES = ("#2f6690", "#b5651d"), ("-", "--")  # curves differ without colour too
+ERRORS = {
+    "WER": "word error rate",
+    "CER": "character error rate",
+    "MER": "mixed error rate",
 }
 
 
-def curves_of(folder: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the figures for which a run has points: name, title, unit and curves.
+class Chart(NamedTuple):
+    """A picture of some metrics over updates."""
+
+    title: str
+    unit: str
+    curves: dict[str, str]  # metric → legend
+
+
+CHARTS = {  # by file name
+    "loss": Chart("loss", "nats a token", {"train/loss": "training loss", "dev/loss": "dev loss"}),
+    "error": Chart("{error}", "%", {"dev/error": "dev {error}", "test/error": "test {error}"}),
+    "lr": Chart("learning rate", "", {"train/lr": "learning rate"}),
+    "speed": Chart("speed", "audio seconds a second", {"speed/audio_seconds_per_second": "speed"}),
+    "share": Chart(
+        "waiting and padding",
+        "%",
+        {
+            "speed/data_wait": "time waiting for data",
+            "speed/encoder_padding": "padding of the encoder's input",
+        },
+    ),
+}
+
+
+def figures_of(folder: Path, rows: Sequence[Row]) -> dict[str, Figure]:
+    """Return a figure for each chart of which a run has points, by file name.
 
     Args:
         folder: of the run.
         rows: of its metrics.jsonl.
     """
-    figures = []
-    for name, (title, unit, metrics) in FIGURES.items():
-        found = {metric: _points(folder, rows, metric, unit) for metric in metrics}
-        curves = [{"name": metric, "points": found[metric]} for metric in metrics if found[metric]]
-        if curves:
-            figures.append({"name": name, "title": title, "unit": unit, "curves": curves})
-    return figures
+    found = {}
+    for name, chart in CHARTS.items():
+        curves = {metric: points_of(folder, rows, metric, chart.unit) for metric in chart.curves}
+        if any(curves.values()):
+            found[name] = _draw(chart, curves, _error_name(folder))
+    return found
 
 
 def write_plots(folder: Path) -> None:
-    """Draw a run's curves into plots/: a tenth of a second each, so at its end alone."""
-    for figure in curves_of(folder, list(read_jsonl(folder / METRICS))):
-        _draw(folder / "plots" / f"{figure['name']}.png", figure)
+    """Write a run's figures into plots/."""
+    for name, figure in figures_of(folder, list(read_jsonl(folder / METRICS))).items():
+        path = folder / "plots" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
 
 
-def _points(folder: Path, rows: Sequence[Row], metric: str, unit: str) -> list[Point]:
+def points_of(folder: Path, rows: Sequence[Row], metric: str, unit: str) -> list[Point]:
+    """Return the points of a metric: 2,000 at most, the first and the last among them."""
     scale = 100 if unit == "%" else 1
     known = [row for row in rows if metric in row]
     kept = [*known[:-1][:: len(known) // MOST + 1], *known[-1:]]
@@ -65,21 +93,40 @@ def _interval(folder: Path, split: str, step: int) -> tuple[float, ...]:
     return tuple(json.loads(path.read_text(encoding="utf-8")).get("interval") or ())
 
 
-def _draw(path: Path, told: dict[str, Any]) -> None:
+def _error_name(folder: Path) -> str:
+    """Return the name of a run's errors; of languages with several units, one for all."""
+    path = max((folder / "eval").glob("step-*/*/scores.json"), default=None)
+    if path is None:
+        return "error rate"
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    metrics = {group["metric"] for group in saved["languages"].values()}
+    return ERRORS[metrics.pop()] if len(metrics) == 1 else "error rate"
+
+
+def _draw(chart: Chart, curves: dict[str, list[Point]], error: str) -> Figure:
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 2.6), layout="constrained")
-        axes = figure.subplots()
-        for curve in told["curves"]:
-            steps, values = zip(*(point[:2] for point in curve["points"]), strict=True)
-            axes.plot(steps, values, marker="o", markersize=2.5, linewidth=1.2, label=curve["name"])
-            sure = [point for point in curve["points"] if len(point) > 2]
+        figure = Figure(figsize=(5.2, 2.6))
+        # a layout that is computed draws everything twice
+        axes = figure.add_axes((0.14, 0.18, 0.83, 0.7))
+        for (metric, points), colour, line in zip(curves.items(), COLOURS, LINES, strict=False):
+            if not points:
+                continue
+            steps, values = zip(*(point[:2] for point in points), strict=True)
+            marker = "o" if len(points) <= MARKED else ""
+            style: Any = {"color": colour, "linestyle": line, "marker": marker, "markersize": 2.5}
+            label = chart.curves[metric].format(error=error)
+            axes.plot(steps, values, linewidth=1.2, label=label, **style)
+            sure = [point for point in points if len(point) > 2]
             if sure:
                 steps, _, lows, highs = zip(*sure, strict=True)
-                axes.fill_between(steps, lows, highs, alpha=0.15)
-        axes.set(title=told["title"], xlabel="update", ylabel=told["unit"])
-        axes.set_ylim(bottom=0)
+                axes.fill_between(steps, lows, highs, alpha=0.15, color=colour, linewidth=0)
+        axes.set(title=chart.title.format(error=error), xlabel="update", ylabel=chart.unit)
+        top = axes.get_ylim()[1]
+        least = min(point[1] for points in curves.values() for point in points)
+        if chart.unit == "%" and least < WHOLE:  # what is above would hide all else
+            top = min(top, 1.05 * WHOLE)
+        axes.set_ylim(0, 1.2 * top if len(chart.curves) > 1 else top)  # room for the legend
         axes.grid(alpha=0.25)
-        if len(told["curves"]) > 1:
+        if len(chart.curves) > 1:
             axes.legend(frameon=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
+    return figure

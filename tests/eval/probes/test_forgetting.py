@@ -23,7 +23,7 @@ from eval.config import EvalConfig
 from eval.evaluate import Evaluator
 from eval.metrics.hypothesis import Hypothesis
 from eval.probes.forgetting import CHOSEN
-from eval.probes.run_probes import ProbeResults, run_probes
+from eval.probes.run_probes import Evaluation, ProbeResults, run_probes
 from eval.whisper import load_whisper
 
 
@@ -122,7 +122,9 @@ def test_it_is_told_against_the_first_evaluation(evaluator: Evaluator, tmp_path:
     first = look(evaluator, tmp_path, 0)
     assert first.forgetting is not None
     was = first.forgetting.scores.error
-    assert first.lines()[1] == f"forgetting: zh CER {was:.1%} → {was:.1%}"
+    (row,) = first.summaries()
+    assert (row.split, row.language, row.change) == ("forgetting", "zh", "")
+    assert row.error.startswith(f"CER {100 * was:.2f} %")
     assert first.metrics() == {"meters/forgetting": was}
     assert first.forgetting.grown() == []
     change(evaluator, 1)
@@ -130,7 +132,9 @@ def test_it_is_told_against_the_first_evaluation(evaluator: Evaluator, tmp_path:
     assert second.forgetting is not None
     now = second.forgetting.scores.error
     assert now != was
-    assert f"zh CER {was:.1%} → {now:.1%}" in second.lines()[1]
+    # what was measured before a first evaluation of dev is kept is not compared
+    (row,) = replace(second, first={}).summaries()
+    assert row.change == f"{100 * (now - was):+.2f} points"
 
 
 @pytest.mark.parametrize(
@@ -165,11 +169,14 @@ def test_without_texts_the_first_ones_heard_are_the_references(
     assert first.scores.error == 0.0
     assert all(h.utterance.text == h.text for h in first.heard)
     change(evaluator, 1)
-    second = look(evaluator, tmp_path, 20).forgetting
+    beside = look(evaluator, tmp_path, 20)
+    second = beside.forgetting
     assert second is not None
     assert [h.utterance.text for h in second.heard] == [h.text for h in first.heard]
     assert second.scores.error > 0
-    assert "against what it heard at first" in str(second)
+    saved = {"error": 0.5, "true_length": True, "languages": {}, "long": {}, "corpora": {}}
+    notes = Evaluation.of("dev", saved, beside, {}).notes
+    assert "forgetting: the references are the texts of the first evaluation" in notes
 
 
 def test_another_corpus_in_the_same_run_is_one_sentence(
@@ -227,9 +234,10 @@ def test_a_run_tells_meters_noise_and_forgetting(trainer: Any, other: Path, tmp_
     assert forgotten == [0, 1, 2]
     assert len([row for row in rows if "test/meters/noise" in row]) == 2
     assert all("dev/meters/loops" in row for row in rows if "dev/error" in row)
-    assert "dev meters: loops" in done.output
-    assert "12 clips of silence and noise" in done.output
-    assert "dev forgetting: en WER" in done.output
+    lines = [line.split() for line in done.output.splitlines()]
+    for start, times in {"dev en": 3, "forgetting en": 3, "test en": 2}.items():
+        assert len([line for line in lines if line[:2] == start.split()]) == times
+    assert [line[:4] for line in lines].count(["test", "no", "speech", "12"]) == 2
     told = json.loads((run / "eval" / "step-00000000" / "test" / "scores.json").read_text())
     assert told["meters"]["noise"]["clips"] == 12
     assert (run / "eval" / "step-00000002" / "forgetting" / "utterances.jsonl").exists()

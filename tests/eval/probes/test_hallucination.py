@@ -140,8 +140,8 @@ def test_each_sign_is_counted_once_a_clip() -> None:
         "meters/noise_characters": 5.0,
     }
     assert str(meters) == (
-        "meters: loops 1, too fast 1, empty 1, cut off 1 of 5 clips; "
-        "text to 2 of 3 clips of silence and noise (5 characters)"
+        "hallucinations: loops 1, too fast 1, empty 1, cut off 1 of 5 clips; "
+        "text in 2 of 3 clips of silence and noise (5 characters)"
     )
 
 
@@ -149,7 +149,7 @@ def test_nothing_heard_is_nothing_to_count() -> None:
     meters = HallucinationCounts.of([])
     assert meters.metrics() == {}
     assert meters.grown(meters.to_json()) == []
-    assert str(meters) == "meters: loops 0, too fast 0, empty 0, cut off 0 of 0 clips"
+    assert str(meters) == "hallucinations: loops 0, too fast 0, empty 0, cut off 0 of 0 clips"
 
 
 def of(loops: int, clips: int) -> HallucinationCounts:
@@ -179,7 +179,7 @@ def test_a_sign_that_grew_is_warned_of(
     found = of(*now).grown(of(*first).to_json())
     assert bool(found) is warned
     if warned:
-        told = f"loops: {now[0]} of {now[1]} clips, {first[0]} of {first[1]} at first: it repeats"
+        told = f"loops: {now[0]} of {now[1]} clips, {first[0]} of {first[1]} at first: the model"
         assert found[0].startswith(told)
 
 
@@ -193,7 +193,7 @@ def test_texts_of_noise_that_grew_are_warned_of() -> None:
         HallucinationCounts.of([said("one")], loud),
     )
     (told,) = after.grown(before.to_json())
-    assert told.startswith("noise: 12 of 12 clips, 0 of 12 at first: it makes things up")
+    assert told.startswith("noise: 12 of 12 clips, 0 of 12 at first: the model invents text")
     assert HallucinationCounts.of([said("one")]).grown(before.to_json()) == []
     assert (
         after.grown(HallucinationCounts.of([said("one")]).to_json()) == []

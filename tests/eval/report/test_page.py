@@ -180,9 +180,9 @@ def test_rows_are_searched_and_filtered(opened: Open, tmp_path: Path) -> None:
     for value, ids in {
         "with errors": {"first", "third", "fourth"},
         "without errors": {"second"},
-        "nothing heard": {"third"},
-        "cut at its length limit": {"fourth"},
-        "longer than what was said": {"fourth"},
+        "no text": {"third"},
+        "cut off": {"fourth"},
+        "more errors than the reference is long": {"fourth"},
     }.items():
         choose(browser, "show", value)
         assert set(column(browser, "id")) == ids, value
@@ -280,16 +280,19 @@ def test_before_and_after_stand_side_by_side(opened: Open, tmp_path: Path) -> No
     now = [row("a", "one two", "one two"), row("b", "one", "six"), row("b", "two", "two")]
     before = fill(tmp_path / "before", was, rate=0.5)
     browser = opened(write_page(fill(tmp_path / "after", now, rate=0.125), before))
-    text = browser.execute_script("return document.querySelector('.cards').innerText")
-    assert "12.50 %" in text
-    assert "before 50.00 % (25.00 – 75.00)" in text
+    text = browser.execute_script("return document.querySelector('.summary').innerText")
+    assert "WER 12.50 % (6.2 to 18.8)" in text
+    assert "WER 50.00 % (25.0 to 75.0)" in text
+    assert "-37.50 points" in text
     press(browser, "th[data-key=change] button")
     assert column(browser, "change") == ["+1", "−1", "−2"]
     assert column(browser, "before") == ["0", "1", "2"]  # ids that come twice: in their order
     choose(browser, "show", "worse than before")
     assert texts(browser) == ["one six"]
     press(browser, "#rows td.text bdi")
-    assert "heard before" in browser.execute_script("return document.querySelector('dl').innerText")
+    assert "hypothesis before" in browser.execute_script(
+        "return document.querySelector('dl').innerText"
+    )
 
 
 def test_an_earlier_evaluation_of_other_clips_is_told(tmp_path: Path) -> None:
@@ -348,9 +351,9 @@ def test_in_mixed_text_a_word_is_one_unit_and_so_is_a_character() -> None:
 def test_the_most_frequent_edits_say_in_how_many_clips_they_are() -> None:
     rows = [row("a", "the cat", "the hat"), row("b", "a cat", "a hat"), row("c", "no", "no no no")]
     found = frequent([align(each) for each in rows])
-    assert found["heard instead"] == [("cat", "hat", 2, 2)]
-    assert found["added"] == [("", "no", 2, 1)]
-    assert found["left out"] == []
+    assert found["substitutions"] == [("cat", "hat", 2, 2)]
+    assert found["insertions"] == [("", "no", 2, 1)]
+    assert found["deletions"] == []
 
 
 def test_a_breakdown_adds_up_and_marks_what_says_little() -> None:
@@ -415,10 +418,13 @@ def test_an_evaluation_of_nothing_has_a_page(opened: Open, tmp_path: Path) -> No
 def test_10000_characters_are_drawn_and_scroll(opened: Open, tmp_path: Path) -> None:
     rows = [row("loop", "one", "one " + "two " * 2500, meters=1)]
     rows += [row("other", "ab" * 5000, "ba" * 5000, unit="character")]
-    browser = opened(write_page(fill(tmp_path, rows, meters={"loops": {"share": 0.5}})))
+    counts = {"clips": 2, "loops": 1, "fast": 0, "empty": 0, "truncated": 0, "noise": None}
+    browser = opened(write_page(fill(tmp_path, rows, meters=counts)))
     assert len(texts(browser)) == 2
     assert browser.execute_script("return document.querySelectorAll('*').length") < 7000
-    assert "loops share" in browser.execute_script("return document.body.textContent")
+    text = browser.execute_script("return document.body.innerText")
+    assert "1 loops" in text
+    assert "1 of 2" in text
 
 
 def test_the_command_makes_the_page_and_tells_mistakes(
