@@ -1,48 +1,36 @@
 """From a corpus on disk or on the Hub to padded batches.
 
-The map of the pipeline, one module a stage:
+The pipeline, one module per stage:
 
-    corpora    a layout on disk           → Utterances (metadata only)
-    cues       subtitles                  → what is said from when to when
-    scan       Utterances                 → their lengths, and what is broken
-    measurements what a scan found        → the next one's cache, written as it goes
-    screen     Utterances                 → kept ones, and Drops with a reason each
-    selection  the training split         → all of these, one after another
-    context    slices of a recording      → what was said before each
-    manifest   kept ones                  → manifest.jsonl, frozen for the run's life
-    index      manifest.jsonl             → manifest.index.safetensors, mapped by all processes
-    lazy       manifest.jsonl             → its utterances, left in the file till they are needed
-    mixing     weights of corpora         → how often an epoch hears each utterance
-    plan       (seed, epoch, manifest)    → updates: which utterances, in which order
-    bounds     a plan                     → upper bounds of its passes, to find the largest quickly
-    rows       an update                  → rows: what the encoder hears, padded to what
-    buckets    rows                       → forward passes of one process
-    archive    a file in a tar            → its bytes                   } in the
-    dataset    a dataset's row            → its bytes                   } DataLoader's
-    source     a path, or either of these → an open file, bounded       } workers
-    audio      one Utterance              → mono float32                }
-    resample   any rate                   → 16 kHz                      }
-    augment    16 kHz                     → faster, louder, noisier     }
-    lines      a draw                     → its clips, as an epoch hears them
-    labels     its text                   → token ids                   }
-    collate    a pass                     → padded: one Batch           }
-    features   waveforms                  → log-mel, there or on a GPU
-    workers    those processes            → the same, should a decoder kill one
-    loader     all of the above, chained
+    corpora/                     a layout on disk            -> Utterances (metadata only)
+    screening/durations          Utterances                  -> durations, and unreadable files
+    screening/filters            Utterances                  -> kept ones, and Drops with a reason
+    screening/training_set       the training split          -> the two above, one after another
+    manifest, manifest_index     kept ones                   -> manifest.jsonl and its index
+    lazy_manifest                manifest.jsonl              -> utterances parsed on access
+    sampling/corpus_weights      weights of corpora          -> repetitions per epoch
+    sampling/epoch_plan          (seed, epoch, manifest)     -> updates, as lists of utterances
+    sampling/rows                an update                   -> rows and their padded lengths
+    sampling/bucketed_sampler    rows                        -> forward passes of one process
+    sampling/forward_bounds      a plan                      -> upper bounds of its forward passes
+    audio/source, tar, hf_rows   Utterance.audio             -> an open file          } in the
+    audio/decode, resample       a file                      -> 16 kHz mono float32   } DataLoader's
+    audio/augment                16 kHz mono                 -> augmented waveform    } workers
+    batching/speech_dataset      a SampleSpec                -> a decoded Sample      }
+    labels                       a transcript                -> token ids             }
+    batching/collate             Samples                     -> a padded Batch        }
+    log_mel                      waveforms                   -> log-mel features (worker or GPU)
+    worker_pool                  DataLoader workers          -> restarted when a decoder crashes
+    dataloader                   all of the above, chained
 
-A dataset that is read while it arrives takes another way to the plan:
+Streaming datasets are trained on window by window (streaming/): stream reads rows from any
+position, tar_window writes a window's audio to one tar file, windows screens each window,
+windowed_loader yields its forward passes, and window_log records where windows begin, for resuming.
 
-    stream     a dataset's shards         → its rows, from any place on
-    spool      rows                       → one tar file, for as long as it is needed
-    windows    so many rows at a time     → a small corpus, screened (selection)
-    windowed   windows                    → the passes of each, one window after another
-    places     where windows begin        → stream.jsonl, so that a run can go on
+commands/ holds `python -m data inspect`, `split`, `leakage` and `demo`; pages/ their HTML.
 
-Beside it, for people, `python -m data inspect` (survey, columns, scripts, suspicion, findings,
-figures, page), `split` (division) and `leakage`.
-
-Sampling looks at metadata only; audio is decoded after sampling, as it is needed, and nothing is
-precomputed to disk. This package knows nothing of models, devices or processes.
+Sampling looks at metadata only. Audio is decoded after sampling, on demand, and nothing is
+precomputed to disk. This package does not depend on models, devices or process groups.
 """
 
 import importlib
@@ -52,10 +40,11 @@ from typing import Any
 
 
 def _import_torchaudio() -> None:
-    """Import torchaudio, without its compiled extension where that does not fit this torch.
+    """Import torchaudio, replacing its compiled extension where that does not match this torch.
 
-    torchaudio 2.11 links against one CUDA build of torch. Beside another build its import raises,
-    and then so does transformers', which imports it. All that is used of it here is pure Python.
+    torchaudio 2.11 links against one CUDA build of torch. With another build its import raises, and
+    so does the import of transformers, which imports torchaudio. This project uses only the parts
+    of torchaudio that are pure Python.
     """
     try:
         importlib.import_module("torchaudio")

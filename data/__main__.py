@@ -27,7 +27,7 @@ class DemoConfig:
 
 
 def demo(config: DemoConfig) -> None:
-    """Make the demo corpus, and print its folders."""
+    """Make the demo corpus and print its folders."""
     for folder in make_corpus(Path(config.folder), clips=config.clips, seed=config.seed):
         print(folder)
 

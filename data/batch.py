@@ -1,4 +1,4 @@
-"""What flows from the plan to the model: positions, shapes, and padded batches."""
+"""Batch: one padded forward pass, with its position in the plan, its shape and its masks."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -9,18 +9,18 @@ from torch import Tensor
 from data.log_mel import FRAMES_PER_SECOND
 from data.utterance import Drop
 
-IGNORE = -100  # label of a position that carries no loss
+IGNORE_INDEX = -100  # label that the loss ignores
 
 
 class Position(NamedTuple):
-    """The next update to make: a place in the plan."""
+    """An update's position in the plan: epoch, and update within the epoch."""
 
     epoch: int = 0
     update: int = 0
 
 
 class Shape(NamedTuple):
-    """What a pass holds, padded."""
+    """The padded shape of a forward pass."""
 
     rows: int
     frames: int
@@ -28,12 +28,12 @@ class Shape(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Return the padded audio that it holds."""
+        """Return the padded audio in all rows, in seconds."""
         return self.rows * self.frames / FRAMES_PER_SECOND
 
 
 class Mask(NamedTuple):
-    """A part of a row's features that is not heard."""
+    """A masked region of a row's features (SpecAugment)."""
 
     row: int
     channels: slice
@@ -41,42 +41,44 @@ class Mask(NamedTuple):
 
 
 def target_positions(labels: Tensor) -> Tensor:
-    """Return where the targets are in labels, row by row.
+    """Return the positions of target tokens in the flattened labels.
 
-    Shapes: (batch, tokens) → (targets,), positions in the flattened labels. On a CUDA tensor
-    nonzero() synchronizes with the host, so batches compute it on the CPU.
+    Shapes: (batch, tokens) → (targets,). On a CUDA tensor nonzero() synchronizes with the host, so
+    batches compute it on the CPU.
     """
-    return (labels.flatten() != IGNORE).nonzero().squeeze(1)
+    return (labels.flatten() != IGNORE_INDEX).nonzero().squeeze(1)
 
 
 @dataclass(kw_only=True, slots=True)
 class Batch:
     """One forward pass of one process."""
 
-    ids: list[str]  # of its clips
-    languages: list[str]  # of its rows
-    tasks: list[str]  # of its rows
-    features: Tensor  # (batch, n_mels, frames) float32; waveforms on their way to a GPU
+    ids: list[str]  # one per clip
+    languages: list[str]  # one per row
+    tasks: list[str]  # one per row
+    features: Tensor  # (batch, n_mels, frames) float32; waveforms until BatchPreparer.prepare()
     decoder_input_ids: Tensor  # (batch, tokens) int64
-    labels: Tensor  # (batch, tokens) int64, IGNORE where padded or weightless
+    labels: Tensor  # (batch, tokens) int64; IGNORE_INDEX where padded or without loss
     targets: Tensor  # (targets,) int64: target_positions(labels), computed on the CPU
-    seconds: list[float]  # of real audio in each clip, 0 for one without weight
-    tokens: list[int]  # target tokens of each clip, 0 for one without weight
-    at: Position  # of this batch's update in the plan
-    after: Position  # where training goes on after it
-    last: bool  # the last pass of its update
-    masks: list[Mask] = field(default_factory=list)  # parts of the features that are not heard
-    drops: list[Drop] = field(default_factory=list)  # clips that failed here
-    work: dict[str, float] = field(default_factory=dict)  # seconds a worker spent, by stage
+    seconds: list[float]  # unpadded audio of each clip; 0 for a clip without loss
+    tokens: list[int]  # target tokens of each clip; 0 for a clip without loss
+    position: Position  # of this batch's update in the plan
+    next_position: Position  # where training continues after this update
+    is_last: bool  # whether this is the last forward pass of its update
+    masks: list[Mask] = field(default_factory=list)  # masked regions of the features
+    drops: list[Drop] = field(default_factory=list)  # clips that could not be decoded
+    worker_seconds: dict[str, float] = field(
+        default_factory=dict
+    )  # seconds a worker spent, by stage
 
     @property
     def shape(self) -> Shape:
-        """Return what it holds, padded."""
+        """Return the padded shape."""
         rows, tokens = self.labels.shape
         return Shape(rows, self.features.shape[-1], tokens)
 
     def to(self, device: torch.device) -> "Batch":
-        """Move the tensors to a device, without waiting where the memory is pinned."""
+        """Move the tensors to a device, asynchronously where their memory is pinned."""
         self.features = self.features.to(device, non_blocking=True)
         self.decoder_input_ids = self.decoder_input_ids.to(device, non_blocking=True)
         self.labels = self.labels.to(device, non_blocking=True)
@@ -84,7 +86,7 @@ class Batch:
         return self
 
     def pin_memory(self) -> "Batch":
-        """Pin the tensors for fast copies; called by the DataLoader."""
+        """Pin the tensors' memory for asynchronous copies; called by the DataLoader."""
         self.features = self.features.pin_memory()
         self.decoder_input_ids = self.decoder_input_ids.pin_memory()
         self.labels = self.labels.pin_memory()

@@ -1,4 +1,4 @@
-"""The only place where the stages are chained: utterances in, batches out."""
+"""The data loaders of training and evaluation: from utterances to batches on the device."""
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -9,57 +9,57 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data.audio.augment import UNCHANGED, Augmentation, mask_features
-from data.audio.decode import load, load_audible
+from data.audio.augment import NO_AUGMENTATION, Augmentation, mask_features
+from data.audio.decode import load_audible_audio, load_audio
 from data.batch import Batch, Position, Shape, target_positions
-from data.batching.collate import PaddingCollator, pad
-from data.batching.speech_dataset import SpeechDataset, as_drawn
+from data.batching.collate import PaddingCollator, pad_waveforms
+from data.batching.speech_dataset import SpeechDataset, augment_clip
 from data.config import DataConfig
 from data.labels import LabelEncoder
-from data.lazy_manifest import find
+from data.lazy_manifest import indices_of
 from data.log_mel import N_FRAMES, LogMel
 from data.sampling.bucketed_sampler import BucketedBatchSampler, SampleSpec
-from data.sampling.epoch_plan import edge_of
+from data.sampling.epoch_plan import padded_frames
 from data.utterance import Utterance
-from data.worker_pool import KILLS, WorkerWatch, survive
+from data.worker_pool import KILLS, WorkerWatch, resilient_batches
 
 CPU = torch.device("cpu")
-CLIP_SECONDS = 10.0  # of computing that a clip to train on may take to decode: 0.1 is usual
+TRAIN_DECODE_SECONDS = 10.0  # CPU time that decoding a training clip may take; 0.1 is usual
 Batches = Generator[Batch, None, None]
 
 
 class BatchPreparer:
-    """What is done to decoded lines: in a worker, and on the device.
+    """Turns decoded samples into batches: collates in the workers, finishes on the device.
 
-    A GPU computes features of a whole batch in less time than a worker those of a clip, and a
-    waveform is half their size; on a CPU the workers do it while the model trains.
+    On a GPU, features are computed there: a whole batch takes less time than one clip in a worker,
+    and a waveform is half their size. On a CPU the workers compute them while the model trains.
     """
 
     def __init__(
         self,
-        encoder: LabelEncoder,
+        labels: LabelEncoder,
         n_mels: int,
         device: torch.device = CPU,
-        augmentation: Augmentation = UNCHANGED,
+        augmentation: Augmentation = NO_AUGMENTATION,
     ) -> None:
-        """Take what makes labels, the channels of the model's features, and where batches go.
+        """Build the feature extractor and the collator.
 
         Args:
-            encoder: makes labels.
-            n_mels: channels of the model's features.
-            device: where batches go.
-            augmentation: of clips to train on.
+            labels: encodes transcripts.
+            n_mels: mel channels of the model's features.
+            device: that batches are moved to.
+            augmentation: of training clips.
         """
         mel = LogMel(n_mels)
         self.augmentation = augmentation
         self._device = device
         self._mel = mel.to(device) if device.type == "cuda" else None
         self.collator = PaddingCollator(
-            encoder, mel if self._mel is None else nn.Identity(), augmentation
+            labels, mel if self._mel is None else nn.Identity(), augmentation
         )
 
-    def finish(self, batch: Batch) -> Batch:
-        """Move a batch to the device, and see that it has features."""
+    def prepare(self, batch: Batch) -> Batch:
+        """Move a batch to the device, compute missing features there, and apply masks."""
         batch.to(self._device)
         if self._mel is not None:
             batch.features = self._mel(batch.features)
@@ -68,45 +68,45 @@ class BatchPreparer:
 
 
 class TrainLoader:
-    """The passes of training on one process: from any position on, and as often as asked."""
+    """Yields the training batches of one process, from any position; can be restarted."""
 
     def __init__(
         self,
         sampler: BucketedBatchSampler,
         batches: Callable[[Iterable[list[SampleSpec]]], Batches],
     ) -> None:
-        """Take what draws passes, and what makes batches of them."""
+        """Store the sampler and the function that turns its output into batches."""
         self._sampler = sampler
         self._batches = batches
         self._running: Batches | None = None
 
     def start(
-        self, at: Position, updates: int, passed_over: Collection[Position] = ()
+        self, position: Position, updates: int, skipped: Collection[Position] = ()
     ) -> Iterator[Batch]:
-        """Yield the passes of so many updates from a position on; what was started before ends.
+        """Yield the batches of some updates from a position on; end an earlier iteration.
 
         Args:
-            at: where to begin.
-            updates: how many to draw.
-            passed_over: updates that are not drawn, and not counted.
+            position: of the first update.
+            updates: number of updates.
+            skipped: updates that are neither drawn nor counted.
         """
         self.close()
-        self._sampler.start, self._sampler.updates = at, updates
-        self._sampler.passed_over = passed_over
+        self._sampler.start, self._sampler.updates = position, updates
+        self._sampler.skipped = skipped
         self._running = self._batches(self._sampler)
         return self._running
 
     @property
-    def worst(self) -> Shape:
-        """Return the pass that takes the most memory."""
-        return self._sampler.worst()
+    def largest(self) -> Shape:
+        """Return the shape of the forward pass that takes the most memory."""
+        return self._sampler.largest()
 
     def shrink(self, seconds: float) -> None:
-        """Cut later passes so that none holds more padded audio than this; the plan stays."""
+        """Limit the padded audio of later forward passes, in seconds; the plan does not change."""
         self._sampler.config = replace(self._sampler.config, max_seconds_per_forward=seconds)
 
     def close(self) -> None:
-        """Send the workers home."""
+        """Stop the workers."""
         if self._running is not None:
             self._running.close()
 
@@ -114,108 +114,110 @@ class TrainLoader:
 def train_batches(
     utterances: Sequence[Utterance],
     config: DataConfig,
-    stages: BatchPreparer,
+    preparer: BatchPreparer,
     sampler: BucketedBatchSampler,
-    lethal: Iterable[str] = (),
+    fatal_ids: Iterable[str] = (),
 ) -> TrainLoader:
-    """Chain sampler → lines → padding collator → device.
+    """Chain sampler → dataset → collator → device for training.
 
     Args:
-        utterances: what the sampler's plan was made of.
-        config: how many workers, and how far ahead they work.
-        stages: make labels and features.
-        sampler: says which passes this process makes; start() sets its start and its number.
-        lethal: ids of utterances that are never decoded: they killed a decoder before.
+        utterances: those that the sampler's plan was made from.
+        config: number of workers, and of batches that they prefetch.
+        preparer: computes labels and features.
+        sampler: yields this process's forward passes; start() sets its start and its updates.
+        fatal_ids: utterances that are never decoded, since they crashed a decoder before.
     """
-    watch = WorkerWatch(partial(_audio_of, utterances), config.workers, CLIP_SECONDS)
-    if known := set(lethal):  # else none of perhaps millions is looked at
-        watch.blamed = dict.fromkeys(find(utterances, known), (KILLS, "in an earlier start"))
-    change = partial(as_drawn, stages.augmentation, sampler.plan)
-    lines = SpeechDataset(utterances, config.train_split, load_audible, watch, change)
-    return TrainLoader(sampler, lambda draws: _batches(draws, lines, stages, config))
+    watch = WorkerWatch(partial(_audio_at, utterances), config.workers, TRAIN_DECODE_SECONDS)
+    if fatal := set(fatal_ids):  # skipped without any: there may be millions of utterances
+        watch.bad_clips = dict.fromkeys(
+            indices_of(utterances, fatal), (KILLS, "in an earlier start")
+        )
+    transform = partial(augment_clip, preparer.augmentation, sampler.plan)
+    dataset = SpeechDataset(utterances, config.train_split, load_audible_audio, watch, transform)
+    return TrainLoader(sampler, lambda specs: _batches(specs, dataset, preparer, config))
 
 
 def eval_batches(
     utterances: Sequence[Utterance],
     config: DataConfig,
-    stages: BatchPreparer,
+    preparer: BatchPreparer,
     batches: Sequence[Sequence[int]],
     *,
     true_length: bool = False,
-    hear: Callable[[Utterance], Tensor] = load,
+    load: Callable[[Utterance], Tensor] = load_audio,
 ) -> Iterator[Batch]:
-    """Yield given groups of utterances: padded to 30 s as stock pipelines decode, or to a bucket.
+    """Yield the batches of given groups of utterances, without augmentation.
 
     Args:
-        utterances: what groups index.
-        config: how many workers, and how far ahead they work.
-        stages: make the decoder's prefix and features.
+        utterances: those that the groups index.
+        config: number of workers, and of batches that they prefetch.
+        preparer: computes the decoder's prefix and features.
         batches: groups of indices.
-        true_length: whether to pad to each group's longest only.
-        hear: returns an utterance's samples.
+        true_length: pad to each group's longest clip instead of 30 s, as stock pipelines do.
+        load: returns an utterance's waveform.
     """
-    draws = []
+    specs = []
     for batch in batches:
-        frames = _padded_frames([utterances[i] for i in batch], true_length=true_length)
-        draws.append(
-            [SampleSpec((i,), Position(), Position(), last=True, frames=frames) for i in batch]
+        frames = _frames_of([utterances[i] for i in batch], true_length=true_length)
+        specs.append(
+            [SampleSpec((i,), Position(), Position(), is_last=True, frames=frames) for i in batch]
         )
-    watch = WorkerWatch(partial(_audio_of, utterances), config.workers)
-    lines = SpeechDataset(utterances, "evaluation", hear, watch)
-    return _batches(draws, lines, stages, config)
+    watch = WorkerWatch(partial(_audio_at, utterances), config.workers)
+    dataset = SpeechDataset(utterances, "evaluation", load, watch)
+    return _batches(specs, dataset, preparer, config)
 
 
 def unlabelled_batch(
     utterances: Sequence[Utterance], waveforms: Sequence[Tensor], mel: LogMel, *, true_length: bool
 ) -> Batch:
-    """Chain the same stages for audio in memory that has no text: padding → features → a batch.
+    """Return a batch of waveforms that have no transcripts: padding and features, as above.
 
     Args:
-        utterances: with their lengths.
-        waveforms: their samples, each (samples,).
-        mel: makes features, on the device that the batch goes to.
-        true_length: whether to pad to the longest only, instead of to 30 s.
+        utterances: with their durations.
+        waveforms: of each utterance, shape (samples,).
+        mel: computes features, on the device of the batch.
+        true_length: pad to the longest clip instead of 30 s.
     """
-    frames = _padded_frames(utterances, true_length=true_length)
+    frames = _frames_of(utterances, true_length=true_length)
     no_tokens = torch.empty(len(utterances), 0, dtype=torch.long)
     return Batch(
         ids=[u.id for u in utterances],
         languages=[u.language or "" for u in utterances],
         tasks=[u.task for u in utterances],
-        features=mel(pad(waveforms, frames).to(mel.window.device)),
+        features=mel(pad_waveforms(waveforms, frames).to(mel.window.device)),
         decoder_input_ids=no_tokens,
         labels=no_tokens,
         targets=target_positions(no_tokens),
         seconds=[u.seconds for u in utterances],
         tokens=[0] * len(utterances),
-        at=Position(),
-        after=Position(),
-        last=True,
+        position=Position(),
+        next_position=Position(),
+        is_last=True,
     )
 
 
-def _padded_frames(utterances: Sequence[Utterance], *, true_length: bool) -> int:
-    """Return the frames that a batch for evaluation is padded to."""
-    return edge_of(max(u.seconds for u in utterances)) if true_length else N_FRAMES
+def _frames_of(utterances: Sequence[Utterance], *, true_length: bool) -> int:
+    """Return the padded length of an evaluation batch, in frames."""
+    return padded_frames(max(u.seconds for u in utterances)) if true_length else N_FRAMES
 
 
 def _batches(
-    draws: Iterable[list[SampleSpec]],
-    lines: SpeechDataset,
-    stages: BatchPreparer,
+    specs: Iterable[list[SampleSpec]],
+    dataset: SpeechDataset,
+    preparer: BatchPreparer,
     config: DataConfig,
 ) -> Batches:
     make = partial(
         DataLoader,
-        lines,
-        collate_fn=stages.collator,
+        dataset,
+        collate_fn=preparer.collator,
         num_workers=config.workers,
         prefetch_factor=config.prefetch if config.workers else None,
         pin_memory=torch.cuda.is_available(),
     )
-    with closing(survive(draws, make, lines.watch)) as batches:
-        yield from map(stages.finish, batches)
+    with closing(resilient_batches(specs, make, dataset.watch)) as batches:
+        yield from map(preparer.prepare, batches)
 
 
-def _audio_of(utterances: Sequence[Utterance], index: int) -> str:
+def _audio_at(utterances: Sequence[Utterance], index: int) -> str:
     return utterances[index].audio

@@ -1,4 +1,4 @@
-"""Utterances that stay in their file, and an outline of them that planning works with."""
+"""Utterances that are parsed from manifest.jsonl on access, and their columns for planning."""
 
 import hashlib
 import json
@@ -20,53 +20,53 @@ Kind = tuple[str, str, str]  # corpus, language, task
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ManifestColumns:
-    """What a plan knows of utterances, in columns: 20 bytes each."""
+    """The columns of a manifest that planning needs: 20 bytes per utterance."""
 
     seconds: NDArray[np.float64]
     tokens: NDArray[np.int32]
-    prompts: NDArray[np.int32]  # tokens of what was said before
-    kind: NDArray[np.int32]  # places in kinds
-    kinds: list[Kind]  # those that there are, in the order in which they come up
-    fingerprint: str  # a hash of what is trained on, wherever its audio lies: ids, texts, lengths
+    prompts: NDArray[np.int32]  # tokens of the prompt
+    kind: NDArray[np.int32]  # indices into kinds
+    kinds: list[Kind]  # distinct ones, in order of first appearance
+    fingerprint: str  # a hash of ids, texts, durations and tokens; not of audio paths
 
     @classmethod
-    def of(cls, utterances: Iterable[Utterance]) -> "ManifestColumns":
-        """Return the outline of utterances; those of a file have theirs already."""
+    def from_utterances(cls, utterances: Iterable[Utterance]) -> "ManifestColumns":
+        """Return the columns of utterances; LazyUtterances hold theirs already."""
         if isinstance(utterances, LazyUtterances):
-            return utterances.outline
-        columns = ManifestColumnsBuilder()
+            return utterances.columns
+        builder = ManifestColumnsBuilder()
         for u in utterances:
-            columns.add(u.to_json())
-        return columns.outline()
+            builder.add(u.to_json())
+        return builder.build()
 
     @property
     def hours(self) -> float:
-        """Return the audio in all."""
+        """Return the total duration in hours."""
         return sum(self.seconds.tolist()) / 3600
 
     def corpora(self) -> dict[str, tuple[int, float]]:
-        """Return the clips and the seconds of each corpus, in the order in which they come up."""
+        """Return each corpus's number of clips and its seconds, in order of first appearance."""
         names = list(dict.fromkeys(corpus for corpus, _, _ in self.kinds))
-        clips = np.bincount(self._corpus(names), minlength=len(names))
-        seconds = np.bincount(self._corpus(names), self.seconds, minlength=len(names))
+        clips = np.bincount(self._corpus_numbers(names), minlength=len(names))
+        seconds = np.bincount(self._corpus_numbers(names), self.seconds, minlength=len(names))
         return dict(zip(names, zip(clips.tolist(), seconds.tolist(), strict=True), strict=True))
 
-    def of_corpus(self, name: str) -> NDArray[np.int64]:
-        """Return the places of a corpus's utterances."""
-        return np.flatnonzero(self._corpus([name]) == 0)
+    def indices_of_corpus(self, name: str) -> NDArray[np.int64]:
+        """Return the indices of a corpus's utterances."""
+        return np.flatnonzero(self._corpus_numbers([name]) == 0)
 
-    def _corpus(self, names: Sequence[str]) -> NDArray[np.int64]:
-        """Return the place in `names` of each utterance's corpus; -1 where it is not there."""
-        places = [names.index(corpus) if corpus in names else -1 for corpus, _, _ in self.kinds]
-        return np.array(places, dtype=np.int64)[self.kind]
+    def _corpus_numbers(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Return each utterance's corpus as an index into names; -1 if it is not in names."""
+        numbers = [names.index(corpus) if corpus in names else -1 for corpus, _, _ in self.kinds]
+        return np.array(numbers, dtype=np.int64)[self.kind]
 
 
 class ManifestColumnsBuilder:
-    """Collects an outline row by row."""
+    """Builds ManifestColumns row by row."""
 
     def __init__(self) -> None:
-        """Begin without any."""
-        self.id_sums = array("I")  # by which LazyUtterances.find() finds a row
+        """Initialize empty columns."""
+        self.id_checksums = array("I")  # for LazyUtterances.indices_of()
         self._seconds = array("d")
         self._tokens = array("i")
         self._prompts = array("i")
@@ -75,19 +75,19 @@ class ManifestColumnsBuilder:
         self._digest = hashlib.sha256()
 
     def add(self, row: dict[str, Any]) -> None:
-        """Append an utterance, given as Utterance.to_json() does."""
+        """Append an utterance, as returned by Utterance.to_json()."""
         seconds, tokens = row.get("seconds", 0.0), row.get("tokens", 0)
         kind = (row.get("corpus", ""), row.get("language") or "", row.get("task", "transcribe"))
         self._seconds.append(seconds)
         self._tokens.append(tokens)
         self._prompts.append(row.get("prompt_tokens", 0))
         self._kind.append(self._kinds.setdefault(kind, len(self._kinds)))
-        self.id_sums.append(crc32(row["id"].encode()))
-        told = f"{row['id']}\0{row.get('text', '')}\0{seconds}\0{tokens}\0{kind[1]}\0{kind[2]}\n"
-        self._digest.update(told.encode())
+        self.id_checksums.append(crc32(row["id"].encode()))
+        line = f"{row['id']}\0{row.get('text', '')}\0{seconds}\0{tokens}\0{kind[1]}\0{kind[2]}\n"
+        self._digest.update(line.encode())
 
-    def outline(self) -> ManifestColumns:
-        """Return what was added."""
+    def build(self) -> ManifestColumns:
+        """Return the columns of all added rows."""
         return ManifestColumns(
             seconds=np.array(self._seconds),
             tokens=np.array(self._tokens),
@@ -99,44 +99,44 @@ class ManifestColumnsBuilder:
 
 
 class LazyUtterances(Sequence[Utterance]):
-    """The rows of a manifest that are of one split, each parsed when it is asked for.
+    """The utterances of one split of a manifest, each parsed on access.
 
-    A worker shares the file's pages with all others. A list it would copy bit by bit, since
-    counting references writes into what is only read (pytorch#13246).
+    The DataLoader's workers share the file's memory-mapped pages. Each of them would copy a list
+    bit by bit, since reference counting writes to objects that are only read (pytorch#13246).
     """
 
     def __init__(
         self,
         path: Path,
-        outline: ManifestColumns,
+        columns: ManifestColumns,
         offsets: NDArray[np.int64],
-        id_sums: NDArray[np.uint32],
+        id_checksums: NDArray[np.uint32],
     ) -> None:
-        """Take a file whose lines read_row() can read.
+        """Memory-map a manifest.
 
         Args:
-            path: the file.
-            outline: of the rows that are meant.
-            offsets: the bytes at which they begin.
-            id_sums: CRC-32 of their ids.
+            path: of the manifest.
+            columns: of the split's utterances.
+            offsets: byte at which each of their lines begins.
+            id_checksums: CRC-32 of each of their ids.
         """
-        self.outline = outline
-        self._id_sums = id_sums
+        self.columns = columns
+        self._id_checksums = id_checksums
         self._offsets = offsets
         self._path = path
-        self._lines = mapped(path)
+        self._lines = map_file(path)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the map: where workers are not forked, each maps the file itself."""
+        """Leave out the map and the columns: a spawned worker maps the file itself."""
         return {"_path": self._path, "_offsets": self._offsets}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Map the file. The outline stays with whoever plans."""
+        """Map the file; workers need no columns."""
         self._path, self._offsets = state["_path"], state["_offsets"]
-        self._lines = mapped(self._path)
+        self._lines = map_file(self._path)
 
     def __len__(self) -> int:
-        """Return the number of rows."""
+        """Return the number of utterances."""
         return len(self._offsets)
 
     @overload
@@ -146,43 +146,43 @@ class LazyUtterances(Sequence[Utterance]):
     def __getitem__(self, index: slice) -> list[Utterance]: ...
 
     def __getitem__(self, index: int | slice) -> Utterance | list[Utterance]:
-        """Parse a row, or several."""
+        """Parse one utterance or a slice."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return read_row_at(self._lines, self._offsets.item(index))
+        return parse_row_at(self._lines, self._offsets.item(index))
 
     def __iter__(self) -> Iterator[Utterance]:
-        """Parse row after row."""
+        """Parse all utterances, one by one."""
         return map(self.__getitem__, range(len(self)))
 
-    def find(self, ids: Iterable[str]) -> list[int]:
-        """Return the places of rows with these ids; others are hardly ever parsed."""
+    def indices_of(self, ids: Iterable[str]) -> list[int]:
+        """Return the indices of utterances with these ids, parsing those of equal checksum."""
         wanted = set(ids)
-        sums = np.array([crc32(name.encode()) for name in wanted], dtype=np.uint32)
-        alike = np.flatnonzero(np.isin(self._id_sums, sums)).tolist()
-        return [index for index in alike if self[index].id in wanted]
+        checksums = np.array([crc32(name.encode()) for name in wanted], dtype=np.uint32)
+        candidates = np.flatnonzero(np.isin(self._id_checksums, checksums)).tolist()
+        return [index for index in candidates if self[index].id in wanted]
 
 
-def find(utterances: Sequence[Utterance], ids: Iterable[str]) -> list[int]:
-    """Return the places of the utterances with these ids."""
+def indices_of(utterances: Sequence[Utterance], ids: Iterable[str]) -> list[int]:
+    """Return the indices of the utterances with these ids."""
     if isinstance(utterances, LazyUtterances):
-        return utterances.find(ids)
+        return utterances.indices_of(ids)
     wanted = set(ids)
     return [index for index, u in enumerate(utterances) if u.id in wanted]
 
 
-def read_row(row: dict[str, Any]) -> Utterance:
-    """Return the utterance of a row of a manifest."""
+def parse_row(row: dict[str, Any]) -> Utterance:
+    """Return the utterance of a manifest's row."""
     known = {key: value for key, value in row.items() if key != "split"}
     return Utterance(**{"text": "", **known, "rules": tuple(row.get("rules", ()))})
 
 
-def read_row_at(lines: mmap, offset: int) -> Utterance:
-    """Return the utterance whose row begins at a byte of a manifest."""
-    return read_row(json.loads(lines[offset : lines.find(b"\n", offset)]))
+def parse_row_at(lines: mmap, offset: int) -> Utterance:
+    """Return the utterance whose line begins at a byte offset of a manifest."""
+    return parse_row(json.loads(lines[offset : lines.find(b"\n", offset)]))
 
 
-def mapped(path: Path) -> mmap:
-    """Return a file as memory that is read from the disk where it is looked at."""
+def map_file(path: Path) -> mmap:
+    """Memory-map a file for reading."""
     with path.open("rb") as file:
         return mmap(file.fileno(), 0, access=ACCESS_READ)

@@ -1,9 +1,9 @@
-"""manifest.index.safetensors: where a manifest's rows begin, and the outline of what is trained on.
+"""manifest.index.safetensors: byte offsets of a manifest's rows, and columns of its train split.
 
-To parse two million rows takes ten seconds, and eight processes of a machine would do it at the
-same time. The index is written once, beside the manifest, and mapped by all of them: they share
-its pages. It belongs to a manifest of one size and time of change; where there is none for it, as
-in runs from before it, it is made anew.
+Parsing two million rows takes ten seconds, and eight processes of a machine would do it at the same
+time. The index is written once, next to the manifest, and memory-mapped by all processes, which
+share its pages. It is valid for a manifest of one size and modification time. Without a valid index
+a manifest is parsed, as in runs from before the index existed.
 """
 
 import hashlib
@@ -22,52 +22,54 @@ from safetensors.numpy import save
 from data.atomic_files import write_bytes
 from data.lazy_manifest import LazyUtterances, ManifestColumns, ManifestColumnsBuilder
 
-VERSION = "2"  # of what is in the file
-COLUMNS = ("seconds", "tokens", "prompts", "kind")  # of an outline
+VERSION = "2"  # of the index's format
+COLUMNS = ("seconds", "tokens", "prompts", "kind")  # fields of ManifestColumns
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Index:
-    """What finds a manifest's rows."""
+    """The index of a manifest."""
 
-    outline: ManifestColumns  # of what is trained on
-    id_sums: NDArray[np.uint32]  # the same: CRC-32 of ids
-    offsets: Mapping[str, NDArray[np.int64]]  # of each split: the bytes at which its rows begin
+    columns: ManifestColumns  # of the training split
+    id_checksums: NDArray[np.uint32]  # CRC-32 of the training split's ids
+    offsets: Mapping[str, NDArray[np.int64]]  # by split: byte at which each row begins
 
     def train(self, path: Path) -> LazyUtterances:
-        """Return what is trained on, of a manifest."""
-        return LazyUtterances(path, self.outline, self.offsets["train"], self.id_sums)
+        """Return the training split of a manifest."""
+        return LazyUtterances(path, self.columns, self.offsets["train"], self.id_checksums)
 
 
 class IndexBuilder:
-    """Collects an index, row by row."""
+    """Builds an index row by row."""
 
     def __init__(self) -> None:
-        """Begin at a manifest's first byte."""
+        """Initialize an empty index."""
         self._offsets = {split: array("q") for split in ("train", "dev", "test")}
         self._columns = ManifestColumnsBuilder()
-        self._at = 0
+        self._offset = 0
 
     def add(self, row: dict[str, Any], split: str, length: int) -> None:
-        """Append a row, whose line has so many bytes."""
-        self._offsets[split].append(self._at)
+        """Append a row whose line is `length` bytes long."""
+        self._offsets[split].append(self._offset)
         if split == "train":
             self._columns.add(row)
-        self._at += length
+        self._offset += length
 
     def index(self) -> Index:
-        """Return what was added."""
+        """Return the index of all added rows."""
         return Index(
-            outline=self._columns.outline(),
-            id_sums=np.array(self._columns.id_sums, dtype=np.uint32),
-            offsets={split: np.array(found) for split, found in self._offsets.items()},
+            columns=self._columns.build(),
+            id_checksums=np.array(self._columns.id_checksums, dtype=np.uint32),
+            offsets={split: np.array(offsets) for split, offsets in self._offsets.items()},
         )
 
 
 def build_index(manifest: Path) -> Index:
-    """Make the index of a manifest from all of its rows."""
+    """Build the index of a manifest by parsing all of its rows."""
     builder = IndexBuilder()
-    from_json = json.JSONDecoder().raw_decode  # json.loads looks for blanks on both sides
+    from_json = (
+        json.JSONDecoder().raw_decode
+    )  # json.loads() also scans for whitespace on both sides
     with manifest.open("rb") as file:
         for line in file:
             row = from_json(line.decode())[0]
@@ -76,79 +78,84 @@ def build_index(manifest: Path) -> Index:
 
 
 def write_index(manifest: Path, index: Index) -> None:
-    """Write the index of a manifest that is complete."""
-    outline = index.outline
-    columns = {name: getattr(outline, name) for name in COLUMNS}
-    columns |= {f"offsets.{split}": found for split, found in index.offsets.items()}
-    columns |= {"id_sums": index.id_sums}
-    told = {"kinds": json.dumps(outline.kinds), "fingerprint": outline.fingerprint}
-    told |= _of(manifest) | {"manifest": _digest_of(manifest), "columns": _digest(columns)}
-    write_bytes(index_path(manifest), (save(columns, metadata=told),))
+    """Write the index of a complete manifest."""
+    columns = index.columns
+    tensors = {name: getattr(columns, name) for name in COLUMNS}
+    tensors |= {f"offsets.{split}": offsets for split, offsets in index.offsets.items()}
+    tensors |= {"id_sums": index.id_checksums}
+    metadata = {"kinds": json.dumps(columns.kinds), "fingerprint": columns.fingerprint}
+    metadata |= _manifest_stat(manifest) | {
+        "manifest": _file_digest(manifest),
+        "columns": _columns_digest(tensors),
+    }
+    write_bytes(index_path(manifest), (save(tensors, metadata=metadata),))
 
 
 def index_is_sound(manifest: Path) -> bool:
-    """Tell whether there is an index, and it and the manifest are, byte for byte, as written.
+    """Return whether an index exists, and it and the manifest have their recorded checksums.
 
-    This reads both whole: about a second a gigabyte.
+    This reads both files completely: about one second per gigabyte.
     """
     try:
         with safe_open(index_path(manifest), framework="pt") as file:
-            told = file.metadata() or {}
-            columns = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
     except (FileNotFoundError, SafetensorError):
         return False
-    same = told.items() >= _of(manifest).items() and told.get("columns") == _digest(columns)
-    return same and told.get("manifest") == _digest_of(manifest)
+    if not metadata.items() >= _manifest_stat(manifest).items():
+        return False
+    intact = metadata.get("columns") == _columns_digest(tensors)
+    return intact and metadata.get("manifest") == _file_digest(manifest)
 
 
-def _digest(columns: Mapping[str, NDArray[Any]]) -> str:
-    found = hashlib.sha256()
-    for name in sorted(columns):
-        found.update(f"{name} {columns[name].dtype} {len(columns[name])}\n".encode())
-        found.update(np.ascontiguousarray(columns[name]).data)
-    return found.hexdigest()
+def _columns_digest(tensors: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {len(tensors[name])}\n".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).data)
+    return digest.hexdigest()
 
 
-def _digest_of(manifest: Path) -> str:
+def _file_digest(manifest: Path) -> str:
     with manifest.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_index(manifest: Path) -> Index | None:
-    """Map the index of a manifest; None where there is none of this one."""
+    """Memory-map the index of a manifest; return None if there is no valid one."""
     path = index_path(manifest)
     try:
-        with safe_open(path, framework="pt") as file:  # as numpy it would be read, not mapped
-            told = file.metadata() or {}
-            if not told.items() >= _of(manifest).items():
+        with safe_open(path, framework="pt") as file:  # framework="np" would read it, not map it
+            metadata = file.metadata() or {}
+            if not metadata.items() >= _manifest_stat(manifest).items():
                 return None
-            columns = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
     except (FileNotFoundError, SafetensorError):
         return None
     return Index(
-        outline=ManifestColumns(
-            **{name: columns[name] for name in COLUMNS},
-            kinds=[tuple(kind) for kind in json.loads(told["kinds"])],
-            fingerprint=told["fingerprint"],
+        columns=ManifestColumns(
+            **{name: tensors[name] for name in COLUMNS},
+            kinds=[tuple(kind) for kind in json.loads(metadata["kinds"])],
+            fingerprint=metadata["fingerprint"],
         ),
-        id_sums=columns["id_sums"],
-        offsets=dict(_splits(columns)),
+        id_checksums=tensors["id_sums"],
+        offsets=dict(_splits(tensors)),
     )
 
 
 def index_path(manifest: Path) -> Path:
-    """Return where the index of a manifest is."""
+    """Return the path of a manifest's index."""
     return manifest.with_suffix(".index.safetensors")
 
 
-def _of(manifest: Path) -> dict[str, str]:
-    """Return what a manifest's index is known by."""
-    found = manifest.stat()
-    return {"version": VERSION, "bytes": str(found.st_size), "changed": str(found.st_mtime_ns)}
+def _manifest_stat(manifest: Path) -> dict[str, str]:
+    """Return what must match between a manifest and its index."""
+    status = manifest.stat()
+    return {"version": VERSION, "bytes": str(status.st_size), "changed": str(status.st_mtime_ns)}
 
 
-def _splits(columns: dict[str, Any]) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    for name, column in columns.items():
+def _splits(tensors: dict[str, Any]) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    for name, column in tensors.items():
         prefix, _, split = name.partition(".")
         if prefix == "offsets":
             yield split, column

@@ -1,4 +1,4 @@
-"""Paths that a corpus names must stay inside it, links and all."""
+"""Resolve paths that a corpus lists, and refuse those outside of it, symbolic links included."""
 
 import os
 from collections.abc import Iterable
@@ -8,45 +8,52 @@ from pathlib import Path
 from data.errors import InputError
 
 
-def inside(root: Path, name: str, source: Path) -> str:
-    """Return the absolute path of `name` in `root`, which may itself be a link.
+def resolve_inside(root: Path, name: str, source: Path) -> str:
+    """Return the absolute path of a file below a folder.
 
-    The file system is asked once a folder, not once a row: 2,000,000 rows of a network disk would
-    cost minutes.
+    The file system is queried once per folder, not once per row: for 2,000,000 rows on a network
+    disk that would take minutes.
+
+    Args:
+        root: the folder, which may itself be a symbolic link.
+        name: path relative to it.
+        source: the file that lists the name, for the error.
 
     Raises:
-        InputError: the name is absolute or climbs out, or a link on the way leads out.
+        InputError: the name is absolute or has "..", or a symbolic link leads out of the folder.
     """
     if name.startswith("/") or ".." in name.split("/"):
         raise InputError(
             f"{source}: {name!r} lies outside of {root}: paths in a corpus must stay in it"
         )
-    home = str(root.absolute())
-    folder, file = home, name
-    if "/" in name or name in ("", "."):  # most names are a file's in the folder itself
-        folder, file = os.path.split(os.path.join(home, os.path.normpath(name)))
-    place = f"{folder}/{file}"
-    link = _links(folder).get(file)
-    if not (_within(folder, home) if link is None else _holds(_real(home), link)):
+    root_dir = str(root.absolute())
+    folder, file = root_dir, name
+    if "/" in name or name in ("", "."):  # most names have no folder
+        folder, file = os.path.split(os.path.join(root_dir, os.path.normpath(name)))
+    path = f"{folder}/{file}"
+    link = _links_in(folder).get(file)
+    stays = _is_within(folder, root_dir) if link is None else _contains(_real_path(root_dir), link)
+    if not stays:
         raise InputError(
-            f"{source}: {name!r} is a link that leads out of {root}, to {link or _real(folder)}: "
-            "copy the audio into the corpus, or name a folder that holds both"
+            f"{source}: {name!r} is a link that leads out of {root}, to "
+            f"{link or _real_path(folder)}: copy the audio into the corpus, or name a folder that "
+            "holds both"
         )
-    return place
+    return path
 
 
-def _holds(home: str, target: str) -> bool:
-    return target == home or target.startswith(os.path.join(home, ""))
-
-
-@cache
-def _within(folder: str, home: str) -> bool:
-    return _holds(_real(home), _real(folder))
+def _contains(root_dir: str, target: str) -> bool:
+    return target == root_dir or target.startswith(os.path.join(root_dir, ""))
 
 
 @cache
-def _links(folder: str) -> dict[str, str]:
-    """Return the links in a folder, and where they lead; what is no folder has none."""
+def _is_within(folder: str, root_dir: str) -> bool:
+    return _contains(_real_path(root_dir), _real_path(folder))
+
+
+@cache
+def _links_in(folder: str) -> dict[str, str]:
+    """Return the symbolic links in a folder with their targets; none if it is not a folder."""
     try:
         with os.scandir(folder) as entries:
             return {e.name: os.path.realpath(e.path) for e in entries if e.is_symlink()}
@@ -55,28 +62,30 @@ def _links(folder: str) -> dict[str, str]:
 
 
 @cache
-def _real(folder: str) -> str:
+def _real_path(folder: str) -> str:
     return os.path.realpath(folder)
 
 
 def refuse_within(folder: Path, corpora: Iterable[str]) -> None:
-    """Refuse to write into a corpus.
+    """Raise an error if a folder to write to is in a corpus.
 
     Raises:
-        InputError: the folder is a corpus's, lies in one, or holds the file that is one.
+        InputError: the folder is a corpus, is below one, or contains the file that is one.
     """
-    place = os.path.realpath(folder)
+    path = os.path.realpath(folder)
     for corpus in corpora:
-        home = os.path.realpath(corpus)
-        beside = os.path.isfile(home) and place == os.path.dirname(home)
-        if beside or (os.path.isdir(home) and os.path.commonpath([place, home]) == home):
+        root_dir = os.path.realpath(corpus)
+        contains_file = os.path.isfile(root_dir) and path == os.path.dirname(root_dir)
+        if contains_file or (
+            os.path.isdir(root_dir) and os.path.commonpath([path, root_dir]) == root_dir
+        ):
             raise InputError(
                 f"{folder} lies in the corpus {corpus}, which is never written into: "
                 "name another folder with --out"
             )
 
 
-def name_of(corpora: Iterable[str]) -> str:
-    """Return a name for a folder of what is found in corpora: zh-TW alone names many."""
+def folder_name(corpora: Iterable[str]) -> str:
+    """Return an output folder's name: the last two parts of each path, since many end in zh-TW."""
     parts = ([part for part in Path(c).absolute().parts if part != os.sep] for c in corpora)
     return "+".join("-".join(each[-2:]) for each in parts)[:100]

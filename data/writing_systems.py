@@ -1,4 +1,4 @@
-"""What a text is made of: its script, its letters, and what only damage leaves in it."""
+"""Detect the script of a text, reduce it to plain letters, and detect damaged encoding."""
 
 import re
 import unicodedata
@@ -14,15 +14,15 @@ HAN = {
     hanzidentifier.SIMPLIFIED: "Han, simplified",
     hanzidentifier.MIXED: "Han, mixed",
 }
-EITHER = "Han, either"  # all of its characters are used in both
+EITHER = "Han, either"  # all characters are used in both
 OWN_FORMS = {"ja", "ko"}  # kanji and hanja are neither traditional nor simplified
 ASCII_LETTER = re.compile("[A-Za-z]")
-# control characters, what could not be decoded, and characters of some font alone
+# control characters, replacement characters, and the private use area
 DAMAGE = re.compile("[\0-\x1f\x7f-\x9f\ufffd\ue000-\uf8ff]")
 
 
 class _Scripts(dict[str, str]):
-    """The script of each character that was asked for; empty where it has none."""
+    """Caches the script of each character; empty for characters without one."""
 
     def __missing__(self, character: str) -> str:
         code = script(character)
@@ -32,7 +32,7 @@ class _Scripts(dict[str, str]):
 
 
 class _Letters(dict[int, int | None]):
-    """For str.translate(): what is neither letter, mark nor number goes."""
+    """Table for str.translate() that deletes all but letters, marks and numbers."""
 
     def __missing__(self, code: int) -> int | None:
         self[code] = code if unicodedata.category(chr(code))[0] in "LMN" else None
@@ -44,12 +44,12 @@ LETTERS = _Letters()
 
 
 def script_of(text: str, language: str | None) -> str:
-    """Return the script of most of a text's letters, by Unicode's name; empty without letters.
+    """Return the Unicode name of the script of most letters in a text; empty without letters.
 
-    Hiragana and Katakana are Kana. Han is traditional or simplified by the dictionary CC-CEDICT
-    (hanzidentifier, 0.1 MB): 后, 台 or 里 are used in both there, and settle nothing.
+    Hiragana and Katakana are Kana. Han is classified as traditional or simplified by the dictionary
+    CC-CEDICT (hanzidentifier, 0.1 MB), where characters such as 后, 台 or 里 count as both.
     """
-    if text.isascii():  # saves 3 microseconds, of each of millions
+    if text.isascii():  # saves 3 microseconds per text, of which there are millions
         return "Latin" if ASCII_LETTER.search(text) else ""
     counts = Counter(map(SCRIPTS.__getitem__, text))
     del counts[""]
@@ -61,13 +61,13 @@ def script_of(text: str, language: str | None) -> str:
     return HAN.get(hanzidentifier.identify(text), EITHER)
 
 
-def plain(text: str) -> str:
-    """Return a text's letters, marks and numbers, without case and width: what is said of it."""
+def plain_text(text: str) -> str:
+    """Return a text's letters, marks and numbers, with case and width folded."""
     return unicodedata.normalize("NFKC", text).casefold().translate(LETTERS)
 
 
 def is_damaged(text: str) -> bool:
-    """Tell whether a text holds what is no text, or is UTF-8 that was read as Windows-1252: Ã©."""
+    """Return whether a text has DAMAGE characters, or is UTF-8 decoded as Windows-1252: Ã©."""
     if DAMAGE.search(text):
         return True
     if text.isascii():

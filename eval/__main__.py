@@ -21,7 +21,7 @@ from data.command_help import (
 from data.config import DataConfig
 from data.corpora import read
 from data.errors import plain_errors
-from data.manifest import read_held_out, scan_cache
+from data.manifest import read_held_out, scan_cache_path
 from data.screening.filters import count_reasons
 from eval.config import EvalConfig
 from eval.device import Precision, build_evaluation_accelerator
@@ -139,7 +139,7 @@ def _evaluate(
     whisper, evaluator = _loaded(knobs, accelerator, model, data)
     out, console = Path(knobs.out), Console(highlight=False)
     show = accelerator.is_main_process
-    cache = scan_cache(out.parent, data)
+    cache = scan_cache_path(out.parent, data)
     utterances, drops = read_held_out(data, whisper.labels(), cache, split=knobs.split, show=show)
     warning = foreign(whisper, data, knobs.split)
     if warning and show:

@@ -89,7 +89,7 @@ def _short(
     config: EvalConfig,
     show_progress: Callable[[], None],
 ) -> list[DecodeResult]:
-    if config.timestamps and not whisper.labels().knows_times:
+    if config.timestamps and not whisper.labels().has_timestamps:
         raise InputError(
             f"eval.timestamps: {whisper.name} has no tokens of times: set eval.timestamps=false"
         )

@@ -14,13 +14,13 @@ from rich.progress import track
 from torch import Tensor
 
 from data.atomic_files import write_json, write_jsonl
-from data.audio.decode import load
+from data.audio.decode import load_audio
 from data.batch import Batch
 from data.config import DataConfig
 from data.dataloader import BatchPreparer, eval_batches
 from data.errors import InputError
 from data.log_mel import CHUNK_SECONDS, FRAMES_PER_SECOND
-from data.sampling.epoch_plan import edge_of
+from data.sampling.epoch_plan import padded_frames
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.decode import DecodeResult, encode, transcribe
@@ -69,7 +69,7 @@ class Evaluator:
         *,
         true_length: bool = False,
         costs: bool = False,
-        hear: Callable[[Utterance], Tensor] = load,
+        hear: Callable[[Utterance], Tensor] = load_audio,
     ) -> tuple[Scores, list[Hypothesis]]:
         """Transcribe and score; the result is the same on every process.
 
@@ -97,7 +97,7 @@ class Evaluator:
         known = {u.id for u in utterances if costs and has_label(u, encoder)}
         told = [u if u.id in known else replace(u, text="") for u in utterances]
         stages = BatchPreparer(encoder, self.whisper.n_mels, self.accelerator.device)
-        batches = eval_batches(told, self.data, stages, mine, true_length=true_length, hear=hear)
+        batches = eval_batches(told, self.data, stages, mine, true_length=true_length, load=hear)
         heard = self._transcribe(whisper, batches, rounds, label, known)
         self.whisper.model.train(training)
         seconds = time.perf_counter() - started
@@ -153,7 +153,7 @@ class Evaluator:
 
         def padded(index: int) -> float:
             seconds = utterances[index].seconds
-            return edge_of(seconds) / FRAMES_PER_SECOND if true_length else CHUNK_SECONDS
+            return padded_frames(seconds) / FRAMES_PER_SECOND if true_length else CHUNK_SECONDS
 
         order = sorted(range(len(utterances)), key=lambda i: -utterances[i].seconds)
         batches = [[i] for i in order if utterances[i].seconds > CHUNK_SECONDS]

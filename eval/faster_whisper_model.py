@@ -18,7 +18,7 @@ from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from data.audio.decode import load
+from data.audio.decode import load_audio
 from data.errors import InputError
 from data.labels import END, MAX_TOKENS, LabelEncoder
 from data.log_mel import CHUNK_SECONDS
@@ -71,7 +71,7 @@ class FasterWhisperModel:
         label: str,
         *,
         true_length: bool = False,
-        hear: Callable[[Utterance], Tensor] = load,
+        hear: Callable[[Utterance], Tensor] = load_audio,
     ) -> tuple[Scores, list[Hypothesis]]:
         """Transcribe and score, as Evaluator.evaluate() does.
 

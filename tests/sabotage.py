@@ -103,7 +103,10 @@ def observe(folder: Path, fate: Fate) -> None:
     begin = Heartbeat.begin
 
     def noted(self: Heartbeat, batches: Any, dropped: int) -> Any:
-        row = {"at": list(batches[0].at), "ids": [each for batch in batches for each in batch.ids]}
+        row = {
+            "at": list(batches[0].position),
+            "ids": [each for batch in batches for each in batch.ids],
+        }
         with (folder / f"ids.{rank}.jsonl").open("a") as ids:
             ids.write(json.dumps(row) + "\n")
         return begin(self, batches, dropped)

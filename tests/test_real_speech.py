@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from transformers import WhisperFeatureExtractor
 
-from data.audio.decode import AudioError, decode, load
+from data.audio.decode import AudioError, decode, load_audio
 from data.config import DataConfig
 from data.corpora import read
 from data.log_mel import HOP_LENGTH, LogMel, frames_of
@@ -64,7 +64,7 @@ def test_features_of_real_mp3_equal_the_originals(n_mels: int) -> None:
     extractor, mel = WhisperFeatureExtractor(feature_size=n_mels), LogMel(n_mels)
     rows = [u for u in read(config("joined/en"), "test") if u.seconds < 30]
     for u in rows[:8]:
-        wave = load(u)
+        wave = load_audio(u)
         found = extractor(wave.numpy(), sampling_rate=16_000, return_tensors="pt").input_features
         frames = frames_of(len(wave) / 16_000)
         short = torch.zeros(1, frames * HOP_LENGTH)
@@ -86,11 +86,12 @@ def test_half_a_real_mp3_is_truncated(tmp_path: Path, capfd: pytest.CaptureFixtu
 def test_little_of_a_real_epoch_is_padding(name: str) -> None:
     knobs = replace(config(name), update_clips=8)
     rows = [u for u in read(knobs, "train") if u.seconds < 30]
-    plan = Plan.of(rows, knobs, seed=0)
-    passes = list(BucketedBatchSampler(plan, knobs, updates=plan.length(1)))
+    plan = Plan.from_utterances(rows, knobs, seed=0)
+    passes = list(BucketedBatchSampler(plan, knobs, updates=plan.num_updates(1)))
     held = sum(draw.frames for each in passes for draw in each)
     padding = 1 - sum(u.seconds for u in rows) * 100 / held
-    print(f"padding: {padding:.1%} of what is computed, {len(passes) / plan.length(1):.1f} passes")
+    ratio = len(passes) / plan.num_updates(1)
+    print(f"padding: {padding:.1%} of what is computed, {ratio:.1f} passes")
     assert padding < 0.05
 
 

@@ -64,7 +64,7 @@ def test_the_worst_pass_is_found_in_a_part_of_the_updates(
         Utterance(id=str(i), audio="", text="", seconds=1 + i % 97 / 4, tokens=5 + i % 31)
         for i in range(8000)
     ]
-    plan = Plan.of(rows, config, seed=0)
+    plan = Plan.from_utterances(rows, config, seed=0)
     drawn: list[object] = []
     rows_of = data.sampling.bucketed_sampler.rows_of
     monkeypatch.setattr(

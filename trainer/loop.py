@@ -38,7 +38,7 @@ def train(run: Run) -> None:
                 break
 
             # record
-            state.advance(batches[-1].after, totals)
+            state.advance(batches[-1].next_position, totals)
             monitors.add(state.step, batches, result)
             if rolled_back(run, batches, result):
                 break
@@ -61,7 +61,7 @@ def fetch(run: Run, passes: Iterator[Batch]) -> list[Batch]:
     """
     monitors, update = run.monitors, list[Batch]()
     try:
-        while not (update and update[-1].last):
+        while not (update and update[-1].is_last):
             with monitors.meter.waiting(), monitors.clock.on("waiting"), phase("data wait"):
                 batch = next(passes, None)
             if batch is None:
@@ -72,7 +72,7 @@ def fetch(run: Run, passes: Iterator[Batch]) -> list[Batch]:
     except RuntimeError as error:
         reason = out_of_memory(error)
     update.clear()  # behind the except, which holds what was allocated
-    cut_passes(run, [run.training.passes.worst], reason)
+    cut_passes(run, [run.training.passes.largest], reason)
     return []
 
 

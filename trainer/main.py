@@ -107,9 +107,9 @@ def build(config: Config, heartbeat: Heartbeat) -> Run:
         folder, config.data, whisper.labels(), accelerator, seed=config.seed, resumed=bool(saved)
     )
     set_generation_config(whisper, manifest.train)
-    plan = Plan.of(manifest.train, config.data, config.seed)
+    plan = Plan.from_utterances(manifest.train, config.data, config.seed)
     steps = config.loop.max_steps or run_on_main_process(
-        accelerator, partial(plan.length, config.loop.epochs)
+        accelerator, partial(plan.num_updates, config.loop.epochs)
     )
     shape = shape_of(config, manifest, steps)
     if saved is not None:

@@ -52,7 +52,7 @@ class NonFiniteGuard:
             ready = torch.cuda.Event()
             ready.record()
         ids = [name for batch in batches for name in batch.ids]
-        self._unread = _Update(finite=finite, ready=ready, position=batches[0].at, ids=ids)
+        self._unread = _Update(finite=finite, ready=ready, position=batches[0].position, ids=ids)
         return len(state.failed) >= self._patience
 
     def settle(self, state: TrainState) -> None:

@@ -24,7 +24,7 @@ def fit_in_memory(run: Run) -> None:
     training = run.training
     training.engine.model.train()
     while training.engine.accelerator.device.type == "cuda":
-        worst = training.passes.worst
+        worst = training.passes.largest
         reason = rehearse(training.engine, worst)
         if reason is None:
             return

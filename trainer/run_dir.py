@@ -19,7 +19,7 @@ from data.config import DataConfig
 from data.corpora.text_rules import count_rules
 from data.errors import InputError, launched_rank, redact
 from data.labels import LabelEncoder
-from data.manifest import Manifest, build_manifest, ensure_index, scan_cache
+from data.manifest import Manifest, build_manifest, ensure_index, scan_cache_path
 from data.screening.durations import MeasureFiles
 from data.screening.filters import count_reasons, refuse_broken
 from eval.main_process import run_on_main_process, wait_until_visible
@@ -104,7 +104,7 @@ def _freeze(
 ) -> Manifest:
     path.with_name(PLACES).unlink(missing_ok=True)  # of an earlier start, which saved nothing
     named_in = path.with_name("drops.jsonl")
-    cache = scan_cache(path.parent.parent, config)
+    cache = scan_cache_path(path.parent.parent, config)
     manifest, drops = build_manifest(
         config, encoder, cache, show=True, seed=seed, measure_files=measure_files
     )

@@ -52,7 +52,7 @@ def train_step(
 
 def forward_backward(engine: Engine, batch: Batch, scale: float) -> Tensor:
     """Add a pass's gradient, scaled; return the loss of its target tokens. Shape: (targets,)."""
-    with engine.gradient_sync(last=batch.last):
+    with engine.gradient_sync(last=batch.is_last):
         with phase("forward"):
             nll: Tensor = engine.model(
                 batch.features,

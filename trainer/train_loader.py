@@ -13,11 +13,11 @@ from data.labels import LabelEncoder
 from data.manifest import Manifest
 from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
-from data.screening.training_set import spoken
+from data.screening.training_set import with_model_language
 from data.streaming.stream import Stream
 from data.streaming.window_log import WindowLog
 from data.streaming.windowed_loader import StreamTrainLoader
-from data.streaming.windows import Windows, screen
+from data.streaming.windows import Windows, screen_window
 from data.utterance import Utterance
 from eval.main_process import run_on_main_process
 from eval.whisper import Whisper
@@ -33,7 +33,7 @@ def build_train_loader(
     whisper: Whisper,
     manifest: Manifest,
     plan: Plan,
-    lethal: Iterable[str],
+    fatal_ids: Iterable[str],
 ) -> TrainLoader | StreamTrainLoader:
     """Build the way from the plan to batches, within the memory that there is.
 
@@ -43,12 +43,12 @@ def build_train_loader(
         whisper: the model, for its labels and features.
         manifest: what is trained on.
         plan: of it, or of a stream's first window.
-        lethal: ids of clips whose decoding killed a worker; read at every start of passes.
+        fatal_ids: ids of clips whose decoding killed a worker; read at every start of passes.
 
     Raises:
         InputError: a stream cannot be opened.
     """
-    rank, world = accelerator.process_index, accelerator.num_processes
+    rank, world_size = accelerator.process_index, accelerator.num_processes
     folder, flops = Path(config.run_dir), flops_of(whisper, config.model)
     fit = fit_path(folder, accelerator, whisper.model.config, config.model, config.optim)
     budget = run_on_main_process(
@@ -59,16 +59,21 @@ def build_train_loader(
 
     def passes(utterances: Sequence[Utterance], plan: Plan) -> TrainLoader:
         sampler = BucketedBatchSampler(
-            plan, budget, updates=0, rank=rank, world=world, pass_cost=flops.activation_bytes
+            plan,
+            budget,
+            updates=0,
+            rank=rank,
+            world_size=world_size,
+            pass_cost=flops.activation_bytes,
         )
-        return train_batches(utterances, config.data, stages, sampler, lethal=lethal)
+        return train_batches(utterances, config.data, stages, sampler, fatal_ids=fatal_ids)
 
     first = passes(manifest.train, plan)
     if not config.data.streaming:
         return first
     windows = build_windows(config, whisper.labels(), manifest, rank)
-    plans = partial(Plan.of, config=config.data, seed=config.seed)
-    return StreamTrainLoader(windows, plans, passes, first, rank=rank, world=world)
+    plans = partial(Plan.from_utterances, config=config.data, seed=config.seed)
+    return StreamTrainLoader(windows, plans, passes, first, rank=rank, world_size=world_size)
 
 
 def build_windows(config: Config, encoder: LabelEncoder, manifest: Manifest, rank: int) -> Windows:
@@ -79,8 +84,8 @@ def build_windows(config: Config, encoder: LabelEncoder, manifest: Manifest, ran
     """
     folder = Path(config.run_dir)
     commit = revision_of(manifest.train[0].audio) or config.data.revision
-    stream = Stream(spoken(config.data, encoder), config.seed, commit)
+    stream = Stream(with_model_language(config.data, encoder), config.seed, commit)
     held_out = [*manifest.dev, *manifest.test]
-    screened = partial(screen, config=config.data, encoder=encoder, held_out=held_out)
+    screened = partial(screen_window, config=config.data, labels=encoder, held_out=held_out)
     places = WindowLog(folder / PLACES, manifest.fingerprint(), rank=rank)
     return Windows(stream, config.data.shuffle_buffer, screened, folder / SPOOL / str(rank), places)

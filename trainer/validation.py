@@ -237,4 +237,6 @@ class Validation:
         return run_on_main_process(self.evaluator.accelerator, asked)
 
     def _facts(self, state: TrainState) -> dict[str, Any]:
-        return facts_of(self.evaluator, ManifestColumns.of(self.manifest.train), self.clock, state)
+        return facts_of(
+            self.evaluator, ManifestColumns.from_utterances(self.manifest.train), self.clock, state
+        )

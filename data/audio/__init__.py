@@ -1,1 +1,1 @@
-"""Audio: files and archives to 16 kHz waveforms, and what augments them."""
+"""Decode files and archive members to 16 kHz waveforms, and augment them."""

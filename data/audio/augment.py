@@ -1,7 +1,7 @@
-"""Augmentation of training clips: none by default, and the same at each resume.
+"""Augmentation of training clips: speed, volume, noise and SpecAugment; all off by default.
 
-What is done to a clip is drawn from (seed, epoch, utterance), so neither the number of processes
-nor of workers matters, and a run that goes on hears what it would have heard.
+The random draws for a clip depend on (seed, epoch, utterance) only: they are the same for any
+number of processes and workers, and after resuming.
 """
 
 import random
@@ -19,8 +19,8 @@ from data.errors import InputError
 from data.log_mel import SAMPLE_RATE
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
-SPEEDS = (0.5, 2.0)  # the slowest and the fastest
-QUIET = 1e-4  # RMS below which a clip, or a piece of noise, has no level to speak of
+SPEEDS = (0.5, 2.0)  # minimum and maximum
+QUIET = 1e-4  # RMS below which speech or noise is too quiet to mix at an SNR
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ class AugmentConfig:
     mel_width: int = 20  # Mel channels in a frequency mask at most.
 
     def __post_init__(self) -> None:
-        """Refuse values that could not work.
+        """Check the ranges of values.
 
         Raises:
             InputError: a number is out of its range.
@@ -68,117 +68,126 @@ class AugmentConfig:
 
 
 class Augmentation:
-    """What a config does to a clip's samples, and which of its features it hides."""
+    """Augments waveforms, and draws SpecAugment masks."""
 
     def __init__(self, config: AugmentConfig, seed: int, n_mels: int = 80) -> None:
-        """Look for noise.
+        """Find the noise files.
 
         Raises:
-            InputError: a recording of noise cannot be read, or there is none.
+            InputError: there is no noise file, or one cannot be read.
         """
         self.config = config
         self.seed = seed
         self.n_mels = n_mels
-        self._noises = [] if config.noise is None else find_noises(Path(config.noise))
+        self._noise_files = [] if config.noise is None else find_noise_files(Path(config.noise))
 
     def __call__(self, samples: Tensor, speed: float, epoch: int, index: int) -> Tensor:
-        """Return a clip as an epoch hears it. Shapes: (samples,) → (samples / speed,).
+        """Return a clip's augmented waveform. Shapes: (samples,) → (samples / speed,).
+
+        Args:
+            samples: the waveform at 16 kHz.
+            speed: factor, as drawn by the plan.
+            epoch: seeds the draws.
+            index: of the utterance; seeds the draws.
 
         Raises:
-            AudioError: noise cannot be read any more.
+            AudioError: a noise file can no longer be read.
         """
-        draw = random.Random(f"{self.seed} {epoch} {index} augment")
+        rng = random.Random(f"{self.seed} {epoch} {index} augment")
         samples = change_speed(samples, speed)
-        if self._noises and draw.random() < self.config.noise_share:
-            path = draw.choice(self._noises)
-            noise = draw_noise(path, len(samples), draw)
-            samples = add_noise(samples, noise, draw.uniform(*self.config.noise_snr))
+        if self._noise_files and rng.random() < self.config.noise_share:
+            path = rng.choice(self._noise_files)
+            noise = sample_noise(path, len(samples), rng)
+            samples = add_noise(samples, noise, rng.uniform(*self.config.noise_snr))
         if self.config.volume:
-            decibels = draw.uniform(-self.config.volume, self.config.volume)
+            decibels = rng.uniform(-self.config.volume, self.config.volume)
             samples = change_volume(samples, decibels)
         return samples
 
     def masks(self, row: int, frames: int, epoch: int, index: int) -> list[Mask]:
-        """Return what is hidden of a row's features.
+        """Draw the SpecAugment masks of a row.
 
         Args:
-            row: its place in the batch.
-            frames: that it has, without padding.
-            epoch: that hears it.
-            index: of its first utterance.
+            row: its index in the batch.
+            frames: its length without padding.
+            epoch: seeds the draws.
+            index: of its first utterance; seeds the draws.
         """
         config = self.config
-        draw = random.Random(f"{self.seed} {epoch} {index} masks")
+        rng = random.Random(f"{self.seed} {epoch} {index} masks")
         widest = min(config.time_width, frames // 10)
-        found = [
-            Mask(row, slice(None), _stretch(frames, widest, draw)) for _ in range(config.time_masks)
-        ]
-        return found + [
-            Mask(row, _stretch(self.n_mels, config.mel_width, draw), slice(0, frames))
+        spans = [_random_span(frames, widest, rng) for _ in range(config.time_masks)]
+        return [Mask(row, slice(None), span) for span in spans] + [
+            Mask(row, _random_span(self.n_mels, config.mel_width, rng), slice(0, frames))
             for _ in range(config.mel_masks)
         ]
 
 
-UNCHANGED = Augmentation(AugmentConfig(), seed=0)
+NO_AUGMENTATION = Augmentation(AugmentConfig(), seed=0)
 
 
 def change_speed(samples: Tensor, speed: float) -> Tensor:
-    """Play faster or slower, as a tape does (Ko et al. 2015, Kaldi's speed perturbation)."""
+    """Change speed and pitch by resampling (Ko et al. 2015, Kaldi's speed perturbation)."""
     if speed == 1.0:
         return samples
     return resampler(round(SAMPLE_RATE * speed))(samples)
 
 
 def change_volume(samples: Tensor, decibels: float) -> Tensor:
-    """Make it louder or softer, and clip what is beyond full scale, as a microphone does."""
+    """Change the volume by some decibels, and clip to full scale."""
     return (samples * 10 ** (decibels / 20)).clamp(-1.0, 1.0)
 
 
 def add_noise(samples: Tensor, noise: Tensor, snr: float) -> Tensor:
-    """Add noise that speech is some decibels above. Shapes: both (samples,)."""
-    speech_level, noise_level = (float(each.square().mean().sqrt()) for each in (samples, noise))
-    if min(speech_level, noise_level) < QUIET:
+    """Add noise at a signal-to-noise ratio in decibels. Shapes: both (samples,)."""
+    speech_rms, noise_rms = (float(signal.square().mean().sqrt()) for signal in (samples, noise))
+    if min(speech_rms, noise_rms) < QUIET:
         return samples
-    return samples + noise * (speech_level / noise_level * 10 ** (-snr / 20))
+    return samples + noise * (speech_rms / noise_rms * 10 ** (-snr / 20))
 
 
 def mask_features(features: Tensor, masks: Sequence[Mask]) -> None:
-    """Set what is masked to the row's mean, in place (SpecAugment, arXiv 1904.08779).
+    """Set masked regions to the row's mean, in place (SpecAugment, arXiv 1904.08779).
 
     Args:
         features: (batch, n_mels, frames).
-        masks: which parts.
+        masks: the regions.
     """
     means = features.mean(dim=(-2, -1))
     for row, channels, frames in masks:
         features[row, channels, frames] = means[row]
 
 
-def find_noises(folder: Path) -> list[str]:
-    """Return the recordings in a folder and below, in the order of their names.
+def find_noise_files(folder: Path) -> list[str]:
+    """Return the audio files in a folder and below, sorted by path.
 
     Raises:
         InputError: there is none, or one cannot be read.
     """
-    found = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not found:
-        raise InputError(f"data.augment.noise: {folder} holds no {', '.join(sorted(SUFFIXES))}")
-    for path in found:
+    time_masks = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not time_masks:
+        raise InputError(f"data.augment.noise: {folder} has no {', '.join(sorted(SUFFIXES))}")
+    for path in time_masks:
         try:
             _seconds(path)
         except AudioError as error:
             raise InputError(f"data.augment.noise: {path}: {error.detail}") from error
-    return found
+    return time_masks
 
 
-def draw_noise(path: str, samples: int, draw: random.Random) -> Tensor:
-    """Return a stretch of a recording, which begins anew where it is shorter. Shape: (samples,).
+def sample_noise(path: str, samples: int, rng: random.Random) -> Tensor:
+    """Return a random excerpt of a recording, repeated if it is too short. Shape: (samples,).
+
+    Args:
+        path: the recording.
+        samples: length of the excerpt at 16 kHz.
+        rng: draws where it begins.
 
     Raises:
-        AudioError: it cannot be read.
+        AudioError: the recording cannot be read.
     """
     length, wanted = _seconds(path), samples / SAMPLE_RATE
-    start = draw.uniform(0, max(0.0, length - wanted))
+    start = rng.uniform(0, max(0.0, length - wanted))
     noise, rate = decode(path, start, min(length, start + wanted))
     noise = noise if rate == SAMPLE_RATE else resampler(rate)(noise)
     return noise.repeat(-(-samples // max(1, len(noise))))[:samples]
@@ -189,7 +198,7 @@ def _seconds(path: str) -> float:
     return declared_seconds(path)
 
 
-def _stretch(whole: int, widest: int, draw: random.Random) -> slice:
-    width = draw.randint(0, widest)
-    start = draw.randint(0, whole - width)
+def _random_span(whole: int, widest: int, rng: random.Random) -> slice:
+    width = rng.randint(0, widest)
+    start = rng.randint(0, whole - width)
     return slice(start, start + width)

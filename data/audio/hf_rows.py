@@ -1,6 +1,6 @@
-"""A split of a Hugging Face dataset, from the Hub or a folder: opened once a process, or streamed.
+"""Open a split of a Hugging Face dataset, from the Hub or a local folder, or stream it.
 
-`datasets` takes a second to import: functions do it, for those who have such a corpus.
+`datasets` takes a second to import, so functions import it where it is needed.
 """
 
 import json
@@ -13,19 +13,19 @@ from typing import Any, NamedTuple
 from data.errors import InputError
 
 COMMIT = re.compile("[0-9a-f]{40}")
-SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk() leaves
+SAVED_FILES = ("dataset_dict.json", "state.json")  # written by Dataset.save_to_disk()
 
 
-class Streamed(NamedTuple):
-    """A split that is read while it arrives."""
+class StreamedSplit(NamedTuple):
+    """A split that is streamed."""
 
-    rows: Any  # in shards, each of which is read from its beginning
-    column: str  # of the audio: bytes and path
-    commit: str | None  # of the Hub; None for a local folder
+    rows: Any  # an IterableDataset in shards
+    column: str  # of the audio, with bytes and path
+    commit: str | None  # on the Hub; None for a local folder
 
 
 def fetch(locator: dict[str, Any]) -> bytes:
-    """Return the encoded audio of one row.
+    """Return the encoded audio of a row.
 
     Raises:
         OSError: the row has neither bytes nor a file that can be read.
@@ -33,62 +33,62 @@ def fetch(locator: dict[str, Any]) -> bytes:
     split = {key: value for key, value in locator.items() if key != "row"}
     audio = open_split(json.dumps(split))[locator["row"]][locator["column"]]
     if audio is None or (audio["bytes"] is None and audio["path"] is None):
-        raise OSError("the row holds no audio")
+        raise OSError("the row has no audio")
     if audio["bytes"] is not None:
         return bytes(audio["bytes"])
     return Path(audio["path"]).read_bytes()
 
 
-@cache  # without a limit: a split is a memory map, and to load one again takes a second
+@cache  # unlimited: a split is a memory map, and loading it again takes a second
 def open_split(locator: str) -> Any:
-    """Open a split once a process.
+    """Open a split; cached per process.
 
     Args:
-        locator: JSON of name, subset, split, files, revision and the column of the audio.
+        locator: JSON of name, subset, split, files, revision and the audio column.
 
     Raises:
         InputError: the dataset, the split or the column is missing.
     """
     import datasets
 
-    at = json.loads(locator)
-    rows = _load(at, _load_split)
-    _refuse_other_commit(at, rows)
-    if at["column"] not in rows.column_names:
-        raise _no_column(at["name"], at["column"], rows)
+    dataset = json.loads(locator)
+    rows = _load(dataset, _load_split)
+    _refuse_other_commit(dataset, rows)
+    if dataset["column"] not in rows.column_names:
+        raise _no_column(dataset["name"], dataset["column"], rows)
     try:
-        return rows.cast_column(at["column"], datasets.Audio(decode=False))
+        return rows.cast_column(dataset["column"], datasets.Audio(decode=False))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise _no_audio(at["name"], at["column"], rows) from error
+        raise _no_audio(dataset["name"], dataset["column"], rows) from error
 
 
-def open_stream(at: dict[str, Any]) -> Streamed:
-    """Open a split to be read while it arrives: nothing of it is stored.
+def open_stream(dataset: dict[str, Any]) -> StreamedSplit:
+    """Open a split for streaming; nothing is stored on disk.
 
     Args:
-        at: name, subset, split, files and revision, and the columns that the audio may be in: the
-            first that is there counts.
+        dataset: name, subset, split, files and revision; and columns, candidates for the audio
+            column, of which the first existing one is used.
 
     Raises:
         InputError: the dataset, the split or the column is missing, or cannot be streamed.
     """
     from datasets import Audio, Value
 
-    rows, commit = _load(at, _stream_split)
+    rows, commit = _load(dataset, _stream_split)
     if rows.features is None:
         raise InputError(
-            f"{at['name']}: which columns it has is known after all of it was read, as with CSV: "
+            f"{dataset['name']}: its columns are only known after reading all of it, as with CSV: "
             "set data.streaming=false, or convert it to parquet"
         )
-    column = next((name for name in at["columns"] if name in rows.features), None)
+    column = next((name for name in dataset["columns"] if name in rows.features), None)
     if column is None:
-        raise _no_column(at["name"], at["columns"][0], rows)
+        raise _no_column(dataset["name"], dataset["columns"][0], rows)
     kind = rows.features[column]
     if not isinstance(kind, Audio) and not (isinstance(kind, dict) and "bytes" in kind):
-        raise _no_audio(at["name"], column, rows)
-    # as Audio(decode=False) tar shards would need torchcodec, though it has nothing to do
+        raise _no_audio(dataset["name"], column, rows)
+    # Audio(decode=False) would need torchcodec for tar shards, though nothing is decoded
     plain = {"bytes": Value("binary"), "path": Value("string")}
-    return Streamed(rows.cast_column(column, plain), column, commit)
+    return StreamedSplit(rows.cast_column(column, plain), column, commit)
 
 
 def _no_column(name: str, column: str, rows: Any) -> InputError:
@@ -104,7 +104,7 @@ def _no_audio(name: str, column: str, rows: Any) -> InputError:
     )
 
 
-def _load(at: dict[str, Any], load: Callable[[dict[str, Any], str], Any]) -> Any:
+def _load(dataset: dict[str, Any], load: Callable[[dict[str, Any], str], Any]) -> Any:
     """Load a split.
 
     Raises:
@@ -113,70 +113,70 @@ def _load(at: dict[str, Any], load: Callable[[dict[str, Any], str], Any]) -> Any
     import datasets
 
     try:
-        return _by_either_name(at, load)
-    except LookupError as error:  # so `datasets` says that there is no first row, or file
-        raise _not_loaded(at, "it holds nothing") from error
+        return _load_either(dataset, load)
+    except LookupError as error:  # `datasets` raises it if there is no first row or file
+        raise _not_loaded(dataset, "it is empty") from error
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise _not_loaded(at, str(error).strip().split("\n")[0]) from error
+        raise _not_loaded(dataset, str(error).strip().split("\n")[0]) from error
 
 
-def _not_loaded(at: dict[str, Any], reason: str) -> InputError:
-    return InputError(f"{at['name']}: split {at['split']!r} cannot be loaded: {reason}")
+def _not_loaded(dataset: dict[str, Any], reason: str) -> InputError:
+    return InputError(f"{dataset['name']}: split {dataset['split']!r} cannot be loaded: {reason}")
 
 
-def _by_either_name(at: dict[str, Any], load: Callable[[dict[str, Any], str], Any]) -> Any:
-    """Load a split; files that are named dev are a split called validation to `datasets`."""
+def _load_either(dataset: dict[str, Any], load: Callable[[dict[str, Any], str], Any]) -> Any:
+    """Load a split; for dev also try validation, as `datasets` calls files named dev."""
     try:
-        return load(at, at["split"])
+        return load(dataset, dataset["split"])
     except ValueError as error:
-        if at["split"] != "dev":
+        if dataset["split"] != "dev":
             raise
         try:
-            return load(at, "validation")
+            return load(dataset, "validation")
         except ValueError:
             raise error from None
 
 
-def _load_split(at: dict[str, Any], split: str) -> Any:
+def _load_split(dataset: dict[str, Any], split: str) -> Any:
     import datasets
 
-    if _is_saved(at):
-        return _saved_split(at, split)
-    return datasets.load_dataset(split=split, **_request(at, split))
+    if _is_saved(dataset):
+        return _saved_split(dataset, split)
+    return datasets.load_dataset(split=split, **_load_arguments(dataset, split))
 
 
-def _stream_split(at: dict[str, Any], split: str) -> tuple[Any, str | None]:
+def _stream_split(dataset: dict[str, Any], split: str) -> tuple[Any, str | None]:
     import datasets
 
-    if _is_saved(at):
-        rows = _saved_split(at, split)
+    if _is_saved(dataset):
+        rows = _saved_split(dataset, split)
         shards = max(1, min(len(rows.cache_files), len(rows)))
         return rows.to_iterable_dataset(num_shards=shards), None
-    builder = datasets.load_dataset_builder(**_request(at, split))
+    builder = datasets.load_dataset_builder(**_load_arguments(dataset, split))
     commit = builder.hash if COMMIT.fullmatch(builder.hash or "") else None
     return builder.as_streaming_dataset(split=split), commit
 
 
-def _request(at: dict[str, Any], split: str) -> dict[str, Any]:
-    """Return what `datasets` is asked for."""
+def _load_arguments(dataset: dict[str, Any], split: str) -> dict[str, Any]:
+    """Return the arguments of datasets.load_dataset()."""
     return {
-        "path": at["name"],
-        "name": at["subset"],
-        "data_files": {split: at["files"]} if at.get("files") else None,
-        "revision": at["revision"],
+        "path": dataset["name"],
+        "name": dataset["subset"],
+        "data_files": {split: dataset["files"]} if dataset.get("files") else None,
+        "revision": dataset["revision"],
     }
 
 
-def _is_saved(at: dict[str, Any]) -> bool:
-    folder = Path(at["name"])
-    return not at.get("files") and any((folder / name).is_file() for name in SAVED)
+def _is_saved(dataset: dict[str, Any]) -> bool:
+    folder = Path(dataset["name"])
+    return not dataset.get("files") and any((folder / name).is_file() for name in SAVED_FILES)
 
 
-def _saved_split(at: dict[str, Any], split: str) -> Any:
+def _saved_split(dataset: dict[str, Any], split: str) -> Any:
     import datasets
 
-    loaded = datasets.load_from_disk(at["name"])
-    if not isinstance(loaded, datasets.DatasetDict):  # one split, train unless it says so
+    loaded = datasets.load_from_disk(dataset["name"])
+    if not isinstance(loaded, datasets.DatasetDict):  # a single split: train, unless it has a name
         loaded = {str(loaded.split or "train"): loaded}
     if split not in loaded:
         raise ValueError(f"it has {', '.join(loaded)}")
@@ -184,16 +184,16 @@ def _saved_split(at: dict[str, Any], split: str) -> Any:
 
 
 def commit_of(rows: Any) -> str | None:
-    """Return the commit of what came from the Hub: `datasets` names its folder in the cache so."""
+    """Return the commit of a dataset from the Hub, which is the name of its folder in the cache."""
     folders = (Path(file["filename"]).parent.name for file in rows.cache_files)
     return next((name for name in folders if COMMIT.fullmatch(name)), None)
 
 
-def _refuse_other_commit(at: dict[str, Any], rows: Any) -> None:
-    """Without a network `datasets` takes the newest that it has, whichever was asked for."""
-    found, asked = commit_of(rows), at["revision"]
-    if asked and found and COMMIT.fullmatch(asked) and asked != found:
+def _refuse_other_commit(dataset: dict[str, Any], rows: Any) -> None:
+    """Raise an error if offline `datasets` loaded its newest cached commit instead of the given."""
+    cached, wanted = commit_of(rows), dataset["revision"]
+    if wanted and cached and COMMIT.fullmatch(wanted) and wanted != cached:
         raise InputError(
-            f"{at['name']}: commit {found} is what the cache holds, not {asked}: connect to the "
-            "Hub once, or set data.revision to the one that is there"
+            f"{dataset['name']}: commit {cached} is in the cache, not {wanted}: connect to the Hub "
+            "once, or set data.revision to the cached commit"
         )

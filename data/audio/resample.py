@@ -1,4 +1,4 @@
-"""torchaudio's resampling kernel, applied as matrix products over strided views of the audio."""
+"""Resample to 16 kHz: torchaudio's kernel, applied as matrix products over strided views."""
 
 from fractions import Fraction
 from functools import lru_cache
@@ -10,37 +10,37 @@ from torchaudio.transforms import Resample
 
 from data.log_mel import SAMPLE_RATE
 
-FINEST = 1000  # steps of a ratio of rates: its kernel then has at most 1,000,000 coefficients
-GROUP = 32  # outputs that one product computes: wide enough for a fast one, and few zeros in it
-ZERO = 1e-12  # of the largest coefficient: torchaudio's window ends in such, not in zeros
+FINEST = 1000  # largest term of a ratio of rates, for at most 1,000,000 kernel coefficients
+GROUP = 32  # outputs per matrix product: wide enough to be fast, and with few zeros
+ZERO = 1e-12  # relative to the largest coefficient: torchaudio's window does not end in zeros
 
 
 class Resampler:
-    """Resamples to 16 kHz: the same sums as torchaudio's, at twice the speed or more.
+    """Resamples to 16 kHz with torchaudio's kernel, at twice its speed or more.
 
-    There a kernel of `new` rows is convolved with a stride of `old` samples. At 44.1 kHz those are
-    160 rows of 475 coefficients, 33 of which matter, and a convolution of one channel is slow.
-    Here rows are taken in groups whose coefficients lie near each other, and each group is one
-    matrix product of all windows of the audio, which are a view of it.
+    torchaudio convolves with a kernel of `new` rows at a stride of `old` samples. At 44.1 kHz it
+    has 160 rows of 475 coefficients, 33 of which are not zero, and a convolution of one channel is
+    slow. Here, rows whose nonzero coefficients are close to each other form a group, and each group
+    is one matrix product with all windows of the audio, which are a strided view of it.
     """
 
     def __init__(self, rate: int) -> None:
-        """Take the source's rate in Hz.
+        """Build the kernel of a source rate in Hz.
 
-        44,101 Hz in full would have 700,000,000 coefficients. So odd ratios are rounded: by less
-        than 0.06 %, which is a hundredth of a semitone. All usual rates, from 1 to 768 kHz, are
-        exact.
+        An exact kernel for 44,101 Hz would have 700,000,000 coefficients. So unusual ratios are
+        rounded, by less than 0.06 %, which is a hundredth of a semitone. All usual rates, from 1 to
+        768 kHz, are exact.
         """
         ratio = Fraction(SAMPLE_RATE, rate)
         near = min(ratio, 1 / ratio).limit_denominator(FINEST)
         near = near if ratio < 1 else 1 / near
         self.old, self.new = near.denominator, near.numerator
-        kernel, self.width = torch.ones(1, 1), 0  # of no change; width: samples it reaches back
+        kernel, self.width = torch.ones(1, 1), 0  # identity; width: samples before the current one
         if self.old != self.new:
             theirs = Resample(self.old, self.new)
             kernel, self.width = theirs.kernel[:, 0], theirs.width  # (new, taps)
-        # so many turns of the kernel at once that a window is no longer than a stride: a matrix
-        # whose rows overlap would be copied
+        # repeat the kernel until a window is no longer than a stride: BLAS would copy a matrix
+        # whose rows overlap
         turns = max(1, -(-2 * GROUP // self.new), -(-4 * self.width // self.old))
         self.stride, self.outputs = self.old * turns, self.new * turns
         rows = torch.zeros(self.outputs, self.stride + kernel.shape[1] - self.old)
@@ -64,7 +64,7 @@ class Resampler:
 
 
 def _trim(rows: Tensor) -> tuple[int, Tensor]:
-    """Return where the coefficients of a group begin, and them alone. Shape: (taps, rows)."""
+    """Return the first used tap of a group, and its nonzero coefficients. Shape: (taps, rows)."""
     used = (rows.abs() > ZERO * rows.abs().max()).any(dim=0).nonzero()
     start, end = int(used[0]), int(used[-1]) + 1
     return start, rows[:, start:end].T.contiguous()
@@ -72,5 +72,5 @@ def _trim(rows: Tensor) -> tuple[int, Tensor]:
 
 @lru_cache(maxsize=32)
 def resampler(rate: int) -> Resampler:
-    """Return the kernel of a source rate in Hz, built once."""
+    """Return the cached Resampler of a source rate in Hz."""
     return Resampler(rate)

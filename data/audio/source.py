@@ -1,4 +1,4 @@
-"""What soundfile can open: a file, a part of an archive or a dataset; nothing out of all bounds."""
+"""Open Utterance.audio with soundfile: a file, an archive's member, or a dataset's row."""
 
 import io
 import json
@@ -13,10 +13,10 @@ import soundfile
 from data.audio import hf_rows as dataset
 from data.audio import tar as archive
 
-HUB = "hub:"  # what the locator of a dataset's row begins with
+HUB_PREFIX = "hub:"  # prefix of the locator of a dataset's row
 RATES = range(1_000, 768_001)  # Hz
 MAX_CHANNELS = 32
-# a .pcm has no header: 16 kHz, 16 bits, mono, as KsponSpeech has them. A byte too many is not read
+# .pcm has no header: 16 kHz, 16 bits, mono, as in KsponSpeech. A trailing odd byte is ignored
 PCM = {
     "samplerate": 16_000,
     "channels": 1,
@@ -25,31 +25,31 @@ PCM = {
     "endian": "LITTLE",
 }
 PCM_BYTES_PER_SECOND = 32_000
-# soundfile raises a TypeError for a file without a header, such as .raw
+# soundfile raises TypeError for files without a header, such as .raw
 BROKEN = (soundfile.SoundFileError, OSError, ValueError, TypeError)
 
 
 class AudioError(Exception):
-    """Audio that cannot be used. `reason` is one of a few words, `detail` this case's facts."""
+    """Unusable audio. `reason` is one of a fixed set, `detail` describes this case."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        """Keep both parts apart, so that reasons can be counted."""
+        """Store both parts, so that reasons can be counted."""
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
 
 
 def open_source(audio: str) -> str | io.BytesIO:
-    """Return what soundfile can open: the path, or the bytes in an archive or a dataset's row.
+    """Return what soundfile can open: a path, or the bytes of an archive's member or dataset's row.
 
     Raises:
-        OSError: there is no such file, it is empty, or it is no file: reading a pipe would wait
-            for ever.
+        OSError: the file does not exist, is empty, or is not a regular file, such as a pipe, whose
+            reading would block.
     """
-    if audio.startswith(HUB):
-        return io.BytesIO(dataset.fetch(json.loads(audio.removeprefix(HUB))))
-    if audio.startswith(archive.KIND):
-        return io.BytesIO(archive.fetch(*archive.located(audio)))
+    if audio.startswith(HUB_PREFIX):
+        return io.BytesIO(dataset.fetch(json.loads(audio.removeprefix(HUB_PREFIX))))
+    if audio.startswith(archive.TAR_PREFIX):
+        return io.BytesIO(archive.fetch(*archive.parse_locator(audio)))
     status = os.stat(audio)
     if not stat.S_ISREG(status.st_mode):
         raise OSError("not a file")
@@ -58,24 +58,24 @@ def open_source(audio: str) -> str | io.BytesIO:
     return audio
 
 
-def file_of(audio: str) -> str | None:
-    """Return the file that holds audio: its own, or an archive; None for a row of a dataset."""
-    if audio.startswith(HUB):
+def containing_file(audio: str) -> str | None:
+    """Return the path of the audio file or archive; None for a dataset's row."""
+    if audio.startswith(HUB_PREFIX):
         return None
-    return archive.located(audio)[0] if audio.startswith(archive.KIND) else audio
+    return archive.parse_locator(audio)[0] if audio.startswith(archive.TAR_PREFIX) else audio
 
 
 def revision_of(audio: str) -> str | None:
-    """Return the commit of the Hub that audio is of, where it is of one."""
-    if not audio.startswith((HUB, archive.KIND)):
+    """Return the commit on the Hub that audio belongs to, if any."""
+    if not audio.startswith((HUB_PREFIX, archive.TAR_PREFIX)):
         return None
     revision: str | None = json.loads(audio.partition(":")[2]).get("revision")
     return revision
 
 
 @contextmanager
-def opened(audio: str) -> Iterator[soundfile.SoundFile]:
-    """Open audio; whatever goes wrong with it until it is closed is an AudioError."""
+def open_audio(audio: str) -> Iterator[soundfile.SoundFile]:
+    """Open audio; turn errors until it is closed into an AudioError."""
     try:
         raw = PCM if audio.endswith(".pcm") else {}
         with quiet_stderr, soundfile.SoundFile(open_source(audio), **raw) as file:
@@ -83,7 +83,7 @@ def opened(audio: str) -> Iterator[soundfile.SoundFile]:
                 raise AudioError(
                     "unreadable",
                     f"{file.channels} channels at {file.samplerate} Hz; at most {MAX_CHANNELS} "
-                    f"channels at {RATES[0]} to {RATES[-1]} Hz can be used",
+                    f"channels at {RATES[0]} to {RATES[-1]} Hz are supported",
                 )
             yield file
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -93,7 +93,7 @@ def opened(audio: str) -> Iterator[soundfile.SoundFile]:
 
 
 class _Quiet:
-    """Keeps libmpg123's warnings off file descriptor 2: they would tear a progress display."""
+    """Redirects file descriptor 2 to /dev/null: libmpg123's warnings would break progress bars."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -105,7 +105,7 @@ class _Quiet:
             if self._users == 0:
                 try:
                     self._saved = os.dup(2)
-                except OSError:  # whoever started this closed it: the next file opened would be it
+                except OSError:  # closed by the parent: the next opened file would become it
                     self._saved = -1
                 sink = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(sink, 2)
@@ -125,4 +125,4 @@ class _Quiet:
                 os.close(self._saved)
 
 
-quiet_stderr = _Quiet()  # one for all threads: each would restore what another had silenced
+quiet_stderr = _Quiet()  # shared by all threads, which would else restore each other's redirection

@@ -1,11 +1,11 @@
-"""Files inside tar archives, read in any order without unpacking them.
+"""Read members of tar archives in any order, without unpacking them.
 
-A plain tar is read at an offset: one seek, one read. A gzip cannot be entered in its middle, but
-indexed_gzip can enter where the state of the decompressor was kept: at every megabyte, 4 % of the
-archive. Wav clips of 11 s in random order, decoded on one core: 3,100 s of audio a second from a
-gzip, as from mp3 files of 48 kHz; 23,000 from a plain tar, 29,000 from files.
+A plain tar needs one seek and one read per member. A gzip has no random access, but indexed_gzip
+resumes from saved states of the decompressor: one per megabyte, 4 % of the archive's size. Decoding
+wav clips of 11 s in random order on one core yields 3,100 s of audio per second from a gzip, as
+from mp3 files of 48 kHz; 23,000 from a plain tar, and 29,000 from files.
 
-What is known of an archive lies in Hugging Face's cache (HF_HOME), never beside the archive.
+The index of an archive is stored in Hugging Face's cache (HF_HOME), never next to the archive.
 """
 
 import hashlib
@@ -22,91 +22,89 @@ from typing import Any, NamedTuple
 from huggingface_hub import cached_assets_path
 
 from data.atomic_files import read_jsonl, write_bytes, write_jsonl
-from data.errors import InputError, disk_failed
+from data.errors import InputError, is_disk_error
 
-KIND = "tar:"  # what the locator of a file in an archive begins with
-ERRORS = "backslashreplace"  # of names that are not UTF-8: they stay different
-GZIP = b"\x1f\x8b"  # what a gzip begins with, whatever it is called: RFC 1952
-SPACING = 2**20  # bytes between entries; a quarter of it is 1.7 times as fast and 4 times as large
-CHUNK = 2**18  # compressed bytes read at a time: a clip is about as large
-OPEN = 32  # gzips whose entries a process holds: 16 MB for one of 450 MB
-MAX_BYTES = 2**30  # of a file, which is held in memory whole
+TAR_PREFIX = "tar:"  # prefix of the locator of an archive's member
+NAME_ERRORS = "backslashreplace"  # for names that are not UTF-8, so that they stay distinct
+GZIP_MAGIC = b"\x1f\x8b"  # first bytes of a gzip, whatever its suffix: RFC 1952
+SPACING = (
+    2**20
+)  # bytes between saved states; a quarter is 1.7 times as fast, and its index 4 times as large
+CHUNK = 2**18  # compressed bytes per read, about the size of a clip
+MAX_OPEN_GZIPS = 32  # gzips whose index a process keeps: 16 MB for a gzip of 450 MB
+MAX_BYTES = 2**30  # of a member, which is read into memory
 DAMAGED = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error)
 
 
 class Member(NamedTuple):
-    """A file in an archive."""
+    """A file in a tar archive."""
 
     name: str
-    offset: int  # of its content: bytes from the beginning of the archive, uncompressed
+    offset: int  # of its content in the uncompressed archive, in bytes
     size: int  # bytes
 
 
 def members(archive: Path) -> dict[str, Member]:
-    """Return the files of an archive by name: looked for once, and remembered.
+    """Return the files of an archive by name; the result is cached on disk.
 
-    Links, devices and names that climb out are not among them.
+    Links, devices, and names that lead out of the archive are left out.
 
     Raises:
-        InputError: it is no tar, or is damaged or cut short; the cache cannot be written.
+        InputError: the archive is not a tar, or is damaged; or the cache cannot be written.
     """
     try:
-        saved = _saved(archive, "jsonl")
-        found = _recalled(saved)
-        if found is None:
-            found = {member.name: member for member in _walk(archive)}  # the last of a name counts
-            write_jsonl(saved, (member._asdict() for member in found.values()))
+        saved = _cache_path(archive, "jsonl")
+        files = _read_index(saved)
+        if files is None:
+            # the last of equal names counts
+            files = {member.name: member for member in _walk(archive)}
+            write_jsonl(saved, (member._asdict() for member in files.values()))
     except DAMAGED as error:
-        if isinstance(error, OSError) and disk_failed(error):
+        if isinstance(error, OSError) and is_disk_error(error):
             raise
-        raise InputError(
-            f"{archive}: cannot be read to its end ({error}): copy it again"
-        ) from error
-    return found
+        message = f"{archive}: cannot be read to its end ({error}): copy it again"
+        raise InputError(message) from error
+    return files
 
 
 def locator(archive: Path, member: Member, revision: str | None = None) -> str:
-    """Return what Utterance.audio says of a file in an archive, and of which commit it came."""
+    """Return Utterance.audio for a member, with the archive's commit on the Hub, if any."""
     parts = {"path": str(archive.absolute()), **member._asdict()}
-    told = {"revision": revision} if revision else {}
-    return KIND + json.dumps({**parts, **told}, ensure_ascii=False)
+    origin = {"revision": revision} if revision else {}
+    return TAR_PREFIX + json.dumps({**parts, **origin}, ensure_ascii=False)
 
 
-def located(audio: str) -> tuple[str, Member]:
-    """Return the archive and the file in it that a locator() names."""
-    parts = json.loads(audio.removeprefix(KIND))
+def parse_locator(audio: str) -> tuple[str, Member]:
+    """Return the archive and the member of a locator()."""
+    parts = json.loads(audio.removeprefix(TAR_PREFIX))
     return parts["path"], Member(parts["name"], parts["offset"], parts["size"])
 
 
 def fetch(archive: str, member: Member) -> bytes:
-    """Return the content of a file in an archive.
+    """Return the content of a member.
 
     Raises:
-        OSError: the archive is gone, has changed since, or the file is too large.
+        OSError: the archive is missing or has changed, or the member is too large.
     """
     if member.size > MAX_BYTES:
-        raise OSError(f"{member.size} bytes in an archive; {MAX_BYTES} are held: unpack it")
+        raise OSError(f"{member.size} bytes in an archive; the limit is {MAX_BYTES}: unpack it")
     block = _read(archive, member.offset - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE + member.size)
     header, content = block[: tarfile.BLOCKSIZE], block[tarfile.BLOCKSIZE :]
-    if not _heads(header, member) or len(content) < member.size:
-        raise OSError(f"{archive} has changed: {member.name} lies there no more")
+    if not _is_header_of(header, member) or len(content) < member.size:
+        raise OSError(f"{archive} has changed: {member.name} is no longer there")
     return content
 
 
 def contents(archive: Path, wanted: Iterable[Member]) -> Iterator[tuple[Member, bytes]]:
-    """Yield some files with their content, from the archive's beginning to its end.
-
-    Raises:
-        OSError: the archive is gone.
-    """
-    with _opened(str(archive)) as file:
-        for member in sorted(wanted, key=lambda each: each.offset):
+    """Yield members with their content, in the archive's order; OSError if it is missing."""
+    with _open_archive(str(archive)) as file:
+        for member in sorted(wanted, key=lambda entry: entry.offset):
             file.seek(member.offset)
             yield member, file.read(member.size)
 
 
-def _recalled(saved: Path) -> dict[str, Member] | None:
-    """Return what was remembered; what cannot be read costs a walk, and no more."""
+def _read_index(saved: Path) -> dict[str, Member] | None:
+    """Return the cached members; None if the cache is missing or unreadable."""
     try:
         return {row["name"]: Member(**row) for row in read_jsonl(saved)}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -115,32 +113,32 @@ def _recalled(saved: Path) -> dict[str, Member] | None:
 
 def _walk(archive: Path) -> Iterator[Member]:
     with (
-        _opened(str(archive)) as file,
-        tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors=ERRORS) as tar,
+        _open_archive(str(archive)) as file,
+        tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors=NAME_ERRORS) as tar,
     ):
-        for each in tar:
-            climbs = each.name.startswith("/") or ".." in PurePosixPath(each.name).parts
-            if each.isreg() and not each.issparse() and not climbs:
-                yield Member(each.name, each.offset_data, each.size)
+        for entry in tar:
+            climbs = entry.name.startswith("/") or ".." in PurePosixPath(entry.name).parts
+            if entry.isreg() and not entry.issparse() and not climbs:
+                yield Member(entry.name, entry.offset_data, entry.size)
         file.seek(tar.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise EOFError(f"no mark of its end at byte {tar.offset}")  # tarfile does not mind
+            raise EOFError(f"no end-of-archive marker at byte {tar.offset}")  # tarfile accepts that
 
 
-def _heads(header: bytes, member: Member) -> bool:
-    """Tell whether a header is this file's; a long name is not in it, or not whole."""
+def _is_header_of(header: bytes, member: Member) -> bool:
+    """Return whether a header is a member's; long names are not completely in it."""
     try:
-        found = tarfile.TarInfo.frombuf(header, "utf-8", ERRORS)
+        info = tarfile.TarInfo.frombuf(header, "utf-8", NAME_ERRORS)
     except tarfile.HeaderError:
         return False
     long = len(member.name) > tarfile.LENGTH_NAME or not member.name.isascii()
-    return found.size == member.size and (found.name == member.name or long)
+    return info.size == member.size and (info.name == member.name or long)
 
 
 def _read(archive: str, offset: int, size: int) -> bytes:
     if _is_gzip(archive):
-        # past Python's buffer, which would read twice, each time from an entry on
-        gzip = _held(archive, _saved(Path(archive), "entries"))
+        # raw: Python's buffer would read twice, each time from a saved state on
+        gzip = _open_gzip_cached(archive, _cache_path(Path(archive), "entries"))
         content: bytes = gzip.raw.pread(size, offset)
         return content
     with open(archive, "rb") as file:
@@ -148,26 +146,26 @@ def _read(archive: str, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def _opened(archive: str) -> Any:
-    """Return an archive as a file that is not compressed."""
+def _open_archive(archive: str) -> Any:
+    """Open an archive, decompressing it if it is a gzip."""
     if _is_gzip(archive):
-        return _gzip(archive, _saved(Path(archive), "entries"))
+        return _gzip(archive, _cache_path(Path(archive), "entries"))
     return open(archive, "rb")
 
 
 @cache
 def _is_gzip(archive: str) -> bool:
     with open(archive, "rb") as file:
-        return file.read(len(GZIP)) == GZIP
+        return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
 
 
 def _gzip(archive: str, entries: Path) -> Any:
-    """Open a gzip for reading anywhere; the file itself is open during each reading alone."""
-    from indexed_gzip import IndexedGzipFile  # here: it takes a tenth of a second, and few need it
+    """Open a gzip for random access; the file itself is open only during each read."""
+    from indexed_gzip import IndexedGzipFile  # imported here: it takes 0.1 s, and few need it
 
     if not entries.is_file():
         with IndexedGzipFile(archive, spacing=SPACING) as file:
-            file.build_full_index()  # to the end, where the checksum is
+            file.build_full_index()  # reads to the end, and so verifies the checksum
             exported = io.BytesIO()
             file.export_index(fileobj=exported)
         write_bytes(entries, (exported.getvalue(),))
@@ -176,24 +174,24 @@ def _gzip(archive: str, entries: Path) -> Any:
     )
 
 
-# processes that are forked share its memory, and no position in a file: none is open
-_held = lru_cache(maxsize=OPEN)(_gzip)
+# forked processes share its memory, but no file position, since no file stays open
+_open_gzip_cached = lru_cache(maxsize=MAX_OPEN_GZIPS)(_gzip)
 
 
-def _saved(archive: Path, kind: str) -> Path:
-    """Return the file of the cache that holds what is known of an archive as it is now.
+def _cache_path(archive: Path, kind: str) -> Path:
+    """Return the cache file for an archive of this size and modification time.
 
     Raises:
-        InputError: the cache's folder cannot be made.
+        InputError: the cache's folder cannot be created.
         OSError: there is no such archive.
     """
     status = os.stat(archive)
     name = hashlib.sha256(os.path.realpath(archive).encode()).hexdigest()[:16]
     try:
         folder = cached_assets_path("whisper-loop", namespace="archives", subfolder=name)
-    except (OSError, ValueError) as error:  # ValueError: a file lies where a folder should
+    except (OSError, ValueError) as error:  # ValueError: a file has the folder's name
         raise InputError(
-            f"HF_HOME: the index of {archive} cannot be kept there: {error}; "
-            "set it to a folder that can be written"
+            f"HF_HOME: the index of {archive} cannot be written there: {error}; "
+            "set it to a writable folder"
         ) from error
     return folder / f"{status.st_size}-{status.st_mtime_ns}.{kind}"

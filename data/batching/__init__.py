@@ -1,1 +1,1 @@
-"""One forward pass: its utterances are decoded, and padded into a Batch."""
+"""Decode the clips of a forward pass in the workers, and collate them into a Batch."""

@@ -1,4 +1,4 @@
-"""Decoded clips to one padded batch: audio to what the plan says, labels to the longest."""
+"""PaddingCollator: decoded samples to one padded Batch with features and labels."""
 
 import time
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from data.audio.augment import UNCHANGED, Augmentation, Mask
-from data.batch import IGNORE, Batch, target_positions
+from data.audio.augment import NO_AUGMENTATION, Augmentation, Mask
+from data.batch import IGNORE_INDEX, Batch, target_positions
 from data.labels import LabelEncoder
 from data.log_mel import HOP_LENGTH, SAMPLE_RATE
 from data.sampling.bucketed_sampler import SampleSpec
@@ -22,143 +22,152 @@ class Clip:
     """One decoded utterance."""
 
     utterance: Utterance
-    waveform: Tensor  # (samples,) float32 at 16 kHz; silence where decoding failed
-    drop: Drop | None = None  # why it has no weight, where decoding failed
-    work: float = 0.0  # seconds that decoding and resampling took
+    waveform: Tensor  # (samples,) float32 at 16 kHz; silence if decoding failed
+    drop: Drop | None = None  # why decoding failed, in which case the clip has no loss
+    decode_seconds: float = 0.0  # time to decode and resample
 
 
 @dataclass(kw_only=True, slots=True)
 class Sample:
     """One row of a batch."""
 
-    clips: list[Clip]  # said one after another; none: silence of no weight
-    draw: SampleSpec
+    clips: list[Clip]  # joined one after another; empty: silence without loss
+    spec: SampleSpec
 
     @property
     def waveform(self) -> Tensor:
-        """Return all that is said. Shape: (samples,)."""
+        """Return the concatenated waveforms. Shape: (samples,)."""
         return torch.cat([torch.empty(0), *(clip.waveform for clip in self.clips)])
 
     @property
     def times(self) -> list[tuple[float, float]]:
-        """Return where each clip begins and ends, in seconds."""
+        """Return the start and end of each clip, in seconds."""
         ends = list(accumulate(len(clip.waveform) / SAMPLE_RATE for clip in self.clips))
         return list(zip([0.0, *ends], ends, strict=False))
 
     @property
     def language(self) -> str:
-        """Return Whisper's code of what is said."""
+        """Return Whisper's language code."""
         return next((clip.utterance.language or "" for clip in self.clips), "")
 
     @property
     def task(self) -> str:
-        """Return what the decoder is asked for."""
+        """Return the task: transcribe or translate."""
         return next((clip.utterance.task for clip in self.clips), "transcribe")
 
 
 class Targets(NamedTuple):
-    """A line's labels."""
+    """A sample's token ids."""
 
-    context: list[int]  # what was said before: no target
-    row: list[int]  # the whole sequence, from the start token to the end token
-    shares: list[int]  # targets of each clip, 0 for one without weight
+    prompt: list[int]  # precedes the start token; never a target
+    ids: list[int]  # from the start token to the end token
+    counts: list[int]  # target tokens of each clip; 0 for a clip without loss
 
 
 class PaddingCollator:
-    """Makes a Batch of lines. Masks come from lengths: pad, end and bos are one token here."""
+    """Collates Samples into a Batch. Masks by length, since pad, end and bos are the same token."""
 
     def __init__(
-        self, encoder: LabelEncoder, mel: nn.Module, augmentation: Augmentation = UNCHANGED
+        self,
+        label_encoder: LabelEncoder,
+        mel: nn.Module,
+        augmentation: Augmentation = NO_AUGMENTATION,
     ) -> None:
-        """Take what makes labels of texts, features of waveforms, and masks of features.
+        """Store the parts.
 
         Args:
-            encoder: makes labels.
-            mel: makes features: LogMel, or Identity where a GPU does.
+            label_encoder: encodes transcripts.
+            mel: computes features: LogMel, or Identity if a GPU computes them later.
             augmentation: draws masks.
         """
-        self.encoder = encoder
+        self.label_encoder = label_encoder
         self.mel = mel
         self.augmentation = augmentation
 
-    def __call__(self, lines: list[Sample]) -> Batch:
-        """Pad, compute features, and lay out the decoder's inputs and targets."""
+    def __call__(self, samples: list[Sample]) -> Batch:
+        """Pad waveforms, compute features, and build decoder inputs and labels."""
         started = time.perf_counter()
-        features = self.mel(pad([line.waveform for line in lines], lines[0].draw.frames))
+        features = self.mel(
+            pad_waveforms([sample.waveform for sample in samples], samples[0].spec.frames)
+        )
         mel_seconds = time.perf_counter() - started
-        targets = [self._targets(line) for line in lines]
+        targets = [self._targets(sample) for sample in samples]
         inputs, labels = self._shifted(targets)
-        clips, draw = [clip for line in lines for clip in line.clips], lines[0].draw
+        clips, spec = [clip for sample in samples for clip in sample.clips], samples[0].spec
         return Batch(
             ids=[clip.utterance.id for clip in clips],
-            languages=[line.language for line in lines],
-            tasks=[line.task for line in lines],
+            languages=[sample.language for sample in samples],
+            tasks=[sample.task for sample in samples],
             features=features,
             decoder_input_ids=inputs,
             labels=labels,
             targets=target_positions(labels),
             seconds=[0.0 if clip.drop else len(clip.waveform) / SAMPLE_RATE for clip in clips],
-            tokens=[count for each in targets for count in each.shares],
-            at=draw.at,
-            after=draw.after,
-            last=draw.last,
-            masks=[mask for row, line in enumerate(lines) for mask in self._masks(row, line)],
+            tokens=[count for target in targets for count in target.counts],
+            position=spec.position,
+            next_position=spec.next_position,
+            is_last=spec.is_last,
+            masks=[mask for row, sample in enumerate(samples) for mask in self._masks(row, sample)],
             drops=[clip.drop for clip in clips if clip.drop is not None],
-            work={"decode and resample": sum(clip.work for clip in clips), "mel": mel_seconds},
+            worker_seconds={
+                "decode and resample": sum(clip.decode_seconds for clip in clips),
+                "mel": mel_seconds,
+            },
         )
 
-    def _masks(self, row: int, line: Sample) -> list[Mask]:
-        if not line.draw.clips:
+    def _masks(self, row: int, sample: Sample) -> list[Mask]:
+        if not sample.spec.clips:
             return []
-        frames, draw = len(line.waveform) // HOP_LENGTH, line.draw
-        return self.augmentation.masks(row, frames, draw.at.epoch, draw.clips[0])
+        frames, spec = len(sample.waveform) // HOP_LENGTH, sample.spec
+        return self.augmentation.masks(row, frames, spec.position.epoch, spec.clips[0])
 
-    def _targets(self, line: Sample) -> Targets:
-        """Lay out a line's labels. The prefix is the first sound clip's, the end token the last's.
+    def _targets(self, sample: Sample) -> Targets:
+        """Return a sample's token ids, and how many of them are targets of each clip.
 
-        So the targets of each clip lie together, in the clips' order.
+        The prefix counts for the first decoded clip and the end token for the last one, so that the
+        targets of each clip are contiguous, in the clips' order.
         """
-        shares = [0] * len(line.clips)
-        if not line.clips:  # the decoder needs something to look at
-            return Targets([], [self.encoder.start, self.encoder.end], shares)
-        sound = [i for i, clip in enumerate(line.clips) if clip.drop is None]
-        spoken = sound or range(len(line.clips))  # shapes stay as planned
-        texts = [line.clips[i].utterance.text for i in spoken]
-        pieces = self.encoder.pieces(texts, line.language)
-        row = self.encoder.wrap(pieces, line.language, line.task)
-        held = 0  # tokens of times, in each piece
-        if line.draw.timed and len(row) + 2 * len(pieces) <= self.encoder.max_tokens:
-            times = [line.times[i] for i in spoken]
-            row, held = self.encoder.wrap(pieces, line.language, line.task, times), 2
-        for i, piece in zip(sound, pieces, strict=False):
-            shares[i] = len(piece) + held
-        if sound:
-            shares[sound[0]] += len(row) - 2 - sum(shares)  # the start token is no target
-            shares[sound[-1]] += 1
-        context = []
-        if line.draw.prompted:
-            prompt, room = line.clips[0].utterance.prompt, self.encoder.max_tokens - len(row)
-            context = self.encoder.context(prompt, room)
-        return Targets(context, row, shares)
+        labels, counts = self.label_encoder, [0] * len(sample.clips)
+        if not sample.clips:  # the decoder needs at least one token
+            return Targets([], [labels.start_id, labels.end_id], counts)
+        decoded = [i for i, clip in enumerate(sample.clips) if clip.drop is None]
+        used = decoded or range(len(sample.clips))  # if none was decoded, keep the planned shape
+        texts = [sample.clips[i].utterance.text for i in used]
+        pieces = labels.encode_texts(texts, sample.language)
+        ids = labels.add_special_tokens(pieces, sample.language, sample.task)
+        timestamps = 0  # timestamp tokens of each clip
+        if sample.spec.with_timestamps and len(ids) + 2 * len(pieces) <= labels.max_tokens:
+            times, timestamps = [sample.times[i] for i in used], 2
+            ids = labels.add_special_tokens(pieces, sample.language, sample.task, times)
+        for i, piece in zip(decoded, pieces, strict=False):
+            counts[i] = len(piece) + timestamps
+        if decoded:
+            counts[decoded[0]] += len(ids) - 2 - sum(counts)  # the start token is not a target
+            counts[decoded[-1]] += 1
+        prompt = []
+        if sample.spec.with_prompt:
+            text, available = sample.clips[0].utterance.prompt, labels.max_tokens - len(ids)
+            prompt = labels.prompt_tokens(text, available)
+        return Targets(prompt, ids, counts)
 
     def _shifted(self, targets: Sequence[Targets]) -> tuple[Tensor, Tensor]:
-        """Return decoder inputs and labels, both (batch, tokens): labels are one token ahead."""
-        longest = max(len(each.context) + len(each.row) for each in targets) - 1
-        inputs = torch.full((len(targets), longest), self.encoder.end)
-        labels = torch.full((len(targets), longest), IGNORE)
-        for i, (context, row, shares) in enumerate(targets):
-            ids, first = [*context, *row], len(context)
-            inputs[i, : len(ids) - 1] = torch.tensor(ids[:-1])
-            labels[i, first : first + sum(shares)] = torch.tensor(row[1 : 1 + sum(shares)])
+        """Return decoder inputs and labels, both (batch, tokens); labels are one token ahead."""
+        longest = max(len(target.prompt) + len(target.ids) for target in targets) - 1
+        inputs = torch.full((len(targets), longest), self.label_encoder.end_id)
+        labels = torch.full((len(targets), longest), IGNORE_INDEX)
+        for i, (prompt, ids, counts) in enumerate(targets):
+            inputs[i, : len(prompt) + len(ids) - 1] = torch.tensor([*prompt, *ids[:-1]])
+            first, count = len(prompt), sum(counts)
+            labels[i, first : first + count] = torch.tensor(ids[1 : 1 + count])
         return inputs, labels
 
 
-def pad(waveforms: Sequence[Tensor], frames: int) -> Tensor:
-    """Stack waveforms, padded with silence. Shape: (batch, frames * 160).
+def pad_waveforms(waveforms: Sequence[Tensor], frames: int) -> Tensor:
+    """Pad waveforms with silence and stack them. Shape: (batch, frames * 160).
 
     Args:
         waveforms: each (samples,).
-        frames: to pad to; where one is longer, to whole frames of the longest.
+        frames: length to pad to. If a waveform is longer, its length in whole frames.
     """
     longest = -(-max(len(waveform) for waveform in waveforms) // HOP_LENGTH)
     audio = torch.zeros(len(waveforms), max(frames, longest) * HOP_LENGTH)

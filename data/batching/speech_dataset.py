@@ -1,4 +1,4 @@
-"""What a worker makes of a draw: its clips, decoded, and as the epoch hears them."""
+"""SpeechDataset: decodes and augments the clips of a SampleSpec in a DataLoader worker."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,62 +13,66 @@ from data.batching.collate import Clip, Sample
 from data.log_mel import HOP_LENGTH, frames_of
 from data.sampling.bucketed_sampler import SampleSpec
 from data.sampling.epoch_plan import Plan
-from data.screening.filters import drop
+from data.screening.filters import make_drop
 from data.utterance import Utterance
 from data.worker_pool import WorkerWatch
 
-Change = Callable[[Tensor, int, int], Tensor]
+Transform = Callable[[Tensor, int, int], Tensor]
 
 
-def _unchanged(samples: Tensor, index: int, epoch: int) -> Tensor:
+def _identity(samples: Tensor, index: int, epoch: int) -> Tensor:
     return samples
 
 
 class SpeechDataset(Dataset[Sample]):
-    """Decodes the clips that a draw asks for; what cannot be decoded is silence of no weight."""
+    """Decodes the clips of a SampleSpec; an undecodable clip becomes silence without loss."""
 
     def __init__(
         self,
         utterances: Sequence[Utterance],
         split: str,
-        hear: Callable[[Utterance], Tensor],
+        load: Callable[[Utterance], Tensor],
         watch: WorkerWatch,
-        change: Change = _unchanged,
+        transform: Transform = _identity,
     ) -> None:
-        """Take the utterances that draws index, the name of their split, and how to decode one.
+        """Store the utterances and how to decode them.
 
         Args:
-            utterances: what draws index.
-            split: their name.
-            hear: decodes one.
-            watch: notes what is decoded.
-            change: makes of one's samples, its index and an epoch what that epoch hears.
+            utterances: those that a SampleSpec indexes.
+            split: name of their split, for drops.
+            load: decodes an utterance.
+            watch: records what is being decoded.
+            transform: augments a waveform, given its index and the epoch.
         """
         self.utterances = utterances
         self.split = split
-        self.hear = hear
+        self.load = load
         self.watch = watch
-        self.change = change
+        self.transform = transform
 
-    def __getitem__(self, draw: SampleSpec) -> Sample:
-        """Return the decoded row."""
-        return Sample(clips=[self._decode(i, draw.at.epoch) for i in draw.clips], draw=draw)
+    def __getitem__(self, spec: SampleSpec) -> Sample:
+        """Return the decoded sample."""
+        return Sample(clips=[self._decode(i, spec.position.epoch) for i in spec.clips], spec=spec)
 
     def _decode(self, index: int, epoch: int) -> Clip:
         utterance, started = self.utterances[index], time.perf_counter()
         try:
             with self.watch.decoding(index):
-                waveform, failed = self.change(self.hear(utterance), index, epoch), None
+                waveform, dropped = self.transform(self.load(utterance), index, epoch), None
         except AudioError as error:
-            waveform = torch.empty(0)  # its row is silence, as long as planned
-            failed = drop(utterance, self.split, error.reason, error.detail)
-        work = time.perf_counter() - started
-        return Clip(utterance=utterance, waveform=waveform, drop=failed, work=work)
+            waveform = torch.empty(0)  # padded with silence to the planned length
+            dropped = make_drop(utterance, self.split, error.reason, error.detail)
+        return Clip(
+            utterance=utterance,
+            waveform=waveform,
+            drop=dropped,
+            decode_seconds=time.perf_counter() - started,
+        )
 
 
-def as_drawn(
+def augment_clip(
     augmentation: Augmentation, plan: Plan, samples: Tensor, index: int, epoch: int
 ) -> Tensor:
-    """Return a clip as an epoch hears it, no longer than the plan says."""
-    changed = augmentation(samples, plan.speed(index, epoch), epoch, index)
-    return changed[: frames_of(plan.heard(index, epoch)) * HOP_LENGTH]
+    """Return a clip augmented for an epoch, cut to its planned duration."""
+    augmented = augmentation(samples, plan.speed(index, epoch), epoch, index)
+    return augmented[: frames_of(plan.duration(index, epoch)) * HOP_LENGTH]

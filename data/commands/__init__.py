@@ -1,1 +1,1 @@
-"""What `python -m data` does: inspect, split, leakage and the demo corpus."""
+"""The commands of `python -m data`: inspect, split, leakage and demo."""

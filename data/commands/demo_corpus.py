@@ -1,7 +1,8 @@
-"""A corpus of spoken numbers in English and Mandarin, synthesised on the spot by espeak-ng.
+"""`python -m data demo`: synthesize a corpus of spoken numbers with espeak-ng.
 
-`make_corpus` writes it in Mozilla Common Voice's folder layout, so that whatever reads Common
-Voice reads it too. It needs the optional extra `whisper-loop[demo]`, and no network.
+The corpus is in English and Mandarin, and has Mozilla Common Voice's folder layout, so that any
+reader of Common Voice can read it. This needs the optional extra `whisper-loop[demo]`, and no
+network.
 """
 
 import ctypes
@@ -27,18 +28,18 @@ from data.errors import InputError
 # Common Voice 17 and later.
 COLUMNS = "client_id\tpath\tsentence_id\tsentence\tsentence_domain\tup_votes\tdown_votes\tage"
 COLUMNS += "\tgender\taccents\tvariant\tlocale\tsegment"
-# A locale has espeak-ng's voice, its numbers, and what joins them in a sentence.
+# By locale: espeak-ng's voice, the numbers, and the separator in a sentence.
 ENGLISH = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LANGUAGES = {"en": ("en", ENGLISH, " "), "zh-TW": ("cmn", tuple("零一二三四五六七八九"), "")}
 MAX_NUMBERS = 5
 
-# espeak-ng's variants, less those that are
+# espeak-ng's variants, except those that are
 # - meant to be odd: whispers, croak, Demonic, robots, echoes, a speed test, an own accent;
-# - hard to understand: a classifier that had not heard the voice missed 6 % or more;
+# - hard to understand: a classifier not trained on the voice missed 6 % or more;
 # - almost another variant's audio (Gene2, Henrique, klatt4, steph3 ...);
 # - of type "klatt 6": their noise comes from C's rand(), which the whole process shares.
-# A voice of dev or test has no near relative in the other splits. Andrea and travis were in test: a
-# model that had never heard such voices missed every fifth number of theirs, or more.
+# No voice of dev or test resembles one of the other splits. Andrea and travis are not in test: a
+# model not trained on such voices missed every fifth of their numbers, or more.
 VOICES = {
     "train": "Alex,Andrea,Denis,Diogo,Hugo,Mario,Michael,Mr serious,Nguyen,Tweaky,anika,"
     "antonio,aunty,belinda,edward,f1,f2,f4,f5,grandpa,gustave,iven2,iven3,iven4,"
@@ -49,15 +50,15 @@ VOICES = {
 }
 GENDERS = {"male": "male_masculine", "female": "female_feminine"}
 
-# A clip draws each of espeak-ng's parameters between two ends. The keys are speak_lib.h's.
+# Ranges from which each clip's espeak-ng parameters are drawn. The keys are speak_lib.h's.
 PARAMETERS = {
     1: (120, 170),  # espeakRATE, words per minute
     3: (35, 65),  # espeakPITCH, percent
     4: (30, 70),  # espeakRANGE, percent
     7: (3, 3),  # espeakWORDGAP, 10 ms
 }
-# A training clip is drawn out or pressed together by this factor at most, as a longer or a shorter
-# vocal tract would (vocal tract length perturbation): 42 voices are few to learn all others from.
+# Maximum factor by which a training clip is stretched or compressed, as by a longer or a shorter
+# vocal tract (vocal tract length perturbation): 42 voices are few to generalize from.
 STRETCH = 0.15
 SYNCHRONOUS, DONT_EXIT, CHARS_UTF8 = 2, 0x8000, 1  # also speak_lib.h's
 SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
@@ -74,15 +75,15 @@ class _Clip(NamedTuple):
     variant: str
     numbers: list[str]
     settings: dict[int, int]
-    stretch: float = 1.0  # of time and wavelengths; 1: as the voice is
+    stretch: float = 1.0  # factor of time and wavelengths
 
 
-class _Speaker:
-    """One initialised copy of espeak-ng's library; not for two threads at once."""
+class _Synthesizer:
+    """An initialized copy of espeak-ng's library; not thread-safe."""
 
     def __init__(self, loader: Any, scratch: Path, seed: int) -> None:
-        # Flutter and gain keep their state while the library is loaded, so that a text never sounds
-        # the same twice. A copy under a new name is loaded anew.
+        # Flutter and gain keep their state while the library is loaded, so a text never sounds the
+        # same twice. A copy under a new name is loaded with a fresh state.
         self._library = ctypes.CDLL(str(shutil.copy(loader.get_library_path(), scratch)))
         self._data = Path(loader.get_data_path())
         if len(os.fsencode(self._data)) > MAX_DATA_PATH_BYTES:
@@ -91,7 +92,9 @@ class _Speaker:
         data = os.fsencode(self._data)
         self.rate_hz: int = self._library.espeak_Initialize(SYNCHRONOUS, 0, data, DONT_EXIT)
         if self.rate_hz <= 0:
-            raise InputError(f"espeak-ng refuses its data in {self._data}: set a shorter TMPDIR")
+            raise InputError(
+                f"espeak-ng cannot load its data in {self._data}: set a shorter TMPDIR"
+            )
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         self._pieces: list[bytes] = []
         self._callback = SYNTH_CALLBACK(self._take)
@@ -102,7 +105,7 @@ class _Speaker:
             self._pieces.append(ctypes.string_at(samples, 2 * count))
         return 0
 
-    def say(self, clip: _Clip) -> NDArray[np.int16]:
+    def synthesize(self, clip: _Clip) -> NDArray[np.int16]:
         """Return the clip's audio, mono."""
         self._pieces.clear()
         voice = f"{LANGUAGES[clip.locale][0]}+{clip.variant}"
@@ -113,19 +116,19 @@ class _Speaker:
             status = status or self._library.espeak_SetParameter(parameter, value, 0)
         status = status or self._library.espeak_Synth(text, *where, CHARS_UTF8, None, None)
         if status or not self._pieces:
-            raise RuntimeError(f"espeak-ng's voice {voice} said nothing (status {status})")
+            raise RuntimeError(f"espeak-ng's voice {voice} produced no audio (status {status})")
         audio = np.frombuffer(b"".join(self._pieces), dtype=np.int16)
         if clip.stretch == 1:
             return audio
-        at = np.arange(int(len(audio) * clip.stretch)) / clip.stretch
-        return np.interp(at, np.arange(len(audio)), audio).astype(np.int16)
+        positions = np.arange(int(len(audio) * clip.stretch)) / clip.stretch
+        return np.interp(positions, np.arange(len(audio)), audio).astype(np.int16)
 
     def gender(self, variant: str) -> str:
-        """Return what the variant's file says, in Common Voice's words, or nothing."""
-        # A missing file fails here; espeak-ng takes an unknown variant for the plain voice.
+        """Return the gender in a variant's file, in Common Voice's words; empty if not given."""
+        # Raises for a missing file; espeak-ng would use the plain voice for an unknown variant.
         lines = (self._data / "voices" / "!v" / variant).read_text("latin-1").splitlines()
-        said = [line.split()[1].lower() for line in lines if line.startswith("gender ")]
-        return GENDERS[said[0]] if said else ""
+        genders = [line.split()[1].lower() for line in lines if line.startswith("gender ")]
+        return GENDERS[genders[0]] if genders else ""
 
 
 def make_corpus(
@@ -140,7 +143,7 @@ def make_corpus(
     """Write FOLDER/en and FOLDER/zh-TW, both or neither; the same seed gives the same bytes.
 
     Raises:
-        InputError: FOLDER exists, a count is below 2 (each is for both languages), or no espeak-ng.
+        InputError: FOLDER exists, a count is below 2 (one per language), or espeak-ng is missing.
     """
     counts = {"train": clips, "dev": dev_clips, "test": test_clips}
     if min(counts.values()) < len(LANGUAGES):
@@ -154,49 +157,49 @@ def make_corpus(
         raise InputError(f"the demo corpus needs {needed} (it is GPL)") from error
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside,
+        tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as staging,
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
     ):
-        speaker = _Speaker(espeakng_loader, Path(scratch), seed)
+        synthesizer = _Synthesizer(espeakng_loader, Path(scratch), seed)
         plan = [clip for locale in LANGUAGES for clip in _plan(locale, counts, seed)]
         shown = track(plan, "espeak-ng", console=Console(stderr=True), disable=not progress)
-        _write(Path(beside) / "corpus", shown, speaker)
-        (Path(beside) / "corpus").rename(folder)
+        _write(Path(staging) / "corpus", shown, synthesizer)
+        (Path(staging) / "corpus").rename(folder)
     return [folder / locale for locale in LANGUAGES]
 
 
 def _plan(locale: str, counts: dict[str, int], seed: int) -> Iterator[_Clip]:
-    """Draw texts and settings; a split's voices take turns, so that each is heard as often."""
+    """Draw texts and settings; voices alternate, so that each has equally many clips."""
     for split, count in counts.items():
-        draw = random.Random(f"{seed}/{locale}/{split}")
+        rng = random.Random(f"{seed}/{locale}/{split}")
         variants = VOICES[split].split(",")
         for index in range(count // len(LANGUAGES)):
-            numbers = draw.choices(LANGUAGES[locale][1], k=draw.randint(1, MAX_NUMBERS))
-            settings = {key: draw.randint(*ends) for key, ends in PARAMETERS.items()}
+            numbers = rng.choices(LANGUAGES[locale][1], k=rng.randint(1, MAX_NUMBERS))
+            settings = {key: rng.randint(*ends) for key, ends in PARAMETERS.items()}
             name = f"espeak_{locale}_{split}_{index:06d}.mp3"
             variant = variants[index % len(variants)]
-            stretch = draw.uniform(1 - STRETCH, 1 + STRETCH) if split == "train" else 1.0
+            stretch = rng.uniform(1 - STRETCH, 1 + STRETCH) if split == "train" else 1.0
             yield _Clip(locale, split, name, variant, numbers, settings, stretch)
 
 
-def _write(root: Path, clips: Iterable[_Clip], speaker: _Speaker) -> None:
+def _write(root: Path, clips: Iterable[_Clip], synthesizer: _Synthesizer) -> None:
     for locale in LANGUAGES:
         (root / locale / "clips").mkdir(parents=True)
     tables: defaultdict[Path, list[str]] = defaultdict(lambda: [COLUMNS])
     tables |= {root / locale / "clip_durations.tsv": ["clip\tduration[ms]"] for locale in LANGUAGES}
     queue: deque[Future[None]] = deque()
-    # Threads suffice: soundfile lets go of Python's lock while it encodes.
+    # Threads suffice: soundfile releases the GIL while it encodes.
     with ThreadPoolExecutor(os.cpu_count()) as encoders:
         for clip in clips:
             folder = root / clip.locale
             path = folder / "clips" / clip.name
-            audio = speaker.say(clip)
-            queue.append(encoders.submit(soundfile.write, path, audio, speaker.rate_hz, **MP3))
+            audio = synthesizer.synthesize(clip)
+            queue.append(encoders.submit(soundfile.write, path, audio, synthesizer.rate_hz, **MP3))
             if len(queue) > MAX_QUEUED_CLIPS:
                 queue.popleft().result()
             for table in (clip.split, "validated"):
-                tables[folder / f"{table}.tsv"].append(_row(clip, speaker.gender(clip.variant)))
-            milliseconds = round(1000 * len(audio) / speaker.rate_hz)
+                tables[folder / f"{table}.tsv"].append(_row(clip, synthesizer.gender(clip.variant)))
+            milliseconds = round(1000 * len(audio) / synthesizer.rate_hz)
             tables[folder / "clip_durations.tsv"].append(f"{clip.name}\t{milliseconds}")
         while queue:
             queue.popleft().result()

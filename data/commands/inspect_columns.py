@@ -1,4 +1,4 @@
-"""What an inspection keeps of each clip: numbers and codes, some 60 bytes, not its texts."""
+"""ColumnStatistics: what `inspect` keeps of each clip in columns, some 60 bytes per clip."""
 
 from array import array
 from typing import Any
@@ -7,28 +7,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.utterance import Utterance
-from data.writing_systems import is_damaged, plain, script_of
+from data.writing_systems import is_damaged, plain_text, script_of
 
-SPECIAL_TOKENS = 5  # of a label: start, language, task, no timestamps, end
+SPECIAL_TOKENS = 5  # of a label: start, language, task, notimestamps, end
 NUMBERS = {
-    "row": "i",  # of its split, as it is read
-    "kept": "b",  # whether training or scoring would use it
+    "row": "i",  # index in its split
+    "kept": "b",  # whether training or evaluation would use it
     "seconds": "d",
     "letters": "i",
-    "tokens": "i",  # of its text alone; 0 without a tokenizer
+    "tokens": "i",  # without special tokens; 0 without a tokenizer
     "damaged": "b",
     "text": "q",  # hashes
     "plain": "q",
-    "audio": "q",  # 0 where it was not asked for
+    "audio": "q",  # 0 if not hashed
 }
 NAMES = ("split", "language", "script", "speaker")
 
 
 class ColumnStatistics:
-    """Clips whose audio can be used, in the order in which they were read."""
+    """Columns of the clips with usable audio, in reading order."""
 
     def __init__(self) -> None:
-        """Begin without any."""
+        """Initialize empty columns."""
         self._numbers: dict[str, array[Any]] = {name: array(kind) for name, kind in NUMBERS.items()}
         self._codes = {name: array("i") for name in NAMES}
         self._known: dict[str, dict[str, int]] = {name: {} for name in NAMES}
@@ -37,16 +37,16 @@ class ColumnStatistics:
         """Append a clip.
 
         Args:
-            u: the clip, with its length.
-            split: that it is of.
-            row: its place in the split.
-            kept: whether training or scoring would use it.
+            u: the clip, with its duration.
+            split: its split.
+            row: its index in the split.
+            kept: whether training or evaluation would use it.
             audio: a hash of its audio.
         """
-        told = plain(u.text)
+        normalized = plain_text(u.text)
         tokens = max(0, u.tokens - SPECIAL_TOKENS)
-        numbers = (row, kept, u.seconds, len(told), tokens, is_damaged(u.text))
-        hashes = (hash(u.text), hash(told), audio)
+        numbers = (row, kept, u.seconds, len(normalized), tokens, is_damaged(u.text))
+        hashes = (hash(u.text), hash(normalized), audio)
         for column, number in zip(self._numbers.values(), (*numbers, *hashes), strict=True):
             column.append(number)
         names = (split, u.language or "", script_of(u.text, u.language), u.speaker or "")
@@ -63,15 +63,15 @@ class ColumnStatistics:
         return np.asarray(self._numbers[name])
 
     def names(self, name: str) -> list[str]:
-        """Return the names that a column holds, each once, in the order in which they came."""
+        """Return a column's distinct names, in order of first appearance."""
         return list(self._known[name])
 
     def where(self, name: str, value: str) -> NDArray[np.bool_]:
-        """Tell which clips have a name. Shape: (clips,)."""
+        """Return a mask of the clips with a name. Shape: (clips,)."""
         return np.asarray(self._codes[name]) == self._known[name].get(value, -1)
 
     def count(self, name: str, among: NDArray[np.bool_]) -> dict[str, int]:
-        """Return how many clips have each name, the most frequent first, of those that have one."""
+        """Return the number of clips by name, most frequent first, without empty names."""
         counts = np.bincount(np.asarray(self._codes[name])[among], minlength=len(self._known[name]))
         pairs = zip(self._known[name], counts.tolist(), strict=True)
         return dict(sorted(((n, c) for n, c in pairs if n and c), key=lambda pair: -pair[1]))

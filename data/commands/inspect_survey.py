@@ -1,4 +1,4 @@
-"""Going through a corpus: what each clip is, and what training would leave out of it."""
+"""Survey: reads all splits of a corpus, and finds what training would leave out."""
 
 import sys
 from collections import Counter, defaultdict
@@ -16,13 +16,13 @@ from data.commands.inspect_columns import SPECIAL_TOKENS, ColumnStatistics
 from data.commands.leakage import audio_hash
 from data.config import DataConfig
 from data.corpora import read as read_corpus
-from data.corpora.common_voice import holds_speakers_of_all
+from data.corpora.common_voice import contains_held_out_speakers
 from data.errors import InputError
 from data.labels import MAX_TOKENS
 from data.screening.durations import scan
 from data.screening.filters import (
     Screened,
-    drop,
+    make_drop,
     screen_audio,
     screen_faults,
     screen_leaks,
@@ -30,7 +30,7 @@ from data.screening.filters import (
 )
 from data.utterance import Drop, Utterance
 
-CHUNK = 2**16  # clips held at a time, of millions; what a scan found is remembered after each
+CHUNK = 2**16  # clips in memory at a time; the scan's cache is saved after each chunk
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,24 +55,24 @@ class InspectConfig:
     data: DataConfig = field(default_factory=DataConfig)
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself.
+        """Check for contradictions.
 
         Raises:
-            InputError: audio is to be hashed, but not to be looked at.
+            InputError: hashes is set, but check is none.
         """
         if self.hashes and self.scan == "none":
             raise InputError("hashes reads every clip, but scan is none: set it to header")
 
 
 class Survey:
-    """What is found in a corpus: read() fills it."""
+    """Statistics of a corpus, which read() collects."""
 
     def __init__(self, config: InspectConfig, cache: Path) -> None:
-        """Begin without anything.
+        """Initialize empty statistics.
 
         Args:
-            config: what to look at.
-            cache: the file that remembers lengths between runs.
+            config: what to inspect.
+            cache: file that keeps measured durations between runs.
         """
         language = config.language or config.data.language
         check = "header" if config.scan == "none" else config.scan
@@ -83,35 +83,35 @@ class Survey:
         self.splits = list(dict.fromkeys(splits))
         self.columns = ColumnStatistics()
         self.characters: dict[str, Counter[str]] = defaultdict(Counter)  # by language
-        self.listed: Counter[str] = Counter()  # rows, by split
-        self.left_out: Counter[tuple[str, str]] = Counter()  # by split and reason
-        self.examples: dict[tuple[str, str], Drop] = {}  # the first of each
-        self.absent: dict[str, str] = {}  # splits that nobody named and that are not there: why
+        self.listed: Counter[str] = Counter()  # rows by split
+        self.left_out: Counter[tuple[str, str]] = Counter()  # drops by split and reason
+        self.examples: dict[tuple[str, str], Drop] = {}  # the first drop of each
+        self.absent: dict[str, str] = {}  # error by missing split, if not requested
         self._cache = cache
         self._tokenizer = None if config.model is None else _load_tokenizer(config.model)
         self._held_out: list[Utterance] = []
 
     def read(self) -> Iterator[Drop]:
-        """Go through all splits, and yield what is left out.
+        """Read all splits, and yield drops.
 
         Raises:
-            InputError: a split that was named is missing, or a length where none is measured.
+            InputError: a requested split is missing, or a duration is unknown and check is none.
         """
-        # what is held out comes first: training clips must not be in it
+        # dev and test first, to find training clips that are in them
         for split in sorted(self.splits, key=lambda split: not self._is_held_out(split)):
-            rows = self._begun(split)
+            rows = self._open_split(split)
             seen: set[str] = set()
             while chunk := list(islice(rows, CHUNK)):
-                for gone in self._read_chunk(chunk, split, seen):
-                    self.left_out[split, gone.reason] += 1
-                    self.examples.setdefault((split, gone.reason), gone)
-                    yield gone
+                for dropped in self._read_chunk(chunk, split, seen):
+                    self.left_out[split, dropped.reason] += 1
+                    self.examples.setdefault((split, dropped.reason), dropped)
+                    yield dropped
         if not self.listed:
             raise InputError(self.absent[self.data.train_split])
 
-    def look_again(self, clips: Iterable[int]) -> dict[int, Utterance]:
-        """Return clips by their index in the columns, with their lengths."""
-        wanted, found = set(clips), {}
+    def read_again(self, clips: Iterable[int]) -> dict[int, Utterance]:
+        """Read clips again, by index in the columns; return them with their durations."""
+        wanted, clips_by_index = set(clips), {}
         rows, seconds = self.columns.numbers("row"), self.columns.numbers("seconds")
         for split in self.columns.names("split"):
             inside = self.columns.where("split", split)
@@ -120,11 +120,11 @@ class Survey:
             for number, u in enumerate(islice(read_corpus(self.data, split), until)):
                 if number in places:
                     clip = places[number]
-                    found[clip] = replace(u, seconds=float(seconds[clip]))
-        return found
+                    clips_by_index[clip] = replace(u, seconds=float(seconds[clip]))
+        return clips_by_index
 
-    def _begun(self, split: str) -> Iterator[Utterance]:
-        """Return a split's rows; none where it is not there and nobody named it."""
+    def _open_split(self, split: str) -> Iterator[Utterance]:
+        """Return a split's rows; none if it does not exist and was not requested."""
         rows = read_corpus(self.data, split)
         try:
             first = list(islice(rows, 1))
@@ -144,25 +144,25 @@ class Survey:
         fresh, drops = [], []
         for number, u in enumerate(chunk, self.listed[split]):
             if u.id in seen:
-                drops.append(drop(u, split, "listed twice"))
+                drops.append(make_drop(u, split, "listed twice"))
                 continue
             seen.add(u.id)
             numbers[u.id] = number
             fresh.append(u)
         self.listed[split] += len(chunk)
         fresh, faults = screen_faults(fresh, split)
-        usable, broken = self._measured(fresh, split)
+        usable, broken = self._measure(fresh, split)
         usable = self._with_tokens(usable)
-        unfit = self._unfit(usable, split)
-        self._add(usable, split, numbers, {gone.id for gone in unfit})
+        unfit = self._screen_as_training(usable, split)
+        self._add(usable, split, numbers, {dropped.id for dropped in unfit})
         return [*drops, *faults, *broken, *unfit]
 
-    def _measured(self, fresh: list[Utterance], split: str) -> Screened:
+    def _measure(self, fresh: list[Utterance], split: str) -> Screened:
         if self.config.scan != "none":
             return screen_audio(fresh, split, scan(fresh, self.data, self._cache, show=True))
         for u in fresh:
             if u.seconds == 0:
-                raise InputError(f"{u.audio}: {split} does not say its length: set scan to header")
+                raise InputError(f"{u.audio}: {split} has no duration for it: set check to header")
         return fresh, []
 
     def _with_tokens(self, usable: list[Utterance]) -> list[Utterance]:
@@ -174,18 +174,18 @@ class Survey:
             u.tokens = len(row) + SPECIAL_TOKENS
         return usable
 
-    def _unfit(self, usable: list[Utterance], split: str) -> list[Drop]:
-        """Return what training would leave out though its audio can be used."""
+    def _screen_as_training(self, usable: list[Utterance], split: str) -> list[Drop]:
+        """Return the drops that training would add for clips with usable audio."""
         if self._is_held_out(split):
             self._held_out += usable
             return []
-        strict = holds_speakers_of_all(split)  # as in training
+        strict = contains_held_out_speakers(split)  # as in training
         kept, leaks = screen_leaks(usable, split, self._held_out, strict=strict)
         _, unfit = screen_training(kept, split, self.data, MAX_TOKENS)
         return leaks + unfit
 
     def _add(
-        self, usable: list[Utterance], split: str, numbers: dict[str, int], left: set[str]
+        self, usable: list[Utterance], split: str, numbers: dict[str, int], dropped_ids: set[str]
     ) -> None:
         quiet = not (self.config.hashes and sys.stdout.isatty())
         for u in track(usable, "hashing", disable=quiet, transient=True):
@@ -195,7 +195,7 @@ class Survey:
                 u,
                 split=split,
                 row=numbers[u.id],
-                kept=u.id not in left,
+                kept=u.id not in dropped_ids,
                 audio=hash(digest) if digest else 0,
             )
 
@@ -206,6 +206,6 @@ def _load_tokenizer(name: str) -> Tokenizer:
         if folder.is_dir():
             return Tokenizer.from_file(str(folder / "tokenizer.json"))
         return Tokenizer.from_pretrained(name)
-    except Exception as error:  # tokenizers raises nothing more special
+    except Exception as error:  # tokenizers raises no more specific type
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"model {name!r}: its tokenizer cannot be loaded: {reason}") from error

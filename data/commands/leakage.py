@@ -1,4 +1,4 @@
-"""What two splits share: a score says little on what a model was trained on."""
+"""`python -m data leakage`: what two splits share, since scores on training data say little."""
 
 import hashlib
 import sys
@@ -20,16 +20,16 @@ from data.errors import InputError
 from data.pages.tables import Table
 from data.paths import refuse_within
 from data.utterance import Utterance
-from data.writing_systems import plain
+from data.writing_systems import plain_text
 
 EXAMPLES = 3
 WIDTH = 40  # characters of an example
 KINDS = ("clip", "sentence", "plain sentence", "speaker", "audio")
 NOTE = (
-    "A clip is known by its name, which Common Voice keeps over releases. A plain sentence is one "
-    "without case, punctuation and spaces. Shares are of the clips that have such a thing at all."
+    "Clips are compared by name, which Common Voice keeps over releases. Plain sentences are "
+    "without case, punctuation and spaces. Shares are of the clips that have such a key at all."
 )
-Keys = Mapping[str, Counter[str]]  # by kind: how many clips have each
+Keys = Mapping[str, Counter[str]]  # by kind: number of clips by key
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,21 +49,21 @@ class LeakageConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shared:
-    """What two splits share of one kind."""
+    """The shared keys of two splits, of one kind."""
 
     kind: str
-    shared: list[str]  # the most frequent of the first split first
-    clips: int  # of the first split that have one of these
-    of: int  # clips of the first split that have such a thing at all
+    shared: list[str]  # keys, the most frequent of the first split first
+    clips: int  # of the first split with a shared key
+    of: int  # clips of the first split with any key
     other_clips: int
     other_of: int
 
 
 def report_leakage(config: LeakageConfig) -> list[Shared]:
-    """Compare two splits, and tell what they share.
+    """Compare two splits, and print what they share.
 
     Raises:
-        InputError: a corpus or a split is missing, or the file to write exists or lies in one.
+        InputError: a corpus or a split is missing, or the output file exists or is in a corpus.
     """
     out = Path(config.out) if config.out else None
     if out:
@@ -71,18 +71,18 @@ def report_leakage(config: LeakageConfig) -> list[Shared]:
     if out and out.exists():
         raise InputError(f"{out} exists already: remove it, or name another file with --out")
     pair = replace(config.data, corpus=(config.corpus, config.other)).sources
-    first = _keys(config, pair[0], config.split)
-    other = _keys(config, pair[1], config.other_split)
-    found = _compare(first, other)
+    first = _count_keys(config, pair[0], config.split)
+    other = _count_keys(config, pair[1], config.other_split)
+    overlaps = _compare(first, other)
     title = f"{config.corpus} {config.split}, and {config.other} {config.other_split}"
-    Console(highlight=False).print(_table(found, title).drawn())
+    Console(highlight=False).print(_table(overlaps, title).to_rich())
     if out:
-        write_json(out, [asdict(each) for each in found])
-    return found
+        write_json(out, [asdict(overlap) for overlap in overlaps])
+    return overlaps
 
 
 def _compare(first: Keys, other: Keys) -> list[Shared]:
-    """Return what both have, kind by kind."""
+    """Return the shared keys, by kind."""
     return [
         Shared(
             kind=kind,
@@ -97,29 +97,34 @@ def _compare(first: Keys, other: Keys) -> list[Shared]:
 
 
 def _keys_of(u: Utterance, *, audio: bool) -> dict[str, str | None]:
-    """Return what a clip may share with another, by kind; None or empty where it has none."""
-    keys = (u.id, u.text, plain(u.text), u.speaker, audio_hash(u) if audio else None)
+    """Return a clip's key of each kind; None or empty if it has none."""
+    keys = (u.id, u.text, plain_text(u.text), u.speaker, audio_hash(u) if audio else None)
     return dict(zip(KINDS, keys, strict=True))
 
 
 def audio_hash(u: Utterance) -> str | None:
-    """Return a hash of a clip's bytes, and the times of a slice; None where they cannot be read."""
+    """Return a hash of a clip's bytes, plus a slice's times; None if they cannot be read."""
     digest = _digest(u.audio)
     return digest and (digest if u.end is None and not u.start else f"{digest}@{u.start}-{u.end}")
 
 
-def _table(found: list[Shared], title: str) -> Table:
+def _table(overlaps: list[Shared], title: str) -> Table:
     """Return the comparison as a table."""
     rows = []
-    for each in found:
-        clips = (_share(each.clips, each.of), _share(each.other_clips, each.other_of))
-        told = (key if len(key) <= WIDTH else f"{key[:WIDTH]}…" for key in each.shared[:EXAMPLES])
-        rows.append((each.kind, "\n".join(told), f"{len(each.shared):,}", *clips))
+    for overlap in overlaps:
+        clips = (
+            _format_share(overlap.clips, overlap.of),
+            _format_share(overlap.other_clips, overlap.other_of),
+        )
+        examples = (
+            key if len(key) <= WIDTH else f"{key[:WIDTH]}…" for key in overlap.shared[:EXAMPLES]
+        )
+        rows.append((overlap.kind, "\n".join(examples), f"{len(overlap.shared):,}", *clips))
     columns = ("", "such as", "shared", "of the first", "of the other")
     return Table(title, columns, rows, NOTE, texts=2)
 
 
-def _keys(config: LeakageConfig, source: Source, split: str) -> Keys:
+def _count_keys(config: LeakageConfig, source: Source, split: str) -> Keys:
     data = replace(
         config.data,
         corpus=(source.name,),
@@ -128,21 +133,21 @@ def _keys(config: LeakageConfig, source: Source, split: str) -> Keys:
         task=(source.task,),
         audio_root=(source.audio_root,) if source.audio_root else (),
     )
-    found: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
+    counts: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
     quiet = not (config.audio and sys.stdout.isatty())
     rows = track(read_corpus(data, split), f"hashing {split}", disable=quiet, transient=True)
     for u in rows:
         for kind, key in _keys_of(u, audio=config.audio).items():
             if key:
-                found[kind][key] += 1
-    return found if config.audio else {kind: found[kind] for kind in KINDS[:-1]}
+                counts[kind][key] += 1
+    return counts if config.audio else {kind: counts[kind] for kind in KINDS[:-1]}
 
 
-def _share(clips: int, of: int) -> str:
-    return f"{clips:,} of {of:,} ({clips / of:.1%})" if of else "none has one"
+def _format_share(clips: int, of: int) -> str:
+    return f"{clips:,} of {of:,} ({clips / of:.1%})" if of else "no clip has one"
 
 
-@lru_cache(maxsize=64)  # slices of a recording come one after another
+@lru_cache(maxsize=64)  # slices of a recording are consecutive
 def _digest(audio: str) -> str | None:
     try:
         source = open_source(audio)

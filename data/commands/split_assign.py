@@ -1,4 +1,4 @@
-"""Who goes into train, dev and test: no speaker and no sentence into two of them."""
+"""Assign clips to train, dev and test, so that no speaker or sentence is in two of them."""
 
 import hashlib
 import os
@@ -12,11 +12,11 @@ import tyro
 
 from data.config import DataConfig
 from data.errors import InputError
-from data.screening.filters import drop
+from data.screening.filters import make_drop
 from data.utterance import Drop, Utterance
-from data.writing_systems import plain
+from data.writing_systems import plain_text
 
-SPLITS = ("test", "dev", "train")  # a sentence of several stays in the first of these
+SPLITS = ("test", "dev", "train")  # in order of precedence for shared sentences
 Parts = dict[str, list[Utterance]]  # by split
 
 
@@ -47,20 +47,20 @@ class SplitConfig:
     data: DataConfig = field(default_factory=partial(DataConfig, scan="header"))
 
     def __post_init__(self) -> None:
-        """Refuse values that could not work.
+        """Check the ranges and combinations of values.
 
         Raises:
-            InputError: a number is out of its range, or there are not two splits held out.
+            InputError: a number is out of its range, or held_out does not have two splits.
         """
         if len(self.held_out) not in (0, 2):
             raise InputError(
-                f"held_out names dev and test, in this order, got {list(self.held_out)}: "
-                "give two splits, or none to make them"
+                f"held_out must be dev and test, in this order, got {list(self.held_out)}: "
+                "give two splits, or none to create them"
             )
         if self.held_out and self.shared_sentences:
             raise InputError(
-                "shared_sentences is for a source that is divided: train never holds a sentence of "
-                "the splits that held_out names"
+                "shared_sentences is for a divided source: with held_out, train never has "
+                "sentences of those splits"
             )
         for key in ("dev", "test"):
             if not getattr(self, key) > 0:
@@ -68,12 +68,12 @@ class SplitConfig:
         if self.unit == "share" and not self.dev + self.test < 1:
             raise InputError(
                 f"dev and test are {self.dev + self.test:g} of the speakers together: "
-                "leave some to train, or say --unit=hours"
+                "leave some for train, or use --unit=hours"
             )
 
 
 def divide(utterances: Iterable[Utterance], config: SplitConfig) -> Parts:
-    """Divide clips into test, dev and train; what shares a group stays together.
+    """Divide clips into test, dev and train; each group stays in one split.
 
     Raises:
         InputError: a split would be empty.
@@ -82,74 +82,74 @@ def divide(utterances: Iterable[Utterance], config: SplitConfig) -> Parts:
     hours: dict[str, float] = defaultdict(float)
     for u in utterances:
         hours[_group(u, config)] += u.seconds / 3600
-    homes = _by_share(hours, config) if config.unit == "share" else _by_hours(hours, config)
+    split_of = _by_share(hours, config) if config.unit == "share" else _by_hours(hours, config)
     parts: Parts = {split: [] for split in SPLITS}
     for u in utterances:
-        parts[homes[_group(u, config)]].append(u)
+        parts[split_of[_group(u, config)]].append(u)
     for split, part in parts.items():
         if not part:
             raise InputError(
-                f"{', '.join(config.corpus)}: divided by {config.by}, nothing of {len(hours):,} "
-                f"falls into {split}: take another --dev, --test or --seed, --unit=hours, or "
+                f"{', '.join(config.corpus)}: divided by {config.by}, none of {len(hours):,} "
+                f"groups is in {split}: use another --dev, --test or --seed, --unit=hours, or "
                 "--by=sentence"
             )
     return parts
 
 
-def part_sentences(parts: Parts, *, held_out: bool) -> tuple[Parts, list[Drop]]:
-    """Drop clips whose sentence another split holds: dev gives way to test, and train to both.
+def separate_sentences(parts: Parts, *, held_out: bool) -> tuple[Parts, list[Drop]]:
+    """Drop clips whose sentence is in another split: from dev for test, from train for both.
 
     Args:
         parts: clips by split.
-        held_out: leave dev and test as they are.
+        held_out: keep dev and test unchanged.
     """
-    homes: dict[str, str] = {}
+    split_of: dict[str, str] = {}
     kept: Parts = {split: [] for split in SPLITS}
     drops = []
     for split in SPLITS:
         for u in parts[split]:
-            home = homes.setdefault(_sentence(u), split)
-            if home == split or (held_out and split != "train"):
+            first = split_of.setdefault(_sentence(u), split)
+            if first == split or (held_out and split != "train"):
                 kept[split].append(u)
             else:
-                drops.append(drop(u, split, f"plain sentence of {home}"))
+                drops.append(make_drop(u, split, f"plain sentence of {first}"))
     return kept, drops
 
 
 def _by_share(hours: Mapping[str, float], config: SplitConfig) -> dict[str, str]:
-    def home(place: float) -> str:
-        if place < config.test:
+    def split_at(fraction: float) -> str:
+        if fraction < config.test:
             return "test"
-        return "dev" if place < config.test + config.dev else "train"
+        return "dev" if fraction < config.test + config.dev else "train"
 
-    return {group: home(_place(group, config.seed)) for group in hours}
+    return {group: split_at(_hash_fraction(group, config.seed)) for group in hours}
 
 
 def _by_hours(hours: Mapping[str, float], config: SplitConfig) -> dict[str, str]:
-    """Fill test, then dev, and never over: who speaks for longer than is left is passed over."""
-    homes = dict.fromkeys(hours, "train")
-    for split, room in (("test", config.test), ("dev", config.dev)):
-        for group in sorted(hours, key=lambda each: _place(each, config.seed)):
-            if homes[group] == "train" and hours[group] <= room:
-                homes[group] = split
-                room -= hours[group]
-    return homes
+    """Fill test, then dev, without exceeding them: groups longer than the rest are skipped."""
+    split_of = dict.fromkeys(hours, "train")
+    for split, free_hours in (("test", config.test), ("dev", config.dev)):
+        for group in sorted(hours, key=lambda name: _hash_fraction(name, config.seed)):
+            if split_of[group] == "train" and hours[group] <= free_hours:
+                split_of[group] = split
+                free_hours -= hours[group]
+    return split_of
 
 
 def _group(u: Utterance, config: SplitConfig) -> str:
-    """Return what a clip stays with; one name in two corpora is taken for one speaker."""
+    """Return a clip's group. Equal names in two corpora count as one speaker."""
     if config.by == "speaker" and u.speaker:
         return f"speaker {u.speaker}"
     if config.by == "speaker" and (u.start or u.end is not None):
-        return f"recording {os.path.basename(u.audio)}"  # on any machine
+        return f"recording {os.path.basename(u.audio)}"  # without the folder
     return f"sentence {_sentence(u)}"
 
 
 def _sentence(u: Utterance) -> str:
-    return plain(u.text) or u.text
+    return plain_text(u.text) or u.text
 
 
-def _place(group: str, seed: int) -> float:
-    """Return where a group lies between 0 and 1, on any machine and beside any others."""
+def _hash_fraction(group: str, seed: int) -> float:
+    """Return a group's hash between 0 and 1, independent of the machine and of other groups."""
     digest = hashlib.sha256(f"{seed} {group}".encode()).digest()
     return int.from_bytes(digest[:8]) / 2**64

@@ -1,4 +1,4 @@
-"""One file per corpus layout, each yielding Utterances; read() picks the file."""
+"""Read corpora as Utterances: one module per layout; read() chooses the module."""
 
 import re
 import sys
@@ -30,19 +30,19 @@ HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")  # as in mozilla-foundation/common_
 
 
 class Layout(Protocol):
-    """What the file of a layout has."""
+    """The interface of a layout's module."""
 
-    LOOKS: str  # what it is known by, in words
+    DESCRIPTION: str  # of the files that identify the layout, for messages
 
     def matches(self, path: Path) -> bool:
-        """Tell whether a folder or a file lies in this layout, by names alone."""
+        """Return whether a folder or a file has this layout, judging by names alone."""
 
     def read(self, config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
-        """Yield the utterances of a split. Their ids begin with the corpus's name."""
+        """Yield the utterances of a split. Their ids begin with the corpus's folder name."""
 
 
-# in the order in which they are tried: what is known by more comes before what is known by less;
-# hub comes last, since it looks for its files in all folders below
+# in the order in which they are tried: more specific layouts come first; hub comes last, since it
+# searches all folders below
 LAYOUTS: dict[str, Layout] = {
     "ksponspeech": ksponspeech,
     "aishell": aishell,
@@ -62,22 +62,22 @@ LAYOUTS: dict[str, Layout] = {
 def read(config: DataConfig, split: str) -> Iterator[Utterance]:
     """Yield the utterances of a split over all corpora.
 
-    `train+dev` joins splits; `train-clean-100,train` names another in each corpus.
+    `train+dev` joins splits; `train-clean-100,train` names one split per corpus.
 
     Raises:
-        InputError: a corpus or a split is missing, or its layout is not known.
+        InputError: a corpus or a split is missing, or its layout is unknown.
     """
     if not config.corpus:
         raise InputError(NO_CORPUS)
     sources = config.sources
     splits = split.split(",") if "," in split else [split] * len(sources)
-    for source, place, mine in zip(sources, _places(config), splits, strict=True):
-        for part in filter(None, mine.split("+")):
+    for source, prefix, own_split in zip(sources, _id_prefixes(config), splits, strict=True):
+        for part in filter(None, own_split.split("+")):
             for u in layout_of(source).read(config, source.name, part):
                 language = source.language or u.language
-                u.id = place + u.id
+                u.id = prefix + u.id
                 u.corpus, u.task = source.name, source.task
-                # of millions of rows, few have names of their own here: one string for each
+                # millions of rows share few values: one string object for each
                 u.language = language and sys.intern(language)
                 u.speaker = u.speaker and sys.intern(u.speaker)
                 u.age = u.age and sys.intern(u.age)
@@ -86,26 +86,27 @@ def read(config: DataConfig, split: str) -> Iterator[Utterance]:
                 yield u
 
 
-def _places(config: DataConfig) -> list[str]:
-    """Return what ids of each corpus begin with: nothing, unless folders have the same name.
+def _id_prefixes(config: DataConfig) -> list[str]:
+    """Return a prefix for each corpus's ids: empty, unless folders have the same name.
 
-    Common Voice's clips have one name in all releases: the same clip is found to be listed twice.
+    Releases of Common Voice get no prefix: their clips have the same names, by which duplicates are
+    found.
     """
     seen: Counter[str] = Counter()
-    places = []
+    prefixes = []
     for source in config.sources:
         name = Path(source.name).name
         seen[name] += 1
-        alone = seen[name] == 1 or layout_of(source) is common_voice
-        places.append("" if alone else f"{seen[name]}:")
-    return places
+        is_unique = seen[name] == 1 or layout_of(source) is common_voice
+        prefixes.append("" if is_unique else f"{seen[name]}:")
+    return prefixes
 
 
 def layout_of(source: Source) -> Layout:
-    """Return the layout that was named, or the one that what lies there looks like.
+    """Return the layout given by data.layout, or the first one that matches the corpus.
 
     Raises:
-        InputError: nothing lies there, or it looks like none.
+        InputError: the corpus does not exist, or no layout matches.
     """
     if source.layout != "auto":
         return LAYOUTS[source.layout]
@@ -113,16 +114,16 @@ def layout_of(source: Source) -> Layout:
     if not path.exists():
         if path.is_absolute() or source.name[0] in ".~" or not HUB_NAME.fullmatch(source.name):
             raise InputError(
-                f"{source.name}: no such folder or file; set data.corpus to where the corpus lies"
+                f"{source.name}: no such folder or file; set data.corpus to the corpus's path"
             )
         return hub
     for layout in LAYOUTS.values():
         if layout.matches(path):
             return layout
-    looks = "; ".join(f"{layout.LOOKS} ({name})" for name, layout in LAYOUTS.items())
+    descriptions = "; ".join(f"{layout.DESCRIPTION} ({name})" for name, layout in LAYOUTS.items())
     raise InputError(
-        f"{path}: no known corpus layout: found {_contents(path)}; looked for {looks}. "
-        "If it is one of these, name it with data.layout"
+        f"{path}: no known corpus layout: found {_contents(path)}; looked for {descriptions}. "
+        "If it is one of these, set data.layout"
     )
 
 

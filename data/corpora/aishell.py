@@ -1,4 +1,4 @@
-"""AISHELL-1: read Mandarin, in folders of speakers, with one list of transcripts for all splits.
+"""AISHELL-1 (read Mandarin): one folder per speaker, one list of transcripts for all splits.
 
 data_aishell/wav/{train,dev,test}/S0002/BAC009S0002W0122.wav and
 data_aishell/transcript/aishell_transcript_v0.8.txt; https://www.openslr.org/33/
@@ -13,31 +13,31 @@ from data.corpora.folders import split_folder, subfolders, walk
 from data.corpora.text_rules import Rule, apply
 from data.corpora.text_tables import read_pairs
 from data.errors import InputError
-from data.paths import inside
+from data.paths import resolve_inside
 from data.utterance import Utterance
 
-LOOKS = "wav/ and transcript/"
+DESCRIPTION = "wav/ and transcript/"
 TRANSCRIPTS = "transcript/aishell_transcript_v0.8.txt"
 SPEAKER = re.compile(r"S\d{4}")  # of BAC009S0002W0122
 
-WIDE = [*range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B)]  # Ａ to Ｚ, ａ to ｚ
-LETTERS = {wide: wide - 0xFEE0 for wide in WIDE}
+FULL_WIDTH = [*range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B)]  # Ａ to Ｚ, ａ to ｚ
+TO_HALF_WIDTH = {wide: wide - 0xFEE0 for wide in FULL_WIDTH}
 RULES = (
-    Rule("full-width letters folded", lambda t: t.translate(LETTERS)),
+    Rule("full-width letters folded", lambda t: t.translate(TO_HALF_WIDTH)),
     Rule("spaces between words removed", lambda t: "".join(t.split())),
 )
 
 
 def matches(path: Path) -> bool:
-    """Tell whether a folder, or data_aishell in it, looks like AISHELL's."""
+    """Return whether a folder, or data_aishell in it, has AISHELL's layout."""
     root = _root(path)
     return (root / "wav").is_dir() and (root / "transcript").is_dir()
 
 
 def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
-    """Yield the .wav files of a split, and what else the transcripts list of its speakers.
+    """Yield the .wav files of a split, and transcripts of its speakers without a file.
 
-    AISHELL has some hundred .wav files without a transcript: they have a fault, and are counted.
+    AISHELL has some hundred .wav files without a transcript: they get a fault, and are counted.
 
     Raises:
         InputError: the split or the transcripts are missing.
@@ -45,7 +45,7 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
     root = _root(Path(corpus))
     wavs = root / "wav"
     if not subfolders(wavs) and any(wavs.glob("*.tar.gz")):
-        raise InputError(f"{wavs}: holds archives alone: unpack them there, each is a speaker")
+        raise InputError(f"{wavs}: has only archives, one per speaker: unpack them there")
     folder = split_folder(wavs, split)
     texts = read_pairs(root / TRANSCRIPTS)
     names = {
@@ -54,12 +54,14 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
         for name in files
         if name.endswith(".wav")
     }
-    missing = {n: f"{split}/{_speaker(n)}/{n}.wav" for n in _unheard(wavs, split, texts, names)}
+    missing = {
+        n: f"{split}/{_speaker(n)}/{n}.wav" for n in _ids_without_audio(wavs, split, texts, names)
+    }
     for name, path in (names | missing).items():
         text, rules = apply(texts.get(name, ""), RULES)
         yield Utterance(
             id=f"{Path(corpus).name}/{name}",
-            audio=inside(wavs, path, wavs),
+            audio=resolve_inside(wavs, path, wavs),
             text=text,
             language="zh",
             speaker=_speaker(name) or None,
@@ -68,18 +70,24 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
         )
 
 
-def _unheard(wavs: Path, split: str, texts: dict[str, str], names: dict[str, str]) -> list[str]:
-    """Return ids that the transcripts list for a split's speakers, and that have no .wav.
+def _ids_without_audio(
+    wavs: Path, split: str, texts: dict[str, str], names: dict[str, str]
+) -> list[str]:
+    """Return ids of transcripts of a split's speakers without a .wav.
 
-    A speaker who has no folder is taken to be of train, as 340 of the 400 are.
+    A speaker without a folder is assumed to be in train, as 340 of the 400 are.
     """
-    homes = {speaker: part for part in subfolders(wavs) for speaker in subfolders(wavs / part)}
-    return [n for n in texts if n not in names and homes.get(_speaker(n), "train") == split]
+    split_of_speaker = {
+        speaker: part for part in subfolders(wavs) for speaker in subfolders(wavs / part)
+    }
+    return [
+        n for n in texts if n not in names and split_of_speaker.get(_speaker(n), "train") == split
+    ]
 
 
 def _speaker(name: str) -> str:
-    found = SPEAKER.search(name)
-    return found[0] if found else ""
+    match = SPEAKER.search(name)
+    return match[0] if match else ""
 
 
 def _root(path: Path) -> Path:

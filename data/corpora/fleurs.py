@@ -1,7 +1,7 @@
-"""FLEURS as it lies on the Hub: data/LANGUAGE/{SPLIT.tsv, audio/SPLIT.tar.gz}, packed or unpacked.
+"""FLEURS as on the Hub: data/LANGUAGE/{SPLIT.tsv, audio/SPLIT.tar.gz}, packed or unpacked.
 
-A table has no header: number of the sentence, file, text as written, text normalised, its
-characters, samples, gender. Several speakers read one sentence: only files tell clips apart.
+A table has no header. Its columns: sentence number, file, raw text, normalized text, the latter's
+characters, samples, gender. Several speakers read one sentence, so only files identify clips.
 https://huggingface.co/datasets/google/fleurs
 """
 
@@ -9,31 +9,31 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from data.atomic_files import mended
+from data.atomic_files import replace_nul
 from data.audio.tar import locator, members
 from data.config import DataConfig
 from data.errors import InputError
 from data.log_mel import SAMPLE_RATE
-from data.paths import inside
+from data.paths import resolve_inside
 from data.utterance import Utterance
 
-LOOKS = "*.tsv and audio/"
+DESCRIPTION = "*.tsv and audio/"
 PACKED = ("tar.gz", "tar")
 COLUMNS = 7
-TEXTS = {"auto": 2, "raw_transcription": 2, "transcription": 3}  # with case and punctuation: raw
+TEXTS = {"auto": 2, "raw_transcription": 2, "transcription": 3}  # raw: with case and punctuation
 FOLDER = re.compile(r"([a-z]{2,3})(_[a-z]{4})?_([a-z]{2}|\d{3})")  # ko_kr, cmn_hans_cn, es_419
-WHISPER = {"cmn": "zh", "fil": "tl", "jv": "jw", "nb": "no"}  # the others are spelt alike
+WHISPER = {"cmn": "zh", "fil": "tl", "jv": "jw", "nb": "no"}  # others are the same
 
 
 def matches(path: Path) -> bool:
-    """Tell whether a folder looks like a language's of FLEURS."""
+    """Return whether a folder has the layout of a language of FLEURS."""
     return any(
         (path / "audio" / table.stem).is_dir() or _packed(table) for table in path.glob("*.tsv")
     )
 
 
 def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
-    """Yield the rows of CORPUS/SPLIT.tsv, with lengths.
+    """Yield the rows of CORPUS/SPLIT.tsv, with durations.
 
     Raises:
         InputError: the table or the audio is missing or broken.
@@ -61,22 +61,24 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
 
 
 def _finder(table: Path) -> Callable[[str], str]:
-    """Return what turns a file's name into Utterance.audio: in a folder if there is one.
+    """Return a function from file name to Utterance.audio, in a folder if it exists, or an archive.
 
     Raises:
         InputError: there is neither a folder nor an archive.
     """
     unpacked, packed = table.parent / "audio" / table.stem, _packed(table)
     if unpacked.is_dir():
-        return lambda name: inside(unpacked, name, table)
+        return lambda name: resolve_inside(unpacked, name, table)
     if packed is None:
         raise InputError(
             f"{unpacked}: no such folder, nor {unpacked.name}.tar.gz; download it again"
         )
-    held = {PurePosixPath(name).name: member for name, member in members(packed).items()}
+    archived = {PurePosixPath(name).name: member for name, member in members(packed).items()}
 
     def find(name: str) -> str:
-        return locator(packed, held[name]) if name in held else f"{packed.absolute()}/{name}"
+        return (
+            locator(packed, archived[name]) if name in archived else f"{packed.absolute()}/{name}"
+        )
 
     return find
 
@@ -88,12 +90,12 @@ def _packed(table: Path) -> Path | None:
 
 
 def _rows(table: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield line numbers and cells; quotes are text."""
+    """Yield line numbers and cells. Quotes are text."""
     try:
         lines = table.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{table}: not a table in UTF-8 ({error}); download it again") from error
-    for number, line in enumerate(mended(lines), 1):
+    for number, line in enumerate(replace_nul(lines), 1):
         cells = line.split("\t")
         if line and len(cells) != COLUMNS:
             raise InputError(
@@ -106,5 +108,5 @@ def _rows(table: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _samples(table: Path, line: int, cell: str) -> int:
     if not cell.isdecimal():
-        raise InputError(f"{table}, line {line}: {cell!r} is no number of samples")
+        raise InputError(f"{table}, line {line}: {cell!r} is not a number of samples")
     return int(cell)

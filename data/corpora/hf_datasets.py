@@ -1,7 +1,7 @@
-"""Hugging Face datasets, from the Hub or a local folder, as map-style sources.
+"""Hugging Face datasets, from the Hub or a local folder, with random access.
 
-Audio columns are never decoded by `datasets`, whose decoder needs FFmpeg's shared libraries: they
-give bytes, or a path, and soundfile reads those.
+`datasets` never decodes audio, since its decoder needs FFmpeg's shared libraries: it returns bytes
+or a path, which soundfile reads.
 """
 
 import json
@@ -18,13 +18,13 @@ from data.utterance import Utterance
 TEXT_COLUMNS = ("sentence", "text", "transcription", "transcript", "raw_transcription")
 LANGUAGE_COLUMNS = ("locale", "language", "lang_id")
 SPEAKER_COLUMNS = ("client_id", "speaker_id", "speaker")
-LOOKS = "dataset_dict.json, dataset_info.json, *.parquet or *.arrow"
+DESCRIPTION = "dataset_dict.json, dataset_info.json, *.parquet or *.arrow"
 
-Features = Mapping[str, Any]  # what each column holds, by its name
+Features = Mapping[str, Any]  # feature types by column name
 
 
 class ColumnNames(NamedTuple):
-    """Where a row says what; None where it does not."""
+    """The columns of a dataset; None if it has no such column."""
 
     text: str
     language: str | None
@@ -32,15 +32,15 @@ class ColumnNames(NamedTuple):
 
 
 def matches(path: Path) -> bool:
-    """Tell whether a folder holds what `datasets` wrote or can load."""
+    """Return whether a folder has files that `datasets` can load."""
     saved = any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
     return saved or any(path.rglob("*.parquet")) or any(path.rglob("*.arrow"))
 
 
 def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
-    """Yield the rows of a split, with texts; the audio is fetched row by row later.
+    """Yield the rows of a split, without audio, which is fetched row by row later.
 
-    Each names the commit that was loaded: a frozen manifest is of that one, whatever comes after.
+    Each Utterance.audio has the loaded commit, so that a frozen manifest keeps referring to it.
 
     Raises:
         InputError: the dataset, the split or a column is missing.
@@ -60,7 +60,7 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
         yield Utterance(
             id=f"{Path(corpus).name}/{split}/{row}",
             audio="hub:" + json.dumps({**locator, "row": row}),
-            **said(columns, rows.features, values),
+            **utterance_fields(columns, rows.features, values),
         )
 
 
@@ -68,9 +68,9 @@ def columns_of(config: DataConfig, corpus: str, features: Features) -> ColumnNam
     """Return the columns of text, language and speaker.
 
     Raises:
-        InputError: one that the user named is missing, or there is none of texts.
+        InputError: a column named by the user is missing, or there is no text column.
     """
-    candidates = named(config.text_column, TEXT_COLUMNS)
+    candidates = candidate_columns(config.text_column, TEXT_COLUMNS)
     text = _first(candidates, features)
     if text is None:
         raise InputError(
@@ -82,8 +82,10 @@ def columns_of(config: DataConfig, corpus: str, features: Features) -> ColumnNam
     return ColumnNames(text, language, speaker)
 
 
-def said(columns: ColumnNames, features: Features, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a row says of an utterance."""
+def utterance_fields(
+    columns: ColumnNames, features: Features, values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return text, language and speaker of a row, as keyword arguments of Utterance."""
     language = _value(features, columns.language, values)
     return {
         "text": (values[columns.text] or "").strip(),
@@ -92,8 +94,8 @@ def said(columns: ColumnNames, features: Features, values: Mapping[str, Any]) ->
     }
 
 
-def named(knob: str, usual: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the column that a knob names, or the usual names where it says auto."""
+def candidate_columns(knob: str, usual: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the column named by an option, or the usual names if it is auto."""
     return usual if knob == "auto" else (knob,)
 
 
@@ -101,14 +103,14 @@ def files_of(config: DataConfig, split: str) -> list[str]:
     """Return the patterns that data.data_files gives for a split.
 
     Raises:
-        InputError: one has no split, or the split has none.
+        InputError: a pattern names no split, or the split has no pattern.
     """
     files: dict[str, list[str]] = {}
-    for each in config.data_files:
-        name, equals, pattern = each.partition("=")
+    for argument in config.data_files:
+        name, equals, pattern = argument.partition("=")
         if not (name and equals and pattern):
             raise InputError(
-                f"data.data_files: {each!r} is not SPLIT=FILES, as train=part-*.parquet"
+                f"data.data_files: {argument!r} is not SPLIT=FILES, as train=part-*.parquet"
             )
         files.setdefault(name, []).append(pattern)
     if files and split not in files:
@@ -119,7 +121,7 @@ def files_of(config: DataConfig, split: str) -> list[str]:
 def _column(
     key: str, knob: str, usual: tuple[str, ...], name: str, features: Features
 ) -> str | None:
-    """Return the column that the user named, or a usual one if it is there."""
+    """Return the column named by the user, or a usual one if it exists."""
     if knob == "auto":
         return _first(usual, features)
     if knob not in features:
@@ -130,7 +132,7 @@ def _column(
 
 
 def _value(features: Features, column: str | None, values: Mapping[str, Any]) -> str | None:
-    """Return a cell as text; a class's name for its number."""
+    """Return a cell as text; for a ClassLabel, the name of the class."""
     if column is None or values[column] is None:
         return None
     name_of = getattr(features[column], "int2str", str)
@@ -138,9 +140,9 @@ def _value(features: Features, column: str | None, values: Mapping[str, Any]) ->
 
 
 def _first(candidates: tuple[str, ...], features: Features) -> str | None:
-    """Return the first column that is there and holds text, not a class number."""
+    """Return the first column that exists and has strings, not class numbers."""
     for column in candidates:
         kind = getattr(features.get(column), "dtype", "")
-        if kind in ("string", "large_string"):  # large: as pandas 3 and polars write them
+        if kind in ("string", "large_string"):  # large_string: as pandas 3 and polars write
             return column
     return None

@@ -1,9 +1,9 @@
-"""Kaldi's data directories: wav.scp and text, and optionally segments, speakers and lengths.
+"""Kaldi's data directories: wav.scp and text, and optionally segments, speakers and durations.
 
-wav.scp may name any file of the machine, where other corpora may name their own alone
-(data.paths): absolute paths are usual in it, and a person made it for this machine. A relative path
-is looked for where the program was started, as Kaldi and lhotse do, then beside wav.scp. A command
-is never run. https://kaldi-asr.org/doc/data_prep.html
+wav.scp may list any file of the machine, unlike other corpora (data.paths): absolute paths are
+usual in it, and it was made for this machine. Relative paths are resolved from the working
+directory, as in Kaldi and lhotse, then from wav.scp's folder. Commands are never run.
+https://kaldi-asr.org/doc/data_prep.html
 """
 
 import os
@@ -18,9 +18,9 @@ from data.corpora.text_tables import read_pairs, seconds_of
 from data.errors import InputError
 from data.utterance import Utterance
 
-LOOKS = "wav.scp, or folders with one"
+DESCRIPTION = "wav.scp, or folders with one"
 OFFSET = re.compile(r":\d+(\[.*\])?$")  # data/raw.ark:1234
-TRIED = 20  # relative paths that are looked for, to tell what they are relative to
+MAX_TRIED = 20  # relative paths that are tried, to find their base folder
 
 
 class Segment(NamedTuple):
@@ -28,11 +28,11 @@ class Segment(NamedTuple):
 
     recording: str
     start: float = 0.0  # seconds
-    end: float | None = None  # seconds; None: to the recording's end
+    end: float | None = None  # seconds; None: the end of the recording
 
 
 def matches(path: Path) -> bool:
-    """Tell whether a folder, or one in it, is a data directory."""
+    """Return whether a folder, or a subfolder, is a data directory."""
     return any((folder / "wav.scp").is_file() for folder in (path, *peek_folders(path)))
 
 
@@ -40,7 +40,7 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
     """Yield the utterances of CORPUS/SPLIT, or of CORPUS itself, which is `train`.
 
     Raises:
-        InputError: a file is missing or damaged, or names audio that is not in a file of its own.
+        InputError: a file is missing or damaged, or lists audio that is not a file.
     """
     folder = _folder(Path(corpus), split)
     texts = read_pairs(folder / "text")
@@ -49,18 +49,20 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
     speakers = _speakers(folder)
     lengths, whole = _numbers(folder / "utt2dur"), _numbers(folder / "reco2dur")
     for name in dict.fromkeys([*segments, *texts]):
-        part = segments.get(name, Segment(""))
-        audio = recordings.get(part.recording, "")
+        segment = segments.get(name, Segment(""))
+        audio = recordings.get(segment.recording, "")
         fault = "no transcript" if name not in texts else "" if audio else "not in wav.scp"
-        left = max(0.0, whole.get(part.recording, 0.0) - part.start)
+        remaining = max(0.0, whole.get(segment.recording, 0.0) - segment.start)
         yield Utterance(
             id=f"{Path(corpus).name}/{name}",
             audio=audio,
             text=texts.get(name, "").strip(),
-            seconds=lengths.get(name, left) if part.end is None else part.end - part.start,
+            seconds=lengths.get(name, remaining)
+            if segment.end is None
+            else segment.end - segment.start,
             speaker=speakers.get(name),
-            start=part.start,
-            end=part.end,
+            start=segment.start,
+            end=segment.end,
             fault=fault,
         )
 
@@ -82,32 +84,32 @@ def _splits(corpus: Path) -> list[str]:
 
 def _recordings(table: Path) -> dict[str, str]:
     """Return absolute paths by recording."""
-    named = read_pairs(table)
-    for name, path in named.items():
+    paths = read_pairs(table)
+    for name, path in paths.items():
         if path.endswith("|") or path.startswith("|"):
             raise InputError(
                 f"{table}: {name} is a command ({path}), and commands of a corpus are never run: "
-                "write its audio into a file, and name that"
+                "write its output to a file, and list that"
             )
         if OFFSET.search(path) or not path:
             raise InputError(
-                f"{table}: {name} is {path or 'nothing'!r}, and not a file of its own: "
-                "copy its audio out of the archive with Kaldi's wav-copy, and name that file"
+                f"{table}: {name} is {path or 'nothing'!r}, which is not an audio file: "
+                "copy its audio out of the archive with Kaldi's wav-copy, and list that file"
             )
-    home = _home(table, [path for path in named.values() if not os.path.isabs(path)])
-    return {name: os.path.abspath(os.path.join(home, path)) for name, path in named.items()}
+    base = _base_folder(table, [path for path in paths.values() if not os.path.isabs(path)])
+    return {name: os.path.abspath(os.path.join(base, path)) for name, path in paths.items()}
 
 
-def _home(table: Path, relative: Sequence[str]) -> str:
-    """Return what relative paths are relative to: the first place where some of them are."""
-    for home in (os.getcwd(), str(table.parent)):
-        if any(os.path.exists(os.path.join(home, path)) for path in relative[:TRIED]):
-            return home
+def _base_folder(table: Path, relative: Sequence[str]) -> str:
+    """Return the folder that relative paths start from: the first in which one of them exists."""
+    for base in (os.getcwd(), str(table.parent)):
+        if any(os.path.exists(os.path.join(base, path)) for path in relative[:MAX_TRIED]):
+            return base
     return os.getcwd()
 
 
 def _segments(table: Path, recordings: dict[str, str]) -> dict[str, Segment]:
-    """Return parts of recordings by utterance: the recordings themselves where nobody says."""
+    """Return segments by utterance; without a table, each recording is one utterance."""
     if not table.is_file():
         return {name: Segment(name) for name in recordings}
     return {name: _segment(f"{table}: {name}", row) for name, row in read_pairs(table).items()}
@@ -118,7 +120,7 @@ def _segment(where: str, row: str) -> Segment:
     if len(words) != 3:
         raise InputError(f"{where}: expected RECORDING START END, got {row!r}")
     start = seconds_of(words[1], f"{where}: start")
-    if words[2] in ("-1", "-1.0"):  # as Kaldi writes an end that nobody knows
+    if words[2] in ("-1", "-1.0"):  # Kaldi's notation for an unknown end
         return Segment(words[0], start)
     end = seconds_of(words[2], f"{where}: end")
     if end <= start:
@@ -127,7 +129,7 @@ def _segment(where: str, row: str) -> Segment:
 
 
 def _speakers(folder: Path) -> dict[str, str]:
-    """Return speakers by utterance, from either file that may say them."""
+    """Return speakers by utterance, from utt2spk or spk2utt."""
     if (folder / "utt2spk").is_file():
         return read_pairs(folder / "utt2spk")
     if not (folder / "spk2utt").is_file():
@@ -137,6 +139,6 @@ def _speakers(folder: Path) -> dict[str, str]:
 
 
 def _numbers(table: Path) -> dict[str, float]:
-    """Return seconds by name, or nothing where there is no such file."""
+    """Return seconds by name; empty if the file does not exist."""
     rows = read_pairs(table) if table.is_file() else {}
     return {name: seconds_of(value, f"{table}: {name}") for name, value in rows.items()}

@@ -1,8 +1,8 @@
-"""Subtitles in SRT or WebVTT: cues with times, and neighbours joined into longer clips.
+"""Parse SRT and WebVTT subtitles into cues, and join adjacent cues into longer clips.
 
-Every line with an arrow becomes a cue, or a cue with a fault, which is a counted drop. Libraries
-lose some in silence: pysubs2 ignores a minus sign and takes two times within WebVTT's text for a
-cue of its own; webvtt-py passes over what it cannot read.
+Every line with an arrow becomes a cue, possibly with a fault, which is a counted drop. Libraries
+silently lose some: pysubs2 ignores a minus sign, and takes two times within WebVTT's text as a cue
+of its own; webvtt-py skips what it cannot parse.
 https://www.w3.org/TR/webvtt1
 """
 
@@ -14,40 +14,40 @@ from typing import NamedTuple
 ARROW = "-->"
 TIME = r"(-?)(?:(\d+):)?(\d+):(\d+)[.,](\d+)"  # hours may be left out
 TIMES = re.compile(rf"\s*{TIME}\s*{ARROW}\s*{TIME}(?:\s.*)?")  # WebVTT's settings follow
-GAP_SECONDS = 1.0  # a pause within speech; a longer silence may hide words that have no subtitle
-FRAME_SECONDS = 0.05  # of film, rounded up: times on a grid of frames touch, and do not overlap
+GAP_SECONDS = 1.0  # pause within speech; a longer gap may contain speech without subtitles
+FRAME_SECONDS = 0.05  # of film, rounded up: cues on a grid of frames touch without overlapping
 
 
 class Cue(NamedTuple):
-    """What is said from one time to another."""
+    """A subtitle: a text with its start and end time."""
 
-    line: int  # of its times in the file
+    line: int  # number of the line with its times
     start: float  # seconds
     end: float  # seconds
-    text: str  # as in the file, lines and all
+    text: str  # as in the file, with line breaks
     fault: str = ""  # why it cannot be used
-    rules: tuple[str, ...] = ()  # that changed its text
+    rules: tuple[str, ...] = ()  # names of the text rules that changed it
 
 
 def parse(text: str) -> Iterator[Cue]:
-    """Yield all cues in the order of the file."""
+    """Yield all cues in file order."""
     lines = re.split(r"\r\n|\r|\n", text)
     arrows = [number for number, line in enumerate(lines) if ARROW in line]
     for at, following in pairwise([*arrows, len(lines)]):
-        said = lines[at + 1 : following]
-        if text.startswith("WEBVTT"):  # an empty line ends a cue; then come names and comments
-            said = list(takewhile(bool, said))
-        elif following < len(lines) and said and said[-1].strip().isdecimal():
-            said.pop()  # the number of the following cue
+        body = lines[at + 1 : following]
+        if text.startswith("WEBVTT"):  # an empty line ends a cue; names and comments follow
+            body = list(takewhile(bool, body))
+        elif following < len(lines) and body and body[-1].strip().isdecimal():
+            body.pop()  # the next cue's number
         start, end, fault = _times(lines[at])
-        yield Cue(at + 1, start, end, "\n".join(said).strip(), fault)
+        yield Cue(at + 1, start, end, "\n".join(body).strip(), fault)
 
 
 def screen_overlaps(cues: Sequence[Cue]) -> list[Cue]:
-    """Return cues by time, those with a fault that overlap: each is heard under another's text."""
+    """Return cues sorted by time; overlapping ones get a fault, since each has another's speech."""
     cues = sorted(cues, key=lambda cue: cue.start)
     overlapping = set()
-    furthest = 0  # of the cues so far, the one that ends last
+    furthest = 0  # index of the cue that ends last so far
     for number, cue in enumerate(cues):
         if number and cue.start < cues[furthest].end - FRAME_SECONDS:
             overlapping |= {number, furthest}
@@ -60,10 +60,10 @@ def screen_overlaps(cues: Sequence[Cue]) -> list[Cue]:
 
 
 def join(cues: Sequence[Cue], limit: float) -> Iterator[list[Cue]]:
-    """Yield neighbours together, shorter than a limit in seconds and with small gaps between.
+    """Yield groups of adjacent cues with small gaps, each shorter than a limit in seconds.
 
-    The times of a short cue are rough, and those within a longer clip do not matter. A cue is never
-    cut, and one that has a fault stands alone.
+    The times of a short cue are inexact, and those inside a longer clip do not matter. Cues are
+    never cut, and a cue with a fault forms its own group.
     """
     group: list[Cue] = []
     for cue in cues:
@@ -78,7 +78,7 @@ def join(cues: Sequence[Cue], limit: float) -> Iterator[list[Cue]]:
 
 
 def _times(line: str) -> tuple[float, float, str]:
-    """Return start and end in seconds, and what is wrong with them."""
+    """Return start and end in seconds, and their fault, if any."""
     match = TIMES.fullmatch(line)
     if match is None:
         return 0.0, 0.0, "unreadable times"

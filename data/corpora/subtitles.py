@@ -1,8 +1,7 @@
-"""Long recordings beside their subtitles: talk.mp3 with talk.srt, talk.vtt or talk.en.srt.
+"""Long recordings next to their subtitles: talk.mp3 with talk.srt, talk.vtt or talk.en.srt.
 
-In folders train, dev and test, at any depth; or all in one folder, which is train then. Cues are
-joined into clips: data/corpora/subtitle_parser.py. A recording without subtitles is no part of
-the corpus.
+They are in folders train, dev and test, at any depth; or in one folder, which is train. Cues are
+joined into clips (data/corpora/subtitle_parser.py). Recordings without subtitles are ignored.
 """
 
 import codecs
@@ -16,13 +15,13 @@ from data.corpora.subtitle_parser import ARROW, Cue, join, parse, screen_overlap
 from data.corpora.text_rules import Rule, apply
 from data.errors import InputError
 from data.labels import UNSPACED
-from data.paths import inside
+from data.paths import resolve_inside
 from data.utterance import Utterance
 
-LOOKS = "*.srt or *.vtt"
-SUBTITLES = (".srt", ".vtt")
-# the first that is there; of the last few the scan says that they cannot be decoded
-SOUND = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".mp4", ".mkv", ".webm")
+DESCRIPTION = "*.srt or *.vtt"
+SUBTITLE_SUFFIXES = (".srt", ".vtt")
+# in order of preference; the scan reports the last few as undecodable
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".mp4", ".mkv", ".webm")
 TAG = re.compile(r"(.+)\.([A-Za-z]{2,3})(?:[-_]\w+)*")  # talk.en, talk.zh-TW
 ROLLING = re.compile(r"<\d+:[\d:.]+>")  # YouTube's automatic captions
 MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|<[\d:.]+>|\{\\[^{}]*\}")  # <i>, <00:01.000>, {\an8}
@@ -32,10 +31,10 @@ CHANGE = re.compile(r"^[ \t]*>>+ *((?:\S+ ){0,2}\S+:(?=\s|$))?", re.MULTILINE)  
 
 
 def _unnamed(text: str) -> str:
-    """Take off >> at the beginning of lines, and a name behind it; >> He said: is speech."""
+    """Remove >> at the beginning of lines, and a name in capitals after it; keep >> He said:."""
 
-    def kept(found: re.Match[str]) -> str:
-        name = found[1] or ""
+    def kept(subtitle_files: re.Match[str]) -> str:
+        name = subtitle_files[1] or ""
         return "" if name == name.upper() else name
 
     return CHANGE.sub(kept, text)
@@ -45,39 +44,39 @@ RULES = (
     Rule("markup removed", lambda text: MARKUP.sub("", text)),
     Rule("entities replaced", html.unescape),
     Rule("sounds in brackets removed", lambda text: SOUNDS.sub("", text)),
-    # Whisper's normalisers take these out of references too
+    # Whisper's normalizers remove these from references too
     Rule("words in parentheses removed", lambda text: ASIDES.sub("", text)),
     Rule("marks of speakers removed", _unnamed),
 )
-Found = list[tuple[str | None, Path]]  # subtitles of one recording: their language, their file
+SubtitleFiles = list[tuple[str | None, Path]]  # of one recording: language and path
 
 
 def matches(path: Path) -> bool:
-    """Tell whether a folder holds subtitles, at any depth."""
-    alike = path.rglob("*.[sSvV][rRtT][tT]")
-    return any(each.suffix.lower() in SUBTITLES for each in alike)
+    """Return whether a folder has subtitles, at any depth."""
+    files = path.rglob("*.[sSvV][rRtT][tT]")
+    return any(file.suffix.lower() in SUBTITLE_SUFFIXES for file in files)
 
 
 def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
-    """Yield the clips of a split, recording by recording; cues with a fault too, to be counted.
+    """Yield the clips of a split by recording, including cues with a fault, to be counted.
 
     Raises:
-        InputError: there are no subtitles, they cannot be read, or several fit one recording.
+        InputError: there are no subtitles, they cannot be read, or several match one recording.
     """
     folder = Path(corpus)
-    source = next((each for each in config.sources if each.name == corpus), None)
+    source = next((candidate for candidate in config.sources if candidate.name == corpus), None)
     translated = source is not None and source.task == "translate"
     wanted = "en" if translated else source.language if source else None
-    for recording, found in _recordings(folder, split).items():
-        tag, file = _chosen(found, wanted)
+    for recording, subtitle_files in _recordings(folder, split).items():
+        tag, file = _select_language(subtitle_files, wanted)
         name = str(file.relative_to(folder))
-        text = _text(Path(inside(folder, name, file)))
-        audio = inside(folder, str(recording.relative_to(folder)), file)
+        text = _text(Path(resolve_inside(folder, name, file)))
+        audio = resolve_inside(folder, str(recording.relative_to(folder)), file)
         for group in _groups(text, wanted or tag, config.max_seconds):
             yield Utterance(
                 id=f"{folder.name}/{name}:{group[0].line}",
                 audio=audio,
-                text=_joined([cue.text for cue in group], wanted or tag),
+                text=_join_lines([cue.text for cue in group], wanted or tag),
                 seconds=round(group[-1].end - group[0].start, 6),
                 language=None if translated else tag,
                 start=group[0].start,
@@ -87,51 +86,55 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
             )
 
 
-def _recordings(folder: Path, split: str) -> dict[Path, Found]:
-    """Return the recordings of a split with their subtitles; one that is not there has no suffix.
+def _recordings(folder: Path, split: str) -> dict[Path, SubtitleFiles]:
+    """Return the subtitles of each recording of a split; a missing recording has no suffix.
 
     Raises:
         InputError: the split has no subtitles.
     """
-    place = folder / split
-    alone = split == "train" and not place.is_dir()
-    listed = folder.glob("*") if alone else place.rglob("*")
-    files = sorted(p for p in listed if p.suffix.lower() in SUBTITLES and p.name[0] != ".")
+    split_dir = folder / split
+    is_flat = split == "train" and not split_dir.is_dir()
+    paths = folder.glob("*") if is_flat else split_dir.rglob("*")
+    files = sorted(p for p in paths if p.suffix.lower() in SUBTITLE_SUFFIXES and p.name[0] != ".")
     if not files:
         raise InputError(
-            f"{folder if alone else place}: no subtitles, {LOOKS}; recordings lie beside theirs in "
-            f"folders train, dev and test, or all in {folder}, for train"
+            f"{folder if is_flat else split_dir}: no subtitles ({DESCRIPTION}); put recordings "
+            f"next to their subtitles in folders train, dev and test, or all in {folder} for train"
         )
-    sounds_in = {parent: _sounds(parent) for parent in {file.parent for file in files}}
-    recordings: dict[Path, Found] = {}
+    audio_files_in = {parent: _audio_files(parent) for parent in {file.parent for file in files}}
+    recordings: dict[Path, SubtitleFiles] = {}
     for file in files:
-        sounds = sounds_in[file.parent]
+        sounds = audio_files_in[file.parent]
         match = None if file.stem in sounds else TAG.fullmatch(file.stem)
         stem, tag = (match[1], match[2].lower()) if match else (file.stem, None)
         recordings.setdefault(sounds.get(stem, file.with_name(stem)), []).append((tag, file))
     return recordings
 
 
-def _sounds(folder: Path) -> dict[str, Path]:
-    """Return the recordings in a folder, with their suffix and without."""
-    listed = [path for path in folder.iterdir() if path.suffix.lower() in SOUND]
-    listed.sort(key=lambda path: SOUND.index(path.suffix.lower()), reverse=True)
-    return {name: path for path in listed for name in (path.stem, path.name)}
+def _audio_files(folder: Path) -> dict[str, Path]:
+    """Return the recordings in a folder by name, with and without suffix."""
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES]
+    paths.sort(key=lambda path: AUDIO_SUFFIXES.index(path.suffix.lower()), reverse=True)
+    return {name: path for path in paths for name in (path.stem, path.name)}
 
 
-def _chosen(found: Found, wanted: str | None) -> tuple[str | None, Path]:
-    """Return the one file of subtitles that is in the language that is wanted.
+def _select_language(subtitle_files: SubtitleFiles, wanted: str | None) -> tuple[str | None, Path]:
+    """Return the one subtitle file in the wanted language.
 
     Raises:
-        InputError: none or several are.
+        InputError: none or several match.
     """
-    fitting = [each for each in found if wanted is None or each[0] in (None, wanted)]
+    fitting = [
+        candidate
+        for candidate in subtitle_files
+        if wanted is None or candidate[0] in (None, wanted)
+    ]
     if len(fitting) != 1:
-        names = ", ".join(path.name for _, path in found)
+        names = ", ".join(path.name for _, path in subtitle_files)
         raise InputError(
-            f"{found[0][1].parent}: of {names}, {len(fitting)} can be the subtitles in "
-            f"{wanted or 'the language that is spoken'}: keep one, named as talk.en.srt is, and "
-            "set data.language"
+            f"{subtitle_files[0][1].parent}: of {names}, {len(fitting)} can be the subtitles in "
+            f"{wanted or 'the spoken language'}: keep one, named like talk.en.srt, and set "
+            "data.language"
         )
     return fitting[0]
 
@@ -143,37 +146,39 @@ def _text(file: Path) -> str:
         text = content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{file}: not in UTF-8 or UTF-16: {error}; convert it, as in iconv -f CP949 -t UTF-8, "
-            "or -f GB18030, BIG5, SHIFT_JIS, LATIN1"
+            f"{file}: not in UTF-8 or UTF-16: {error}; convert it, e.g. with iconv -f CP949 -t "
+            "UTF-8, or -f GB18030, BIG5, SHIFT_JIS, LATIN1"
         ) from error
     if ARROW not in text:
-        raise InputError(f"{file}: holds no cue, such as 00:01:02,500 {ARROW} 00:01:04,000")
+        raise InputError(f"{file}: has no cue, such as 00:01:02,500 {ARROW} 00:01:04,000")
     if ROLLING.search(text):
         raise InputError(
-            f"{file}: has times between words, as captions that a machine made; their lines come "
-            "twice: take subtitles of whole cues"
+            f"{file}: has times between words, as automatic captions do, which repeat each line: "
+            "use subtitles of whole cues"
         )
     return text
 
 
 def _groups(text: str, language: str | None, limit: float) -> list[list[Cue]]:
-    """Return cues that make a clip together, and alone those that have a fault."""
-    cues = [_cleaned(cue, language) for cue in parse(text)]
-    sound = screen_overlaps([cue for cue in cues if not cue.fault])
-    return [[cue] for cue in cues if cue.fault] + list(join(sound, limit))
+    """Return groups of cues, one per clip; cues with a fault are alone."""
+    cues = [_clean_cue(cue, language) for cue in parse(text)]
+    usable = screen_overlaps([cue for cue in cues if not cue.fault])
+    return [[cue] for cue in cues if cue.fault] + list(join(usable, limit))
 
 
-def _cleaned(cue: Cue, language: str | None) -> Cue:
-    """Apply the rules to a cue; what nobody says, such as [Music], is a fault."""
+def _clean_cue(cue: Cue, language: str | None) -> Cue:
+    """Apply the text rules to a cue; a cue without speech, such as [Music], gets a fault."""
     text, rules = apply(cue.text, RULES)
-    text = _joined([" ".join(line.split()) for line in text.split("\n") if line.strip()], language)
+    text = _join_lines(
+        [" ".join(line.split()) for line in text.split("\n") if line.strip()], language
+    )
     if not cue.fault and not text:
         return cue._replace(fault="cue without words")
     return cue._replace(text=text, rules=rules)
 
 
-def _joined(parts: Sequence[str], language: str | None) -> str:
-    """Join lines with a space, unless they meet in a script that has none."""
+def _join_lines(parts: Sequence[str], language: str | None) -> str:
+    """Join lines with a space, or without one in languages written without spaces."""
     text = ""
     for part in parts:
         meets = language in UNSPACED and not (text[-1:].isascii() or part[:1].isascii())

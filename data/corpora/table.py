@@ -1,8 +1,8 @@
-"""JSON Lines or CSV with a row an utterance: path and text, and optionally more.
+"""Manifests in JSON Lines or CSV, with one row per utterance.
 
 Columns: path, text; optionally id, seconds, start, end, language, speaker, age, gender, accent,
-split. A folder holds SPLIT.jsonl or SPLIT.csv; a single file has a column `split`, or is named
-after its only one.
+split. A folder has SPLIT.jsonl or SPLIT.csv; a single file has a column `split`, or is named after
+its only split.
 """
 
 from collections.abc import Iterator
@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from data.config import DataConfig
-from data.corpora.folders import holds
+from data.corpora.folders import has_suffix
 from data.corpora.text_tables import read_rows, seconds_of
 from data.errors import InputError
-from data.paths import inside
+from data.paths import resolve_inside
 from data.utterance import Utterance
 
-LOOKS = "*.jsonl or *.csv"
+DESCRIPTION = "*.jsonl or *.csv"
 KNOWN = {"id", "path", "text", "seconds", "start", "end", "language", "split"}
 KNOWN |= {"speaker", "age", "gender", "accent"}
 
 
 def matches(path: Path) -> bool:
-    """Tell whether this is a table, or a folder of tables."""
-    return path.is_file() or holds(path, ".jsonl", ".csv")
+    """Return whether a path is a table, or a folder of tables."""
+    return path.is_file() or has_suffix(path, ".jsonl", ".csv")
 
 
 def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
@@ -41,9 +41,9 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
             raise InputError(
                 f"{source}, line {line}: expected an object with path and text, got {row!r}"
             )
-        part = str(row.get("split", split))
-        splits.add(part)
-        if part != split:
+        row_split = str(row.get("split", split))
+        splits.add(row_split)
+        if row_split != split:
             continue
         if "split" not in row and not named_after:
             raise InputError(
@@ -58,13 +58,13 @@ def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
 
 
 def _root(config: DataConfig, corpus: str) -> Path | None:
-    roots = {each.name: each.audio_root for each in config.sources}
+    roots = {source.name: source.audio_root for source in config.sources}
     root = roots.get(corpus)
     if root is None:
         return None
     if not Path(root).is_dir():
         raise InputError(
-            f"{root}: no such folder; set data.audio_root to where the audio of {corpus} lies"
+            f"{root}: no such folder; set data.audio_root to the folder of the audio of {corpus}"
         )
     return Path(root)
 
@@ -75,12 +75,12 @@ def _file_of(corpus: Path, split: str) -> Path:
     for suffix in (".jsonl", ".csv"):
         if (corpus / f"{split}{suffix}").is_file():
             return corpus / f"{split}{suffix}"
-    found = (
+    names = (
         ", ".join(sorted(p.name for p in corpus.glob("*.*")))
         if corpus.is_dir()
         else "no such folder"
     )
-    raise InputError(f"{corpus / split}.jsonl: no such file, nor .csv; found: {found}")
+    raise InputError(f"{corpus / split}.jsonl: no such file, nor .csv; found: {names}")
 
 
 def _utterance(source: Path, line: int, row: dict[str, Any], root: Path) -> Utterance:
@@ -100,7 +100,7 @@ def _utterance(source: Path, line: int, row: dict[str, Any], root: Path) -> Utte
         raise InputError(f"{where}: end is {end} and start {start}: end must be later, in seconds")
     return Utterance(
         id=str(row.get("id", f"{source.parent.name}/{row['path']}{_slice(start, end)}")),
-        audio=inside(root, str(row["path"]), source),
+        audio=resolve_inside(root, str(row["path"]), source),
         text=str(row.get("text", "")).strip(),
         seconds=seconds if end is None else end - start,
         language=_text(row, "language"),
@@ -122,5 +122,5 @@ def _text(row: dict[str, Any], key: str) -> str | None:
 
 
 def _slice(start: float, end: float | None) -> str:
-    """Return what tells slices of a file apart."""
+    """Return a suffix that makes the ids of slices of one file unique."""
     return "" if end is None and not start else f"@{start}-{'' if end is None else end}"

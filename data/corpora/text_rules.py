@@ -1,4 +1,4 @@
-"""Rules that a corpus's transcripts are changed by, each with a name: what is lossy is said."""
+"""Named rules that change a corpus's transcripts, so that lossy changes can be reported."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -8,16 +8,16 @@ from data.utterance import Utterance
 
 
 class Rule(NamedTuple):
-    """One change of a text, and what it does in words."""
+    """A change of a text, with a name that describes it."""
 
     name: str  # as counted in a run's transcripts.json: "spaces between characters removed"
     change: Callable[[str], str]
 
 
 def apply(text: str, rules: Sequence[Rule]) -> tuple[str, tuple[str, ...]]:
-    """Return a text after all rules in order, and the names of those that changed it.
+    """Apply rules in order; return the text and the names of the rules that changed it.
 
-    Space at the ends is taken off by all readers, and is no rule.
+    All readers strip leading and trailing whitespace, which does not count as a rule.
     """
     text = text.strip()
     names = []
@@ -30,7 +30,7 @@ def apply(text: str, rules: Sequence[Rule]) -> tuple[str, tuple[str, ...]]:
 
 
 def count_rules(utterances: Iterable[Utterance]) -> dict[str, dict[str, int]]:
-    """Return how many transcripts each rule changed: by corpus, by rule."""
+    """Return the number of transcripts that each rule changed, by corpus and rule."""
     counts: dict[str, Counter[str]] = {}
     for u in utterances:
         if u.rules:

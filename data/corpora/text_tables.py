@@ -1,4 +1,4 @@
-"""Tables and lists of a corpus as they lie on disk: CSV, JSON Lines, lines of a key and a value."""
+"""Read a corpus's tables and lists: CSV, JSON Lines, and lines of a key and a value."""
 
 import csv
 import json
@@ -10,15 +10,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from data.atomic_files import mended
+from data.atomic_files import replace_nul
 from data.errors import InputError
 
 UTF_8 = "utf-8-sig"  # with or without a byte order mark
-NO_CHARACTER = re.compile("[\0\ud800-\udfff]")  # in JSON, half of an emoji that was cut in two
+NO_CHARACTER = re.compile(
+    "[\0\ud800-\udfff]"
+)  # surrogates: in JSON, half of an emoji that was cut in two
 
 
 def decoded(content: bytes, encodings: Sequence[str] = (UTF_8,)) -> str | None:
-    """Return a text in the first encoding that fits, or in UTF-16 where it says so, or None."""
+    """Decode with the first valid encoding, or UTF-16 if there is a BOM; None if all fail."""
     if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
         encodings = ("utf-16",)
     for encoding in encodings:
@@ -28,7 +30,7 @@ def decoded(content: bytes, encodings: Sequence[str] = (UTF_8,)) -> str | None:
 
 
 def read_text(path: Path, encodings: Sequence[str] = (UTF_8,)) -> tuple[str, str]:
-    """Return the text of a file, and why there is none: a corpus may do without one of many."""
+    """Return the text of a file, or an empty one with the fault, so that reading can continue."""
     try:
         text = decoded(path.read_bytes(), encodings)
     except OSError:
@@ -37,50 +39,50 @@ def read_text(path: Path, encodings: Sequence[str] = (UTF_8,)) -> tuple[str, str
 
 
 def read_lines(path: Path, encodings: Sequence[str] = (UTF_8,)) -> Iterator[tuple[int, str]]:
-    """Yield the lines that hold more than blanks, with their numbers.
+    """Yield non-blank lines with their numbers.
 
     Raises:
-        InputError: there is no such file, or it is in another encoding.
+        InputError: the file is missing or has another encoding.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{path}: {error.strerror}, though the corpus needs it: unpack the corpus again"
+            f"{path}: {error.strerror}, but the corpus needs it: unpack the corpus again"
         ) from error
     text = decoded(content, encodings)
     if text is None:
         known = " or ".join(name.removesuffix("-sig").upper() for name in encodings)
-        raise InputError(f"{path}: not a text in {known}: write it anew in UTF-8")
-    for number, line in enumerate(mended(text.split("\n")), 1):
+        raise InputError(f"{path}: not text in {known}: convert it to UTF-8")
+    for number, line in enumerate(replace_nul(text.split("\n")), 1):
         if line.strip():
             yield number, line.strip()
 
 
 def read_pairs(path: Path) -> dict[str, str]:
-    """Return what follows the first word of each line, by that word.
+    """Return the rest of each line by its first word.
 
     Raises:
-        InputError: as read_lines(), or a word begins two lines.
+        InputError: as read_lines(), or two lines have the same first word.
     """
     pairs: dict[str, str] = {}
     for number, line in read_lines(path):
         key, *rest = line.split(maxsplit=1)
         if key in pairs:
             raise InputError(
-                f"{path}, line {number}: {key!r} is listed twice: remove the line that is wrong"
+                f"{path}, line {number}: {key!r} is listed twice: remove the wrong line"
             )
         pairs[key] = rest[0] if rest else ""
     return pairs
 
 
 def read_rows(source: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of a .csv or .jsonl, with the numbers of their lines.
+    """Yield the rows of a .csv or .jsonl with their line numbers.
 
-    A cell or a key without a value is absent. A row of JSON may be other than an object.
+    Empty cells and null values are left out. A row of JSON may not be an object.
 
     Raises:
-        InputError: it cannot be read as what its suffix says.
+        InputError: the file cannot be parsed as its suffix demands.
     """
     with source.open(encoding=UTF_8, newline="") as file:
         try:
@@ -90,14 +92,14 @@ def read_rows(source: Path) -> Iterator[tuple[int, Any]]:
 
 
 def seconds_of(value: Any, what: str) -> float:
-    """Return a number of seconds.
+    """Parse a number of seconds.
 
     Args:
-        value: as a table holds it.
-        what: the file, the line and the key, for the error.
+        value: a table's cell.
+        what: file, line and key, for the error.
 
     Raises:
-        InputError: it is no number, less than 0, or without end.
+        InputError: it is not a number, is negative, or not finite.
     """
     try:
         number = float(value)
@@ -109,20 +111,20 @@ def seconds_of(value: Any, what: str) -> float:
 
 
 def _csv_rows(file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Empty cells count as absent. A stray quote is an error: it would swallow the rows below."""
-    table = csv.DictReader(mended(file), strict=True)
+    """Yield rows without empty cells. A stray quote is an error: it would swallow further rows."""
+    table = csv.DictReader(replace_nul(file), strict=True)
     try:
         for row in table:
             cells = {key: value for key, value in row.items() if value not in ("", None)}
             yield table.line_num, cells
     except csv.Error as error:
         raise ValueError(
-            f"line {table.line_num}: {error}; a quote within a quoted cell is written twice"
+            f"line {table.line_num}: {error}; a quote within a quoted cell must be doubled"
         ) from error
 
 
 def _json_rows(file: TextIO) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(mended(file), 1):
+    for number, line in enumerate(replace_nul(file), 1):
         if line.strip():
             try:
                 yield number, _plain(json.loads(line))
@@ -131,7 +133,7 @@ def _json_rows(file: TextIO) -> Iterator[tuple[int, Any]]:
 
 
 def _plain(row: Any) -> Any:
-    """A null is an absent key; str(None) would be a text. What is no character is a damaged one."""
+    """Remove keys with null, and replace invalid characters by U+FFFD."""
     if not isinstance(row, dict):
         return row
     texts = {k: NO_CHARACTER.sub("\ufffd", v) for k, v in row.items() if isinstance(v, str)}

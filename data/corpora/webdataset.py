@@ -1,7 +1,7 @@
-"""Tar shards as WebDataset names them: KEY.wav beside KEY.txt or KEY.json, read where they lie.
+"""WebDataset's tar shards: KEY.wav with KEY.txt or KEY.json, read without unpacking.
 
-SPLIT-000000.tar, SPLIT-000001.tar … or SPLIT/*.tar; .tar.gz and .tgz too, at the price that
-data/audio/tar.py names. The JSON holds the text, and optionally language, speaker and seconds.
+SPLIT-000000.tar, SPLIT-000001.tar … or SPLIT/*.tar; also .tar.gz and .tgz, at the cost given in
+data/audio/tar.py. The JSON has the text, and optionally language, speaker and seconds.
 https://github.com/webdataset/webdataset
 """
 
@@ -14,12 +14,17 @@ from typing import Any
 
 from data.audio.tar import Member, contents, locator, members
 from data.config import DataConfig
-from data.corpora.hf_datasets import LANGUAGE_COLUMNS, SPEAKER_COLUMNS, TEXT_COLUMNS, named
+from data.corpora.hf_datasets import (
+    LANGUAGE_COLUMNS,
+    SPEAKER_COLUMNS,
+    TEXT_COLUMNS,
+    candidate_columns,
+)
 from data.corpora.text_tables import NO_CHARACTER
 from data.errors import InputError
 from data.utterance import Utterance
 
-LOOKS = "SPLIT-000000.tar or SPLIT/000000.tar"
+DESCRIPTION = "SPLIT-000000.tar or SPLIT/000000.tar"
 SUFFIX = r"\.(?:tar|tar\.gz|tgz)"
 NUMBER = r"\d+(?:-of-\d+)?"
 SHARD = re.compile(rf"(?:(?:.+[-_])?{NUMBER}|train|dev|validation|test){SUFFIX}")
@@ -27,28 +32,32 @@ AUDIO = ("wav", "flac", "mp3", "ogg", "opus")
 TEXTS = ("json", "txt")
 SECONDS = ("seconds", "duration")
 
-Sample = dict[str, Member]  # files that share a key, by suffix
+Sample = dict[str, Member]  # members with the same key, by suffix
 
 
 def matches(path: Path) -> bool:
-    """Tell whether a folder, or one in it, holds tar files that are numbered or named as splits."""
-    return any(SHARD.fullmatch(each.name) for each in (*path.glob("*.t*"), *path.glob("*/*.t*")))
+    """Return whether a folder, or a subfolder, has tar files with names of shards or splits."""
+    return any(SHARD.fullmatch(file.name) for file in (*path.glob("*.t*"), *path.glob("*/*.t*")))
 
 
 def read(config: DataConfig, corpus: str, split: str) -> Iterator[Utterance]:
     """Yield the samples of a split, shard by shard.
 
     Raises:
-        InputError: there are no shards, one is damaged, or what it says of a sample is wrong.
+        InputError: there are no shards, one is damaged, or a sample's metadata is invalid.
     """
     folder = Path(corpus)
     for shard in _shards(folder, split):
         samples = _samples(shard)
-        said = [sample[kind] for sample in samples.values() for kind in TEXTS if kind in sample]
-        told = {member.name: content for member, content in contents(shard, said)}
+        metadata_members = [
+            sample[kind] for sample in samples.values() for kind in TEXTS if kind in sample
+        ]
+        contents_by_name = {
+            member.name: content for member, content in contents(shard, metadata_members)
+        }
         for key, sample in samples.items():
             audio = next((sample[kind] for kind in AUDIO if kind in sample), None)
-            texts = {kind: told[sample[kind].name] for kind in TEXTS if kind in sample}
+            texts = {kind: contents_by_name[sample[kind].name] for kind in TEXTS if kind in sample}
             yield Utterance(
                 id=f"{folder.name}/{shard.relative_to(folder).as_posix()}/{key}",
                 audio=f"{shard.absolute()}/{key}" if audio is None else locator(shard, audio),
@@ -62,22 +71,22 @@ def _shards(folder: Path, split: str) -> list[Path]:
     Raises:
         InputError: there are none.
     """
-    alone = (folder / split).is_dir()
-    name = re.compile((r".+" if alone else rf"{re.escape(split)}(?:[-_]{NUMBER})?") + SUFFIX)
-    place = folder / split if alone else folder
-    listed = sorted(place.iterdir()) if place.is_dir() else []
-    shards = [path for path in listed if name.fullmatch(path.name)]
+    has_folder = (folder / split).is_dir()
+    name = re.compile((r".+" if has_folder else rf"{re.escape(split)}(?:[-_]{NUMBER})?") + SUFFIX)
+    shard_dir = folder / split if has_folder else folder
+    paths = sorted(shard_dir.iterdir()) if shard_dir.is_dir() else []
+    shards = [path for path in paths if name.fullmatch(path.name)]
     if not shards:
-        found = ", ".join(path.name for path in listed[:5]) or "nothing"
+        names = ", ".join(path.name for path in paths[:5]) or "nothing"
         raise InputError(
-            f"{place}: no shards of split {split!r}, such as {split}-000000.tar or "
-            f"{split}/000000.tar; found {found}"
+            f"{shard_dir}: no shards of split {split!r}, such as {split}-000000.tar or "
+            f"{split}/000000.tar; found {names}"
         )
     return shards
 
 
 def _samples(shard: Path) -> dict[str, Sample]:
-    """Return what a shard holds by key; hidden files, as macOS leaves them, are no samples."""
+    """Return a shard's samples by key, without hidden files, as macOS leaves them."""
     samples: dict[str, Sample] = {}
     for member in members(shard).values():
         key, _, kind = member.name.rpartition(".")
@@ -87,15 +96,15 @@ def _samples(shard: Path) -> dict[str, Sample]:
 
 
 def _fields(config: DataConfig, where: str, texts: Mapping[str, bytes]) -> dict[str, Any]:
-    """Return text, language, speaker and seconds; what has neither .txt nor .json has no text."""
+    """Return text, language, speaker and seconds; the text is empty without .txt and .json."""
     row = _row(where, texts["json"]) if "json" in texts else {}
     text = ""
     if "txt" in texts and not (row and config.text_column != "auto"):
         text = _decoded(f"{where}.txt", texts["txt"])
     elif row:
         text = _text(config, where, row)
-    language = _first(row, named(config.language_column, LANGUAGE_COLUMNS))
-    speaker = _first(row, named(config.speaker_column, SPEAKER_COLUMNS))
+    language = _first(row, candidate_columns(config.language_column, LANGUAGE_COLUMNS))
+    speaker = _first(row, candidate_columns(config.speaker_column, SPEAKER_COLUMNS))
     return {
         "text": text.strip(),
         "seconds": _seconds(where, row),
@@ -105,7 +114,7 @@ def _fields(config: DataConfig, where: str, texts: Mapping[str, bytes]) -> dict[
 
 
 def _text(config: DataConfig, where: str, row: Mapping[str, Any]) -> str:
-    columns = named(config.text_column, TEXT_COLUMNS)
+    columns = candidate_columns(config.text_column, TEXT_COLUMNS)
     column = next((name for name in columns if name in row), None)
     if column is None:
         raise InputError(
@@ -134,7 +143,7 @@ def _seconds(where: str, row: Mapping[str, Any]) -> float:
     except (TypeError, ValueError):
         seconds = -1.0
     if not 0 <= seconds < math.inf:
-        raise InputError(f"{where}.json: {value!r} is no number of seconds")
+        raise InputError(f"{where}.json: {value!r} is not a number of seconds")
     return seconds
 
 

@@ -1,1 +1,1 @@
-"""What the HTML pages of all packages share."""
+"""Parts of the HTML pages of all packages: template, tables, audio."""

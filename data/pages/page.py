@@ -1,4 +1,4 @@
-"""Pages that open without a server: one file, with every text escaped and every picture inside."""
+"""Render self-contained HTML pages: one file, with texts escaped and figures embedded."""
 
 import base64
 import hashlib
@@ -13,7 +13,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-# texts stay texts: the page can be searched and stays small
+# fonttype none keeps text as text: searchable and small
 STYLE: Any = {
     "svg.fonttype": "none",
     "font.size": 9,
@@ -23,29 +23,29 @@ STYLE: Any = {
 
 
 def render(template: Path, *, script: Path | None = None, rows: Any = None, **values: Any) -> str:
-    """Fill in a template, which extends page.html.j2.
+    """Render a template that extends page.html.j2.
 
     Args:
-        template: what to fill in.
-        script: JavaScript of the page; no other runs on it, whatever a transcript holds.
-        rows: what the script finds in the element `data`, as JSON.
-        values: what the template names.
+        template: path of the template.
+        script: path of the page's JavaScript. The page allows no other, whatever is in transcripts.
+        rows: data for the script, as JSON in the element `data`.
+        values: variables of the template.
     """
     code = script.read_text(encoding="utf-8") if script else ""
     page = _environment(template.parent).get_template(template.name)
     text: str = page.render(
         script=Markup(code),
         digest=base64.b64encode(hashlib.sha256(code.encode()).digest()).decode(),
-        rows=None if rows is None else as_script(rows),
+        rows=None if rows is None else json_for_script(rows),
         **values,
     )
     return text
 
 
-def as_script(value: Any) -> Markup:
-    """Return JSON for a script element: no text in it can end the element, or begin a comment."""
+def json_for_script(value: Any) -> Markup:
+    """Return JSON that is safe in a script element: no text can end it or begin a comment."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    # half a surrogate pair is no UTF-8, but its escape is JSON
+    # a lone surrogate is not valid UTF-8, but its escape is valid JSON
     return Markup(text.replace("<", "\\u003c").encode(errors="backslashreplace").decode())
 
 
@@ -59,8 +59,8 @@ def _environment(folder: Path) -> jinja2.Environment:
     )
 
 
-def svg_of(figure: Figure) -> str:
-    """Return a figure, drawn under STYLE, as an element of a page."""
+def to_svg(figure: Figure) -> str:
+    """Return a figure as an SVG element, drawn with STYLE."""
     with mpl.rc_context(STYLE):
         file = io.StringIO()
         unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))

@@ -1,4 +1,4 @@
-"""Tables and a histogram of lengths, for the terminal and for a page."""
+"""Tables and a histogram of durations, for the terminal and for HTML pages."""
 
 import re
 from collections.abc import Sequence
@@ -16,23 +16,25 @@ from rich.text import Text
 from data.log_mel import CHUNK_SECONDS
 from data.pages.page import STYLE
 
-BAR = 40  # characters that the longest bar takes
-NARROW = 10  # characters that a column of text keeps, however wide the numbers are
-CONTROL = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f]")  # a corpus must not steer the terminal
-TAIL = 0.99  # of the clips, beyond which the terminal draws one bar
+BAR = 40  # characters of the longest bar
+NARROW = 10  # minimum characters of a text column, however wide the numbers are
+CONTROL = re.compile(
+    "[\0-\x09\x0b-\x1f\x7f-\x9f]"
+)  # escape sequences of a corpus must not reach the terminal
+TAIL = 0.99  # share of clips; the terminal shows one bar for the rest
 
 
 class Table(NamedTuple):
-    """Rows of text and numbers, and a note below them."""
+    """A table of text and numbers, with a note below it."""
 
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     note: str = ""
-    texts: int = 1  # columns that hold text, from the left; the others are numbers
+    texts: int = 1  # number of text columns, from the left; the others are numbers
 
-    def drawn(self) -> Group:
-        """Return it for the terminal."""
+    def to_rich(self) -> Group:
+        """Return the table for the terminal."""
         title, note = _text(self.title), _text(f"{self.note}\n" if self.note else "")
         if not self.rows:
             return Group(title, note)
@@ -48,19 +50,19 @@ class Table(NamedTuple):
         return Group(table, note)
 
 
-def _text(told: str) -> Text:
-    return Text(CONTROL.sub("\N{REPLACEMENT CHARACTER}", told))
+def _text(text: str) -> Text:
+    return Text(CONTROL.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 def length_counts(seconds: NDArray[np.float64]) -> list[int]:
-    """Return how many clips last 0 to 1 s, 1 to 2 s …; the last number is of 30 s and more."""
+    """Return the number of clips of 0 to 1 s, 1 to 2 s …; the last one is for 30 s and more."""
     whole = np.minimum(np.floor(seconds), CHUNK_SECONDS).astype(int)
     counts: list[int] = np.bincount(whole, minlength=CHUNK_SECONDS + 1).tolist()
     return counts
 
 
 def draw_lengths(counts: list[int]) -> rich.table.Table:
-    """Return a histogram for the terminal, as far as all but 1 % of the clips reach."""
+    """Return a histogram for the terminal, with one bar for the longest 1 % of the clips."""
     table = rich.table.Table("seconds", title="lengths", title_justify="left", box=None)
     table.add_column("clips", justify="right")
     table.add_column()
@@ -74,12 +76,12 @@ def draw_lengths(counts: list[int]) -> rich.table.Table:
 
 
 def plot_lengths(counts: list[int]) -> Figure:
-    """Return the same for a page."""
+    """Return a histogram for an HTML page."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.4), layout="constrained")
         axes = figure.subplots()
         axes.bar(np.arange(len(counts)) + 0.5, counts, width=0.9)
-        axes.set(xlabel="seconds; the last bar is of 30 s and more", ylabel="clips")
+        axes.set(xlabel="seconds; the last bar: 30 s and more", ylabel="clips")
         axes.set_xlim(0, len(counts))
         axes.grid(axis="y", alpha=0.25)
     return figure

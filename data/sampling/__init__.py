@@ -1,1 +1,1 @@
-"""From the manifest to forward passes: the plan of an epoch, buckets and weights of corpora."""
+"""Plan an epoch's updates from the manifest, and cut them into forward passes."""

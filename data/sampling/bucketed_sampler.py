@@ -1,4 +1,4 @@
-"""One process's forward passes of the plan."""
+"""BucketedBatchSampler: yields one process's forward passes of the epoch plan."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -14,117 +14,130 @@ from data.labels import PROMPT_TOKENS
 from data.log_mel import FRAMES_PER_SECOND
 from data.sampling.epoch_plan import Plan
 from data.sampling.forward_bounds import bound_shapes
-from data.sampling.rows import Row, rows_of
+from data.sampling.rows import Row, make_rows
 
 
 class SampleSpec(NamedTuple):
-    """One row of a pass."""
+    """What the dataset decodes for one row of a forward pass."""
 
-    clips: tuple[int, ...]  # indices into the manifest, said one after another; (): silence
-    at: Position  # of this row's update in the plan
-    after: Position  # where training goes on after this row's update
-    last: bool  # whether this pass is its update's last
-    frames: int  # what it is padded to
-    timed: bool = False  # whether its labels hold times
-    prompted: bool = False  # whether what was said before stands before its labels
+    clips: tuple[int, ...]  # indices into the manifest, joined in order; (): silence
+    position: Position  # of this row's update in the plan
+    next_position: Position  # where training continues after this update
+    is_last: bool  # whether this is the last forward pass of its update
+    frames: int  # padded length
+    with_timestamps: bool = False  # whether the labels have timestamps
+    with_prompt: bool = False  # whether the labels follow the utterance's prompt
 
 
 @dataclass(eq=False)
 class BucketedBatchSampler(Sampler[list[SampleSpec]]):
     """Yields the forward passes of one process, from any position on, epoch after epoch.
 
-    Row i of an update belongs to process i modulo their number. All processes make as many passes
-    an update as the one that needs most; the others make up with silence of no weight, since a
-    process that skipped a pass would leave the rest waiting in the gradient's all-reduce.
+    Row i of an update belongs to rank i modulo the number of processes. All processes make equally
+    many forward passes per update; those with fewer add silence without loss, since a process that
+    skipped a forward pass would leave the others waiting in the gradient's all-reduce.
     """
 
     plan: Plan
-    config: DataConfig  # `pad` makes rows of an update, the `pass_` knobs cut them into passes
+    config: DataConfig  # `pad` forms rows; the `pass_` options cut them into forward passes
     _: KW_ONLY
-    updates: int  # how many to draw
-    start: Position = Position()  # noqa: RUF009 - immutable; reached without decoding
+    updates: int  # number of updates to yield
+    start: Position = Position()  # noqa: RUF009 - immutable; seeking does not decode
     rank: int = 0  # of this process
-    world: int = 1  # number of processes
-    # updates that are not drawn and not counted. A position may name one, since `after` is the
-    # plan's next: drawing from there begins with the first update that is not among them
-    passed_over: Collection[Position] = ()
-    # an estimate of a pass's memory, by which the largest is found; its padded audio by default.
-    # More rows, frames or tokens never cost less
+    world_size: int = 1  # number of processes
+    # updates that are neither yielded nor counted. `start` may be one of them, since next_position
+    # is the plan's next one: iteration then begins at the first update that is not skipped
+    skipped: Collection[Position] = ()
+    # estimates a forward pass's memory, to find the largest one; by default its padded audio.
+    # Must not decrease with more rows, frames or tokens
     pass_cost: Callable[[Shape], float] = attrgetter("seconds")
 
     def __iter__(self) -> Iterator[list[SampleSpec]]:
-        """Yield passes, each a list of draws."""
-        for update, at, after in islice(self._updates(), self.updates):
-            yield from self._draws(rows_of(update, at, self.plan, self.config), at, after)
+        """Yield forward passes, each a list of SampleSpecs."""
+        for update, position, next_position in islice(self._updates(), self.updates):
+            rows = make_rows(update, position, self.plan, self.config)
+            yield from self._specs(rows, position, next_position)
 
-    def worst(self) -> Shape:
-        """Return the pass that takes the most memory, of all in this process's first epoch."""
-        bounds = list(map(self.pass_cost, bound_shapes(self.plan, self.config, self.world)))
+    def largest(self) -> Shape:
+        """Return the shape of this process's most expensive forward pass in the first epoch."""
+        bounds = list(map(self.pass_cost, bound_shapes(self.plan, self.config, self.world_size)))
         updates = self.plan.updates(0)
-        found: list[tuple[float, int, Shape]] = []  # cost, minus the update: the first of equals
+        found: list[
+            tuple[float, int, Shape]
+        ] = []  # cost, -update (prefers the first of equals), shape
         for number in sorted(range(len(bounds)), key=bounds.__getitem__, reverse=True):
             if found and bounds[number] < found[0][0]:
                 break
-            at = Position(0, number)
-            passes = self._draws(rows_of(updates[number], at, self.plan, self.config), at, at)
+            position = Position(0, number)
+            rows = make_rows(updates[number], position, self.plan, self.config)
             shapes = [
-                Shape(len(rows), rows[0].frames, max(map(self._tokens, rows))) for rows in passes
+                Shape(len(specs), specs[0].frames, max(map(self._tokens, specs)))
+                for specs in self._specs(rows, position, position)
             ]
-            worst = max(shapes, key=self.pass_cost)
-            found = [max([*found, (self.pass_cost(worst), -number, worst)])]
+            largest = max(shapes, key=self.pass_cost)
+            found = [max([*found, (self.pass_cost(largest), -number, largest)])]
         return found[0][2]
 
     def _tokens(self, row: Row | SampleSpec) -> int:
         tokens = sum(self.plan.tokens(clip) for clip in row.clips) or 1
-        if row.timed:
+        if row.with_timestamps:
             tokens += 2 * len(row.clips)
-        if row.prompted:
-            tokens += 1 + min(self.plan.outline.prompts.item(row.clips[0]), PROMPT_TOKENS)
+        if row.with_prompt:
+            tokens += 1 + min(self.plan.columns.prompts.item(row.clips[0]), PROMPT_TOKENS)
         return tokens
 
     def _updates(self) -> Iterator[tuple[list[int], Position, Position]]:
-        """Yield updates from the start on, for ever, each with its position and the next one's."""
+        """Yield updates from the start on, endlessly, with their position and the next one's."""
         first = self.start.update
         for epoch in count(self.start.epoch):
             updates = self.plan.updates(epoch)
             for number in range(first, len(updates)):
-                at, ends = Position(epoch, number), number + 1 == len(updates)
-                after = Position(epoch + 1, 0) if ends else Position(epoch, number + 1)
-                if at not in self.passed_over:
-                    yield updates[number], at, after
+                position, ends = Position(epoch, number), number + 1 == len(updates)
+                next_position = Position(epoch + 1, 0) if ends else Position(epoch, number + 1)
+                if position not in self.skipped:
+                    yield updates[number], position, next_position
             first = 0
 
-    def _draws(self, rows: list[Row], at: Position, after: Position) -> Iterator[list[SampleSpec]]:
-        shares = [self._passes(rows[rank :: self.world]) for rank in range(self.world)]
-        most = max(map(len, shares))
-        mine = shares[self.rank]
-        mine += [[Row((), rows[-1].frames)]] * (most - len(mine))
-        for number, each in enumerate(mine, 1):
-            last = number == most
+    def _specs(
+        self, rows: list[Row], position: Position, next_position: Position
+    ) -> Iterator[list[SampleSpec]]:
+        shares = [self._passes(rows[rank :: self.world_size]) for rank in range(self.world_size)]
+        pass_count = max(map(len, shares))
+        own_passes = shares[self.rank]
+        own_passes += [[Row((), rows[-1].frames)]] * (pass_count - len(own_passes))
+        for number, own_rows in enumerate(own_passes, 1):
             yield [
-                SampleSpec(row.clips, at, after, last, row.frames, row.timed, row.prompted)
-                for row in each
+                SampleSpec(
+                    clips=row.clips,
+                    position=position,
+                    next_position=next_position,
+                    is_last=number == pass_count,
+                    frames=row.frames,
+                    with_timestamps=row.with_timestamps,
+                    with_prompt=row.with_prompt,
+                )
+                for row in own_rows
             ]
 
     def _passes(self, rows: Sequence[Row]) -> list[list[Row]]:
-        """Cut rows where what they are padded to changes, and where memory ends."""
+        """Cut rows into forward passes of one padded length that fit the memory limits."""
         passes: list[list[Row]] = []
         tokens = 0
         for row in rows:
-            held = self._tokens(row)
-            tokens = max(tokens, held)
+            row_tokens = self._tokens(row)
+            tokens = max(tokens, row_tokens)
             size = len(passes[-1]) + 1 if passes else 1
             if size > 1 and passes[-1][-1].frames == row.frames and self._fits(size, row, tokens):
                 passes[-1].append(row)
             else:
                 passes.append([row])
-                tokens = held
+                tokens = row_tokens
         return passes
 
     def _fits(self, rows: int, row: Row, tokens: int) -> bool:
-        """Tell whether a pass may hold so many rows like this one, padded to so many tokens."""
+        """Return whether a forward pass may have `rows` such rows, padded to `tokens` tokens."""
         seconds = row.frames / FRAMES_PER_SECOND
         if self.config.quadratic_memory_seconds is not None:
             seconds += seconds**2 / self.config.quadratic_memory_seconds
-        most = self.config.max_seconds_per_forward or MAX_SECONDS_PER_FORWARD
-        return rows * seconds <= most and rows * tokens <= self.config.max_tokens_per_forward
+        limit = self.config.max_seconds_per_forward or MAX_SECONDS_PER_FORWARD
+        return rows * seconds <= limit and rows * tokens <= self.config.max_tokens_per_forward

@@ -1,4 +1,4 @@
-"""How often an epoch hears the utterances of each corpus."""
+"""How often an epoch repeats the utterances of each corpus (data.weights, data.hours)."""
 
 import random
 from collections.abc import Mapping
@@ -11,20 +11,20 @@ from data.errors import InputError
 from data.lazy_manifest import ManifestColumns
 
 
-def weights_of(outline: ManifestColumns, config: DataConfig) -> dict[str, float]:
-    """Return how often an epoch hears each corpus, by data.weights or data.hours_per_epoch.
+def weights_of(columns: ManifestColumns, config: DataConfig) -> dict[str, float]:
+    """Return the repetitions per epoch of each corpus, from data.weights or data.hours_per_epoch.
 
     Raises:
-        InputError: a corpus of the outline is not in data.corpus.
+        InputError: a corpus of the manifest is not in data.corpus.
     """
     if not (config.weights or config.hours_per_epoch):
         return {}
     seconds = dict.fromkeys(config.corpus, 0.0)
-    for corpus, (_, length) in outline.corpora().items():
+    for corpus, (_, length) in columns.corpora().items():
         if corpus not in seconds:
             raise InputError(
                 f"data.corpus is {', '.join(config.corpus)}, but the run's manifest holds "
-                f"{corpus}: data.weights and data.hours_per_epoch need the names of the run's start"
+                f"{corpus}: data.weights and data.hours_per_epoch need the names at the run's start"
             )
         seconds[corpus] = length
     if config.weights:
@@ -35,26 +35,26 @@ def weights_of(outline: ManifestColumns, config: DataConfig) -> dict[str, float]
     return {name: weight for name, weight in given.items() if seconds[name]}
 
 
-def mean_seconds(outline: ManifestColumns, weights: Mapping[str, float]) -> float:
-    """Return the mean length of what epochs hear, in seconds: a corpus counts by its weight."""
+def mean_seconds(columns: ManifestColumns, weights: Mapping[str, float]) -> float:
+    """Return the mean duration of the clips of an epoch, in seconds, weighted by corpus."""
     if not weights:
-        return sum(outline.seconds.tolist()) / max(1, len(outline.seconds))
-    parts = [(weights.get(name, 1.0), *part) for name, part in outline.corpora().items()]
-    heard = sum(weight * seconds for weight, _, seconds in parts)
-    return heard / sum(weight * clips for weight, clips, _ in parts)
+        return sum(columns.seconds.tolist()) / max(1, len(columns.seconds))
+    parts = [(weights.get(name, 1.0), *part) for name, part in columns.corpora().items()]
+    total = sum(weight * seconds for weight, _, seconds in parts)
+    return total / sum(weight * clips for weight, clips, _ in parts)
 
 
-def times_of(
-    outline: ManifestColumns, weights: Mapping[str, float], seed: int, epoch: int
+def repetitions_of(
+    columns: ManifestColumns, weights: Mapping[str, float], seed: int, epoch: int
 ) -> NDArray[np.int64]:
-    """Return how often an epoch hears each utterance: once, unless its corpus has a weight.
+    """Return the repetitions of each utterance in an epoch: one, unless its corpus has a weight.
 
-    A corpus of weight w is shuffled over and over into one long line, of which each epoch takes
-    the next w-th: no utterance is ever more than one hearing ahead of another.
+    The shuffles of a corpus of weight w are concatenated endlessly, and each epoch takes the next w
+    times its size. So the repetitions of its utterances never differ by more than one.
     """
-    times = np.ones(len(outline.seconds), dtype=np.int64)
+    times = np.ones(len(columns.seconds), dtype=np.int64)
     for number, (corpus, weight) in enumerate(weights.items()):
-        clips = outline.of_corpus(corpus)
+        clips = columns.indices_of_corpus(corpus)
         first, last = (int(n * weight * len(clips) + 1e-6) for n in (epoch, epoch + 1))
         times[clips] = 0
         for lap in range(first // len(clips), -(-last // len(clips))):

@@ -1,7 +1,7 @@
-"""How large the passes of an update can be, without drawing them: to find the largest of an epoch.
+"""Upper bounds of the shapes of forward passes, to find an epoch's largest one quickly.
 
-To draw all passes of two million clips takes ten seconds and more, of each process. Bounds from
-columns take one, and leave a few updates in a hundred that can hold the largest.
+Forming all forward passes of two million clips takes each process ten seconds or more. Bounds from
+the manifest's columns take one, and leave a few percent of the updates as candidates.
 """
 
 from collections.abc import Sequence
@@ -13,41 +13,44 @@ from data.batch import Position, Shape
 from data.config import MAX_SECONDS_PER_FORWARD, DataConfig
 from data.labels import MAX_TOKENS, PROMPT_TOKENS
 from data.log_mel import CHUNK_SECONDS, FRAMES_PER_SECOND, N_FRAMES
-from data.sampling.epoch_plan import EpochUpdates, Plan, all_edges
-from data.sampling.rows import least_frames
+from data.sampling.epoch_plan import EpochUpdates, Plan, padded_frames_of_all
+from data.sampling.rows import min_frames
 
 Ints = NDArray[np.int64]
 
 
-def bound_shapes(plan: Plan, config: DataConfig, world: int) -> list[Shape]:
-    """Return a shape for each update of the first epoch that no pass of it is larger than.
+def bound_shapes(plan: Plan, config: DataConfig, world_size: int) -> list[Shape]:
+    """Return an upper bound of the shapes of forward passes, for each update of the first epoch.
 
     Args:
-        plan: says what is in an update.
-        config: how it is padded and cut.
-        world: number of processes that share it.
+        plan: has the updates.
+        config: how they are padded and cut.
+        world_size: number of processes that share an update.
     """
     updates = plan.updates(0)
     shortest, longest = _edges(plan, updates)
-    fewest, most = _tokens(plan, updates, config)
-    least = _least(plan, updates, config, longest)
+    min_tokens, max_tokens = _tokens(plan, updates, config)
+    least = _min_frames(plan, updates, config, longest)
     frames = np.maximum(longest, least)
     clips = np.diff(updates.starts)
     if config.pad == "packed":  # each window has at least one clip
         shortest = frames = np.full_like(frames, N_FRAMES)
-        most = np.maximum(most, np.minimum(_sums(plan.outline.tokens, updates), MAX_TOKENS))
-        most += 2 * clips if config.timestamp_probability else 0
-    rows = np.minimum(-(-clips // world), _fitting(np.maximum(shortest, least), fewest, config))
-    table = np.stack([rows, frames, np.maximum(most, 1)], axis=1)[updates.order]
+        sums = _sums_by_update(plan.columns.tokens, updates)
+        max_tokens = np.maximum(max_tokens, np.minimum(sums, MAX_TOKENS))
+        max_tokens += 2 * clips if config.timestamp_probability else 0
+    fitting = _max_rows(np.maximum(shortest, least), min_tokens, config)
+    rows = np.minimum(-(-clips // world_size), fitting)
+    table = np.stack([rows, frames, np.maximum(max_tokens, 1)], axis=1)[updates.order]
     return [Shape(*row) for row in table.tolist()]
 
 
 def _edges(plan: Plan, updates: EpochUpdates) -> tuple[Ints, Ints]:
-    """Return the frames of the shortest and the longest clip of each update."""
-    seconds = plan.outline.seconds
-    heard = [seconds]  # at each speed; as recorded where it would be too long
-    heard += [np.where(seconds / v < CHUNK_SECONDS, seconds / v, seconds) for v in plan.speeds]
-    low, high = all_edges(np.min(heard, axis=0)), all_edges(np.max(heard, axis=0))
+    """Return the padded frames of the shortest and the longest clip of each update."""
+    seconds = plan.columns.seconds
+    durations = [seconds]  # at each speed, unless too long at it
+    durations += [np.where(seconds / v < CHUNK_SECONDS, seconds / v, seconds) for v in plan.speeds]
+    low = padded_frames_of_all(np.min(durations, axis=0))
+    high = padded_frames_of_all(np.max(durations, axis=0))
     begins = updates.starts[:-1]
     return (
         np.minimum.reduceat(low[updates.clips], begins),
@@ -56,43 +59,43 @@ def _edges(plan: Plan, updates: EpochUpdates) -> tuple[Ints, Ints]:
 
 
 def _tokens(plan: Plan, updates: EpochUpdates, config: DataConfig) -> tuple[Ints, Ints]:
-    """Return the fewest tokens that a row of each update may have, and the most."""
-    fewest = plan.outline.tokens.astype(np.int64)
-    most = fewest + 2 if config.timestamp_probability else fewest
+    """Return the minimum and the maximum tokens that a row of each update may have."""
+    min_tokens = plan.columns.tokens.astype(np.int64)
+    max_tokens = min_tokens + 2 if config.timestamp_probability else min_tokens
     if config.prompt_probability:
-        most = most + 1 + np.minimum(plan.outline.prompts, PROMPT_TOKENS)
+        max_tokens = max_tokens + 1 + np.minimum(plan.columns.prompts, PROMPT_TOKENS)
     begins = updates.starts[:-1]
     return (
-        np.minimum.reduceat(fewest[updates.clips], begins),
-        np.maximum.reduceat(most[updates.clips], begins),
+        np.minimum.reduceat(min_tokens[updates.clips], begins),
+        np.maximum.reduceat(max_tokens[updates.clips], begins),
     )
 
 
-def _sums(values: NDArray[np.int32], updates: EpochUpdates) -> Ints:
+def _sums_by_update(values: NDArray[np.int32], updates: EpochUpdates) -> Ints:
     sums: Ints = np.add.reduceat(values[updates.clips].astype(np.int64), updates.starts[:-1])
     return sums
 
 
-def _least(plan: Plan, updates: EpochUpdates, config: DataConfig, longest: Ints) -> Ints:
-    """Return the frames that rows of each update have at least, or more than that."""
+def _min_frames(plan: Plan, updates: EpochUpdates, config: DataConfig, longest: Ints) -> Ints:
+    """Return the minimum padded length of each update's rows, or an upper bound of it."""
     if config.pad == "30s" or (config.trailing_silence and plan.speeds):
         return np.full_like(longest, N_FRAMES if config.pad != "packed" else 0)
     least = np.zeros_like(longest)
     if config.pad == "bucket" and config.trailing_silence:
         order: Sequence[int] = updates.order.tolist()
-        for number, place in enumerate(order):
-            at = Position(0, number)
-            least[place] = least_frames(int(longest[place]), at, plan, config)
+        for number, index in enumerate(order):
+            position = Position(0, number)
+            least[index] = min_frames(int(longest[index]), position, plan, config)
     return least
 
 
-def _fitting(frames: Ints, tokens: Ints, config: DataConfig) -> Ints:
-    """Return how many rows a pass may hold of no fewer frames and tokens than these."""
+def _max_rows(frames: Ints, tokens: Ints, config: DataConfig) -> Ints:
+    """Return the maximum rows of a forward pass with at least these frames and tokens."""
     seconds = frames / FRAMES_PER_SECOND
     if config.quadratic_memory_seconds is not None:
         seconds = seconds + seconds**2 / config.quadratic_memory_seconds
-    most = config.max_seconds_per_forward or MAX_SECONDS_PER_FORWARD
+    limit = config.max_seconds_per_forward or MAX_SECONDS_PER_FORWARD
     fitting = np.minimum(
-        most / seconds * (1 + 1e-9), config.max_tokens_per_forward / np.maximum(tokens, 1)
+        limit / seconds * (1 + 1e-9), config.max_tokens_per_forward / np.maximum(tokens, 1)
     )
     return np.maximum(fitting.astype(np.int64), 1)

@@ -1,7 +1,7 @@
-"""What the encoder hears of an update: rows of one clip or several, and what each is padded to.
+"""Turn an update into rows of one or several clips, each with its padded length.
 
-Part of the plan, since the encoder hears the padding: the loss must depend neither on how many
-processes share an update, nor on how much memory each of them has.
+Rows are part of the plan, since the encoder attends to padding: the loss must depend neither on the
+number of processes that share an update, nor on their memory.
 """
 
 import random
@@ -12,105 +12,114 @@ from data.batch import Position
 from data.config import DataConfig
 from data.labels import MAX_TOKENS
 from data.log_mel import CHUNK_SECONDS, N_FRAMES
-from data.sampling.epoch_plan import EDGE_FRAMES, Plan, edge_of
+from data.sampling.epoch_plan import EDGE_FRAMES, Plan, padded_frames
 
 
 class Row(NamedTuple):
-    """One line of a batch."""
+    """One row of a batch."""
 
-    clips: tuple[int, ...]  # indices into the manifest, said one after another
-    frames: int  # what it is padded to
-    timed: bool = False  # whether its labels hold times
-    prompted: bool = False  # whether what was said before stands before its labels
+    clips: tuple[int, ...]  # indices into the manifest, joined in order
+    frames: int  # padded length
+    with_timestamps: bool = False  # whether the labels have timestamps
+    with_prompt: bool = False  # whether the labels follow the utterance's prompt
 
 
-def rows_of(update: Sequence[int], at: Position, plan: Plan, config: DataConfig) -> list[Row]:
+def make_rows(
+    update: Sequence[int], position: Position, plan: Plan, config: DataConfig
+) -> list[Row]:
     """Return an update's rows, the longest first.
 
     Args:
         update: indices into the manifest.
-        at: the update's position, by which it is settled whether more silence follows.
-        plan: knows the lengths, and the seed.
-        config: how to pad.
+        position: of the update; seeds the random amount of trailing silence.
+        plan: has the durations, the token counts and the seed.
+        config: padding options.
     """
     if config.pad == "packed":
-        windows = _pack(update, at.epoch, plan)
-        return [_row(clips, N_FRAMES, at.epoch, plan, config) for clips in windows]
-    edge = {index: edge_of(plan.heard(index, at.epoch)) for index in update}
+        windows = _pack_windows(update, position.epoch, plan)
+        return [_row(clips, N_FRAMES, position.epoch, plan, config) for clips in windows]
+    edge = {index: padded_frames(plan.duration(index, position.epoch)) for index in update}
     ordered = sorted(update, key=lambda i: (-edge[i], -plan.tokens(i), i))
     edges = [edge[index] for index in ordered]
-    least = least_frames(edges[0], at, plan, config)
-    padded = [max(edge, least) for edge in _level(edges, config.max_padding)]
+    least = min_frames(edges[0], position, plan, config)
+    padded = [max(edge, least) for edge in _equalize(edges, config.max_padding)]
     return [
-        _row([index], frames, at.epoch, plan, config)
+        _row([index], frames, position.epoch, plan, config)
         for index, frames in zip(ordered, padded, strict=True)
     ]
 
 
 def _row(clips: list[int], frames: int, epoch: int, plan: Plan, config: DataConfig) -> Row:
-    """Settle how a row's labels are written; it is drawn anew in each epoch."""
+    """Draw whether a row's labels have timestamps and a prompt; it differs between epochs."""
     if not (config.timestamp_probability or config.prompt_probability):
         return Row(tuple(clips), frames)
-    draw = random.Random(f"{plan.seed} {epoch} {clips[0]} labels")
-    timed, prompted = (
-        draw.random() < config.timestamp_probability,
-        draw.random() < config.prompt_probability,
+    rng = random.Random(f"{plan.seed} {epoch} {clips[0]} labels")
+    with_timestamps, with_prompt = (
+        rng.random() < config.timestamp_probability,
+        rng.random() < config.prompt_probability,
     )
-    return Row(tuple(clips), frames, timed, prompted and plan.outline.prompts.item(clips[0]) > 0)
+    with_prompt = with_prompt and plan.columns.prompts.item(clips[0]) > 0
+    return Row(tuple(clips), frames, with_timestamps, with_prompt)
 
 
-def least_frames(longest: int, at: Position, plan: Plan, config: DataConfig) -> int:
-    """Return the frames that every row of an update has at least: 0, 30 s, or a length between.
+def min_frames(longest: int, position: Position, plan: Plan, config: DataConfig) -> int:
+    """Return the minimum padded length of an update's rows, in frames: 0, 30 s, or in between.
 
-    Silence of any length behind short audio teaches an encoder without a mask to ignore it.
+    Trailing silence of random length teaches an encoder without an attention mask to ignore it.
     """
     if config.pad == "30s":
         return N_FRAMES
-    draw = random.Random(f"{plan.seed} {at} full")
-    if draw.random() < config.trailing_silence:  # the lower of two: short ones are cheap
-        return min(draw.randrange(longest, N_FRAMES + 1, EDGE_FRAMES) for _ in range(2))
+    rng = random.Random(f"{plan.seed} {position} full")
+    if config.pad == "mixed":
+        # the share is of the compute: an update at 30 s costs as much more as a clip is shorter
+        share, longer = config.padded_share, CHUNK_SECONDS / plan.mean_seconds
+        if rng.random() < share / (share + (1 - share) * longer):
+            return N_FRAMES
+    if rng.random() < config.trailing_silence:  # the lower of two, since shorter is cheaper
+        return min(rng.randrange(longest, N_FRAMES + 1, EDGE_FRAMES) for _ in range(2))
     return 0
 
 
-def _level(edges: Sequence[int], padding: float) -> list[int]:
-    """Raise each edge, of those in falling order, to the longest of its pass.
+def _equalize(edges: Sequence[int], padding: float) -> list[int]:
+    """Group padded lengths, in descending order, and raise each to the longest of its group.
 
-    As few passes as keep what that adds within a share: one more is begun where it saves most.
+    There are as few groups as keep the added padding within a share. Another one is split off where
+    that saves most.
     """
-    passes, most = [list(edges)], sum(edges) * (1 + padding)
+    groups, max_frames = [list(edges)], sum(edges) * (1 + padding)
 
-    def saved(cut: tuple[int, int]) -> int:
-        number, place = cut
-        one = passes[number]
-        return (one[0] - one[place]) * (len(one) - place)
+    def saved_frames(cut: tuple[int, int]) -> int:
+        number, index = cut
+        group = groups[number]
+        return (group[0] - group[index]) * (len(group) - index)
 
-    while sum(len(one) * one[0] for one in passes) > most:
-        cuts = [(n, place) for n, one in enumerate(passes) for place in range(1, len(one))]
-        number, place = max(cuts, key=saved)
-        one = passes[number]
-        passes[number : number + 1] = [one[:place], one[place:]]
-    return [one[0] for one in passes for _ in one]
+    while sum(len(group) * group[0] for group in groups) > max_frames:
+        cuts = [(n, index) for n, group in enumerate(groups) for index in range(1, len(group))]
+        number, index = max(cuts, key=saved_frames)
+        group = groups[number]
+        groups[number : number + 1] = [group[:index], group[index:]]
+    return [group[0] for group in groups for _ in group]
 
 
-def _pack(update: Sequence[int], epoch: int, plan: Plan) -> list[list[int]]:
-    """Join clips of one corpus and language into windows of 30 s and no more tokens than fit.
+def _pack_windows(update: Sequence[int], epoch: int, plan: Plan) -> list[list[int]]:
+    """Pack clips of one corpus and language into windows within 30 s and MAX_TOKENS.
 
-    The longest first, each where it fits first; within a window in the order of the update.
+    First-fit decreasing by duration. Within a window, clips are in the order of the update.
     """
-    place = {index: number for number, index in enumerate(update)}
-    seconds = {index: plan.heard(index, epoch) for index in update}
-    kind = {index: plan.outline.kind.item(index) for index in update}
+    order = {index: number for number, index in enumerate(update)}
+    seconds = {index: plan.duration(index, epoch) for index in update}
+    kind = {index: plan.columns.kind.item(index) for index in update}
     windows: list[list[int]] = []
     for index in sorted(update, key=lambda i: (-seconds[i], i)):
         for window in windows:
-            held = [*window, index]
+            joined = [*window, index]
             if (
                 kind[window[0]] == kind[index]
-                and sum(seconds[i] for i in held) < CHUNK_SECONDS
-                and sum(plan.tokens(i) for i in held) <= MAX_TOKENS
+                and sum(seconds[i] for i in joined) < CHUNK_SECONDS
+                and sum(plan.tokens(i) for i in joined) <= MAX_TOKENS
             ):
                 window.append(index)
                 break
         else:
             windows.append([index])
-    return [sorted(window, key=place.__getitem__) for window in windows]
+    return [sorted(window, key=order.__getitem__) for window in windows]

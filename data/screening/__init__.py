@@ -1,1 +1,1 @@
-"""Which utterances are trained on, which are left out, and why."""
+"""Measure utterances, and decide which are left out, with a reason for each."""

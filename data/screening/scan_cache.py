@@ -1,8 +1,8 @@
-"""What scans find in audio files, and the cache that remembers it.
+"""Measurement of an audio file, and the cache of measurements from earlier scans.
 
-The cache is one file, which is always whole. While a scan is running, each process appends what it
-finds to a file of its own beside the cache; the end of the scan moves all of it into the cache. A
-start that is killed leaves these files behind, and the next start reads them.
+The cache is one file, which is always complete. During a scan, each process appends results to its
+own file next to the cache; the end of the scan merges these into the cache. A killed process leaves
+its file behind, and the next start reads it.
 """
 
 import json
@@ -18,104 +18,106 @@ from data.atomic_files import append_jsonl, write_jsonl
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
-    """What was found in a file."""
+class Measurement:
+    """The duration of a file, or why it cannot be used."""
 
     seconds: float = 0.0
-    reason: str = ""  # why it cannot be used; empty where it can
+    reason: str = ""  # why it cannot be used; empty if it can
     detail: str = ""
 
 
-Measurements = dict[str, Measured]  # by Utterance.audio
-Stamps = dict[str, str]  # by Utterance.audio: changes as the file does; empty: never cached
-Row = tuple[str, str, Measured]  # audio, stamp, what was found
+Measurements = dict[str, Measurement]  # by Utterance.audio
+Stamps = dict[str, str]  # by Utterance.audio: changes when the file does; empty: not cached
+Row = tuple[str, str, Measurement]  # audio, stamp, measurement
 
-FLUSH_SECONDS = 2.0  # between two writes to a process's own file
+FLUSH_SECONDS = 2.0  # between writes to a process's own file
 FLUSH_ROWS = 2_048  # or after so many clips
-ABANDONED_SECONDS = 86_400.0  # files of another machine's process that nobody has written to since
+ABANDONED_SECONDS = 86_400.0  # since the last write of a process on another machine
 
 
 class MeasurementCache:
-    """The measurements of earlier scans, and those of a scan that is running."""
+    """The measurements of earlier scans, and of the running scan."""
 
     def __init__(self, path: Path, scan: str = "") -> None:
-        """Take the file of the cache; nothing is read yet.
+        """Set the paths; nothing is read yet.
 
         Args:
-            path: of the file.
-            scan: the name of the running scan, the same on all processes that share it. Empty: a
-                new scan.
+            path: of the cache.
+            scan: name of the running scan, the same on all processes that share it. Empty: a new
+                scan.
         """
         self.path = path
         self.scan = scan or uuid4().hex[:12]
         self._own = f"{path.name}.{self.scan}-{socket.gethostname()}-{os.getpid()}"
 
     @property
-    def found(self) -> Path:
+    def results_path(self) -> Path:
         """Return the file that this process appends to."""
         return self.path.with_name(f"{self._own}.found")
 
     @property
-    def asked(self) -> Path:
-        """Return the file in which this process names what is to be measured."""
+    def requests_path(self) -> Path:
+        """Return the file in which this process lists the files to measure."""
         return self.path.with_name(f"{self._own}.asked")
 
-    def known(self, stamps: Stamps) -> Measurements:
-        """Return what was found in files that have not changed since."""
-        found: Measurements = {}
-        for path in (self.path, *self._beside("*.found")):
+    def lookup(self, stamps: Stamps) -> Measurements:
+        """Return the measurements of files that have not changed since."""
+        measurements: Measurements = {}
+        for path in (self.path, *self._files_of_cache("*.found")):
             for audio, stamp, measured in read_rows(path):
                 if stamp and stamps.get(audio) == stamp:
-                    found[audio] = measured
-        return found
+                    measurements[audio] = measured
+        return measurements
 
-    def appending(self, stamps: Stamps) -> "Appender":
-        """Return what writes to this process's own file."""
-        return Appender(self.found, stamps)
+    def appender(self, stamps: Stamps) -> "Appender":
+        """Return an Appender to this process's own file."""
+        return Appender(self.results_path, stamps)
 
-    def unfinished(self) -> list[Path]:
-        """Return the files that scans of processes which no longer run have left behind."""
-        return [path for path in self._beside("*-*") if _ended(path, self._owner(path))]
+    def abandoned_files(self) -> list[Path]:
+        """Return files that were left behind by processes that have exited."""
+        return [
+            path for path in self._files_of_cache("*-*") if _has_exited(path, self._owner(path))
+        ]
 
-    def consolidate(self, found: Measurements, stamps: Stamps) -> None:
-        """Write the cache anew, with all that this scan found; remove the files beside it.
+    def consolidate(self, measurements: Measurements, stamps: Stamps) -> None:
+        """Rewrite the cache with this scan's results added, and remove the files next to it.
 
-        The cache is read again for this: another run may have written to it meanwhile.
+        The cache is read again, since another run may have written to it meanwhile.
         """
-        left = self.unfinished()
-        rows: dict[str, tuple[str, Measured]] = {}
-        for path in (self.path, *left):
+        abandoned = self.abandoned_files()
+        rows: dict[str, tuple[str, Measurement]] = {}
+        for path in (self.path, *abandoned):
             rows |= {audio: (stamp, measured) for audio, stamp, measured in read_rows(path)}
-        rows |= {audio: (stamps[audio], measured) for audio, measured in found.items()}
-        kept = (_row(audio, *row) for audio, row in rows.items() if row[0])
-        write_jsonl(self.path, kept)
-        for path in (*left, *self._beside(f"{self.scan}-*")):
+        rows |= {audio: (stamps[audio], measured) for audio, measured in measurements.items()}
+        rows_to_keep = (_row(audio, *row) for audio, row in rows.items() if row[0])
+        write_jsonl(self.path, rows_to_keep)
+        for path in (*abandoned, *self._files_of_cache(f"{self.scan}-*")):
             path.unlink(missing_ok=True)
 
-    def _beside(self, pattern: str) -> list[Path]:
+    def _files_of_cache(self, pattern: str) -> list[Path]:
         return sorted(self.path.parent.glob(f"{self.path.name}.{pattern}"))
 
     def _owner(self, path: Path) -> tuple[str, str]:
-        """Return the machine and the number of the process that a file beside the cache is of."""
+        """Return the host and the process id of the owner of a file next to the cache."""
         _, _, owner = path.stem.removeprefix(f"{self.path.name}.").partition("-")
         host, _, pid = owner.rpartition("-")
         return host, pid
 
 
 class Appender:
-    """Appends what is found to a file, every few seconds."""
+    """Appends measurements to a file, every few seconds."""
 
     def __init__(self, path: Path, stamps: Stamps) -> None:
-        """Take the file, which is made when there is something to write, and the files' stamps."""
+        """Store the path, created at the first write, and the stamps of the measured files."""
         self._path = path
         self._stamps = stamps
         self._rows: list[dict[str, object]] = []
         self._written = time.monotonic()
 
     def append_all(
-        self, rows: Iterable[tuple[str, Measured]]
-    ) -> Generator[tuple[str, Measured], None, None]:
-        """Take what was found in files, and yield it; what was taken is written at an error too."""
+        self, rows: Iterable[tuple[str, Measurement]]
+    ) -> Generator[tuple[str, Measurement], None, None]:
+        """Append and yield measurements; all are written, even after an error."""
         try:
             for audio, measured in rows:
                 self.add(audio, measured)
@@ -123,14 +125,14 @@ class Appender:
         finally:
             self.flush()
 
-    def add(self, audio: str, measured: Measured) -> None:
-        """Take what was found in a file; write it when it is time."""
+    def add(self, audio: str, measured: Measurement) -> None:
+        """Add a measurement, and flush if it is time."""
         self._rows.append(_row(audio, self._stamps[audio], measured))
         if len(self._rows) >= FLUSH_ROWS or time.monotonic() - self._written > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was taken since the last time.
+        """Write the measurements added since the last flush.
 
         Raises:
             OSError: the disk is full.
@@ -143,32 +145,32 @@ class Appender:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file; one that cannot be read costs a measurement, and no more."""
+    """Yield the rows of a file; skip unreadable ones, which are then measured again."""
     try:
         file = path.open("rb")
-    except OSError:  # there is none, or another run has just removed it
+    except OSError:  # it does not exist, or another run has just removed it
         return
     with file:
         yield from filter(None, map(_read_row, file))
 
 
 def _read_row(line: bytes) -> Row | None:
-    """Return a row; None where the line is damaged, as the last one of a start that was killed."""
+    """Return a row; None if the line is damaged, as the last one of a killed process may be."""
     try:
         row = json.loads(line.decode())
-        return row["audio"], row["stamp"], Measured(**row["found"])
+        return row["audio"], row["stamp"], Measurement(**row["found"])
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _row(audio: str, stamp: str, measured: Measured) -> dict[str, object]:
+def _row(audio: str, stamp: str, measured: Measurement) -> dict[str, object]:
     return {"audio": audio, "stamp": stamp, "found": asdict(measured)}
 
 
-def _ended(path: Path, owner: tuple[str, str]) -> bool:
-    """Tell whether the process that writes a file has ended; on another machine its age tells."""
+def _has_exited(path: Path, owner: tuple[str, str]) -> bool:
+    """Return whether a file's process has exited; on another machine, judged by the file's age."""
     host, pid = owner
-    if host == socket.gethostname() and pid.isdecimal() and not _runs(int(pid)):
+    if host == socket.gethostname() and pid.isdecimal() and not _is_running(int(pid)):
         return True
     try:
         return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
@@ -176,11 +178,11 @@ def _ended(path: Path, owner: tuple[str, str]) -> bool:
         return False
 
 
-def _runs(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # another user's
+    except OSError:  # the process of another user
         return True
     return True

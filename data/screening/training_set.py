@@ -1,4 +1,4 @@
-"""What of a split is trained on: one row after another is settled, measured and screened."""
+"""Select the utterances to train on: count tokens, measure durations and apply all filters."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -7,9 +7,9 @@ from dataclasses import replace
 from itertools import islice
 
 from data.config import DataConfig
-from data.corpora.common_voice import holds_speakers_of_all
+from data.corpora.common_voice import contains_held_out_speakers
 from data.errors import InputError
-from data.labels import TOKENIZED, LabelEncoder
+from data.labels import TEXTS_PER_CALL, LabelEncoder
 from data.screening.durations import Measurements
 from data.screening.filters import (
     Screened,
@@ -27,105 +27,104 @@ from data.utterance import Drop, Utterance
 Measure = Callable[[Sequence[Utterance]], Measurements]
 
 
-def select(
+def screen_training_split(
     rows: list[Utterance],
     config: DataConfig,
-    encoder: LabelEncoder,
+    labels: LabelEncoder,
     held_out: Sequence[Utterance],
     measure: Measure,
 ) -> Screened:
-    """Return what is trained on, and what is not.
+    """Return the utterances to train on, and the dropped ones.
 
     Args:
-        rows: of the training split, settled.
-        config: says what is left out.
-        encoder: counts tokens, knows times.
-        held_out: dev and test.
-        measure: finds lengths, and what is broken; asked for what nothing else speaks against.
+        rows: of the training split, with tokens counted.
+        config: limits and options.
+        labels: counts tokens.
+        held_out: utterances of dev and test.
+        measure: measures the clips that earlier filters kept.
 
     Raises:
-        InputError: clips are missing, or the model cannot learn times.
+        InputError: clips are missing, or the model has no timestamp tokens.
     """
     split = config.train_split
-    # one name for all: of two million rows only one list at a time is to be held
+    # rebinding frees each list: of two million rows only one is kept at a time
     rows, faults = screen_faults(rows, split)
     rows, repeats = screen_repeats(rows, split)
-    strict = holds_speakers_of_all(split)
+    strict = contains_held_out_speakers(split)
     rows, leaks = screen_leaks(rows, split, held_out, strict=strict)
     rows, broken = screen_audio(rows, split, measure(rows))
     refuse_missing(broken, config)
-    rows, unfit = screen_training(rows, split, config, encoder.max_tokens)
-    if config.timestamp_probability and not encoder.knows_times:
+    rows, unfit = screen_training(rows, split, config, labels.max_tokens)
+    if config.timestamp_probability and not labels.has_timestamps:
         raise InputError(
             f"data.timestamp_probability is {config.timestamp_probability:g}, but the model's "
-            "vocabulary has no times: "
-            "take one of OpenAI's, or set it to 0"
+            "vocabulary has no timestamp tokens: use one of OpenAI's models, or set it to 0"
         )
-    add_prompts(rows, encoder)
+    add_prompts(rows, labels)
     return rows, [*faults, *repeats, *leaks, *broken, *unfit]
 
 
-def spoken(config: DataConfig, encoder: LabelEncoder) -> DataConfig:
-    """Return the knobs with the language of a model that knows no other."""
-    if encoder.multilingual or config.language:
+def with_model_language(config: DataConfig, labels: LabelEncoder) -> DataConfig:
+    """Return the config with data.language set to en if the model is English-only."""
+    if labels.multilingual or config.language:
         return config
     return replace(config, language=("en",))
 
 
-def settle(
-    rows: Iterable[Utterance], config: DataConfig, encoder: LabelEncoder, split: str
+def count_tokens(
+    rows: Iterable[Utterance], config: DataConfig, labels: LabelEncoder, split: str
 ) -> list[Utterance]:
-    """Return rows with their tokens counted, in place; the model knows their languages.
+    """Set the tokens of rows, in place, and return them as a list; check their languages.
 
-    A thread counts those of one part while the next is read. It is never further behind: Python
-    hardly lets it begin while this one reads, and at once where this one waits.
+    A thread counts the tokens of one part while the next part is read. It is at most one part
+    behind, since this thread then waits for it: while this one reads, it hardly gets the GIL.
 
     Raises:
-        InputError: a row's language is not said, or the model does not know it.
+        InputError: a row has no language, or the model does not support it.
     """
-    rows, settled = iter(rows), list[Utterance]()
+    rows, counted = iter(rows), list[Utterance]()
     counting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="tokens") as thread:
-        while part := list(islice(rows, TOKENIZED)):
-            _refuse_unknown({u.language for u in part}, config, encoder, split)
-            settled += part
-            counting.append(thread.submit(_count_tokens, part, encoder))
+        while part := list(islice(rows, TEXTS_PER_CALL)):
+            _refuse_unknown({u.language for u in part}, config, labels, split)
+            counted += part
+            counting.append(thread.submit(_set_token_counts, part, labels))
             if len(counting) > 1:
                 counting.popleft().result()
     for last in counting:
         last.result()
-    return settled
+    return counted
 
 
-def _count_tokens(part: Sequence[Utterance], encoder: LabelEncoder) -> None:
-    counts = encoder.count([u.text for u in part], [u.language or "" for u in part])
+def _set_token_counts(part: Sequence[Utterance], labels: LabelEncoder) -> None:
+    counts = labels.count_tokens([u.text for u in part], [u.language or "" for u in part])
     for u, tokens in zip(part, counts, strict=True):
         u.tokens = tokens
 
 
 def _refuse_unknown(
-    languages: Iterable[str | None], config: DataConfig, encoder: LabelEncoder, split: str
+    languages: Iterable[str | None], config: DataConfig, labels: LabelEncoder, split: str
 ) -> None:
     for language in languages:
         if language is None:
             raise InputError(
-                f"{', '.join(config.corpus)}: split {split!r} does not say its language: "
+                f"{', '.join(config.corpus)}: split {split!r} does not name its language: "
                 "set data.language"
             )
-        encoder.prefix(language)  # raises where the model does not know it
+        labels.prefix(language)  # raises if the model does not support it
 
 
 def refuse_empty(
     kept: Sequence[Utterance], split: str, drops: Sequence[Drop], config: DataConfig
 ) -> None:
-    """Stop where nothing is left of a split.
+    """Raise an error if no utterances of a split are left.
 
     Raises:
-        InputError: it is so.
+        InputError: there are none.
     """
     if not kept:
         reasons = count_reasons(drops).get(split, {})
-        told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         raise InputError(
-            f"{', '.join(config.corpus)}: split {split!r} has nothing left after: {told}"
+            f"{', '.join(config.corpus)}: all clips of split {split!r} were dropped: {counts}"
         )

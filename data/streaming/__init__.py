@@ -1,1 +1,1 @@
-"""Training on a dataset that is read while it arrives."""
+"""Train on a streamed dataset, window by window."""

@@ -1,4 +1,4 @@
-"""A dataset of the Hub, or in a folder, read while it arrives: row after row, without an end."""
+"""Stream: the rows of a streamed dataset, from any position, epoch after epoch."""
 
 import random
 from collections.abc import Iterator, Mapping
@@ -12,18 +12,18 @@ from data.config import DataConfig
 from data.corpora import NO_CORPUS, layout_of, webdataset
 from data.corpora import hf_datasets as hub
 from data.corpora.text_tables import NO_CHARACTER
-from data.errors import InputError, disk_failed
+from data.errors import InputError, is_disk_error
 from data.utterance import Utterance
 
 JSON, TEXT = "json", "txt"  # columns that `datasets` makes of KEY.json and KEY.txt in a tar shard
 
 
 class StreamPosition(NamedTuple):
-    """Where a row lies in a stream."""
+    """The position of a row in a stream."""
 
     epoch: int = 0
-    shard: int = 0  # counted in the epoch's order
-    row: int = 0  # of the shard
+    shard: int = 0  # in the epoch's order
+    row: int = 0  # within the shard
 
 
 class StreamRow(NamedTuple):
@@ -31,27 +31,27 @@ class StreamRow(NamedTuple):
 
     utterance: Utterance  # without its audio
     audio: bytes  # encoded
-    place: StreamPosition
+    position: StreamPosition
 
 
 class Stream:
-    """The rows of a split, shard after shard; each epoch has an order of shards of its own.
+    """The rows of a split, shard after shard; the order of shards differs between epochs.
 
-    A place is three numbers, and not what `datasets` gives as state_dict(): that holds a shard and
-    a row as well, in a form that changes with the version, and going on from it reads the shard
-    from its beginning too.
+    A position is three numbers, and not the state_dict() of `datasets`: that has a shard and a row
+    too, but its format changes between versions, and resuming from it also reads the shard from its
+    beginning.
     """
 
     def __init__(self, config: DataConfig, seed: int, revision: str | None) -> None:
         """Open the training split.
 
         Args:
-            config: names the corpus, the split and the columns.
+            config: has the corpus, the split and the columns.
             seed: of the order of shards.
-            revision: commit of a dataset from the Hub; None: the newest.
+            revision: commit of a dataset on the Hub. None: the newest.
 
         Raises:
-            InputError: it is missing, or cannot be streamed.
+            InputError: the split is missing, or cannot be streamed.
         """
         if not config.corpus:
             raise InputError(NO_CORPUS)
@@ -81,69 +81,74 @@ class Stream:
         self._seed = seed
 
     def rows(self, start: StreamPosition) -> Iterator[StreamRow]:
-        """Yield rows from a place on, epoch after epoch, for ever.
+        """Yield rows from a position on, epoch after epoch, endlessly.
 
         Raises:
             InputError: there are none, or a shard cannot be read.
         """
         yield from self._epoch(start)
         for epoch in count(start.epoch + 1):
-            before = None
-            for sample in self._epoch(StreamPosition(epoch)):
-                yield sample
-                before = sample.place
-            if before is None:
+            is_empty = True
+            for row in self._epoch(StreamPosition(epoch)):
+                yield row
+                is_empty = False
+            if is_empty:
                 raise InputError(f"{self._source.name}: split {self._split!r} is empty")
 
     def _epoch(self, start: StreamPosition) -> Iterator[StreamRow]:
         shards = int(self._rows.num_shards)
         order = random.Random(f"{self._seed} {start.epoch} shards").sample(range(shards), shards)
-        for place in range(start.shard, shards):
-            first = start.row if place == start.shard else 0
-            for row, values in self._shard(order[place], first):
-                at = StreamPosition(start.epoch, place, row)
-                yield StreamRow(self._utterance(order[place], row, values), self._bytes(values), at)
+        for shard_index in range(start.shard, shards):
+            first = start.row if shard_index == start.shard else 0
+            for row, values in self._shard(order[shard_index], first):
+                at = StreamPosition(start.epoch, shard_index, row)
+                yield StreamRow(
+                    self._utterance(order[shard_index], row, values), self._bytes(values), at
+                )
 
     def _shard(self, number: int, first: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Yield the rows of a shard from one on, with their numbers."""
+        """Yield the rows of a shard with their numbers, beginning at a row."""
         shard = self._rows.shard(num_shards=self._rows.num_shards, index=number)
         row = first
         try:
             for row, values in enumerate(islice(shard, first, None), first):
                 yield row, values
-        except Exception as error:  # pyarrow, tarfile, json and the network each have their own
-            if disk_failed(error):
+        except Exception as error:  # pyarrow, tarfile, json and the network raise many types
+            if is_disk_error(error):
                 raise
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise InputError(
                 f"{self._source.name}: shard {number} of split {self._split!r} cannot be read "
-                f"after row {row}: {reason}; mend it, or wait for the network, and go on with "
+                f"after row {row}: {reason}; repair it, or wait for the network, and continue with "
                 "--resume=auto"
             ) from error
 
     def _utterance(self, shard: int, row: int, values: Mapping[str, Any]) -> Utterance:
         inner = dict.fromkeys(self._inner) | (values[JSON] or {}) if self._inner else {}
-        said = hub.said(self._columns, self._features, {**inner, **values})
-        said = {k: v and NO_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", v) for k, v in said.items()}
-        said["language"] = self._source.language or said["language"]
+        utterance_fields = hub.utterance_fields(self._columns, self._features, {**inner, **values})
+        utterance_fields = {
+            k: v and NO_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", v)
+            for k, v in utterance_fields.items()
+        }
+        utterance_fields["language"] = self._source.language or utterance_fields["language"]
         return Utterance(
             id=f"{Path(self._source.name).name}/{self._split}/{shard}-{row}",
             audio="",
             corpus=self._source.name,
             task=self._source.task,
-            **said,
+            **utterance_fields,
         )
 
     def _bytes(self, values: Mapping[str, Any]) -> bytes:
-        """Return a row's audio; none where there is none, which no decoder can read.
+        """Return a row's encoded audio; empty, and so unreadable, if it has none.
 
         Raises:
-            InputError: it lies in a file of its own.
+            InputError: the row has only the path of a file.
         """
         audio = values[self._audio] or {"bytes": None, "path": None}
         if audio["bytes"] is None and audio["path"] is not None:
             raise InputError(
-                f"{self._source.name}: rows name files, such as {audio['path']!r}, instead of "
-                "holding audio: set data.streaming=false"
+                f"{self._source.name}: rows have paths of files, such as {audio['path']!r}, but no "
+                "audio: set data.streaming=false"
             )
         return audio["bytes"] or b""

@@ -1,4 +1,4 @@
-"""The audio of a window on disk: one tar file, for as long as the window is trained on."""
+"""Write a window's audio to one tar file, which exists while the window is trained on."""
 
 import io
 import tarfile
@@ -11,24 +11,24 @@ from data.streaming.stream import StreamRow
 from data.utterance import Utterance
 
 
-def spool(samples: Iterable[StreamRow], path: Path, revision: str | None) -> list[Utterance]:
-    """Write rows as they arrive; return their utterances, each naming its part of the file.
+def write_window(rows: Iterable[StreamRow], path: Path, revision: str | None) -> list[Utterance]:
+    """Write rows as they arrive; return their utterances, whose audio is a member of the tar file.
 
-    A tar tells each clip by a header: what was damaged on the disk is no other clip's audio.
+    Each member of a tar has its own header, so a damaged clip is never taken for another one.
 
     Args:
-        samples: rows of a stream; no two are held at once.
-        path: the tar file.
-        revision: commit of the Hub that the rows are of.
+        rows: of a stream; only one is in memory at a time.
+        path: of the tar file.
+        revision: commit of the rows on the Hub.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     utterances = []
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for number, sample in enumerate(samples):
+        for number, row in enumerate(rows):
             header = tarfile.TarInfo(str(number))
-            header.size = len(sample.audio)
+            header.size = len(row.audio)
             member = Member(header.name, tar.offset + tarfile.BLOCKSIZE, header.size)
-            tar.addfile(header, io.BytesIO(sample.audio))
+            tar.addfile(header, io.BytesIO(row.audio))
             audio = locator(path, member, revision)
-            utterances.append(replace(sample.utterance, audio=audio))
+            utterances.append(replace(row.utterance, audio=audio))
     return utterances

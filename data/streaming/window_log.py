@@ -1,4 +1,4 @@
-"""Where the windows of a stream begin, and what they held: kept, so that a run can go on."""
+"""WindowLog (stream.jsonl): positions and fingerprints of a stream's windows, for resuming."""
 
 from pathlib import Path
 
@@ -8,50 +8,50 @@ from data.streaming.stream import StreamPosition
 
 
 class WindowLog:
-    """stream.jsonl: a line for each window that was read, with where it ended.
+    """stream.jsonl: one line per window that was read, with the position after it.
 
-    Without it a run goes on as exactly, after reading the stream from its beginning.
+    Without it, resuming is just as exact, but reads the stream from its beginning.
     """
 
     def __init__(self, path: Path, first: str = "", *, rank: int = 0) -> None:
-        """Take what earlier starts have noted.
+        """Read the log of earlier starts.
 
         Args:
-            path: the file.
-            first: fingerprint of the first window, as the run's manifest has it.
-            rank: of this process. All read the same windows, and the first one notes them: of lines
-                that two machines append, NFS loses some.
+            path: of the file.
+            first: fingerprint of the first window, from the run's manifest.
+            rank: of this process. All read the same windows, but only rank 0 writes: NFS loses some
+                lines that two machines append.
         """
         self._path = path
-        self._notes = rank == 0
-        self._begins = {0: StreamPosition()}
-        self._held = {0: first} if first else {}
+        self._is_writer = rank == 0
+        self._starts = {0: StreamPosition()}
+        self._fingerprints = {0: first} if first else {}
         try:
             for row in read_jsonl(path) if path.is_file() else ():
-                self._held[row["window"]] = row["fingerprint"]
-                self._begins[row["window"] + 1] = StreamPosition(*row["after"])
-        except (ValueError, KeyError, TypeError):  # what cannot be read costs time, and no more
-            self._begins = {0: StreamPosition()}
+                self._fingerprints[row["window"]] = row["fingerprint"]
+                self._starts[row["window"] + 1] = StreamPosition(*row["after"])
+        except (ValueError, KeyError, TypeError):  # an unreadable log only costs time
+            self._starts = {0: StreamPosition()}
 
     def nearest(self, number: int) -> tuple[int, StreamPosition]:
-        """Return the last window up to this one whose beginning is known, and where that is."""
-        known = max(each for each in self._begins if each <= number)
-        return known, self._begins[known]
+        """Return the last window up to this one whose start is known, and its start."""
+        window = max(window for window in self._starts if window <= number)
+        return window, self._starts[window]
 
-    def note(self, number: int, after: StreamPosition, fingerprint: str) -> None:
-        """Take down what a window held, and where it ended.
+    def record(self, number: int, after: StreamPosition, fingerprint: str) -> None:
+        """Record a window's fingerprint and the position after it.
 
         Raises:
-            InputError: it held something else when it was read before.
+            InputError: its fingerprint has changed since it was first read.
         """
-        before = self._held.setdefault(number, fingerprint)
+        before = self._fingerprints.setdefault(number, fingerprint)
         if before != fingerprint:
             raise InputError(
-                f"{self._path}: window {number} of the stream held other clips ({before}, now "
-                f"{fingerprint}): the dataset, or what is left out of it, has changed since: "
-                "bring it back, or start another run"
+                f"{self._path}: window {number} of the stream had other clips ({before}, now "
+                f"{fingerprint}): the dataset, or the filters, have changed since: restore them, "
+                "or start another run"
             )
-        if self._notes and number + 1 not in self._begins:
+        if self._is_writer and number + 1 not in self._starts:
             row = {"window": number, "fingerprint": fingerprint, "after": after}
             append_jsonl(self._path, [row])
-        self._begins[number + 1] = after
+        self._starts[number + 1] = after

@@ -1,4 +1,4 @@
-"""The passes of training on a stream, window after window."""
+"""StreamTrainLoader: yields the training batches of a stream, window after window."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
@@ -11,68 +11,68 @@ from data.utterance import Drop, Utterance
 
 
 class StreamTrainLoader:
-    """What loader.Passes is for a corpus, for a stream: in a position, the epoch is a window.
+    """The TrainLoader of a stream. In a Position, `epoch` is the number of the window.
 
-    Each window has a plan of its own, drawn as that of an epoch of its number.
+    Each window has its own plan, drawn as that of the epoch with its number.
     """
 
     def __init__(
         self,
         windows: Windows,
         plan: Callable[[Sequence[Utterance]], Plan],
-        passes: Callable[[Sequence[Utterance], Plan], TrainLoader],
+        loader: Callable[[Sequence[Utterance], Plan], TrainLoader],
         first: TrainLoader,
         *,
         rank: int,
-        world: int,
+        world_size: int,
     ) -> None:
-        """Take what makes the passes of a window.
+        """Store the windows, and how to make the loader of a window.
 
         Args:
             windows: of the stream.
-            plan: makes the plan of a window.
-            passes: makes its passes.
-            first: those of the first window.
-            rank: of this process: each names some of what windows leave out.
-            world: number of processes.
+            plan: makes the plan of a window's utterances.
+            loader: makes their TrainLoader.
+            first: the TrainLoader of the first window.
+            rank: of this process. Each process reports a share of a window's drops.
+            world_size: number of processes.
         """
         self._windows = windows
-        self._plan = plan
-        self._passes = passes
+        self._make_plan = plan
+        self._make_loader = loader
         self._first = first
-        self._mine = slice(rank, None, world)
-        self._seconds: float | None = None  # what a pass holds at most, once one did not fit
+        self._own_drops = slice(rank, None, world_size)
+        self._seconds: float | None = None  # limit of a forward pass's padded audio, after shrink()
         self._running: Batches | None = None
 
     def start(
-        self, at: Position, updates: int, passed_over: Collection[Position] = ()
+        self, position: Position, updates: int, skipped: Collection[Position] = ()
     ) -> Iterator[Batch]:
-        """Yield the passes of so many updates from a position on; what was started before ends.
+        """Yield the batches of some updates from a position on; end an earlier iteration.
 
         Args:
-            at: where to begin.
-            updates: how many to draw.
-            passed_over: updates that are not drawn, and not counted.
+            position: of the first update.
+            updates: number of updates.
+            skipped: updates that are neither drawn nor counted.
 
         Raises:
             InputError: a window cannot be read.
         """
         self._end()
-        self._running = self._batches(at, updates, passed_over)
+        self._running = self._batches(position, updates, skipped)
         return self._running
 
     @property
-    def worst(self) -> Shape:
-        """Return the pass of the first window that takes the most memory."""
-        return self._first.worst
+    def largest(self) -> Shape:
+        """Return the shape of the first window's forward pass that takes the most memory."""
+        return self._first.largest
 
     def shrink(self, seconds: float) -> None:
-        """Cut later passes so that none holds more padded audio than this; the plans stay."""
+        """Limit the padded audio of later forward passes, in seconds; plans do not change."""
         self._seconds = seconds
         self._first.shrink(seconds)
 
     def close(self) -> None:
-        """Send the workers home, and leave nothing of the stream on disk."""
+        """Stop the workers, and remove the stream's files."""
         self._end()
         self._windows.close()
 
@@ -80,22 +80,23 @@ class StreamTrainLoader:
         if self._running is not None:
             self._running.close()
 
-    def _batches(self, at: Position, updates: int, passed_over: Collection[Position]) -> Batches:
-        unnamed: list[Drop] = []
+    def _batches(self, position: Position, updates: int, skipped: Collection[Position]) -> Batches:
+        unreported: list[Drop] = []
         while updates:
-            window, begin, at = self._windows.take(at.epoch), at, Position(at.epoch + 1)
-            unnamed += window.drops[self._mine]
+            begin, position = position, Position(position.epoch + 1)
+            window = self._windows.load(begin.epoch)
+            unreported += window.drops[self._own_drops]
             if not window.utterances:
                 continue
-            plan = self._plan(window.utterances)
-            places = (Position(begin.epoch, n) for n in range(len(plan.updates(begin.epoch))))
-            due = [each for each in places if each >= begin and each not in passed_over][:updates]
-            updates -= len(due)
+            plan = self._make_plan(window.utterances)
+            positions = (Position(begin.epoch, n) for n in range(len(plan.updates(begin.epoch))))
+            remaining = [p for p in positions if p >= begin and p not in skipped][:updates]
+            updates -= len(remaining)
             if updates:
-                self._windows.prepare(at.epoch)
-            with closing(self._passes(window.utterances, plan)) as passes:
+                self._windows.prefetch(position.epoch)
+            with closing(self._make_loader(window.utterances, plan)) as loader:
                 if self._seconds is not None:
-                    passes.shrink(self._seconds)
-                for batch in passes.start(begin, len(due), passed_over):
-                    batch.drops, unnamed = [*unnamed, *batch.drops], []
+                    loader.shrink(self._seconds)
+                for batch in loader.start(begin, len(remaining), skipped):
+                    batch.drops, unreported = [*unreported, *batch.drops], []
                     yield batch

@@ -1,4 +1,4 @@
-"""A stream in windows: small corpora, each on disk for as long as it is trained on."""
+"""Windows: parts of a stream, each stored on disk and screened while it is trained on."""
 
 import shutil
 from collections import deque
@@ -17,146 +17,146 @@ from data.labels import LabelEncoder
 from data.lazy_manifest import ManifestColumns
 from data.screening.durations import scan
 from data.screening.filters import Screened
-from data.screening.training_set import select, settle, spoken
+from data.screening.training_set import count_tokens, screen_training_split, with_model_language
 from data.streaming.stream import Stream, StreamPosition, StreamRow
-from data.streaming.tar_window import spool
+from data.streaming.tar_window import write_window
 from data.streaming.window_log import WindowLog
 from data.utterance import Drop, Utterance
 
 Screen = Callable[[list[Utterance]], Screened]
-Read = tuple[list[Utterance], StreamPosition]  # a window's rows, and where the next one begins
+WindowRows = tuple[list[Utterance], StreamPosition]  # rows, and the start of the next window
 
 
 class Window(NamedTuple):
-    """What is trained on together."""
+    """The screened utterances of a window."""
 
     utterances: list[Utterance]
     drops: list[Drop]
 
 
 class Windows:
-    """Reads windows in a thread, one ahead; two are on disk at most.
+    """Reads windows in a thread, one ahead; at most two are on disk.
 
-    Only reading is done ahead. Measuring starts processes, and what is forked while another thread
-    computes may wait for ever for a lock that this one held, such as that of torch's generator.
+    Only reading is done ahead. Measuring forks processes, and a process that is forked while
+    another thread computes may deadlock on a lock of that thread, such as torch's generator's.
     """
 
     def __init__(
-        self, stream: Stream, size: int, screen: Screen, folder: Path, places: WindowLog
+        self, stream: Stream, size: int, screen: Screen, folder: Path, log: WindowLog
     ) -> None:
-        """Take what is read and how it is screened; nothing is read yet.
+        """Store the parts; nothing is read yet.
 
         Args:
-            stream: where rows come from.
-            size: rows of a window; the last one of an epoch may have fewer.
-            screen: says which rows are trained on.
-            folder: where audio goes; it is gone after close().
-            places: where windows begin.
+            stream: the source of rows.
+            size: rows per window; the last window of an epoch may have fewer.
+            screen: selects the rows to train on.
+            folder: for audio; removed by close().
+            log: records where windows begin.
         """
         self._stream = stream
         self._size = size
         self._screen = screen
         self._folder = folder
-        self._places = places
+        self._log = log
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stream")
         self._stop = Event()
         self._rows: Iterator[StreamRow] = iter(())
-        self._next: StreamRow | None = None  # read already, to know where an epoch ends
-        self._reading: dict[int, Future[Read]] = {}  # at most one
-        self._taken: dict[int, Window] = {}  # at most one
+        self._next: StreamRow | None = None  # already read, to know where an epoch ends
+        self._pending: dict[int, Future[WindowRows]] = {}  # at most one
+        self._loaded: dict[int, Window] = {}  # at most one
 
-    def take(self, number: int) -> Window:
-        """Return a window. Of the others, only one that is being read ahead stays on disk.
+    def load(self, number: int) -> Window:
+        """Return a window. Of the others, only one that is being prefetched stays on disk.
 
         Raises:
-            InputError: it cannot be read, or is not what it was before.
+            InputError: it cannot be read, or differs from when it was first read.
         """
-        if number not in self._taken:
-            for old in self._taken:
+        if number not in self._loaded:
+            for old in self._loaded:
                 self._path(old).unlink(missing_ok=True)
-            self._taken = {}
-            self.prepare(number)
-            rows, after = self._reading.pop(number).result()
+            self._loaded = {}
+            self.prefetch(number)
+            rows, after = self._pending.pop(number).result()
             kept, drops = self._screen(rows)
-            self._places.note(number, after, ManifestColumns.of(kept).fingerprint)
-            # the part of a file that a drop lay in says nothing once the file is gone
-            named = [replace(drop, audio=drop.id) for drop in drops]
-            self._taken[number] = Window(kept, named)
-        return self._taken[number]
+            self._log.record(number, after, ManifestColumns.from_utterances(kept).fingerprint)
+            # a locator into the tar file is useless once the file is removed
+            drops = [replace(drop, audio=drop.id) for drop in drops]
+            self._loaded[number] = Window(kept, drops)
+        return self._loaded[number]
 
-    def prepare(self, number: int) -> None:
-        """Begin to read a window; what else is being read is given up."""
-        if number not in self._reading:
-            self._give_up()
-            self._reading[number] = self._thread.submit(self._read, number)
+    def prefetch(self, number: int) -> None:
+        """Start reading a window; cancel any other that is being read."""
+        if number not in self._pending:
+            self._cancel()
+            self._pending[number] = self._thread.submit(self._read, number)
 
     def close(self) -> None:
-        """Give up what is being read, and leave nothing on disk."""
-        self._give_up()
+        """Cancel reading, and remove all files."""
+        self._cancel()
         self._thread.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
-        with suppress(OSError):  # other processes' windows may still lie beside
+        with suppress(OSError):  # not empty while other processes have windows
             self._folder.parent.rmdir()
 
-    def _give_up(self) -> None:
+    def _cancel(self) -> None:
         self._stop.set()
-        wait(self._reading.values())
-        for number in self._reading:
+        wait(self._pending.values())
+        for number in self._pending:
             self._path(number).unlink(missing_ok=True)
-        self._reading = {}
+        self._pending = {}
         self._stop.clear()
 
-    def _read(self, number: int) -> Read:
-        """Read a window in the thread, from the nearest beginning that is known."""
-        known, begin = self._places.nearest(number)
+    def _read(self, number: int) -> WindowRows:
+        """Read a window in the thread, from the nearest known start on."""
+        known, begin = self._log.nearest(number)
         for _ in range(known, number):
             deque(self._window(begin), maxlen=0)
-            begin = self._at()
-        rows = spool(self._window(begin), self._path(number), self._stream.revision)
-        return rows, self._at()
+            begin = self._next_position()
+        rows = write_window(self._window(begin), self._path(number), self._stream.revision)
+        return rows, self._next_position()
 
     def _window(self, begin: StreamPosition) -> Iterator[StreamRow]:
-        """Yield the rows of a window; the row after it is read too, and kept for the next one."""
-        if self._next is None or self._next.place != begin:
+        """Yield the rows of a window; one more row is read, and kept for the next window."""
+        if self._next is None or self._next.position != begin:
             self._rows = self._stream.rows(begin)
             self._next = next(self._rows)
         for _ in range(self._size):
-            if self._next.place.epoch != begin.epoch:
+            if self._next.position.epoch != begin.epoch:
                 return
             if self._stop.is_set():
                 raise CancelledError
             yield self._next
             self._next = next(self._rows)
 
-    def _at(self) -> StreamPosition:
+    def _next_position(self) -> StreamPosition:
         assert self._next is not None
-        return self._next.place
+        return self._next.position
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:08d}.tar"
 
 
-def screen(
+def screen_window(
     rows: list[Utterance],
     config: DataConfig,
-    encoder: LabelEncoder,
+    labels: LabelEncoder,
     held_out: Sequence[Utterance],
     *,
     show: bool = False,
 ) -> Screened:
-    """Return what of a window is trained on, and what is not.
+    """Return the utterances of a window to train on, and the dropped ones.
 
     Raises:
-        InputError: a language is unknown, or the model cannot learn what it shall.
+        InputError: a language is not supported, or the model has no timestamp tokens.
     """
-    rows = settle(rows, config, encoder, config.train_split)
+    rows = count_tokens(rows, config, labels, config.train_split)
     measure = partial(scan, config=config, cache=None, show=show)
-    return select(rows, config, encoder, held_out, measure)
+    return screen_training_split(rows, config, labels, held_out, measure)
 
 
 def first_window(
     config: DataConfig,
-    encoder: LabelEncoder,
+    labels: LabelEncoder,
     held_out: Sequence[Utterance],
     folder: Path,
     *,
@@ -166,23 +166,23 @@ def first_window(
     """Read the first window of a stream, for the manifest of a run.
 
     Args:
-        config: says which stream.
-        encoder: counts tokens, knows the languages.
-        held_out: dev and test.
-        folder: where there is room for its audio.
+        config: has the corpus and the split.
+        labels: counts tokens, checks languages.
+        held_out: utterances of dev and test.
+        folder: for a temporary folder of its audio.
         seed: of the order of shards.
-        show: whether to say what is going on.
+        show: whether to print progress.
 
     Raises:
         InputError: it cannot be read.
     """
-    stream = Stream(spoken(config, encoder), seed, config.revision)
+    stream = Stream(with_model_language(config, labels), seed, config.revision)
     if show:
         print(f"reading {config.shuffle_buffer:,} clips of {config.corpus[0]} …")
-    screened = partial(screen, config=config, encoder=encoder, held_out=held_out, show=show)
+    screened = partial(screen_window, config=config, labels=labels, held_out=held_out, show=show)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="stream-", dir=folder) as place:
-        places = WindowLog(Path(place) / "stream.jsonl")
-        windows = Windows(stream, config.shuffle_buffer, screened, Path(place) / "audio", places)
+        log = WindowLog(Path(place) / "stream.jsonl")
+        windows = Windows(stream, config.shuffle_buffer, screened, Path(place) / "audio", log)
         with closing(windows):
-            return windows.take(0)
+            return windows.load(0)

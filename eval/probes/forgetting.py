@@ -12,8 +12,8 @@ from typing import Any
 
 from data.atomic_files import read_jsonl, write_jsonl
 from data.errors import InputError
-from data.lazy_manifest import read_row
-from data.manifest import read_held_out, scan_cache
+from data.lazy_manifest import parse_row
+from data.manifest import read_held_out, scan_cache_path
 from data.utterance import Utterance
 from eval.evaluate import SCORES, UTTERANCES, Evaluator
 from eval.main_process import run_on_main_process
@@ -107,7 +107,7 @@ def _chosen(evaluator: Evaluator, path: Path) -> list[Utterance]:
         if not path.exists():
             chosen = choose(evaluator, path.parent.parent.parent)
             write_jsonl(path, (u.to_json() for u in chosen))
-        return [read_row(row) for row in read_jsonl(path)]
+        return [parse_row(row) for row in read_jsonl(path)]
     except OSError as error:
         raise InputError(str(error)) from error
 
@@ -140,8 +140,7 @@ def choose(evaluator: Evaluator, runs: Path) -> list[Utterance]:
         dev_split=None,
         test_split=None,
     )
-    labels, cache = evaluator.whisper.labels(), scan_cache(runs, data)
-    # a bar of its own would overwrite the run's display
-    rows, _ = read_held_out(data, labels, cache, split=config.forgetting_split, show=False)
+    labels, cache = evaluator.whisper.labels(), scan_cache_path(runs, data)
+    rows, _ = read_held_out(data, labels, cache, split=config.forgetting_split, show=True)
     rows.sort(key=lambda u: hashlib.sha256(u.id.encode()).digest())
     return rows[: config.forgetting_clips]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from data.audio.source import HUB, AudioError
-from data.audio.tar import KIND
+from data.audio.source import HUB_PREFIX, AudioError
+from data.audio.tar import TAR_PREFIX
 from data.pages.audio_uri import data_uri
 from data.utterance import Utterance
 
@@ -43,8 +43,8 @@ def _link(row: Row, page: Path) -> Sound:
     audio = row.get("audio")
     if not audio:
         return Sound(told="nobody said where the audio is")
-    if audio.startswith((HUB, KIND)):
-        where = "a dataset" if audio.startswith(HUB) else "an archive"
+    if audio.startswith((HUB_PREFIX, TAR_PREFIX)):
+        where = "a dataset" if audio.startswith(HUB_PREFIX) else "an archive"
         return Sound(told=f"the audio is in {where}: {REMEDY}")
     if not audio.lower().endswith(PLAYED):
         return Sound(told=f"browsers do not play {Path(audio).suffix} files: {REMEDY}")

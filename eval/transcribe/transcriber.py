@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from data.audio.decode import load
+from data.audio.decode import load_audio
 from data.audio.source import AudioError
 from data.dataloader import unlabelled_batch
 from data.errors import InputError
@@ -57,7 +57,7 @@ class Transcriber:
         loaded = load_whisper(name)
         loaded.model.to(accelerator.device).eval()
         self.whisper = half_precision_copy(loaded, accelerator.mixed_precision)
-        if config.timestamps and not self.whisper.labels().knows_times:
+        if config.timestamps and not self.whisper.labels().has_timestamps:
             raise InputError(
                 f"model {name!r} has no tokens of times, which subtitles need: take format txt"
             )
@@ -146,7 +146,7 @@ def decoded(
         audio = str(source.path)
         utterance = Utterance(id=audio, audio=audio, text="", language=language, task=task)
         try:
-            samples = load(utterance)
+            samples = load_audio(utterance)
         except AudioError as error:
             failures.append(Failure(audio, f"{error.reason} ({error.detail})"))
             continue

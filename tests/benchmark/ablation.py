@@ -25,7 +25,7 @@ from data.atomic_files import read_jsonl, write_json, write_jsonl
 from data.config import DataConfig
 from data.config_parser import parse_dataclass
 from data.errors import InputError, plain_errors
-from data.manifest import read_held_out, scan_cache
+from data.manifest import read_held_out, scan_cache_path
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
 from eval.metrics.scores import Hypothesis
@@ -199,7 +199,7 @@ def transcribed(
 ) -> list[Hypothesis]:
     """Return what a model hears in a corpus's dev and test, without clips of over 30 s."""
     data = DataConfig(corpus=(str(corpus),), language=(cell.language,))
-    encoder, cache = whisper.labels(), scan_cache(cell.folder.parent, data)
+    encoder, cache = whisper.labels(), scan_cache_path(cell.folder.parent, data)
     splits = (read_held_out(data, encoder, cache, split=s, show=False) for s in ("dev", "test"))
     clips = [u for kept, _ in splits for u in kept if u.seconds < data.max_seconds]
     evaluator = Evaluator(

@@ -24,7 +24,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from data.batch import IGNORE, Batch, Position
+from data.batch import IGNORE_INDEX, Batch, Position
 from data.config import DataConfig
 from data.config_parser import parse_dataclass
 from data.corpora import read
@@ -115,7 +115,7 @@ def draw(whisper: Whisper, corpus: Path, passes: int) -> list[Batch]:
     for u in read(replace(config, corpus=(str(corpus),)), "train"):
         length = soundfile.info(u.audio).duration
         rows.append(replace(u, seconds=length, tokens=len(encoder.encode(u.text, "en"))))
-    sampler = BucketedBatchSampler(Plan.of(rows, config, seed=0), config, updates=1)
+    sampler = BucketedBatchSampler(Plan.from_utterances(rows, config, seed=0), config, updates=1)
     loader = train_batches(rows, config, BatchPreparer(encoder, whisper.n_mels), sampler)
     batches = list(loader.start(Position(), 1))
     assert len(batches) == passes
@@ -175,7 +175,9 @@ def collate(clips: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]
     labels = [clip["labels"] for clip in clips]
     return {
         "input_features": torch.stack([clip["features"] for clip in clips]),
-        "labels": torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORE),
+        "labels": torch.nn.utils.rnn.pad_sequence(
+            labels, batch_first=True, padding_value=IGNORE_INDEX
+        ),
     }
 
 

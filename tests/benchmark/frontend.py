@@ -24,14 +24,14 @@ from torchaudio.transforms import Resample
 from transformers import WhisperFeatureExtractor
 
 from data.atomic_files import write_json
-from data.audio.decode import decode, load
+from data.audio.decode import decode, load_audio
 from data.audio.resample import resampler
 from data.config import DataConfig
 from data.config_parser import parse_dataclass
 from data.corpora import read
 from data.errors import plain_errors
 from data.log_mel import SAMPLE_RATE, LogMel
-from data.sampling.epoch_plan import edge_of
+from data.sampling.epoch_plan import padded_frames
 from data.utterance import Utterance
 
 FORMATS = ((48_000, "mp3"), (44_100, "mp3"), (44_100, "wav"), (16_000, "flac"), (16_000, "wav"))
@@ -92,8 +92,8 @@ def written(command: Command, folder: Path, rate: int, suffix: str) -> list[Utte
 def measured(clips: Sequence[Utterance], rate: int) -> dict[str, float | None]:
     """Return audio seconds a second of each stage; None where there is nothing to do."""
     raw = [decode(u.audio)[0] for u in clips]
-    audio = [load(u) for u in clips]
-    frames = [edge_of(u.seconds) for u in clips]
+    audio = [load_audio(u) for u in clips]
+    frames = [padded_frames(u.seconds) for u in clips]
     mel, theirs = LogMel(80), WhisperFeatureExtractor()
     torchaudios = Resample(rate, SAMPLE_RATE)
     soxr = _soxr(rate)
@@ -106,7 +106,7 @@ def measured(clips: Sequence[Utterance], rate: int) -> dict[str, float | None]:
 
     def whole() -> None:
         for u, n in zip(clips, frames, strict=True):
-            features(load(u), n)
+            features(load_audio(u), n)
 
     stages: dict[str, Callable[[], Any] | None] = {
         "decoding, soundfile": lambda: [decode(u.audio) for u in clips],

@@ -22,14 +22,14 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from data.atomic_files import write_json
-from data.audio.decode import load
-from data.batching.collate import pad
+from data.audio.decode import load_audio
+from data.batching.collate import pad_waveforms
 from data.config import DataConfig
 from data.config_parser import parse_dataclass
 from data.errors import plain_errors
 from data.log_mel import CHUNK_SECONDS, LogMel
-from data.manifest import read_held_out, scan_cache
-from data.sampling.epoch_plan import edge_of
+from data.manifest import read_held_out, scan_cache_path
+from data.sampling.epoch_plan import padded_frames
 from data.utterance import Utterance
 from eval.metrics.normalize import normalizer_for
 from eval.metrics.units import unit_of
@@ -80,7 +80,7 @@ def main() -> None:
 def chosen(command: Command, whisper: Whisper) -> list[Utterance]:
     """Return clips, the shortest first, none over 29 s."""
     data = DataConfig(corpus=(command.corpus,), language=(command.language,), workers=0)
-    cache = scan_cache(Path(command.out).parent, data)
+    cache = scan_cache_path(Path(command.out).parent, data)
     rows, _ = read_held_out(data, whisper.labels(), cache, split="test", show=False)
     kept = [u for u in rows if u.seconds < CHUNK_SECONDS - 1]
     return sorted(kept[: command.clips], key=lambda u: u.seconds)
@@ -88,9 +88,9 @@ def chosen(command: Command, whisper: Whisper) -> list[Utterance]:
 
 def encoded(whisper: Whisper, clip: Utterance, seconds: float) -> Tensor:
     """Return the encoder's states of a clip with so much silence behind, up to 30 s."""
-    frames = edge_of(min(float(CHUNK_SECONDS), clip.seconds + seconds))
+    frames = padded_frames(min(float(CHUNK_SECONDS), clip.seconds + seconds))
     states: Tensor = whisper.model.model.encoder(
-        LogMel(whisper.n_mels)(pad([load(clip)], frames))
+        LogMel(whisper.n_mels)(pad_waveforms([load_audio(clip)], frames))
     ).last_hidden_state
     return states
 

@@ -24,12 +24,12 @@ from rich.table import Table
 from torch import Tensor
 
 from data.atomic_files import write_json
-from data.audio.decode import load
+from data.audio.decode import load_audio
 from data.config import DataConfig
 from data.config_parser import parse_dataclass
 from data.errors import plain_errors
 from data.log_mel import SAMPLE_RATE
-from data.manifest import read_held_out, scan_cache
+from data.manifest import read_held_out, scan_cache_path
 from data.utterance import Utterance
 from eval.metrics.normalize import normalizer_for
 from eval.metrics.units import unit_of
@@ -81,7 +81,7 @@ def main() -> None:
 def held_out(command: Command) -> list[Utterance]:
     """Return the clips of dev and test."""
     data = DataConfig(corpus=(command.corpus,), language=(command.language,))
-    encoder, cache = load_whisper(command.model).labels(), scan_cache(Path(command.out), data)
+    encoder, cache = load_whisper(command.model).labels(), scan_cache_path(Path(command.out), data)
     splits = [read_held_out(data, encoder, cache, split=s, show=False)[0] for s in ("dev", "test")]
     return list(chain(*splits))
 
@@ -94,7 +94,7 @@ def join(clips: Sequence[Utterance]) -> Iterator[Recording]:
         length, parts, texts, spans, at = draw.uniform(*LENGTHS), [], [], [], 0.0
         while rest and at < length:
             clip, samples = rest.pop(), round(draw.uniform(*PAUSES) * SAMPLE_RATE)
-            audio = load(clip)
+            audio = load_audio(clip)
             parts += [audio, torch.zeros(samples)]
             texts.append(clip.text)
             spans.append((at, at + len(audio) / SAMPLE_RATE))

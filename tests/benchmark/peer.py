@@ -19,7 +19,7 @@ import data  # noqa: F401 - makes torchaudio importable; transformers imports it
 # isort: split
 
 import torch
-from peer_data import IGNORE, Collator, Facts, load_processor, prepare
+from peer_data import IGNORE_INDEX, Collator, Facts, load_processor, prepare
 from transformers import (
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
@@ -58,7 +58,7 @@ class Watch(TrainerCallback):
         if model.training:
             self.clips += inputs["labels"].shape[0]
             self.slots += inputs["labels"].numel()
-            self.tokens = self.tokens + (inputs["labels"] != IGNORE).sum()
+            self.tokens = self.tokens + (inputs["labels"] != IGNORE_INDEX).sum()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start and stop the clock."""
@@ -143,7 +143,7 @@ def evaluate(trainer: Any, dataset: Any, processor: Any) -> dict[str, Any]:
     """Transcribe a split, and time it."""
     started = time.perf_counter()
     tokens = trainer.predict(dataset).predictions
-    tokens[tokens == IGNORE] = processor.tokenizer.pad_token_id
+    tokens[tokens == IGNORE_INDEX] = processor.tokenizer.pad_token_id
     texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return {"seconds": time.perf_counter() - started, "texts": [text.strip() for text in texts]}
 

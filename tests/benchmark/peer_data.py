@@ -18,7 +18,7 @@ from datasets import Array2D, DatasetDict, Features, List, Value, load_dataset
 from torchaudio.transforms import Resample
 from transformers import GenerationConfig, WhisperProcessor
 
-RATE, FRAMES, IGNORE = 16_000, 3000, -100
+RATE, FRAMES, IGNORE_INDEX = 16_000, 3000, -100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +95,7 @@ class Collator:
         padded = self.processor.tokenizer.pad(
             [{"input_ids": clip["labels"]} for clip in clips], return_tensors="pt"
         )
-        labels = padded["input_ids"].masked_fill(padded.attention_mask.ne(1), IGNORE)
+        labels = padded["input_ids"].masked_fill(padded.attention_mask.ne(1), IGNORE_INDEX)
         if (labels[:, 0] == self.start).all():
             labels = labels[:, 1:]
         batch["labels"] = labels

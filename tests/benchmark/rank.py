@@ -76,12 +76,12 @@ def manifest() -> Callable[[], Told]:
         told: Told = {}
         path = Path(FOLDER) / "manifest.jsonl"
         frozen = timed(told, "read", lambda: data.manifest.Manifest.read(path))
-        plan = timed(told, "plan", lambda: Plan.of(frozen.train, config, seed=0))
+        plan = timed(told, "plan", lambda: Plan.from_utterances(frozen.train, config, seed=0))
         updates = timed(told, "epoch", lambda: plan.updates(0))
         sampler = BucketedBatchSampler(
-            plan, config, updates=0, world=8, pass_cost=whisper.activation_bytes
+            plan, config, updates=0, world_size=8, pass_cost=whisper.activation_bytes
         )
-        worst = timed(told, "worst", sampler.worst)
+        worst = timed(told, "worst", sampler.largest)
         kept.extend((frozen, plan, updates))
         return told | {"updates": len(updates), "worst_pass": list(worst)}
 

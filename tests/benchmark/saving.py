@@ -26,7 +26,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from data.batch import IGNORE, Batch, Position, target_positions
+from data.batch import IGNORE_INDEX, Batch, Position, target_positions
 from eval.whisper import load_whisper
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.pinned_copy import PinnedCopy
@@ -134,7 +134,7 @@ def seconds(work: Callable[[], object]) -> float:
 def update(n_mels: int, device: torch.device) -> Batch:
     """Return an update's only pass."""
     labels = torch.full((CLIPS, TOKENS), 50)
-    labels[:, -1] = IGNORE
+    labels[:, -1] = IGNORE_INDEX
     return Batch(
         ids=[str(i) for i in range(CLIPS)],
         languages=["en"] * CLIPS,
@@ -145,9 +145,9 @@ def update(n_mels: int, device: torch.device) -> Batch:
         targets=target_positions(labels),
         seconds=[FRAMES / 100] * CLIPS,
         tokens=[TOKENS - 1] * CLIPS,
-        at=Position(0, 0),
-        after=Position(0, 1),
-        last=True,
+        position=Position(0, 0),
+        next_position=Position(0, 1),
+        is_last=True,
     ).to(device)
 
 

@@ -134,7 +134,7 @@ def _start(pipe: Connection, command: Command, begun: float) -> None:
     built, _ = build_manifest(config, whisper.labels(), path.with_name("cache"), show=False)
     frozen = built.write(path)
     del built
-    plan = Plan.of(frozen.train, config, seed=0)
+    plan = Plan.from_utterances(frozen.train, config, seed=0)
     updates = len(plan.updates(0))
     told: dict[str, Any] = {
         "rows": len(frozen.train),
@@ -176,7 +176,7 @@ def over_processes(command: Command) -> dict[str, Any]:
         update_tokens=4096 * command.processes,
     )
     begun = time.perf_counter()
-    plan = Plan.of(rows, config, seed=0)
+    plan = Plan.from_utterances(rows, config, seed=0)
     updates = len(plan.updates(0))
     planned = time.perf_counter() - begun
     found = [_epoch_of(rank, plan, updates, config, command) for rank in range(command.ranks)]
@@ -196,7 +196,7 @@ def _epoch_of(
     rank: int, plan: Plan, updates: int, config: DataConfig, command: Command
 ) -> dict[str, float]:
     sampler = BucketedBatchSampler(
-        plan, config, updates=updates, rank=rank, world=command.processes
+        plan, config, updates=updates, rank=rank, world_size=command.processes
     )
     begun = time.perf_counter()
     passes = list(sampler)

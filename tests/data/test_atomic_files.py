@@ -1,4 +1,4 @@
-"""Small files are whole or absent."""
+"""Small files are written completely or not at all."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 
 from data.atomic_files import (
     append_jsonl,
-    cut_jsonl,
     read_jsonl,
+    truncate_jsonl,
     write_json,
     write_jsonl,
     write_text,
@@ -72,11 +72,11 @@ def test_what_stays_of_a_cut_file_are_the_rows_before(tmp_path: Path, rows: int,
         write_jsonl(path, held)
         with path.open("a") as file:
             file.write(torn)
-        cut_jsonl(path, lambda row, cut=cut: row["n"] > cut)  # type: ignore[misc]
+        truncate_jsonl(path, lambda row, cut=cut: row["n"] > cut)  # type: ignore[misc]
         assert list(read_jsonl(path)) == [row for row in held if row["n"] <= cut]
         assert path.read_bytes()[-1:] in (b"", b"\n")  # the next row begins a line
 
 
 def test_a_file_that_is_absent_is_made_by_a_cut(tmp_path: Path) -> None:
-    cut_jsonl(tmp_path / "rows.jsonl", lambda _: True)
+    truncate_jsonl(tmp_path / "rows.jsonl", lambda _: True)
     assert (tmp_path / "rows.jsonl").read_bytes() == b""

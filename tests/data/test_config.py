@@ -1,4 +1,4 @@
-"""Knobs of the data refuse what could not work."""
+"""DataConfig refuses invalid values."""
 
 import re
 from typing import Any

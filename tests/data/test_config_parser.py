@@ -32,13 +32,13 @@ class Outer:
 
 
 def arguments(folder: Path, text: str) -> list[str]:
-    """Return what a recipe says."""
+    """Return a recipe's arguments."""
     (folder / "recipe.yaml").write_text(text, encoding="utf-8")
     return recipe_arguments(folder / "recipe.yaml", Outer)
 
 
 def parsed(folder: Path, text: str, *more: str) -> Outer:
-    """Return what a recipe and a command line make."""
+    """Return the config of a recipe and a command line."""
     return parse_dataclass(Outer, [*arguments(folder, text), *more])
 
 

@@ -1,4 +1,4 @@
-"""A decoder that kills its process costs its clip and nothing else, in the scan and in training."""
+"""A clip that crashes the decoder is dropped, and nothing else is lost, in scans and training."""
 
 import multiprocessing
 import os
@@ -19,7 +19,7 @@ from data import dataloader as loader
 from data import worker_pool as workers
 from data.audio import decode as audio
 from data.audio.source import AudioError
-from data.batch import IGNORE, Batch, Position
+from data.batch import IGNORE_INDEX, Batch, Position
 from data.batching import collate
 from data.config import DataConfig
 from data.corpora import read
@@ -30,7 +30,7 @@ from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
 from data.screening import durations as scan
 from data.utterance import Utterance
-from data.worker_pool import DEATHS, HANGS, KILLS
+from data.worker_pool import HANGS, KILLS, MAX_DEATHS
 from eval.whisper import load_whisper
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
@@ -50,8 +50,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def encoder(blank_model: Path) -> LabelEncoder:
-    """Return the encoder of a model that knows en and zh."""
+def label_encoder(blank_model: Path) -> LabelEncoder:
+    """Return a LabelEncoder that supports en and zh."""
     return load_whisper(str(blank_model)).labels()
 
 
@@ -61,15 +61,15 @@ class Corpus:
 
     rows: list[Utterance]
     config: DataConfig
-    encoder: LabelEncoder
+    label_encoder: LabelEncoder
 
     def passes(self, workers: int, lethal: Sequence[str] = ()) -> TrainLoader:
         """Return real passes, with real workers."""
         config = replace(self.config, workers=workers, prefetch=2)
-        plan = Plan.of(self.rows, config, seed=0)
+        plan = Plan.from_utterances(self.rows, config, seed=0)
         sampler = BucketedBatchSampler(plan, config, updates=1)
         return train_batches(
-            self.rows, config, BatchPreparer(self.encoder, 80), sampler, lethal=lethal
+            self.rows, config, BatchPreparer(self.label_encoder, 80), sampler, fatal_ids=lethal
         )
 
     def epoch(self, workers: int, lethal: Sequence[str] = ()) -> list[Batch]:
@@ -78,19 +78,21 @@ class Corpus:
 
     def start(self, passes: TrainLoader) -> Iterator[Batch]:
         """Start an epoch's passes."""
-        return passes.start(Position(), Plan.of(self.rows, self.config, seed=0).length(1))
+        return passes.start(
+            Position(), Plan.from_utterances(self.rows, self.config, seed=0).num_updates(1)
+        )
 
 
 @pytest.fixture
-def corpus(tone_corpus: Path, encoder: LabelEncoder) -> Corpus:
-    """Return the training split of the tone corpus, two or three clips a pass."""
+def corpus(tone_corpus: Path, label_encoder: LabelEncoder) -> Corpus:
+    """Return the training split of the tone corpus, two or three clips per forward pass."""
     config = DataConfig(
         corpus=(str(tone_corpus),), update_seconds=12.0, max_seconds_per_forward=7.0, pad="bucket"
     )
     rows = list(read(config, "train"))
-    counts = encoder.count([u.text for u in rows], ["en"] * len(rows))
+    counts = label_encoder.count_tokens([u.text for u in rows], ["en"] * len(rows))
     rows = [replace(u, tokens=n) for u, n in zip(rows, counts, strict=True)]
-    return Corpus(rows=rows, config=config, encoder=encoder)
+    return Corpus(rows=rows, config=config, label_encoder=label_encoder)
 
 
 Ends = Callable[[], Any]
@@ -147,10 +149,10 @@ def refuse() -> None:
 
 
 def same(a: Sequence[Batch], b: Sequence[Batch]) -> bool:
-    """Tell whether two lists of passes are the same to the bit."""
+    """Return whether two lists of batches are bitwise equal."""
     return len(a) == len(b) and all(
-        (x.ids, x.at, x.after, x.last, x.seconds, x.tokens)
-        == (y.ids, y.at, y.after, y.last, y.seconds, y.tokens)
+        (x.ids, x.position, x.next_position, x.is_last, x.seconds, x.tokens)
+        == (y.ids, y.position, y.next_position, y.is_last, y.seconds, y.tokens)
         and torch.equal(x.features, y.features)
         and torch.equal(x.labels, y.labels)
         for x, y in zip(a, b, strict=True)
@@ -158,17 +160,17 @@ def same(a: Sequence[Batch], b: Sequence[Batch]) -> bool:
 
 
 def named(batches: Sequence[Batch]) -> dict[str, tuple[str, str]]:
-    """Return what was dropped: reason and detail by id."""
+    """Return reason and detail of the drops, by id."""
     return {drop.id: (drop.reason, drop.detail) for b in batches for drop in b.drops}
 
 
 def crew() -> Crew:
-    """Return the workers there are."""
+    """Return the running worker processes."""
     return multiprocessing.active_children()
 
 
 def gone(pids: Sequence[int], seconds: float = 10) -> bool:
-    """Tell whether processes end in time; one that nobody waits for has ended too."""
+    """Return whether processes exit in time; zombies count as exited."""
     deadline = time.monotonic() + seconds
 
     def lives(pid: int) -> bool:
@@ -201,7 +203,7 @@ def test_a_clip_that_kills_its_decoder_has_no_weight_and_all_others_are_as_they_
     assert {name for b in found for name, n in zip(b.ids, b.tokens, strict=True) if not n} == {
         u.id for u in lethal
     }
-    assert all(bool((b.labels != IGNORE).any()) for b in found if len(b.ids) > 1)
+    assert all(bool((b.labels != IGNORE_INDEX).any()) for b in found if len(b.ids) > 1)
     assert crew() == before
     # decoded once in this process and once in a worker: never again
     assert sorted(deaths())[::2] == sorted(u.audio for u in lethal)
@@ -225,7 +227,7 @@ def test_what_killed_an_earlier_start_is_not_decoded_by_a_later_one(
 def test_a_clip_that_is_never_decoded_to_its_end_hangs_the_decoder(
     act: Ends, cause: str, corpus: Corpus, evil: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "CLIP_SECONDS", 0.3)
+    monkeypatch.setattr(loader, "TRAIN_DECODE_SECONDS", 0.3)
     monkeypatch.setattr(workers, "STALL_SECONDS", 1.0 if cause == "SIGALRM" else 60.0)
     evil([corpus.rows[5]], act)
     assert named(corpus.epoch(2)) == {corpus.rows[5].id: (HANGS, f"a worker died of it: {cause}")}
@@ -235,7 +237,7 @@ def test_evaluation_names_what_kills_its_decoder(corpus: Corpus, evil: Any) -> N
     evil([corpus.rows[1]], die)
     config = replace(corpus.config, workers=2)
     found = list(
-        eval_batches(corpus.rows, config, BatchPreparer(corpus.encoder, 80), [[0, 1], [2]])
+        eval_batches(corpus.rows, config, BatchPreparer(corpus.label_encoder, 80), [[0, 1], [2]])
     )
     assert [b.ids for b in found] == [[u.id for u in corpus.rows[:2]], [corpus.rows[2].id]]
     assert named(found).keys() == {corpus.rows[1].id}
@@ -259,17 +261,17 @@ def test_a_clip_is_not_blamed_for_a_death_from_outside(
 
 
 @pytest.mark.parametrize("place", ["decode", "collate"])
-def test_deaths_from_outside_without_end_are_one_sentence(
+def test_deaths_from_outside_without_end_raise_one_input_error(
     place: str, corpus: Corpus, evil: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if place == "decode":
         evil([corpus.rows[3]], partial(die, signal.SIGKILL))
         told = f"the last of SIGKILL while decoding {corpus.rows[3].audio};"
     else:
-        monkeypatch.setattr(collate, "pad", lambda *_: die(signal.SIGKILL))
+        monkeypatch.setattr(collate, "pad_waveforms", lambda *_: die(signal.SIGKILL))
         told = "the last of SIGKILL;"
     before = crew()
-    with pytest.raises(InputError, match=rf"data.workers: {DEATHS + 1} died in a row") as error:
+    with pytest.raises(InputError, match=rf"data.workers: {MAX_DEATHS + 1} died in a row") as error:
         corpus.epoch(1)
     assert told in str(error.value)
     assert "\n" not in str(error.value)
@@ -322,13 +324,13 @@ def test_only_the_parent_ends_a_worker(corpus: Corpus, evil: Any) -> None:
     assert named(found) == {}
 
 
-def _train_and(end: Ends, corpus: Corpus, told: Connection) -> None:
+def _train_and(end: Ends, corpus: Corpus, message: Connection) -> None:
     """Be a training process that takes a pass, tells its workers' pids, and ends."""
     before = crew()
     global kept
     kept = corpus.start(corpus.passes(2))  # as the frames of an exception keep it
     next(kept)
-    told.send([process.pid for process in crew() if process not in before])
+    message.send([process.pid for process in crew() if process not in before])
     end()
 
 
@@ -336,7 +338,7 @@ def _train_and(end: Ends, corpus: Corpus, told: Connection) -> None:
 @pytest.mark.parametrize("hangs", [False, True])
 def test_workers_end_with_their_parent(end: Ends, hangs: bool, corpus: Corpus, evil: Any) -> None:
     if hangs:
-        update = Plan.of(corpus.rows, corpus.config, seed=0).updates(0)[-1]
+        update = Plan.from_utterances(corpus.rows, corpus.config, seed=0).updates(0)[-1]
         evil([corpus.rows[i] for i in update], partial(time.sleep, 60))
     mine, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("fork")

@@ -1,4 +1,4 @@
-"""A person's mistake is one line on stderr and exit status 2; anything else is a traceback."""
+"""User errors are one line on stderr and exit status 2; other errors are tracebacks."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import CLOSED, InputError, plain_errors, writing
+from data.errors import BROKEN_PIPE_STATUS, InputError, plain_errors, report_disk_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,7 +20,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def told(error: Exception, capsys: pytest.CaptureFixture[str]) -> str:
-    """Raise inside plain_errors() and return what a person sees."""
+    """Raise inside plain_errors(), and return the line on stderr."""
     with pytest.raises(SystemExit) as left, plain_errors():
         raise error
     assert left.value.code == 2
@@ -35,7 +35,7 @@ def test_a_mistake_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) 
     assert told(InputError("data.corpus is empty"), capsys) == "error: data.corpus is empty"
 
 
-def test_another_process_says_which_it_is(
+def test_an_error_on_another_rank_has_its_number(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "3")
@@ -60,14 +60,17 @@ def test_a_full_disk_without_a_name_tells_the_folder(
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, ""), RuntimeError("Disk quota exceeded")])
 def test_a_full_disk_whose_error_knows_no_name_tells_what_was_written(error: Exception) -> None:
-    with pytest.raises(InputError, match=r"no space left \(runs/a\)"), writing(Path("runs/a")):
+    with (
+        pytest.raises(InputError, match=r"no space left \(runs/a\)"),
+        report_disk_errors(Path("runs/a")),
+    ):
         raise error
-    with pytest.raises(KeyError), writing(Path("runs/a")):
+    with pytest.raises(KeyError), report_disk_errors(Path("runs/a")):
         raise KeyError("a mistake of ours")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_really_full_device_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_really_full_device_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left, plain_errors():
         Path("/dev/full").write_text("x")
     assert left.value.code == 2
@@ -75,7 +78,7 @@ def test_a_really_full_device_is_told_so(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("lines", [1, 100_000])  # fewer than a buffer holds, and more
-def test_who_stops_reading_hears_nothing_more(lines: int) -> None:
+def test_a_closed_stdout_ends_the_program_silently(lines: int) -> None:
     told = f"with plain_errors(): print('a line\\n' * {lines})"
     program = [sys.executable, "-c", f"from data.errors import plain_errors\n{told}"]
     with subprocess.Popen(
@@ -85,7 +88,7 @@ def test_who_stops_reading_hears_nothing_more(lines: int) -> None:
         process.stdout.close()
         assert process.stderr is not None
         assert process.stderr.read() == b""
-        assert process.wait() == CLOSED
+        assert process.wait() == BROKEN_PIPE_STATUS
 
 
 def test_a_broken_pipe_that_is_not_the_output_keeps_its_traceback() -> None:

@@ -1,4 +1,4 @@
-"""Utterances that stay in their file are those that were written, in any process."""
+"""LazyUtterances equal the utterances that were written, in any process."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from data.utterance import Utterance
 
 
 def said(number: int) -> Utterance:
-    """Return an utterance like no other."""
+    """Return an utterance with unique values."""
     return Utterance(
         id=f"{number}",
         audio=f"/{number}.wav",
@@ -31,7 +31,7 @@ ROWS = [said(number) for number in range(50)]
 
 @pytest.fixture
 def lazy(tmp_path: Path) -> LazyUtterances:
-    """Return ROWS, from a file that holds other splits too."""
+    """Return ROWS, from a file that has other splits too."""
     path = tmp_path / "manifest.jsonl"
     Manifest(train=ROWS, dev=[said(60)], test=[said(61)]).write(path)
     train = Manifest.read(path).train
@@ -49,9 +49,9 @@ def test_rows_come_back_one_by_one_and_in_slices(lazy: LazyUtterances) -> None:
         lazy[50]
 
 
-def test_an_outline_is_that_of_the_rows(lazy: LazyUtterances) -> None:
-    mine, theirs = ManifestColumns.of(lazy), ManifestColumns.of(ROWS)
-    assert mine is lazy.outline
+def test_columns_are_those_of_the_rows(lazy: LazyUtterances) -> None:
+    mine, theirs = ManifestColumns.from_utterances(lazy), ManifestColumns.from_utterances(ROWS)
+    assert mine is lazy.columns
     for name in ("seconds", "tokens", "prompts", "kind"):
         assert getattr(mine, name).tolist() == getattr(theirs, name).tolist()
     assert mine.kinds == theirs.kinds
@@ -60,7 +60,7 @@ def test_an_outline_is_that_of_the_rows(lazy: LazyUtterances) -> None:
 
 
 def test_a_plan_of_them_is_that_of_the_rows(lazy: LazyUtterances) -> None:
-    plans = [Plan.of(rows, DataConfig(), seed=5) for rows in (lazy, ROWS)]
+    plans = [Plan.from_utterances(rows, DataConfig(), seed=5) for rows in (lazy, ROWS)]
     assert list(plans[0].updates(2)) == list(plans[1].updates(2))
 
 

@@ -30,7 +30,7 @@ def speechlike(seconds: float) -> NDArray[np.float32]:
 
 @cache
 def original(seconds: float, n_mels: int) -> torch.Tensor:
-    """Return what transformers computes of speechlike(), padded to 30 s. Shape: (n_mels, 3000)."""
+    """Return transformers' features of speechlike(), padded to 30 s. Shape: (n_mels, 3000)."""
     extractor = WhisperFeatureExtractor(feature_size=n_mels)
     found = extractor(speechlike(seconds), sampling_rate=16_000, return_tensors="pt")
     return torch.as_tensor(found.input_features[0])

@@ -1,4 +1,4 @@
-"""A run's manifest: read, measured, screened, frozen."""
+"""A run's manifest: read, measured, screened and frozen."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import pytest
 from data.config import DataConfig
 from data.errors import InputError
 from data.labels import LabelEncoder
-from data.manifest import Manifest, build_manifest, read_held_out, scan_cache
+from data.manifest import Manifest, build_manifest, read_held_out, scan_cache_path
 from data.screening import durations as scanning
 from data.screening import training_set as selection
 from data.screening.filters import count_reasons
@@ -23,21 +23,21 @@ WriteClip = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def encoder(blank_model: Path) -> LabelEncoder:
-    """Return the encoder of a model that knows en and zh."""
+def label_encoder(blank_model: Path) -> LabelEncoder:
+    """Return a LabelEncoder that supports en and zh."""
     return load_whisper(str(blank_model)).labels()
 
 
 @pytest.fixture
 def build(
-    tone_corpus: Path, encoder: LabelEncoder, tmp_path: Path
+    tone_corpus: Path, label_encoder: LabelEncoder, tmp_path: Path
 ) -> Callable[..., tuple[Manifest, list[Drop]]]:
     """Return a function that builds the tone corpus's manifest, with other knobs."""
 
     def made(*corpora: Path, **knobs: Any) -> tuple[Manifest, list[Drop]]:
         names = tuple(str(folder) for folder in corpora or (tone_corpus,))
         config = DataConfig(**{"corpus": names, "workers": 2, **knobs})
-        return build_manifest(config, encoder, tmp_path / "cache.jsonl", show=False)
+        return build_manifest(config, label_encoder, tmp_path / "cache.jsonl", show=False)
 
     return made
 
@@ -53,14 +53,14 @@ def edit(table: Path, old: str, new: str) -> None:
 
 
 def test_a_sound_corpus_is_kept_whole_with_lengths_and_tokens(
-    build: Build, encoder: LabelEncoder
+    build: Build, label_encoder: LabelEncoder
 ) -> None:
     manifest, drops = build()
     assert [len(part) for part in (manifest.train, manifest.dev, manifest.test)] == [24, 6, 6]
     assert drops == []
     for u in manifest.train + manifest.dev + manifest.test:
         assert 0.5 < u.seconds < 5
-        assert u.tokens == len(encoder.encode(u.text, "en"))
+        assert u.tokens == len(label_encoder.encode(u.text, "en"))
 
 
 def test_a_split_of_none_is_not_read(build: Build, copied: Path) -> None:
@@ -93,7 +93,7 @@ def test_validated_is_without_clips_sentences_and_speakers_of_dev_and_test(
 
 
 @pytest.mark.parametrize("split", ["other", "train+other", "invalidated"])
-def test_what_nobody_validated_is_without_sentences_and_speakers_of_dev_and_test(
+def test_unvalidated_splits_are_without_sentences_and_speakers_of_dev_and_test(
     split: str, build: Build, copied: Path
 ) -> None:
     header, *rows = (copied / "validated.tsv").read_text(encoding="utf-8").splitlines()
@@ -123,7 +123,7 @@ def test_overlapping_splits_are_counted_once(build: Build) -> None:
 def test_equal_paths_of_two_corpora_are_two_utterances(
     build: Build, tmp_path: Path, write_clip: WriteClip
 ) -> None:
-    folders = [tmp_path / "read", tmp_path / "told"]
+    folders = [tmp_path / "read", tmp_path / "summary"]
     for folder in folders:
         write_clip(folder / "0.wav", 1.0)
         (folder / "train.jsonl").write_text('{"path": "0.wav", "text": "one", "language": "en"}\n')
@@ -184,20 +184,20 @@ def test_scored_splits_keep_what_training_could_not_use(
     assert max(u.seconds for u in manifest.test) == pytest.approx(31, abs=0.1)
 
 
-def test_nothing_left_is_a_sentence_with_the_reasons(build: Build, copied: Path) -> None:
-    with pytest.raises(InputError, match="split 'train' has nothing left after: 24 too long"):
+def test_nothing_left_raises_an_input_error_with_the_reasons(build: Build, copied: Path) -> None:
+    with pytest.raises(InputError, match="all clips of split 'train' were dropped: 24 too long"):
         build(max_seconds=0.5)
     for clip in (copied / "clips").glob("*_dev_*"):
         clip.write_bytes(b"")
-    with pytest.raises(InputError, match="split 'dev' has nothing left after: 6 unreadable"):
+    with pytest.raises(InputError, match="all clips of split 'dev' were dropped: 6 unreadable"):
         build(copied)
     for clip in (copied / "clips").glob("*_train_*"):
         clip.write_bytes(b"")
-    with pytest.raises(InputError, match="split 'train' has nothing left after: 24 unreadable"):
+    with pytest.raises(InputError, match="all clips of split 'train' were dropped: 24 unreadable"):
         build(copied, dev_split=None)
 
 
-def test_an_empty_split_is_a_sentence(build: Build, copied: Path) -> None:
+def test_an_empty_split_raises_an_input_error(build: Build, copied: Path) -> None:
     header = (copied / "train.tsv").read_text(encoding="utf-8").splitlines()[0]
     (copied / "train.tsv").write_text(header + "\n")
     with pytest.raises(InputError, match="split 'train' is empty"):
@@ -206,25 +206,27 @@ def test_an_empty_split_is_a_sentence(build: Build, copied: Path) -> None:
 
 @pytest.mark.parametrize("together", [1, 5, 24, 100])
 def test_tokens_are_those_of_the_labels_however_many_are_counted_together(
-    build: Build, encoder: LabelEncoder, monkeypatch: pytest.MonkeyPatch, together: int
+    build: Build, label_encoder: LabelEncoder, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
-    monkeypatch.setattr(selection, "TOKENIZED", together)
+    monkeypatch.setattr(selection, "TEXTS_PER_CALL", together)
     train = build()[0].train
     assert len(train) == 24
     for u in train:
-        assert u.tokens == len(encoder.encode(u.text, u.language or "", u.task))
+        assert u.tokens == len(label_encoder.encode(u.text, u.language or "", u.task))
 
 
-def test_a_language_that_nobody_says_or_knows_is_a_sentence(
+def test_a_missing_or_unsupported_language_raises_an_input_error(
     build: Build, tmp_path: Path, write_clip: WriteClip
 ) -> None:
     folder = tmp_path / "mine"
     write_clip(folder / "0.wav", 1.0)
     (folder / "train.jsonl").write_text('{"path": "0.wav", "text": "one"}\n')
     alone: dict[str, Any] = {"dev_split": None, "test_split": None}
-    with pytest.raises(InputError, match=r"split 'train' does not say its language: set data.lang"):
+    with pytest.raises(
+        InputError, match=r"split 'train' does not name its language: set data.lang"
+    ):
         build(folder, **alone)
-    with pytest.raises(InputError, match="language 'xx' is unknown to the model"):
+    with pytest.raises(InputError, match="the model does not support language 'xx'"):
         build(folder, language=("xx",), **alone)
     manifest, _ = build(folder, language=("zh",), **alone)
     assert manifest.train[0].language == "zh"
@@ -268,11 +270,11 @@ def test_the_fingerprint_changes_with_what_is_trained_on_and_nothing_else() -> N
 
 
 def test_an_english_only_model_needs_no_language(
-    tmp_path: Path, encoder: LabelEncoder, write_clip: WriteClip
+    tmp_path: Path, label_encoder: LabelEncoder, write_clip: WriteClip
 ) -> None:
     write_clip(tmp_path / "0.wav", 1.0)
     (tmp_path / "test.jsonl").write_text('{"path": "0.wav", "text": "one"}\n')
-    english = LabelEncoder(encoder.tokenizer, max_tokens=448, multilingual=False)
+    english = LabelEncoder(label_encoder.tokenizer, max_tokens=448, multilingual=False)
     config = DataConfig(corpus=(str(tmp_path),))
     kept, drops = read_held_out(config, english, tmp_path / "cache.jsonl", split="test", show=False)
     assert ([u.language for u in kept], drops) == (["en"], [])
@@ -280,7 +282,7 @@ def test_an_english_only_model_needs_no_language(
 
 def test_every_set_of_corpora_has_a_cache_of_its_own(tmp_path: Path) -> None:
     configs = [DataConfig(corpus=names) for names in (("a",), ("b",), ("a", "b"))]
-    caches = {scan_cache(tmp_path, config) for config in configs}
+    caches = {scan_cache_path(tmp_path, config) for config in configs}
     assert len(caches) == 3
     assert {cache.parent for cache in caches} == {tmp_path / ".scan"}
-    assert scan_cache(tmp_path, replace(configs[0], scan="header")) in caches
+    assert scan_cache_path(tmp_path, replace(configs[0], scan="header")) in caches

@@ -1,4 +1,4 @@
-"""The index of a manifest spares processes its rows, and is never taken for another's."""
+"""The index of a manifest spares parsing its rows, and never matches another manifest."""
 
 import os
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data.lazy_manifest import LazyUtterances, find
+from data.lazy_manifest import LazyUtterances, indices_of
 from data.manifest import Manifest, ensure_index
 from data.manifest_index import index_is_sound, index_path, read_index
 from data.utterance import Utterance
@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def spoil(path: Path, but: int = -1) -> None:
-    """Make rows of train unreadable, but one, in a way that nothing but a look at them shows."""
+    """Make all but one row of train unreadable, which only decoding shows."""
     stamp, lines = path.stat(), path.read_bytes().splitlines()
     for number in {*range(len(ROWS))} - {but}:
         lines[number] = b"#" * len(lines[number])
@@ -46,11 +46,11 @@ def spoil(path: Path, but: int = -1) -> None:
 
 
 def columns(manifest: Manifest) -> list[Any]:
-    """Return what planning knows of a manifest."""
+    """Return the columns of a manifest."""
     assert isinstance(manifest.train, LazyUtterances)
-    outline = manifest.train.outline
-    arrays = (outline.seconds, outline.tokens, outline.prompts, outline.kind)
-    return [outline.kinds, outline.fingerprint, *(each.tolist() for each in arrays)]
+    columns = manifest.train.columns
+    arrays = (columns.seconds, columns.tokens, columns.prompts, columns.kind)
+    return [columns.kinds, columns.fingerprint, *(each.tolist() for each in arrays)]
 
 
 def test_a_start_parses_no_row_that_is_trained_on(path: Path) -> None:
@@ -62,10 +62,10 @@ def test_a_start_parses_no_row_that_is_trained_on(path: Path) -> None:
     assert again.fingerprint() == MANIFEST.fingerprint()
 
 
-def test_an_id_is_found_without_a_look_at_the_other_rows(path: Path) -> None:
+def test_an_id_is_found_without_parsing_other_rows(path: Path) -> None:
     spoil(path, but=41)
-    assert find(Manifest.read(path).train, ["é41", "none"]) == [41]
-    assert find(ROWS, ["é41", "none", "é3"]) == [3, 41]
+    assert indices_of(Manifest.read(path).train, ["é41", "none"]) == [41]
+    assert indices_of(ROWS, ["é41", "none", "é3"]) == [3, 41]
 
 
 def test_a_manifest_from_before_the_index_gets_one(path: Path) -> None:
@@ -107,7 +107,7 @@ def test_an_index_that_is_not_the_manifests_is_made_anew(path: Path, harm: str) 
 
 
 @pytest.mark.parametrize("harm", ["manifest", "index"])
-def test_a_byte_that_changed_in_silence_is_found_at_the_next_start(path: Path, harm: str) -> None:
+def test_silent_corruption_is_found_at_the_next_start(path: Path, harm: str) -> None:
     before, told = path.stat(), Manifest.read(path).fingerprint()
     if harm == "manifest":  # of the same size and time, as `rsync -a` leaves it
         text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Paths that a corpus names stay inside it, and links do not lead out."""
+"""Paths that a corpus lists stay inside it, and symbolic links do not lead out."""
 
 import os
 from pathlib import Path
@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from data.paths import inside
+from data.paths import resolve_inside
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../other.mp3", "a/../../b.mp3", "a/.."])
 def test_a_path_that_climbs_out_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match="paths in a corpus must stay in it") as told:
-        inside(tmp_path, name, tmp_path / "train.tsv")
-    assert "train.tsv" in str(told.value)
-    assert repr(name) in str(told.value)
+    with pytest.raises(InputError, match="paths in a corpus must stay in it") as error:
+        resolve_inside(tmp_path, name, tmp_path / "train.tsv")
+    assert "train.tsv" in str(error.value)
+    assert repr(name) in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["a.mp3", "deep/er/a.mp3", "..a.mp3", "a..mp3", "./a.mp3"])
@@ -22,13 +22,13 @@ def test_a_path_inside_is_made_absolute(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert inside(tmp_path, name, tmp_path) == str(tmp_path / name)
-    assert inside(Path(), name, tmp_path) == str(tmp_path / name)
+    assert resolve_inside(tmp_path, name, tmp_path) == str(tmp_path / name)
+    assert resolve_inside(Path(), name, tmp_path) == str(tmp_path / name)
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Return a folder with two clips, beside a folder that is none of it."""
+    """Return a folder with two clips, next to a folder outside of it."""
     for name in ("corpus/deep/a.mp3", "corpus/b.mp3", "other/c.mp3"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -49,10 +49,10 @@ def test_a_link_that_leads_out_is_refused_with_where_it_leads(corpus: Path) -> N
         ("folder/c.mp3", other),
         ("deep/up/other/c.mp3", other),
     ):
-        with pytest.raises(InputError) as told:
-            inside(corpus, name, corpus / "train.tsv")
+        with pytest.raises(InputError) as error:
+            resolve_inside(corpus, name, corpus / "train.tsv")
         sentence = f"train.tsv: {name!r} is a link that leads out of {corpus}, to {target}: copy"
-        assert sentence in str(told.value)
+        assert sentence in str(error.value)
 
 
 def test_a_folder_whose_name_begins_like_the_corpus_is_outside(corpus: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_folder_whose_name_begins_like_the_corpus_is_outside(corpus: Path) -> 
     beside.mkdir()
     (corpus / "a.mp3").symlink_to(beside / "a.mp3")
     with pytest.raises(InputError, match="leads out of"):
-        inside(corpus, "a.mp3", corpus)
+        resolve_inside(corpus, "a.mp3", corpus)
 
 
 def test_links_that_stay_inside_are_followed_and_the_corpus_may_be_one(corpus: Path) -> None:
@@ -70,7 +70,7 @@ def test_links_that_stay_inside_are_followed_and_the_corpus_may_be_one(corpus: P
     linked.symlink_to(corpus)
     for root in (corpus, linked):
         for name in ("same.mp3", "also/a.mp3", "deep/a.mp3", "not there/a.mp3"):
-            assert inside(root, name, root) == str(root / name)
+            assert resolve_inside(root, name, root) == str(root / name)
 
 
 def test_a_folder_is_listed_once_however_many_rows_name_it(
@@ -80,6 +80,6 @@ def test_a_folder_is_listed_once_however_many_rows_name_it(
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: asked.append(path) or scandir(path))
     for _ in range(100):
-        inside(corpus, "deep/a.mp3", corpus)
-        inside(corpus, "b.mp3", corpus)
+        resolve_inside(corpus, "deep/a.mp3", corpus)
+        resolve_inside(corpus, "b.mp3", corpus)
     assert asked == [str(corpus / "deep"), str(corpus)]

@@ -33,7 +33,7 @@ Write = Callable[[Path], None]
 def write(
     samples: Any, rate: int = RATE, container: str = "WAV", subtype: str | None = None
 ) -> Write:
-    """Return what writes samples, whatever the name of the file."""
+    """Return a function that writes samples in a format, whatever the file's suffix."""
 
     def writer(path: Path) -> None:
         soundfile.write(path, samples, rate, format=container, subtype=subtype)
@@ -42,18 +42,18 @@ def write(
 
 
 def text(path: Path) -> None:
-    """Write what is no audio."""
+    """Write a file that is not audio."""
     path.write_text("<html>404 Not Found</html>\n" * 200, encoding="utf-8")
 
 
 def half(path: Path) -> None:
-    """Write the first half of an mp3, whose header announces all of it."""
+    """Write the first half of an mp3, whose header declares its full length."""
     write(TONE, container="MP3")(path)
     os.truncate(path, path.stat().st_size // 2)
 
 
 def header(**fields: int) -> Write:
-    """Return what writes a wav of 2 s with other values in its header."""
+    """Return a function that writes a wav of 2 s with changed header values."""
     places = {"channels": slice(22, 24), "rate": slice(24, 28), "block": slice(32, 34)}
 
     def writer(path: Path) -> None:
@@ -77,7 +77,7 @@ def forbidden(path: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Rot:
-    """What lies where a clip should, and what becomes of it; an empty reason: it is used."""
+    """A damaged file, and the reason of its drop; an empty reason: it is used."""
 
     write: Write = field(default=write(TONE))
     reason: str = ""
@@ -123,18 +123,18 @@ ROT = {
 
 
 @pytest.fixture(scope="module")
-def encoder(blank_model: Path) -> LabelEncoder:
-    """Return the encoder of a model that knows en and zh."""
+def label_encoder(blank_model: Path) -> LabelEncoder:
+    """Return a LabelEncoder that supports en and zh."""
     return load_whisper(str(blank_model)).labels()
 
 
 class Corpus:
     """A manifest of two sound clips and what else a test puts there."""
 
-    def __init__(self, folder: Path, encoder: LabelEncoder) -> None:
+    def __init__(self, folder: Path, label_encoder: LabelEncoder) -> None:
         """Write the two clips."""
         self.folder = folder
-        self.encoder = encoder
+        self.label_encoder = label_encoder
         self.rows: list[dict[str, Any]] = []
         for name in ("sound_1.wav", "sound_2.wav"):
             self.add(name, write(TONE), {})
@@ -157,22 +157,22 @@ class Corpus:
             **{"workers": 0, **knobs},
         )
         cache = self.folder / "cache.jsonl"
-        return build_manifest(self.config, self.encoder, cache, show=False)
+        return build_manifest(self.config, self.label_encoder, cache, show=False)
 
     def train(self, manifest: Manifest) -> list[Batch]:
         """Return an epoch's passes from the real loader."""
-        plan = Plan.of(manifest.train, self.config, seed=0)
+        plan = Plan.from_utterances(manifest.train, self.config, seed=0)
         sampler = BucketedBatchSampler(plan, self.config, updates=1)
         passes = train_batches(
-            manifest.train, self.config, BatchPreparer(self.encoder, 80), sampler
+            manifest.train, self.config, BatchPreparer(self.label_encoder, 80), sampler
         )
-        return list(passes.start(Position(), plan.length(1)))
+        return list(passes.start(Position(), plan.num_updates(1)))
 
 
 @pytest.fixture
-def corpus(tmp_path: Path, encoder: LabelEncoder) -> Corpus:
-    """Return a sound corpus of two clips."""
-    return Corpus(tmp_path, encoder)
+def corpus(tmp_path: Path, label_encoder: LabelEncoder) -> Corpus:
+    """Return an intact corpus of two clips."""
+    return Corpus(tmp_path, label_encoder)
 
 
 def weights(batches: list[Batch]) -> dict[str, int]:
@@ -181,7 +181,7 @@ def weights(batches: list[Batch]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", ROT)
-def test_rot_is_found_by_the_scan_and_named(name: str, corpus: Corpus) -> None:
+def test_damage_is_found_by_the_scan_and_reported(name: str, corpus: Corpus) -> None:
     rot = ROT[name]
     corpus.add(name, rot.write, rot.row)
     manifest, drops = corpus.build()
@@ -228,7 +228,7 @@ def vanish(path: Path) -> None:
 
 
 def become(writer: Write) -> Write:
-    """Return what puts something else in a clip's place."""
+    """Return a function that replaces a clip by something else."""
 
     def change(path: Path) -> None:
         path.unlink()
@@ -260,8 +260,8 @@ def test_rot_that_comes_after_the_scan_leaves_the_plan_as_it_was(
     for name, (change, _) in AFTERWARDS.items():
         change(corpus.folder / f"{name}.wav")
     after = corpus.train(manifest)
-    assert [(b.ids, b.at, b.after, b.features.shape) for b in after] == [
-        (b.ids, b.at, b.after, b.features.shape) for b in before
+    assert [(b.ids, b.position, b.next_position, b.features.shape) for b in after] == [
+        (b.ids, b.position, b.next_position, b.features.shape) for b in before
     ]
     named = {drop.id: drop.reason for b in after for drop in b.drops}
     assert named == {f"{name}.wav": reason for name, (_, reason) in AFTERWARDS.items()}
@@ -282,7 +282,7 @@ def test_a_corpus_that_is_mostly_rotten_is_refused_with_its_drops(
 
 
 def test_a_table_with_holes_and_open_quotes_loses_those_rows_alone(
-    copied: Path, encoder: LabelEncoder, tmp_path: Path
+    copied: Path, label_encoder: LabelEncoder, tmp_path: Path
 ) -> None:
     lines = (copied / "train.tsv").read_text(encoding="utf-8").splitlines()
     cells = [line.split("\t") for line in lines]
@@ -296,11 +296,11 @@ def test_a_table_with_holes_and_open_quotes_loses_those_rows_alone(
     (copied / "train.tsv").write_text(table, encoding="utf-8")
     config = DataConfig(corpus=(str(copied),), dev_split=None, test_split=None, workers=0)
     with pytest.raises(InputError, match=r"common\ufffdvoice\.mp3: no such file, though train"):
-        build_manifest(config, encoder, tmp_path / "cache.jsonl", show=False)
+        build_manifest(config, label_encoder, tmp_path / "cache.jsonl", show=False)
     config = DataConfig(
         corpus=(str(copied),), dev_split=None, test_split=None, workers=0, missing_audio="drop"
     )
-    manifest, drops = build_manifest(config, encoder, tmp_path / "cache.jsonl", show=False)
+    manifest, drops = build_manifest(config, label_encoder, tmp_path / "cache.jsonl", show=False)
     assert [drop.reason for drop in drops] == [
         "missing",
         "damaged text",
@@ -311,7 +311,7 @@ def test_a_table_with_holes_and_open_quotes_loses_those_rows_alone(
     assert '"one' in {u.text for u in manifest.train}
 
 
-def test_a_link_out_of_the_corpus_is_one_sentence(copied: Path, tmp_path: Path) -> None:
+def test_a_link_out_of_the_corpus_raises_an_input_error(copied: Path, tmp_path: Path) -> None:
     clip = next((copied / "clips").glob("*train*"))
     shutil.move(clip, tmp_path / "elsewhere.mp3")
     clip.symlink_to(tmp_path / "elsewhere.mp3")

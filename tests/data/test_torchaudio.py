@@ -1,4 +1,4 @@
-"""torchaudio is importable beside any torch, and transformers after it."""
+"""torchaudio can be imported with any torch build, and transformers after it."""
 
 import subprocess
 import sys

@@ -26,9 +26,9 @@ def test_a_batch_moves_its_tensors_and_nothing_else() -> None:
         targets=torch.arange(3),
         seconds=[0.16],
         tokens=[3],
-        at=Position(0, 0),
-        after=Position(0, 1),
-        last=True,
+        position=Position(0, 0),
+        next_position=Position(0, 1),
+        is_last=True,
     )
     assert batch.to(torch.device("meta")) is batch
     tensors = (batch.features, batch.decoder_input_ids, batch.labels)

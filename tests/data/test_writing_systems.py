@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.writing_systems import is_damaged, plain, script_of
+from data.writing_systems import is_damaged, plain_text, script_of
 
 
 @pytest.mark.parametrize(
@@ -41,18 +41,18 @@ def test_a_text_is_of_the_script_of_most_of_its_letters(
     ],
 )
 def test_case_width_spaces_and_punctuation_are_not_in_a_plain_text(one: str, other: str) -> None:
-    assert plain(one) == plain(other) != ""
+    assert plain_text(one) == plain_text(other) != ""
 
 
 @pytest.mark.parametrize(
     ("one", "other"), [("한국", "한군"), ("काम", "कम"), ("é", "e"), ("1", "2")]
 )
 def test_letters_marks_and_numbers_are_in_a_plain_text(one: str, other: str) -> None:
-    assert plain(one) != plain(other)
+    assert plain_text(one) != plain_text(other)
 
 
 def test_a_text_without_letters_is_plainly_nothing() -> None:
-    assert plain(" … ?! —") == ""
+    assert plain_text(" … ?! —") == ""
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers import pipeline
 
-from data.audio.decode import load
+from data.audio.decode import load_audio
 from data.config import DataConfig
 from data.corpora import read
 from data.utterance import Utterance
@@ -166,7 +166,7 @@ def texts(
     )
     options = {"num_beams": 1, "max_length": most, "max_new_tokens": None, **told}
     theirs = [
-        hear({"raw": load(u).numpy(), "sampling_rate": 16_000}, generate_kwargs=dict(options))
+        hear({"raw": load_audio(u).numpy(), "sampling_rate": 16_000}, generate_kwargs=dict(options))
         for u in rows
     ]
     return [h.text for h in hypotheses], [each["text"].strip() for each in theirs]

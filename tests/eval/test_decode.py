@@ -53,7 +53,7 @@ def timed(whisper: Whisper) -> Whisper:
     torch.manual_seed(0)
     size = whisper.model.config.vocab_size + LAST_TIME + 1
     whisper.model.resize_token_embeddings(size, mean_resizing=False)
-    assert whisper.labels().knows_times
+    assert whisper.labels().has_timestamps
     return whisper
 
 
@@ -85,7 +85,7 @@ def ending(whisper: Whisper) -> Whisper:
     decoder = whisper.model.model.decoder
     with torch.no_grad():
         decoder.layer_norm.bias += 3.0
-        decoder.embed_tokens.weight[whisper.labels().end] = 3.0  # it is what comes out, too
+        decoder.embed_tokens.weight[whisper.labels().end_id] = 3.0  # it is what comes out, too
     return whisper
 
 
@@ -226,7 +226,7 @@ def test_times_are_decoded_and_not_in_the_text(timed: Whisper, rows: list[Uttera
     states = encode(timed, batch)
     assert states is not None
     ids = [i for row in Window(timed, batch, config, states).decode([0, 1]) for i in row]
-    first = timed.labels().time(0.0)
+    first = timed.labels().timestamp_token(0.0)
     assert any(i >= first for i in ids)
     for h in transcribe(timed, batch, config, states):
         assert "<|" not in h.text

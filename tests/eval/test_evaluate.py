@@ -12,15 +12,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from data.audio.decode import load
+from data.audio.decode import load_audio
 from data.batch import Batch
-from data.batching.collate import pad
+from data.batching.collate import pad_waveforms
 from data.config import DataConfig
 from data.corpora import read
 from data.dataloader import BatchPreparer, eval_batches
 from data.errors import InputError
 from data.log_mel import LogMel
-from data.sampling.epoch_plan import edge_of
+from data.sampling.epoch_plan import padded_frames
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.decode import DecodeResult, encode, transcribe
@@ -86,7 +86,7 @@ def rows(config: DataConfig) -> list[Utterance]:
 def original(whisper: Whisper, u: Utterance, **options: Any) -> str:
     """Return what transformers' own extractor and generate make of a clip."""
     extractor, model = whisper.processor.feature_extractor, whisper.model.eval()
-    found = extractor(load(u).numpy(), sampling_rate=16_000, return_tensors="pt")
+    found = extractor(load_audio(u).numpy(), sampling_rate=16_000, return_tensors="pt")
     options = {"language": "en", "task": "transcribe", "num_beams": 1, **options}
     tokens = model.generate(found.input_features, do_sample=False, max_length=20, **options)
     return str(whisper.processor.batch_decode(tokens, skip_special_tokens=True)[0]).strip()
@@ -187,7 +187,7 @@ def test_no_clip_is_padded_to_twice_its_length_and_more() -> None:
     (short,) = shares(clips, 1, 480.0, true_length=True)
     assert max(map(len, short)) > 40  # and they are still many together
     for batch in short:
-        edges = [edge_of(clips[i].seconds) for i in batch]
+        edges = [padded_frames(clips[i].seconds) for i in batch]
         assert min(edges) >= LIKE * max(edges)
 
 
@@ -267,8 +267,8 @@ def test_true_length_is_what_the_decoder_makes_of_the_short_encoders_output(
     whisper.model.eval()
     u = rows[0]
     (text,) = heard(whisper, [u], config, true_length=True)
-    frames = edge_of(u.seconds)
-    short = LogMel(whisper.n_mels)(pad([load(u)], frames))
+    frames = padded_frames(u.seconds)
+    short = LogMel(whisper.n_mels)(pad_waveforms([load_audio(u)], frames))
     assert short.shape[-1] == frames < 600
     with torch.inference_mode():
         states = whisper.model.model.encoder(short).last_hidden_state
@@ -277,7 +277,7 @@ def test_true_length_is_what_the_decoder_makes_of_the_short_encoders_output(
             out = whisper.model.model.decoder(ids, encoder_hidden_states=states)
             logits = whisper.model.proj_out(out.last_hidden_state[:, -1])
             ids = torch.cat([ids, logits.argmax(dim=-1, keepdim=True)], dim=1)
-            if ids[0, -1] == whisper.labels().end:
+            if ids[0, -1] == whisper.labels().end_id:
                 break
     mine = whisper.processor.decode(ids[0], skip_special_tokens=True).strip()
     assert mine.rstrip("\ufffd")
@@ -314,7 +314,7 @@ def test_an_evaluation_at_true_length_hears_less_and_scores_all(
     monkeypatch.setattr("eval.evaluate.transcribe", watched)
     _, hypotheses = evaluator.evaluate(rows, "", true_length=True)
     assert [h.utterance.id for h in hypotheses] == [u.id for u in rows]
-    assert max(seen) == edge_of(max(u.seconds for u in rows)) < 600
+    assert max(seen) == padded_frames(max(u.seconds for u in rows)) < 600
 
 
 def test_a_loop_ends_where_nobody_could_have_said_more(

@@ -13,7 +13,7 @@ import torch
 from transformers import pipeline
 
 import eval.__main__ as command
-from data.audio.decode import load
+from data.audio.decode import load_audio
 from data.config import DataConfig
 from data.config_parser import parse_dataclass
 from data.corpora import read
@@ -93,7 +93,7 @@ def test_its_texts_are_those_of_the_model_that_it_was_made_of(
     whisper.model.eval()
     scores, heard = ct2.evaluate(rows, "")
     for u, h in zip(rows, heard, strict=True):
-        features = pad_or_trim(ct2.model.feature_extractor(load(u).numpy())[:, :-1])
+        features = pad_or_trim(ct2.model.feature_extractor(load_audio(u).numpy())[:, :-1])
         ids = whisper.model.generate(torch.from_numpy(features)[None], max_length=12)
         mine = whisper.processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
         assert h.text == mine
@@ -168,7 +168,7 @@ def test_true_length_is_refused(tmp_path: Path) -> None:
 
 def test_its_labels_know_its_language(ct2: FasterWhisperModel) -> None:
     labels = ct2.labels()
-    assert len(labels.encode("one two", "en")) == labels.count(["one two"], ["en"])[0]
+    assert len(labels.encode("one two", "en")) == labels.count_tokens(["one two"], ["en"])[0]
     with pytest.raises(InputError, match="English-only"):
         labels.prefix("zh")
 
@@ -191,7 +191,7 @@ def test_an_exported_model_says_the_same_to_faster_whisper_as_to_a_stock_pipelin
     heard = pipeline("automatic-speech-recognition", model=str(folder), dtype=torch.float32)
     said = []
     for u in rows:  # of 30 s, since the two pad with different silences
-        samples = torch.cat([load(u)] * 50)[:480_000].numpy()
+        samples = torch.cat([load_audio(u)] * 50)[:480_000].numpy()
         greedy = {"num_beams": 1, "max_new_tokens": 6}
         said.append(heard(samples, generate_kwargs=greedy)["text"].strip())
         segments, _ = model.transcribe(

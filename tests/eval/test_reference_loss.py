@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from data.audio.decode import load
+from data.audio.decode import load_audio
 from data.config import DataConfig
 from data.log_mel import LogMel, pad_features
 from data.manifest import read_held_out
@@ -57,7 +57,7 @@ def test_each_cost_is_the_stock_models_loss_of_that_clip(
     model, encoder = evaluator.whisper.model.eval(), evaluator.whisper.labels()
     for u in rows:
         ids = torch.tensor([encoder.encode(u.text, u.language or "")])
-        heard = pad_features(LogMel(evaluator.whisper.n_mels)(load(u)[None]))
+        heard = pad_features(LogMel(evaluator.whisper.n_mels)(load_audio(u)[None]))
         with torch.no_grad():
             loss = model(
                 input_features=heard, decoder_input_ids=ids[:, :-1], labels=ids[:, 1:]

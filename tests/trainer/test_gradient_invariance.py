@@ -23,7 +23,7 @@ from data.dataloader import BatchPreparer, train_batches
 from data.labels import LabelEncoder
 from data.log_mel import FRAMES_PER_SECOND
 from data.sampling.bucketed_sampler import BucketedBatchSampler
-from data.sampling.epoch_plan import Plan, edge_of
+from data.sampling.epoch_plan import Plan, padded_frames
 from data.utterance import Utterance
 from eval.whisper import Whisper, load_whisper
 from trainer.distributed.accelerator import build_accelerator
@@ -133,7 +133,7 @@ def _train(
     for batch in passes:
         batch.features = batch.features.to(dtype)
         batches.append(batch)
-        if batch.last:
+        if batch.is_last:
             set_lr(optimizer, lr_at(len(updates) + 1, UPDATES, OPTIM))
             (tokens,) = add_up(accelerator, [float(Totals.of(batches).tokens)])
             result = train_step(
@@ -156,11 +156,14 @@ def _passes(cut: Cut, whisper: Whisper, corpus: Path, rank: int) -> Iterator[Bat
     )
     encoder = whisper.labels()
     rows = _ragged(config, encoder)
-    plan, longest = Plan.of(rows, config, seed=0), edge_of(max(u.seconds for u in rows))
+    plan, longest = (
+        Plan.from_utterances(rows, config, seed=0),
+        padded_frames(max(u.seconds for u in rows)),
+    )
     config = replace(
         config, max_seconds_per_forward=(cut.clips + 0.5) * longest / FRAMES_PER_SECOND
     )
-    sampler = BucketedBatchSampler(plan, config, updates=0, rank=rank, world=cut.processes)
+    sampler = BucketedBatchSampler(plan, config, updates=0, rank=rank, world_size=cut.processes)
     loader = train_batches(rows, config, BatchPreparer(encoder, whisper.n_mels), sampler)
     return loader.start(Position(), UPDATES)
 
@@ -170,7 +173,7 @@ def _ragged(config: DataConfig, encoder: LabelEncoder) -> list[Utterance]:
     rows = list(read(config, "train"))[:CLIPS]
     rows[5] = replace(rows[5], audio="gone.mp3")
     texts = [" ".join([u.text] * (1 + number % 5)) for number, u in enumerate(rows)]
-    counts = encoder.count(texts, [u.language or "" for u in rows])
+    counts = encoder.count_tokens(texts, [u.language or "" for u in rows])
     return [replace(u, text=t, tokens=n) for u, t, n in zip(rows, texts, counts, strict=True)]
 
 

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from data.batch import IGNORE, Batch, Position, Shape, target_positions
+from data.batch import IGNORE_INDEX, Batch, Position, Shape, target_positions
 from eval.whisper import load_whisper
 from trainer.distributed.engine import Engine
 from trainer.model import ModelConfig, prepare_training
@@ -38,7 +38,7 @@ class Training:
         """Make an update of two clips, or of two that have failed."""
         ids = torch.tensor([[1, 5, 9, 4], [1, 7, 3, 8]])
         tokens = 0 if failed else 8
-        labels = torch.full_like(ids, IGNORE) if failed else ids.roll(-1, 1)
+        labels = torch.full_like(ids, IGNORE_INDEX) if failed else ids.roll(-1, 1)
         batch = Batch(
             ids=["a", "b"],
             languages=["en", "en"],
@@ -49,9 +49,9 @@ class Training:
             targets=target_positions(labels),
             seconds=[0.64, 0.64],
             tokens=[tokens // 2] * 2,
-            at=Position(),
-            after=Position(0, 1),
-            last=True,
+            position=Position(),
+            next_position=Position(0, 1),
+            is_last=True,
         )
         return train_step(
             Engine(self.accelerator, self.model, self.optimizer),

@@ -50,7 +50,7 @@ def test_empty_split(trainer: Any, copied: Path, tmp_path: Path) -> None:
 
 def test_unknown_language(trainer: Any, tmp_path: Path) -> None:
     line = told(trainer, tmp_path / "run", "--data.language=klingon")
-    assert "language 'klingon' is unknown to the model" in line
+    assert "the model does not support language 'klingon'" in line
 
 
 def test_model_without_a_tokenizer(trainer: Any, blank_model: Path, tmp_path: Path) -> None:

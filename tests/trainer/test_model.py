@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from transformers import WhisperForConditionalGeneration
 
-from data.batch import IGNORE, target_positions
+from data.batch import IGNORE_INDEX, target_positions
 from eval.whisper import load_whisper
 from trainer.model import ModelConfig, prepare_training
 
@@ -17,7 +17,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     ids = torch.randint(0, 200, (2, 5))
     labels = torch.randint(0, 200, (2, 5))
-    labels[1, 3:] = IGNORE
+    labels[1, 3:] = IGNORE_INDEX
     return torch.randn(2, 80, 208), ids, labels
 
 
@@ -68,7 +68,7 @@ def test_a_pass_reads_no_value_that_the_device_computes(blank_model: Path) -> No
 def test_a_batch_without_targets_gives_zero_and_a_gradient_of_zeros(blank_model: Path) -> None:
     module = prepare_training(load_whisper(str(blank_model)), ModelConfig())
     features, ids, labels = inputs()
-    loss = module(features, ids, torch.full_like(labels, IGNORE)).sum()
+    loss = module(features, ids, torch.full_like(labels, IGNORE_INDEX)).sum()
     loss.backward()
     assert loss.item() == 0.0
     for name, parameter in module.named_parameters():

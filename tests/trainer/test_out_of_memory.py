@@ -194,13 +194,13 @@ def test_the_worst_pass_has_most_bytes_not_most_audio() -> None:
         for i in (*audio, *text)
     ]
     config = DataConfig(update_clips=8)
-    plan = Plan.of(utterances, config, seed=0)
+    plan = Plan.from_utterances(utterances, config, seed=0)
     sampler = BucketedBatchSampler(plan, config, updates=1)
     small = WhisperFlops(
         d_model=768, encoder_layers=12, decoder_layers=12, n_mels=80, vocabulary=51865
     )
-    assert sampler.worst().tokens == 10
-    assert replace(sampler, pass_cost=small.activation_bytes).worst().tokens == 400
+    assert sampler.largest().tokens == 10
+    assert replace(sampler, pass_cost=small.activation_bytes).largest().tokens == 400
 
 
 def test_the_worst_pass_is_the_largest_of_an_epoch() -> None:
@@ -208,11 +208,11 @@ def test_the_worst_pass_is_the_largest_of_an_epoch() -> None:
         Utterance(id=str(i), audio="", text="", seconds=0.5 + i % 29, tokens=5 + i % 40)
         for i in range(200)
     ]
-    config = DataConfig(trailing_silence=0.2, max_seconds_per_forward=70.0)
-    plan = Plan.of(utterances, config, seed=0)
+    config = DataConfig(pad="mixed", max_seconds_per_forward=70.0)
+    plan = Plan.from_utterances(utterances, config, seed=0)
     sampler = BucketedBatchSampler(plan, config, updates=3)
-    worst = sampler.worst()
-    epoch = list(BucketedBatchSampler(plan, config, updates=plan.length(1)))
+    worst = sampler.largest()
+    epoch = list(BucketedBatchSampler(plan, config, updates=plan.num_updates(1)))
     assert worst.seconds == max(sum(d.frames for d in each) / 100 for each in epoch)
     assert worst.tokens <= 44
     assert len(list(sampler)) <= len(epoch)  # a look changes nothing
@@ -221,12 +221,12 @@ def test_the_worst_pass_is_the_largest_of_an_epoch() -> None:
 def test_a_streams_worst_pass_is_smaller_once_passes_were_cut() -> None:
     utterances = [Utterance(id=str(i), audio="", text="", seconds=5.0, tokens=9) for i in range(40)]
     config = DataConfig(update_clips=20)
-    plan = Plan.of(utterances, config, seed=0)
+    plan = Plan.from_utterances(utterances, config, seed=0)
     first = TrainLoader(BucketedBatchSampler(plan, config, updates=1), lambda _: iter(()))  # type: ignore[arg-type,return-value]  # no batch is drawn
-    stream = StreamTrainLoader(None, None, None, first, rank=0, world=1)  # type: ignore[arg-type]  # no window either
-    assert stream.worst.seconds > 90
+    stream = StreamTrainLoader(None, None, None, first, rank=0, world_size=1)  # type: ignore[arg-type]  # no window either
+    assert stream.largest.seconds > 90
     stream.shrink(30.0)  # else a rehearsal would cut it for ever
-    assert stream.worst.seconds <= 30
+    assert stream.largest.seconds <= 30
 
 
 def test_passes_are_cut_until_the_rehearsal_fits(monkeypatch: pytest.MonkeyPatch) -> None:

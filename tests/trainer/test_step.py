@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from data.batch import IGNORE, Batch, Position, target_positions
+from data.batch import IGNORE_INDEX, Batch, Position, target_positions
 from data.batching.collate import Clip, PaddingCollator, Sample
 from data.log_mel import LogMel
 from data.sampling.bucketed_sampler import SampleSpec
@@ -45,13 +45,13 @@ class Setup:
             )
             for i, text in enumerate(TEXTS)
         ]
-        draw = SampleSpec((), Position(), Position(0, 1), last=False, frames=400)
-        lines = [Sample(clips=[clip], draw=draw) for clip in clips]
+        draw = SampleSpec((), Position(), Position(0, 1), is_last=False, frames=400)
+        lines = [Sample(clips=[clip], spec=draw) for clip in clips]
         passes = [
             self.collator(lines[i : i + clips_per_pass])
             for i in range(0, len(lines), clips_per_pass)
         ]
-        passes[-1].last = True
+        passes[-1].is_last = True
         for batch in passes:
             batch.features = batch.features.double()
         return passes
@@ -117,9 +117,9 @@ def test_a_pass_without_weight_changes_nothing(setup: Setup) -> None:
     batches = setup.batches(6)
     plain = gradients(setup, 6)
     empty = setup.batches(6)[0]
-    empty.labels = torch.full_like(empty.labels, IGNORE)
+    empty.labels = torch.full_like(empty.labels, IGNORE_INDEX)
     empty.targets = target_positions(empty.labels)
-    empty.tokens, empty.seconds, empty.last = [0] * 6, [0.0] * 6, False
+    empty.tokens, empty.seconds, empty.is_last = [0] * 6, [0.0] * 6, False
     setup.batches = lambda _: [empty, *batches]  # type: ignore[method-assign]
     for name, gradient in gradients(setup, 6).items():
         assert torch.equal(gradient, plain[name]), name

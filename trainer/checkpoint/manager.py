@@ -13,7 +13,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from data.errors import InputError, disk_failed
+from data.errors import InputError, is_disk_error
 from eval.main_process import run_on_main_process
 from trainer.checkpoint.atomic_folder import discard, require_free
 from trainer.checkpoint.pinned_copy import PinnedCopy
@@ -213,7 +213,7 @@ class Checkpoints:
                 break
             except Exception as error:
                 discard(pending)
-                if not disk_failed(error):
+                if not is_disk_error(error):
                     raise
                 reason = getattr(error, "strerror", None) or str(error)
                 reason += f"; free some space in {self.rotation.folder}"

@@ -78,7 +78,7 @@ def tokenizer(model: str | None, folder: Path) -> CheckResult:
     whisper = _whisper(model, folder)
     encoder, config = whisper.labels(), whisper.model.config
     ids = encoder.encode("one two", "en")
-    right = ids.count(encoder.start) == 1 and ids[0] == config.decoder_start_token_id
+    right = ids.count(encoder.start_id) == 1 and ids[0] == config.decoder_start_token_id
     right &= ids[-1] == config.eos_token_id and max(ids) < config.vocab_size
     told = f"{whisper.name}: {len(ids)} ids, from {ids[0]} to {ids[-1]}"
     remedy = "" if right else "take the tokenizer that came with the model"

@@ -21,8 +21,8 @@ from data.batch import Shape
 from data.config import DataConfig
 from data.errors import InputError
 from data.log_mel import FRAMES_PER_SECOND, N_FRAMES
-from data.manifest import build_manifest, scan_cache
-from data.sampling.epoch_plan import Plan, edge_of
+from data.manifest import build_manifest, scan_cache_path
+from data.sampling.epoch_plan import Plan, padded_frames
 from eval.whisper import Whisper, load_whisper
 from trainer.config import Config
 from trainer.distributed.accelerator import build_accelerator, give_back_memory
@@ -111,18 +111,18 @@ def worst_shapes(config: DataConfig, whisper: Whisper, folder: Path) -> list[Sha
     Raises:
         InputError: the corpus cannot be used.
     """
-    cache = scan_cache(folder.parent, config)
+    cache = scan_cache_path(folder.parent, config)
     manifest, _ = build_manifest(config, whisper.labels(), cache, show=True)
-    plan = Plan.of(manifest.train, config, seed=0)
+    plan = Plan.from_utterances(manifest.train, config, seed=0)
     chosen = sorted({round(i * (len(plan.buckets) - 1) / (BUCKETS - 1)) for i in range(BUCKETS)})
     shapes = []
     for bucket in (plan.buckets[i] for i in chosen):
-        tokens = int(plan.outline.tokens[bucket].max())
-        seconds = plan.outline.seconds[bucket]
+        tokens = int(plan.columns.tokens[bucket].max())
+        seconds = plan.columns.seconds[bucket]
         shortest, longest = float(seconds.min()), float(seconds.max())
         rows = config.update_clips or int(config.update_seconds / shortest)
-        shapes.append(Shape(max(1, rows), edge_of(longest), tokens))
-    whole = Shape(max(shape.rows for shape in shapes), N_FRAMES, int(plan.outline.tokens.max()))
+        shapes.append(Shape(max(1, rows), padded_frames(longest), tokens))
+    whole = Shape(max(shape.rows for shape in shapes), N_FRAMES, int(plan.columns.tokens.max()))
     return [*(shape for shape in shapes if shape.frames < N_FRAMES), whole]
 
 

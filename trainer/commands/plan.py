@@ -11,7 +11,7 @@ from pathlib import Path
 from data.atomic_files import write_json, write_jsonl
 from data.dataloader import BatchPreparer, train_batches
 from data.errors import InputError
-from data.manifest import Manifest, build_manifest, scan_cache
+from data.manifest import Manifest, build_manifest, scan_cache_path
 from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
 from data.screening.filters import count_reasons, refuse_broken
@@ -127,10 +127,10 @@ class PlannedRun:
             moments=moments_of(module, config.optim),
             flops=self.flops,
         )
-        self.plan = Plan.of(self.manifest.train, config.data, config.seed)
-        self.steps = config.loop.max_steps or self.plan.length(config.loop.epochs)
+        self.plan = Plan.from_utterances(self.manifest.train, config.data, config.seed)
+        self.steps = config.loop.max_steps or self.plan.num_updates(config.loop.epochs)
         budget = fitted(config.data, fit)
-        sampler = BucketedBatchSampler(self.plan, budget, updates=0, world=config.processes)
+        sampler = BucketedBatchSampler(self.plan, budget, updates=0, world_size=config.processes)
         stages = BatchPreparer(self.whisper.labels(), self.whisper.n_mels, self.accelerator.device)
         workload = Workload(self.manifest.train, sampler, self.whisper.labels())
         self.updates = list(workload.updates(min(self.steps, len(self.plan.updates(0)))))
@@ -144,7 +144,7 @@ class PlannedRun:
     def _read(self) -> tuple[Manifest, dict[str, dict[str, int]]]:
         """Return the corpus as training would freeze it, and how much was left out and why."""
         data, named_in = self.config.data, plan_path(self.folder).with_suffix(".drops.jsonl")
-        cache = scan_cache(self.folder.parent, data)
+        cache = scan_cache_path(self.folder.parent, data)
         manifest, drops = build_manifest(data, self.whisper.labels(), cache, show=True)
         write_jsonl(named_in, map(asdict, drops))
         rows = len(manifest.train) + sum(drop.split == data.train_split for drop in drops)

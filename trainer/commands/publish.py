@@ -14,7 +14,7 @@ from transformers import WhisperProcessor
 from data.atomic_files import sync_tree, write_text
 from data.command_help import ALL, HELP, print_knobs, print_table, print_usage
 from data.config_parser import knobs
-from data.errors import InputError, writing
+from data.errors import InputError, report_disk_errors
 from trainer.checkpoint.atomic_folder import hardlink_tree, move
 from trainer.checkpoint.rotation import CheckpointRotation, step_of
 from trainer.config import COMMANDS, Config, parse_as
@@ -95,7 +95,7 @@ def export_run(arguments: Sequence[str]) -> None:
     fresh = out.with_name(f".{out.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        with writing(out):
+        with report_disk_errors(out):
             shutil.copytree(run / "model", fresh)
             write_companions(fresh, WhisperProcessor.from_pretrained(fresh))
             if precision == "fp16":

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from data.atomic_files import read_jsonl, write_jsonl
 from data.config import DataConfig
 from data.errors import InputError
-from data.screening.durations import MeasureFiles, measure_here, measuring
+from data.screening.durations import MeasureFiles, iter_measurements, measure_locally
 from data.screening.scan_cache import MeasurementCache, Measurements, Stamps, read_rows
 from eval.main_process import (
     default_store,
@@ -56,7 +56,7 @@ def scan_together(
         RuntimeError: a process failed in another way.
     """
     if accelerator.num_processes == 1:
-        return work(measure_here)
+        return work(measure_locally)
     scan = SharedScan(accelerator)
 
     def ask() -> T:
@@ -93,18 +93,18 @@ class SharedScan:
             RuntimeError: another process failed in another way.
         """
         if cache is None:
-            return measure_here(stamps, config, cache, show=show)
-        write_jsonl(cache.asked, ({"audio": a, "stamp": s} for a, s in stamps.items()))
+            return measure_locally(stamps, config, cache, show=show)
+        write_jsonl(cache.requests_path, ({"audio": a, "stamp": s} for a, s in stamps.items()))
         try:
-            number = self._put_task(Task(cache.asked, cache.path, cache.scan))
+            number = self._put_task(Task(cache.requests_path, cache.path, cache.scan))
             found = self._measure_share(stamps, config, cache, show=show)
             for rank in range(1, self._world):
                 path: Path = wait_for(self._store, self._reply(number, rank), self._others.check)
                 found |= {audio: row for audio, _, row in read_rows(path) if audio in stamps}
         finally:
-            cache.asked.unlink(missing_ok=True)
+            cache.requests_path.unlink(missing_ok=True)
         left = {audio: stamp for audio, stamp in stamps.items() if audio not in found}
-        return found | measure_here(left, config, cache, show=show) if left else found
+        return found | measure_locally(left, config, cache, show=show) if left else found
 
     def end(self) -> None:
         """Let the other processes go on: the main process has no more to ask."""
@@ -131,7 +131,7 @@ class SharedScan:
         mine = dict(islice(stamps.items(), 0, None, self._world))
         label = f"checking {len(mine):,} of {len(stamps):,} clips" if show else None
         found: Measurements = {}
-        with closing(measuring(mine, config, cache, label=label)) as results:
+        with closing(iter_measurements(mine, config, cache, label=label)) as results:
             for audio, measured in results:
                 found[audio] = measured
                 self._others.check()
@@ -142,14 +142,16 @@ class SharedScan:
         if self._went_on(number):
             return
         cache, looked = MeasurementCache(task.cache, task.scan), time.monotonic()
-        with closing(measuring(self._read_share(task), config, cache, label=None)) as results:
+        with closing(
+            iter_measurements(self._read_share(task), config, cache, label=None)
+        ) as results:
             for _ in results:
                 if time.monotonic() - looked < BEAT_SECONDS:
                     continue
                 if self._went_on(number):
                     return
                 looked = time.monotonic()
-        put(self._store, self._reply(number, self._rank), cache.found)
+        put(self._store, self._reply(number, self._rank), cache.results_path)
 
     def _read_share(self, task: Task) -> Stamps:
         """Return which files this process measures.

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from data.atomic_files import cut_jsonl
+from data.atomic_files import truncate_jsonl
 from data.batch import Batch
 from eval.label_errors.excess_loss import LOSSES
 from trainer.metrics.recorder import JsonlLog, NullRecorder, Recorder
@@ -61,7 +61,7 @@ class ClipLosses:
         self._unread.append(
             _Update(
                 step=step,
-                epoch=batches[0].at.epoch,
+                epoch=batches[0].position.epoch,
                 ids=[name for name, _ in clips],
                 tokens=[count for _, count in clips],
                 nll=result.nll,
@@ -80,7 +80,7 @@ class ClipLosses:
         self._unread = [each for each in self._unread if each.step <= step]
         self._log.unwritten = [row for row in self._log.unwritten if row["step"] <= step]
         if self._accelerator.is_main_process:
-            cut_jsonl(self.path, lambda row: row["step"] > step)
+            truncate_jsonl(self.path, lambda row: row["step"] > step)
 
     def _read(self) -> list[Row]:
         """Return a row for each update that was made, in one copy from the device."""

@@ -74,7 +74,7 @@ def launch_bound(
     processes = accelerator.num_processes
     if accelerator.device.type != "cuda":
         return []
-    clip = plan.mean_seconds, round(float(plan.outline.tokens.mean()))
+    clip = plan.mean_seconds, round(float(plan.columns.tokens.mean()))
     work = flops.train([clip]) / plan.mean_seconds  # of an audio second
     launching = LAUNCH_SECONDS * (flops.encoder_layers + flops.decoder_layers)
     least = launching * ACHIEVED * peak / work
@@ -98,7 +98,7 @@ def overview(
 ) -> str:
     """Return a line on what the run is about to do."""
     part = "in the first window of the stream" if streaming else "an epoch"
-    hours = plan.outline.hours
+    hours = plan.columns.hours
     weights = sum(p.numel() for p in model.parameters()) / 1e6
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
     share = f" ({trained:.1f} M of them trained)" if trained < weights / 2 else ""

@@ -10,7 +10,7 @@ from data.atomic_files import read_jsonl
 from data.config import DataConfig
 from data.errors import InputError
 from data.sampling.epoch_plan import Plan
-from data.screening.filters import accepted_broken, is_broken
+from data.screening.filters import is_broken, max_broken_clips
 from data.utterance import Drop
 from data.worker_pool import HANGS, KILLS
 from eval.main_process import run_on_main_process
@@ -27,7 +27,7 @@ def clips_of_run(config: DataConfig, plan: Plan, steps: int) -> int:
         plan: of the corpus, or of the first window.
         steps: updates in all.
     """
-    clips = len(plan.outline.seconds)
+    clips = len(plan.columns.seconds)
     return clips * steps // len(plan.updates(0)) if config.streaming else clips
 
 
@@ -78,7 +78,7 @@ class DropLog:
         if self._main:
             self._log.append(map(asdict, new))
         self._know(new)
-        if self._broken > accepted_broken(self._clips, self._config):
+        if self._broken > max_broken_clips(self._clips, self._config):
             raise InputError(
                 f"{self._broken} of {self._clips} clips are broken, more than "
                 f"data.max_broken_share={self._config.max_broken_share:g} allows: "

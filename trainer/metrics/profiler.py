@@ -89,7 +89,7 @@ class Profile:
         traced = SKIPPED + WARM_UP + TRACED
         if SKIPPED + WARM_UP < self.updates <= traced:
             for batch in batches:
-                self.work.update(batch.work)
+                self.work.update(batch.worker_seconds)
         if self.updates <= traced:
             self.profiler.step()
         elif self.updates <= traced + MEASURED:

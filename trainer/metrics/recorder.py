@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.text import Text
 
 from data.atomic_files import append_jsonl, read_jsonl, write_jsonl
-from data.errors import disk_failed
+from data.errors import is_disk_error
 from trainer.metrics.meter import LogConfig
 from trainer.metrics.plan_check import PlanCheck, read_forecast
 from trainer.metrics.trackers import Settings, begin_trackers
@@ -145,7 +145,7 @@ class Recorder:
         try:
             yield
         except Exception as error:
-            if not disk_failed(error):
+            if not is_disk_error(error):
                 raise
             self.print(f"WARNING: {what} could not be written ({error}): free some space")
 

@@ -56,7 +56,7 @@ class UpdateBenchmark:
             [updates[number].flops(flops) for number in numbers],
             [float(np.median(each)) for each in zip(*steady, strict=True)],
         )
-        work = sum(sum(b.work.values()) for each in batches for b in each)
+        work = sum(sum(b.worker_seconds.values()) for each in batches for b in each)
         audio = sum(sum(b.seconds) for each in batches for b in each)
         return UpdateTime(
             update=update + self._listening() / SILENCE_STATES_EVERY,

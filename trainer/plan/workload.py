@@ -53,12 +53,13 @@ class Workload:
     def updates(self, number: int) -> Iterator[Update]:
         """Yield the first so many updates."""
         ranks = [
-            replace(self._sampler, updates=number, rank=rank) for rank in range(self._sampler.world)
+            replace(self._sampler, updates=number, rank=rank)
+            for rank in range(self._sampler.world_size)
         ]
         held: list[tuple[list[SampleSpec], ...]] = []  # passes of one update, each of every process
         for together in zip(*ranks, strict=True):
             held.append(together)
-            if together[0][0].last:
+            if together[0][0].is_last:
                 yield self._update(held)
                 held = []
 
@@ -66,11 +67,11 @@ class Workload:
         made = [[self._pass(draws) for draws in together] for together in held]
         every = [each for together in made for each in together]
         draws = [each for together in held for draws in together for each in draws]
-        heard = [(i, each.at.epoch) for each in draws for i in each.clips]
+        heard = [(i, each.position.epoch) for each in draws for i in each.clips]
         return Update(
             passes=[together[0] for together in made],
             clips=len(heard),
-            seconds=sum(self._sampler.plan.heard(i, epoch) for i, epoch in heard),
+            seconds=sum(self._sampler.plan.duration(i, epoch) for i, epoch in heard),
             targets=sum(each.targets for each in every),
             positions=sum(s.rows * s.frames // FRAMES_PER_POSITION for s, _ in every),
             slots=sum(s.rows * s.tokens for s, _ in every),
@@ -93,12 +94,12 @@ class Workload:
         most, length = self._encoder.max_tokens, clips[0].tokens
         if len(clips) > 1:  # they share prefix and end token: count them anew
             language = clips[0].language or ""
-            pieces = self._encoder.pieces([u.text for u in clips], language)
-            length = len(self._encoder.wrap(pieces, language, clips[0].task))
-        if draw.timed and length + 2 * len(clips) <= most:
+            pieces = self._encoder.encode_texts([u.text for u in clips], language)
+            length = len(self._encoder.add_special_tokens(pieces, language, clips[0].task))
+        if draw.with_timestamps and length + 2 * len(clips) <= most:
             length += 2 * len(clips) - 1  # instead of <|notimestamps|>
         context = 0
-        if draw.prompted and most - length > 1:
+        if draw.with_prompt and most - length > 1:
             context = 1 + min(clips[0].prompt_tokens, PROMPT_TOKENS, most - length - 1)
         return context, length - 1
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.atomic_files import write_json
-from data.errors import InputError, disk_failed, launched_rank, redact
+from data.errors import InputError, is_disk_error, launched_rank, redact
 from trainer.process.signals import STOPPED, Stopped
 from trainer.process.watchdog_process import killed, read_status
 
@@ -44,7 +44,7 @@ def status(folder: Path) -> Iterator[Path | None]:
         raise SystemExit(STOPPED) from None
     except BaseException as error:
         known = isinstance(error, InputError) or (
-            isinstance(error, Exception) and disk_failed(error)
+            isinstance(error, Exception) and is_disk_error(error)
         )
         reason = redact(f"{type(error).__name__}: {error}")
         facts |= {"status": "failed", "exit": 2 if known else 1, "reason": reason}

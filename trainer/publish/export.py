@@ -77,7 +77,7 @@ def set_generation_config(whisper: Whisper, utterances: Sequence[Utterance]) -> 
     for told in (generation, whisper.model.config):
         vars(told).pop("forced_decoder_ids", None)
     if whisper.multilingual:
-        kinds = ManifestColumns.of(utterances).kinds
+        kinds = ManifestColumns.from_utterances(utterances).kinds
         languages, tasks = ({kind[place] for kind in kinds} for place in (1, 2))
         generation.task = tasks.pop() if len(tasks) == 1 else "transcribe"
         generation.language = languages.pop() if len(languages) == 1 else None

@@ -15,7 +15,7 @@ import yaml
 from markupsafe import Markup
 
 from data.atomic_files import read_jsonl
-from data.corpora.common_voice import holds_speakers_of_all
+from data.corpora.common_voice import contains_held_out_speakers
 from eval.metrics.confidence import percent, saved_percent
 from eval.probes.hallucination import COUNTS
 from eval.report.figures import facts as circumstances
@@ -119,7 +119,7 @@ def _leakage(run: Path, data: Facts) -> str:
     drops = _drops(run / "drops.jsonl")
     found = {reason: n for _, reason, n in drops if reason.endswith(" of dev or test")}
     told = ", ".join(f"{n:,} × {reason}" for reason, n in found.items()) or "none was found"
-    if holds_speakers_of_all(data.get("train_split") or ""):
+    if contains_held_out_speakers(data.get("train_split") or ""):
         what = "clips with the id, the sentence or the speaker of one"
         rest = ""
     else:

@@ -9,7 +9,7 @@ import yaml
 from markupsafe import Markup
 
 from data.atomic_files import read_jsonl, write_text
-from data.pages.page import render, svg_of
+from data.pages.page import render, to_svg
 from eval.metrics.confidence import saved_percent
 from eval.probes.hallucination import COUNTS, SIGNS
 from eval.report.figures import HEADINGS, NUMBERS, Summary, columns, summaries, totals
@@ -53,7 +53,7 @@ def write_report(folder: Path, facts: dict[str, Any]) -> None:
         settings=[(told, settings[name]) for name, told in SETTINGS.items() if name in settings],
         all_settings=settings,
         about=_about(facts),
-        curves=[Markup(svg_of(each)) for each in figures_of(folder, rows).values()],
+        curves=[Markup(to_svg(each)) for each in figures_of(folder, rows).values()],
         scores=_table(folder, scored),
         forgetting=_table(folder, [each for each in found if each[1] == "forgetting"]),
         signs=[SIGNS[name].called for name in COUNTS],

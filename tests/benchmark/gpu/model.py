@@ -30,7 +30,7 @@ from data.batching.collate import Clip, Sample
 from data.dataloader import BatchPreparer
 from data.log_mel import SAMPLE_RATE
 from data.sampling.bucketed_sampler import SampleSpec
-from data.sampling.epoch_plan import edge_of
+from data.sampling.epoch_plan import padded_frames
 from data.utterance import Drop, Utterance
 from eval.device import set_up_cuda
 from eval.silence_states import install
@@ -81,7 +81,7 @@ def noise_batch(
     stages = BatchPreparer(whisper.labels(), whisper.n_mels, device)
     generator = torch.Generator().manual_seed(rows)
     count = max(1, round(seconds * WORDS_PER_SECOND)) if words is None else words
-    draw = SampleSpec((), Position(), Position(0, 1), last=True, frames=edge_of(seconds))
+    draw = SampleSpec((), Position(), Position(0, 1), is_last=True, frames=padded_frames(seconds))
     lines = []
     for row in range(rows):
         text = " ".join(WORDS[(row + i) % len(WORDS)] for i in range(count))
@@ -93,7 +93,7 @@ def noise_batch(
         )
         if failed:
             clip.drop = Drop(split="train", id=str(row), audio="", reason="unreadable")
-        lines.append(Sample(clips=[clip], draw=draw))
+        lines.append(Sample(clips=[clip], spec=draw))
     return stages.finish(stages.collator(lines))
 
 

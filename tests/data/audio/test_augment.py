@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from data.audio.augment import (
-    UNCHANGED,
+    NO_AUGMENTATION,
     Augmentation,
     AugmentConfig,
     add_noise,
     change_speed,
     change_volume,
-    draw_noise,
-    find_noises,
+    find_noise_files,
     mask_features,
+    sample_noise,
 )
 from data.batch import Batch, Mask, Position
 from data.config import DataConfig
@@ -29,7 +29,7 @@ from data.errors import InputError
 from data.labels import LabelEncoder
 from data.manifest import build_manifest
 from data.sampling.bucketed_sampler import BucketedBatchSampler
-from data.sampling.epoch_plan import Plan, edge_of
+from data.sampling.epoch_plan import Plan, padded_frames
 from data.utterance import Utterance
 from eval.whisper import load_whisper
 
@@ -43,7 +43,7 @@ def tone(seconds: float = 1.0, hertz: float = 440.0) -> Tensor:
 
 
 def loudest(samples: Tensor) -> float:
-    """Return the frequency that a sound has most of, in Hz."""
+    """Return the frequency with the highest magnitude, in Hz."""
     return float(torch.fft.rfft(samples).abs().argmax()) * 16_000 / len(samples)
 
 
@@ -104,13 +104,13 @@ def test_masks_stay_within_a_clip_and_their_widths() -> None:
         assert band.frames == slice(0, frames)
 
 
-def test_nothing_is_done_unless_it_is_asked_for() -> None:
+def test_by_default_clips_are_unchanged() -> None:
     samples = tone()
-    assert UNCHANGED(samples, 1.0, epoch=0, index=0) is samples
-    assert UNCHANGED.masks(0, 100, epoch=0, index=0) == []
+    assert NO_AUGMENTATION(samples, 1.0, epoch=0, index=0) is samples
+    assert NO_AUGMENTATION.masks(0, 100, epoch=0, index=0) == []
 
 
-def test_what_is_done_depends_on_seed_epoch_and_utterance_and_on_nothing_else(
+def test_augmentation_depends_on_seed_epoch_and_utterance_only(
     write_clip: WriteClip, tmp_path: Path
 ) -> None:
     write_clip(tmp_path / "hum.wav", 0.4, frequency=50)
@@ -124,24 +124,24 @@ def test_what_is_done_depends_on_seed_epoch_and_utterance_and_on_nothing_else(
     assert len({heard(*key) for key in keys}) == len(keys)
 
 
-def test_noise_begins_anew_where_it_is_shorter(write_clip: WriteClip, tmp_path: Path) -> None:
+def test_short_noise_is_repeated(write_clip: WriteClip, tmp_path: Path) -> None:
     write_clip(tmp_path / "short.wav", 0.25, rate=8_000)
-    (path,) = find_noises(tmp_path)
-    noise = draw_noise(path, 16_000, random.Random(0))
+    (path,) = find_noise_files(tmp_path)
+    noise = sample_noise(path, 16_000, random.Random(0))
     assert len(noise) == 16_000
     assert torch.equal(noise[:4000], noise[4000:8000])
 
 
-def test_a_folder_without_noise_and_broken_noise_are_sentences(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"data.augment.noise: .* holds no \.flac"):
-        find_noises(tmp_path)
+def test_a_folder_without_noise_and_broken_noise_raise_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data.augment.noise: .* has no \.flac"):
+        find_noise_files(tmp_path)
     (tmp_path / "broken.wav").write_bytes(b"no audio")
     with pytest.raises(InputError, match=r"data.augment.noise: .*broken\.wav: "):
-        find_noises(tmp_path)
+        find_noise_files(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("knobs", "told"),
+    ("knobs", "message"),
     [
         ({"speed": (0.4,)}, r"speed must lie within"),
         ({"noise_share": 1.5}, r"noise_share must lie between 0 and 1"),
@@ -150,8 +150,8 @@ def test_a_folder_without_noise_and_broken_noise_are_sentences(tmp_path: Path) -
         ({"mel_width": 90}, r"mel_width must be 80 at most"),
     ],
 )
-def test_wrong_knobs_are_sentences(knobs: dict[str, Any], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_wrong_knobs_raise_an_input_error(knobs: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         AugmentConfig(**knobs)
 
 
@@ -161,22 +161,26 @@ KNOBS = AugmentConfig(speed=(0.8, 1.0, 1.25), volume=6.0, time_masks=1, mel_mask
 
 
 @pytest.fixture(scope="module")
-def encoder(blank_model: Path) -> LabelEncoder:
-    """Return the encoder of a small model."""
+def label_encoder(blank_model: Path) -> LabelEncoder:
+    """Return the LabelEncoder of a small model."""
     return load_whisper(str(blank_model)).labels()
 
 
 def epoch_of(
-    rows: list[Utterance], encoder: LabelEncoder, config: DataConfig, number: int, world: int = 1
+    rows: list[Utterance],
+    label_encoder: LabelEncoder,
+    config: DataConfig,
+    number: int,
+    world_size: int = 1,
 ) -> list[Batch]:
-    """Return an epoch's batches, of all processes."""
-    plan = Plan.of(rows, config, seed=5)
+    """Return an epoch's batches on all processes."""
+    plan = Plan.from_utterances(rows, config, seed=5)
     augmentation = Augmentation(config.augment, seed=5)
     found = []
-    for rank in range(world):
-        sampler = BucketedBatchSampler(plan, config, updates=0, rank=rank, world=world)
+    for rank in range(world_size):
+        sampler = BucketedBatchSampler(plan, config, updates=0, rank=rank, world_size=world_size)
         passes = train_batches(
-            rows, config, BatchPreparer(encoder, 80, augmentation=augmentation), sampler
+            rows, config, BatchPreparer(label_encoder, 80, augmentation=augmentation), sampler
         )
         found += list(passes.start(Position(number, 0), len(plan.updates(number))))
     return found
@@ -192,46 +196,46 @@ def rows_heard(batches: list[Batch]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("pad", ["bucket", "packed"])
-def test_an_epoch_is_heard_alike_on_any_number_of_processes_and_workers(
-    pad: Any, tone_corpus: Path, encoder: LabelEncoder, tmp_path: Path
+def test_an_epoch_is_the_same_on_any_number_of_processes_and_workers(
+    pad: Any, tone_corpus: Path, label_encoder: LabelEncoder, tmp_path: Path
 ) -> None:
     config = DataConfig(
         corpus=(str(tone_corpus),), pad=pad, update_clips=8, augment=KNOBS, workers=0
     )
-    rows = list(build_manifest(config, encoder, tmp_path / "cache", show=False)[0].train)
+    rows = list(build_manifest(config, label_encoder, tmp_path / "cache", show=False)[0].train)
     if pad == "packed":  # rows are windows
-        one = [batch.features for batch in epoch_of(rows, encoder, config, 1)]
-        again = [b.features for b in epoch_of(rows, encoder, replace(config, workers=2), 1)]
+        one = [batch.features for batch in epoch_of(rows, label_encoder, config, 1)]
+        again = [b.features for b in epoch_of(rows, label_encoder, replace(config, workers=2), 1)]
         assert all(map(torch.equal, one, again))
         return
-    one = rows_heard(epoch_of(rows, encoder, config, 1))
-    assert one == rows_heard(epoch_of(rows, encoder, replace(config, workers=2), 1))
-    assert one == rows_heard(epoch_of(rows, encoder, config, 1, world=2))
-    other = rows_heard(epoch_of(rows, encoder, config, 2))
+    one = rows_heard(epoch_of(rows, label_encoder, config, 1))
+    assert one == rows_heard(epoch_of(rows, label_encoder, replace(config, workers=2), 1))
+    assert one == rows_heard(epoch_of(rows, label_encoder, config, 1, world_size=2))
+    other = rows_heard(epoch_of(rows, label_encoder, config, 2))
     assert other.keys() == one.keys()
     assert sum(other[key] != one[key] for key in one) > len(one) / 2
 
 
-def test_the_plan_knows_how_long_a_clip_is_heard(
-    tone_corpus: Path, encoder: LabelEncoder, tmp_path: Path
+def test_the_plan_knows_the_augmented_duration(
+    tone_corpus: Path, label_encoder: LabelEncoder, tmp_path: Path
 ) -> None:
     config = DataConfig(
         corpus=(str(tone_corpus),), pad="bucket", update_clips=1, augment=KNOBS, workers=0
     )
-    rows = list(build_manifest(config, encoder, tmp_path / "cache", show=False)[0].train)
-    plan = Plan.of(rows, config, seed=5)
+    rows = list(build_manifest(config, label_encoder, tmp_path / "cache", show=False)[0].train)
+    plan = Plan.from_utterances(rows, config, seed=5)
     index = {u.id: i for i, u in enumerate(rows)}
     speeds = set()
-    for batch in epoch_of(rows, encoder, config, 0):
+    for batch in epoch_of(rows, label_encoder, config, 0):
         (clip,) = batch.ids
-        heard = plan.heard(index[clip], 0)
+        heard = plan.duration(index[clip], 0)
         speeds.add(plan.speed(index[clip], 0))
-        assert batch.features.shape[-1] == edge_of(heard)
+        assert batch.features.shape[-1] == padded_frames(heard)
         assert batch.seconds[0] == pytest.approx(heard, abs=0.12)
     assert speeds == {0.8, 1.0, 1.25}
 
 
 def test_no_clip_is_slowed_down_beyond_a_window() -> None:
     rows = [Utterance(id=str(n), audio="", text="", seconds=29.0, tokens=9) for n in range(40)]
-    plan = Plan.of(rows, DataConfig(augment=AugmentConfig(speed=(0.5, 2.0))), seed=0)
+    plan = Plan.from_utterances(rows, DataConfig(augment=AugmentConfig(speed=(0.5, 2.0))), seed=0)
     assert {plan.speed(n, 0) for n in range(40)} == {1.0, 2.0}

@@ -1,4 +1,4 @@
-"""Any file becomes 16 kHz mono, or an AudioError that says why not."""
+"""Any file is decoded to 16 kHz mono, or raises an AudioError with the reason."""
 
 import os
 import pickle
@@ -22,8 +22,8 @@ from data.audio.decode import (
     check_length,
     declared_seconds,
     decode,
-    load,
-    load_audible,
+    load_audible_audio,
+    load_audio,
     measured_seconds,
 )
 from data.audio.resample import resampler
@@ -59,7 +59,7 @@ def test_any_rate_becomes_16_khz_with_its_length_and_pitch(
     rate: int, suffix: str, tmp_path: Path, write_clip: WriteClip
 ) -> None:
     path = write_clip(tmp_path / f"tone.{suffix}", 1.5, rate, frequency=1000.0)
-    samples = load(utterance(path))
+    samples = load_audio(utterance(path))
     assert samples.dtype == torch.float32
     assert samples.ndim == 1
     assert len(samples) == pytest.approx(24_000, abs=1)
@@ -70,13 +70,13 @@ def test_any_rate_becomes_16_khz_with_its_length_and_pitch(
 def test_16_khz_is_left_as_it_is(tmp_path: Path) -> None:
     tone = np.random.default_rng(0).uniform(-1, 1, 800).astype("float32")
     soundfile.write(tmp_path / "a.wav", tone, 16_000, subtype="FLOAT")
-    assert torch.equal(load(utterance(tmp_path / "a.wav")), torch.from_numpy(tone))
+    assert torch.equal(load_audio(utterance(tmp_path / "a.wav")), torch.from_numpy(tone))
 
 
 def test_channels_are_averaged(tmp_path: Path) -> None:
     left, right = np.full(1600, 0.5), np.full(1600, -0.1)
     soundfile.write(tmp_path / "a.wav", np.stack([left, right], 1), 16_000, subtype="FLOAT")
-    torch.testing.assert_close(load(utterance(tmp_path / "a.wav")), torch.full((1600,), 0.2))
+    torch.testing.assert_close(load_audio(utterance(tmp_path / "a.wav")), torch.full((1600,), 0.2))
     mixed, rate = decode(str(tmp_path / "a.wav"))
     assert (mixed.shape, rate) == ((1600,), 16_000)
 
@@ -105,10 +105,10 @@ def test_half_an_mp3_is_truncated_though_its_header_announces_all(
     half: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert declared_seconds(str(half)) == pytest.approx(4.0, abs=0.1)
-    with pytest.raises(AudioError) as told:
+    with pytest.raises(AudioError) as error:
         decode(str(half))
-    assert told.value.reason == "truncated"
-    assert "of 4.00 s declared" in told.value.detail
+    assert error.value.reason == "truncated"
+    assert "of 4.00 s declared" in error.value.detail
     assert capfd.readouterr().err == ""  # libmpg123 warns there, into a progress display
 
 
@@ -121,22 +121,22 @@ def test_stderr_is_open_again_after_any_decode(
         with suppress(AudioError):
             decode(str(half if number % 2 else whole))
 
-    opened = len(os.listdir("/dev/fd"))
+    open_audio = len(os.listdir("/dev/fd"))
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(attempt, range(64)))
     os.write(2, b"still here")
     assert capfd.readouterr().err == "still here"
-    assert len(os.listdir("/dev/fd")) <= opened + 1  # nothing leaks
+    assert len(os.listdir("/dev/fd")) <= open_audio + 1  # nothing leaks
 
 
 def test_audio_shorter_than_the_corpus_says_is_truncated(
     tmp_path: Path, write_clip: WriteClip
 ) -> None:
     path = write_clip(tmp_path / "a.wav", 2.0)
-    assert len(load(utterance(path, seconds=2.05))) == 32_000
-    with pytest.raises(AudioError) as told:
-        load(utterance(path, seconds=4.0))
-    assert (told.value.reason, told.value.detail) == (
+    assert len(load_audio(utterance(path, seconds=2.05))) == 32_000
+    with pytest.raises(AudioError) as error:
+        load_audio(utterance(path, seconds=4.0))
+    assert (error.value.reason, error.value.detail) == (
         "truncated",
         "2.00 s decoded of 4.00 s declared",
     )
@@ -148,7 +148,7 @@ def test_audio_much_longer_than_the_corpus_says_is_refused(
     # its place in a bucket, and the memory of its pass, were planned by the declared length
     path = write_clip(tmp_path / "a.wav", 31.0)
     with pytest.raises(AudioError):
-        load(utterance(path, seconds=2.0))
+        load_audio(utterance(path, seconds=2.0))
 
 
 def test_length_has_a_tolerance_and_silence_has_none() -> None:
@@ -160,22 +160,24 @@ def test_length_has_a_tolerance_and_silence_has_none() -> None:
 
 
 def broken_files(folder: Path) -> dict[str, bytes]:
-    """Write files that are no audio."""
+    """Write files that are not audio."""
     files = {"empty.mp3": b"", "text.mp3": b"hello " * 500, "zero.wav": b"\0" * 2000}
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return files
 
 
-def test_what_is_no_audio_is_unreadable(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_files_without_audio_is_unreadable(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     os.mkfifo(tmp_path / "pipe.wav")  # to read it would be to wait for ever
     for name in [*broken_files(tmp_path), "missing.wav", ".", "pipe.wav", "a\0.wav"]:
         for attempt in (decode, declared_seconds, measured_seconds):
-            with pytest.raises(AudioError) as told:
+            with pytest.raises(AudioError) as error:
                 attempt(str(tmp_path / name))
             reason = "missing" if name == "missing.wav" else "unreadable"
-            assert told.value.reason == reason, name
-            assert told.value.detail
+            assert error.value.reason == reason, name
+            assert error.value.detail
     assert capfd.readouterr().err == ""
 
 
@@ -209,9 +211,9 @@ def test_samples_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -
     samples = np.zeros(1600, dtype="float32")
     samples[800] = value
     soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
-    with pytest.raises(AudioError) as told:
+    with pytest.raises(AudioError) as error:
         decode(str(tmp_path / "a.wav"))
-    assert told.value.reason == "not a number"
+    assert error.value.reason == "not a number"
 
 
 def test_an_audio_error_survives_the_way_from_a_worker() -> None:
@@ -220,7 +222,7 @@ def test_an_audio_error_survives_the_way_from_a_worker() -> None:
 
 
 def lying_wav(path: Path, *, channels: int, rate: int, seconds: float) -> Path:
-    """Write a wav of a moment whose header announces more."""
+    """Write a short wav whose header declares a longer duration."""
     soundfile.write(path, np.zeros((rate // 100, 1)), rate)
     content = bytearray(path.read_bytes())
     size = round(seconds * rate) * channels * 2
@@ -261,10 +263,10 @@ def test_more_than_can_be_held_is_refused_before_it_is_decoded(
 ) -> None:
     path = write_clip(tmp_path / "a.wav", 2.0)
     monkeypatch.setattr(audio, "MAX_SAMPLES", 16_000)
-    with pytest.raises(AudioError) as told:
+    with pytest.raises(AudioError) as error:
         decode(str(path))
-    assert told.value.reason == "too much"
-    assert told.value.detail == "2.00 s at 16000 Hz; 1.00 s are held"
+    assert error.value.reason == "too much"
+    assert error.value.detail == "2.00 s at 16000 Hz; the limit is 1.00 s"
     assert len(decode(str(path), 0.5, 1.5)[0]) == 16_000  # slices of a long file are not long
     assert measured_seconds(str(path)) == 2.0
     assert MAX_SAMPLES / 48_000 == 4 * 3600
@@ -295,10 +297,10 @@ def test_a_header_out_of_all_bounds_is_refused_with_its_figures(
     content[32:34] = (channels * 2).to_bytes(2, "little")
     path.write_bytes(content)
     for attempt in (decode, declared_seconds, measured_seconds):
-        with pytest.raises(AudioError) as told:
+        with pytest.raises(AudioError) as error:
             attempt(str(path))
-        assert told.value.reason == "unreadable"
-        assert f"{channels} channels at {rate} Hz; at most 32 channels" in told.value.detail
+        assert error.value.reason == "unreadable"
+        assert f"{channels} channels at {rate} Hz; at most 32 channels" in error.value.detail
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25, -1.0])
@@ -307,15 +309,15 @@ def test_silence_and_a_constant_are_silent_and_a_whisper_is_not(
 ) -> None:
     samples = np.full(1600, value, dtype="float32")
     soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
-    for attempt in (measured_seconds, lambda path: load_audible(utterance(Path(path)))):
-        with pytest.raises(AudioError) as told:
+    for attempt in (measured_seconds, lambda path: load_audible_audio(utterance(Path(path)))):
+        with pytest.raises(AudioError) as error:
             attempt(str(tmp_path / "a.wav"))
-        assert told.value.reason == "silent"
-        assert f"{value:.5f}" in told.value.detail
-    assert len(load(utterance(tmp_path / "a.wav"))) == 1600  # what is scored may be silent
+        assert error.value.reason == "silent"
+        assert f"{value:.5f}" in error.value.detail
+    assert len(load_audio(utterance(tmp_path / "a.wav"))) == 1600  # what is scored may be silent
     samples[800] += 2.0**-14
     soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
-    assert len(load_audible(utterance(tmp_path / "a.wav"))) == 1600
+    assert len(load_audible_audio(utterance(tmp_path / "a.wav"))) == 1600
     assert measured_seconds(str(tmp_path / "a.wav")) == 0.1
 
 
@@ -325,19 +327,19 @@ def test_an_odd_rate_takes_a_small_kernel_and_keeps_length_and_pitch(
 ) -> None:
     assert sum(weights.numel() for _, weights in resampler(rate).groups) <= 1_050_000
     path = write_clip(tmp_path / "a.wav", 1.5, rate, frequency=1000.0)
-    samples = load(utterance(path))
+    samples = load_audio(utterance(path))
     assert len(samples) == pytest.approx(24_000, rel=6e-4)
     assert loudest_hertz(samples) == pytest.approx(1000, abs=2)
 
 
-def test_a_closed_stderr_stays_closed_and_keeps_nobody_from_decoding(
+def test_decoding_works_with_a_closed_stderr_and_leaves_it_closed(
     tmp_path: Path, write_clip: WriteClip
 ) -> None:
     path = write_clip(tmp_path / "a.mp3", 0.5)
     saved = os.dup(2)
     try:
         os.close(2)
-        assert len(load(utterance(path))) > 7000
+        assert len(load_audio(utterance(path))) > 7000
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(2)
     finally:
@@ -345,7 +347,7 @@ def test_a_closed_stderr_stays_closed_and_keeps_nobody_from_decoding(
         os.close(saved)
 
 
-def test_a_file_without_a_byte_is_told_as_such(tmp_path: Path) -> None:
+def test_a_file_without_a_byte_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.mp3").touch()
     with pytest.raises(AudioError) as found:
         decode(str(tmp_path / "a.mp3"))

@@ -1,4 +1,4 @@
-"""The resampler computes what torchaudio's does."""
+"""The resampler's output equals torchaudio's."""
 
 import pytest
 import torch

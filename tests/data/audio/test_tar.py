@@ -1,4 +1,4 @@
-"""Files in tar archives: found once, read anywhere, and never mistaken for another."""
+"""Members of tar archives: indexed once, read in any order, and never confused."""
 
 import gzip
 import io
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.audio import tar as archive
 from data.audio.decode import AudioError, decode
-from data.audio.source import file_of
+from data.audio.source import containing_file
 from data.audio.tar import Member, contents, fetch, locator, members
 from data.config import DataConfig
 from data.errors import InputError
@@ -38,7 +38,7 @@ def pack(path: Path, files: dict[str, bytes], mode: str = "w", **options: Any) -
 
 
 def noise(number: int, size: int = 300_000) -> bytes:
-    """Return bytes that do not compress: with a few, entries into a gzip lie between them."""
+    """Return incompressible bytes, so that a gzip of a few has saved states between them."""
     return (
         torch.randint(256, (size,), generator=torch.Generator().manual_seed(number))
         .to(torch.uint8)
@@ -103,14 +103,16 @@ def test_a_damaged_index_costs_a_walk(packed: Path, cache_home: Path) -> None:
         assert members(packed) == first
 
 
-def test_a_cache_that_cannot_be_written_is_a_sentence(packed: Path, cache_home: Path) -> None:
+def test_a_cache_that_cannot_be_written_raises_an_input_error(
+    packed: Path, cache_home: Path
+) -> None:
     cache_home.write_text("a file, where a folder should be")
-    with pytest.raises(InputError, match=r"HF_HOME: the index of .* cannot be kept there"):
+    with pytest.raises(InputError, match=r"HF_HOME: the index of .* cannot be written there"):
         members(packed)
 
 
 class _Files(Dataset[bytes]):
-    """Reads the files of an archive, in whichever process is asked."""
+    """Reads the files of an archive, in any process."""
 
     def __init__(self, packed: Path, found: list[Member]) -> None:
         self.packed = str(packed)
@@ -181,22 +183,24 @@ def test_the_last_file_of_a_name_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.9, 0.999])
-def test_an_archive_that_was_cut_is_a_sentence(packed: Path, kept: float) -> None:
+def test_an_archive_that_was_cut_raises_an_input_error(packed: Path, kept: float) -> None:
     os.truncate(packed, int(packed.stat().st_size * kept))
     with pytest.raises(InputError, match=r"packed|plain.*cannot be read to its end"):
         members(packed)
 
 
-def test_an_archive_that_was_cut_between_two_files_is_a_sentence(tmp_path: Path) -> None:
+def test_an_archive_that_was_cut_between_two_files_raises_an_input_error(tmp_path: Path) -> None:
     path = pack(tmp_path / "cut.tar", FILES)
     third = members(path)["train/3.bin"]
     os.truncate(path, third.offset - tarfile.BLOCKSIZE)  # where tarfile would see nothing amiss
-    with pytest.raises(InputError, match=r"cut\.tar: cannot be read to its end \(no mark of its"):
+    with pytest.raises(
+        InputError, match=r"cut\.tar: cannot be read to its end \(no end-of-archive marker"
+    ):
         members(path)
 
 
 @pytest.mark.parametrize("name", ["no.tar", "no.tar.gz"])
-def test_what_is_no_archive_is_a_sentence(name: str, tmp_path: Path) -> None:
+def test_files_that_are_not_archives_raises_an_input_error(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(noise(0, 5_000))
     with pytest.raises(InputError, match=r"cannot be read to its end .*: copy it again"):
         members(tmp_path / name)
@@ -204,7 +208,7 @@ def test_what_is_no_archive_is_a_sentence(name: str, tmp_path: Path) -> None:
         members(tmp_path / "none.tar")
 
 
-def test_a_flipped_bit_in_a_gzip_is_a_sentence(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_a_gzip_raises_an_input_error(tmp_path: Path) -> None:
     path = pack(tmp_path / "rotten.tar.gz", FILES, "w:gz")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -213,7 +217,7 @@ def test_a_flipped_bit_in_a_gzip_is_a_sentence(tmp_path: Path) -> None:
         members(path)
 
 
-def test_a_full_disk_is_told_as_one(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> Iterator[Member]:
         raise OSError(28, "No space left on device")
 
@@ -233,7 +237,7 @@ def test_another_file_in_the_same_place_is_not_taken_for_it(packed: Path) -> Non
     member = members(packed)["train/2.bin"]
     swapped = {**FILES, "train/2.bin": FILES["train/3.bin"], "train/3.bin": FILES["train/2.bin"]}
     pack(packed, dict(reversed(swapped.items())), MODES[packed.name])  # as long as before
-    with pytest.raises(OSError, match=r"has changed: train/2\.bin lies there no more"):
+    with pytest.raises(OSError, match=r"has changed: train/2\.bin is no longer there"):
         fetch(str(packed), member)
     pack(packed, {"a": b"b"}, MODES[packed.name])
     with pytest.raises(OSError, match="has changed"):
@@ -279,9 +283,9 @@ def test_a_scan_of_headers_finds_what_is_missing(sound: list[Utterance], tmp_pat
 
 
 def test_audio_is_missing_once_its_archive_is_gone(sound: list[Utterance]) -> None:
-    file = Path(file_of(sound[0].audio) or "")
+    file = Path(containing_file(sound[0].audio) or "")
     decode(sound[0].audio)
     shutil.move(file, file.with_name("moved"))
-    with pytest.raises(AudioError) as told:
+    with pytest.raises(AudioError) as error:
         decode(sound[0].audio)
-    assert told.value.reason == "missing"
+    assert error.value.reason == "missing"

@@ -1,4 +1,4 @@
-"""Clips to one batch: padded audio, targets one token ahead, no weight where a clip failed."""
+"""Collating clips: padded audio, shifted labels, no loss for clips that failed."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from data.batch import IGNORE, Position
+from data.batch import IGNORE_INDEX, Position
 from data.batching.collate import Clip, PaddingCollator, Sample
 from data.labels import LabelEncoder
 from data.log_mel import HOP_LENGTH, LogMel
@@ -16,25 +16,25 @@ from eval.whisper import load_whisper
 
 
 @pytest.fixture(scope="module")
-def encoder(blank_model: Path) -> LabelEncoder:
-    """Return the encoder of a model that knows en and zh."""
+def label_encoder(blank_model: Path) -> LabelEncoder:
+    """Return a LabelEncoder that supports en and zh."""
     return load_whisper(str(blank_model)).labels()
 
 
 def clip(frames: float, text: str = "one two", **settings: Any) -> Sample:
-    """Return a line of one clip of noise."""
+    """Return a sample of one clip of noise."""
     noise = 0.1 * torch.randn(round(frames * HOP_LENGTH), generator=torch.manual_seed(0))
     u = Utterance(
         id=text, audio="/a.mp3", text=text, language=settings.pop("language", "en"), seconds=1.0
     )
-    draw = SampleSpec(
+    spec = SampleSpec(
         (0,), Position(0, 6), Position(0, 7), True, frames=settings.pop("padded", 128)
     )
-    return Sample(clips=[Clip(**{"utterance": u, "waveform": noise, **settings})], draw=draw)
+    return Sample(clips=[Clip(**{"utterance": u, "waveform": noise, **settings})], spec=spec)
 
 
 def failed(frames: float, text: str = "one two") -> Sample:
-    """Return a line of a clip that could not be decoded."""
+    """Return a sample of a clip that could not be decoded."""
     drop = Drop(split="train", id=text, audio="/a.mp3", reason="truncated")
     return clip(frames, text, drop=drop, waveform=torch.zeros(round(frames * HOP_LENGTH)))
 
@@ -43,29 +43,29 @@ def failed(frames: float, text: str = "one two") -> Sample:
     ("longest", "frames", "expected"),
     [(1, 64, 64), (63.5, 64, 64), (10, 3000, 3000), (64.01, 64, 65), (3000.5, 3000, 3001)],
 )
-def test_audio_is_padded_to_what_the_draw_says_and_never_cut(
-    longest: float, frames: int, expected: int, encoder: LabelEncoder
+def test_audio_is_padded_to_the_planned_length_and_never_cut(
+    longest: float, frames: int, expected: int, label_encoder: LabelEncoder
 ) -> None:
     clips = [clip(1, padded=frames), clip(longest, padded=frames)]
-    batch = PaddingCollator(encoder, LogMel(128))(clips)
+    batch = PaddingCollator(label_encoder, LogMel(128))(clips)
     assert batch.features.shape == (2, 128, expected)
 
 
-def test_features_are_those_of_the_padded_waveform(encoder: LabelEncoder) -> None:
+def test_features_are_those_of_the_padded_waveform(label_encoder: LabelEncoder) -> None:
     mel = LogMel(80)
     one = clip(100.3)
-    batch = PaddingCollator(encoder, mel)([one, clip(128)])
+    batch = PaddingCollator(label_encoder, mel)([one, clip(128)])
     padded = torch.zeros(1, 128 * HOP_LENGTH)
     padded[0, : len(one.waveform)] = one.waveform
     torch.testing.assert_close(batch.features[:1], mel(padded), atol=1e-5, rtol=0)
 
 
-def test_labels_are_one_token_ahead_of_the_inputs(encoder: LabelEncoder) -> None:
+def test_labels_are_one_token_ahead_of_the_inputs(label_encoder: LabelEncoder) -> None:
     texts = {"one two three": "en", "": "en", "零一": "zh"}
     clips = [clip(10, text, language=language) for text, language in texts.items()]
-    batch = PaddingCollator(encoder, LogMel(80))(clips)
+    batch = PaddingCollator(label_encoder, LogMel(80))(clips)
     for row, (text, language) in enumerate(texts.items()):
-        ids = encoder.encode(text, language)
+        ids = label_encoder.encode(text, language)
         length = len(ids) - 1
         assert batch.decoder_input_ids[row, :length].tolist() == ids[:-1]
         assert batch.labels[row, :length].tolist() == ids[1:]
@@ -74,26 +74,28 @@ def test_labels_are_one_token_ahead_of_the_inputs(encoder: LabelEncoder) -> None
     assert batch.languages == ["en", "en", "zh"]
 
 
-def test_padding_is_masked_by_length_and_the_end_token_is_learned(encoder: LabelEncoder) -> None:
-    end = encoder.tokenizer.eos_token_id
-    assert encoder.tokenizer.pad_token_id == end  # a mask by id would hide the end token too
-    batch = PaddingCollator(encoder, LogMel(80))([clip(10, "one two three"), clip(10, "one")])
+def test_padding_is_masked_by_length_and_the_end_token_is_learned(
+    label_encoder: LabelEncoder,
+) -> None:
+    end = label_encoder.tokenizer.eos_token_id
+    assert label_encoder.tokenizer.pad_token_id == end  # a mask by id would hide the end token too
+    batch = PaddingCollator(label_encoder, LogMel(80))([clip(10, "one two three"), clip(10, "one")])
     for row, text in enumerate(("one two three", "one")):
-        length = len(encoder.encode(text, "en")) - 1
+        length = len(label_encoder.encode(text, "en")) - 1
         assert batch.labels[row, length - 1] == end
-        assert (batch.labels[row, :length] != IGNORE).all()
-        assert (batch.labels[row, length:] == IGNORE).all()
+        assert (batch.labels[row, :length] != IGNORE_INDEX).all()
+        assert (batch.labels[row, length:] == IGNORE_INDEX).all()
         assert (batch.decoder_input_ids[row, length:] == end).all()
     assert (batch.decoder_input_ids >= 0).all()
 
 
-def test_a_failed_clip_has_no_weight_and_keeps_the_shape(encoder: LabelEncoder) -> None:
-    collate = PaddingCollator(encoder, LogMel(80))
+def test_a_failed_clip_has_no_weight_and_keeps_the_shape(label_encoder: LabelEncoder) -> None:
+    collate = PaddingCollator(label_encoder, LogMel(80))
     sound = collate([clip(60), clip(128, "three four five")])
     batch = collate([clip(60), failed(128, "three four five")])
     assert batch.features.shape == sound.features.shape
     assert batch.labels.shape == sound.labels.shape
-    assert (batch.labels[1] == IGNORE).all()
+    assert (batch.labels[1] == IGNORE_INDEX).all()
     assert torch.equal(batch.labels[0], sound.labels[0])
     assert batch.seconds == [0.6, 0.0]
     assert batch.tokens == [sound.tokens[0], 0]
@@ -102,62 +104,64 @@ def test_a_failed_clip_has_no_weight_and_keeps_the_shape(encoder: LabelEncoder) 
     assert batch.features.isfinite().all()
 
 
-def test_a_pass_of_nothing_has_no_weight_and_no_drop(encoder: LabelEncoder) -> None:
+def test_a_forward_pass_of_silence_has_no_weight_and_no_drop(label_encoder: LabelEncoder) -> None:
     nobody = Sample(
-        clips=[], draw=SampleSpec((), Position(2, 0), Position(2, 1), False, frames=128)
+        clips=[], spec=SampleSpec((), Position(2, 0), Position(2, 1), False, frames=128)
     )
-    batch = PaddingCollator(encoder, LogMel(80))([nobody])
+    batch = PaddingCollator(label_encoder, LogMel(80))([nobody])
     assert batch.features.shape == (1, 80, 128)
-    assert (batch.labels == IGNORE).all()
+    assert (batch.labels == IGNORE_INDEX).all()
     assert (batch.ids, batch.seconds, batch.tokens, batch.drops) == ([], [], [], [])
-    assert (batch.after, batch.last) == (Position(2, 1), False)
+    assert (batch.next_position, batch.is_last) == (Position(2, 1), False)
 
 
 def joined(*lines: Sample) -> Sample:
-    """Return a line of all clips of some lines."""
-    return Sample(clips=[each for line in lines for each in line.clips], draw=lines[0].draw)
+    """Return a sample of all clips of some samples."""
+    return Sample(clips=[each for line in lines for each in line.clips], spec=lines[0].spec)
 
 
 @pytest.mark.parametrize(
     ("texts", "language", "text"),
     [(("one two", "three"), "en", "one two three"), (("零一", "二"), "zh", "零一二")],
 )
-def test_clips_in_one_window_are_said_one_after_another(
-    texts: tuple[str, str], language: str, text: str, encoder: LabelEncoder
+def test_clips_in_one_window_are_joined_in_order(
+    texts: tuple[str, str], language: str, text: str, label_encoder: LabelEncoder
 ) -> None:
     first, second = (clip(n, t, language=language) for n, t in zip((60, 33), texts, strict=True))
-    batch = PaddingCollator(encoder, LogMel(80))([joined(first, second)])
+    batch = PaddingCollator(label_encoder, LogMel(80))([joined(first, second)])
     spoken = torch.cat([first.waveform, second.waveform, torch.zeros(35 * HOP_LENGTH)])
     torch.testing.assert_close(batch.features, LogMel(80)(spoken[None]), atol=1e-5, rtol=0)
     ids = batch.decoder_input_ids[0].tolist()
-    assert encoder.tokenizer.decode(ids, skip_special_tokens=True) == text
-    assert (ids[0], ids.count(encoder.start)) == (encoder.start, 1)
-    assert batch.labels[0].tolist() == [*ids[1:], encoder.end]
+    assert label_encoder.tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert (ids[0], ids.count(label_encoder.start_id)) == (label_encoder.start_id, 1)
+    assert batch.labels[0].tolist() == [*ids[1:], label_encoder.end_id]
     assert (batch.ids, batch.seconds) == (list(texts), [0.6, 0.33])
     assert sum(batch.tokens) == len(ids)
     assert min(batch.tokens) > 0
 
 
-def test_a_clip_that_failed_is_left_out_of_its_windows_text(encoder: LabelEncoder) -> None:
+def test_a_clip_that_failed_is_left_out_of_its_windows_text(label_encoder: LabelEncoder) -> None:
     one, two, three = clip(20, "one"), failed(30, "two"), clip(40, "three")
-    batch = PaddingCollator(encoder, LogMel(80))([joined(one, two, three)])
+    batch = PaddingCollator(label_encoder, LogMel(80))([joined(one, two, three)])
     ids = batch.decoder_input_ids[0].tolist()
-    assert encoder.tokenizer.decode(ids, skip_special_tokens=True) == "one three"
+    assert label_encoder.tokenizer.decode(ids, skip_special_tokens=True) == "one three"
     assert batch.seconds == [0.2, 0.0, 0.4]
     assert batch.tokens[1] == 0
-    assert sum(batch.tokens) == int((batch.labels != IGNORE).sum())
-    nothing = PaddingCollator(encoder, LogMel(80))([joined(two, failed(30, "three"))])
-    assert (nothing.labels == IGNORE).all()
+    assert sum(batch.tokens) == int((batch.labels != IGNORE_INDEX).sum())
+    nothing = PaddingCollator(label_encoder, LogMel(80))([joined(two, failed(30, "three"))])
+    assert (nothing.labels == IGNORE_INDEX).all()
     assert (
         nothing.labels.shape
-        == PaddingCollator(encoder, LogMel(80))(
+        == PaddingCollator(label_encoder, LogMel(80))(
             [joined(clip(30, "two"), clip(30, "three"))]
         ).labels.shape
     )
 
 
-def test_a_batch_says_where_training_goes_on(encoder: LabelEncoder) -> None:
-    batch = PaddingCollator(encoder, LogMel(80))([clip(10, work=0.25), clip(20, work=0.5)])
-    assert (batch.after, batch.last) == (Position(0, 7), True)
-    assert 0.75 in batch.work.values()  # of decoding
-    assert all(seconds > 0 for seconds in batch.work.values())
+def test_a_batch_says_where_training_continues(label_encoder: LabelEncoder) -> None:
+    batch = PaddingCollator(label_encoder, LogMel(80))(
+        [clip(10, decode_seconds=0.25), clip(20, decode_seconds=0.5)]
+    )
+    assert (batch.next_position, batch.is_last) == (Position(0, 7), True)
+    assert 0.75 in batch.worker_seconds.values()  # of decoding
+    assert all(seconds > 0 for seconds in batch.worker_seconds.values())

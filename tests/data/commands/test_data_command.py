@@ -1,4 +1,4 @@
-"""`python -m data` tells mistakes in one sentence; the synthesiser's failures are told."""
+"""`python -m data` reports errors in one line, also those of espeak-ng."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     main()
 
 
-def test_an_existing_folder_is_one_sentence_and_status_2(
+def test_an_existing_folder_exits_with_one_line_and_status_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
@@ -50,7 +50,7 @@ def test_help_names_the_commands(
 @pytest.mark.parametrize(
     "arguments", [("inspect", "no/"), ("leakage", "no/", "no/"), ("split", "no/")]
 )
-def test_a_corpus_that_is_not_there_is_one_sentence_and_status_2(
+def test_a_corpus_that_is_not_there_exits_with_one_line_and_status_2(
     arguments: tuple[str, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -66,7 +66,7 @@ def test_a_corpus_that_is_not_there_is_one_sentence_and_status_2(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_corpus_is_looked_into_split_and_compared(
+def test_a_corpus_is_inspected_split_and_compared(
     tone_corpus: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -80,9 +80,9 @@ def test_a_corpus_is_looked_into_split_and_compared(
     name = f"{tone_corpus.parent.name}-en"
     assert (tmp_path / "runs" / "inspect" / name / "inspection.html").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "splits"}
-    told = capsys.readouterr().out
-    assert f"to train: --data.corpus splits --data.audio_root {tone_corpus}" in told
-    assert "0 of 6 (0.0%)" in told
+    output = capsys.readouterr().out
+    assert f"to train: --data.corpus splits --data.audio_root {tone_corpus}" in output
+    assert "0 of 6 (0.0%)" in output
 
 
 def test_the_demo_prints_the_folders_it_made(
@@ -97,7 +97,7 @@ def test_the_demo_prints_the_folders_it_made(
     assert capsys.readouterr().out == f"{tmp_path / 'new' / 'en'}\n{tmp_path / 'new' / 'zh-TW'}\n"
 
 
-def test_a_synthesiser_without_its_data_is_a_sentence(
+def test_a_synthesiser_without_its_data_raises_an_input_error(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     loader: Any = pytest.importorskip("espeakng_loader")
@@ -105,8 +105,8 @@ def test_a_synthesiser_without_its_data_is_a_sentence(
     broken = SimpleNamespace(
         get_library_path=loader.get_library_path, get_data_path=lambda: str(tmp_path / "empty")
     )
-    with pytest.raises(InputError, match=r"espeak-ng refuses its data in .*empty"):
-        demo._Speaker(broken, tmp_path, seed=0)
+    with pytest.raises(InputError, match=r"espeak-ng cannot load its data in .*empty"):
+        demo._Synthesizer(broken, tmp_path, seed=0)
     capfd.readouterr()  # what the library itself says
 
 
@@ -114,8 +114,10 @@ def test_a_voice_that_says_nothing_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader: Any = pytest.importorskip("espeakng_loader")
-    speaker = demo._Speaker(loader, tmp_path, seed=0)
+    speaker = demo._Synthesizer(loader, tmp_path, seed=0)
     monkeypatch.setitem(demo.LANGUAGES, "xx", ("no-such-voice", ("one",), " "))
     silent = demo._Clip("xx", "train", "a.mp3", "f1", ["one"], {})
-    with pytest.raises(RuntimeError, match=r"espeak-ng's voice no-such-voice\+f1 said nothing"):
-        speaker.say(silent)
+    with pytest.raises(
+        RuntimeError, match=r"espeak-ng's voice no-such-voice\+f1 produced no audio"
+    ):
+        speaker.synthesize(silent)

@@ -1,4 +1,4 @@
-"""The demo's corpus: splits share no voice, tables tell the truth, a seed gives the same bytes."""
+"""The demo corpus: splits share no voice, tables match the audio, a seed gives equal bytes."""
 
 import csv
 import sys
@@ -44,7 +44,7 @@ def test_both_languages_have_as_many_clips(corpus: list[Path]) -> None:
         assert {row["locale"] for row in rows(folder / "validated.tsv")} == {folder.name}
 
 
-def test_voices_of_one_split_are_heard_in_no_other(corpus: list[Path]) -> None:
+def test_voices_of_one_split_are_in_no_other_split(corpus: list[Path]) -> None:
     voices = {split: set[str]() for split in SPLITS}
     for folder in corpus:
         for split in SPLITS:
@@ -91,7 +91,7 @@ def test_same_seed_gives_same_bytes_and_another_does_not(tmp_path: Path) -> None
 def test_all_voices_exist_and_say_their_gender_in_common_voices_words(tmp_path: Path) -> None:
     import espeakng_loader
 
-    speaker = demo._Speaker(espeakng_loader, tmp_path, seed=0)
+    speaker = demo._Synthesizer(espeakng_loader, tmp_path, seed=0)
     voices = [voice for split in SPLITS for voice in demo.VOICES[split].split(",")]
     assert len(voices) == len(set(voices))
     assert {speaker.gender(v) for v in voices} == {"male_masculine", "female_feminine", ""}
@@ -127,7 +127,7 @@ def test_long_data_path_is_shortened(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert all((folder / "validated.tsv").exists() for folder in folders)
 
 
-def test_missing_synthesiser_is_one_sentence(
+def test_missing_synthesiser_raises_an_input_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)

@@ -1,4 +1,4 @@
-"""`python -m data inspect` tells what is in a corpus, and leaves the corpus as it is."""
+"""`python -m data inspect` reports on a corpus without changing it."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ import soundfile
 from data.atomic_files import read_jsonl
 from data.commands import inspect_survey as survey_module
 from data.commands.inspect import inspect
-from data.commands.inspect_outliers import ENOUGH, paces_of, suspicions
+from data.commands.inspect_outliers import MIN_CLIPS, find_suspicious, speaking_rates
 from data.commands.inspect_survey import InspectConfig, Survey
 from data.commands.inspect_tables import formats
 from data.config import DataConfig
@@ -34,18 +34,18 @@ HOSTILE = "<script>alert(1)</script> \x1b[2J [red]one"
 
 @pytest.fixture(scope="module")
 def labels(blank_model: Path) -> LabelEncoder:
-    """Return the encoder of the small model's targets."""
+    """Return the LabelEncoder of a small model."""
     return load_whisper(str(blank_model)).labels()
 
 
 def surveyed(corpus: Path, cache: Path, **knobs: Any) -> tuple[Survey, Counter[tuple[str, str]]]:
-    """Go through a corpus; return what was found, and what was left out."""
+    """Survey a corpus; return the survey and the drops."""
     survey = Survey(InspectConfig(corpus=(str(corpus),), **knobs), cache / "scan.jsonl")
     return survey, Counter((gone.split, gone.reason) for gone in survey.read())
 
 
 def contents(folder: Path) -> dict[str, tuple[str, int]]:
-    """Return the hash and the time of every file."""
+    """Return the hash and the modification time of every file."""
     return {
         str(path.relative_to(folder)): (
             hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
@@ -56,7 +56,7 @@ def contents(folder: Path) -> dict[str, tuple[str, int]]:
 
 
 def table(folder: Path, *rows: tuple[str, str, float], name: str = "train") -> Path:
-    """Write a manifest of ids, texts and lengths, whose audio is not there."""
+    """Write a manifest of ids, texts and durations, without audio files."""
     folder.mkdir(parents=True, exist_ok=True)
     keys = ("path", "text", "seconds")
     lines = [json.dumps(dict(zip(keys, row, strict=True)) | {"language": "en"}) for row in rows]
@@ -64,8 +64,8 @@ def table(folder: Path, *rows: tuple[str, str, float], name: str = "train") -> P
     return folder
 
 
-def usual(count: int = ENOUGH) -> list[tuple[str, str, float]]:
-    """Return clips of one pace: half a second, and a tenth for each letter."""
+def usual(count: int = MIN_CLIPS) -> list[tuple[str, str, float]]:
+    """Return clips of one speaking rate: 0.5 s, plus 0.1 s per letter."""
     return [(f"{n}.wav", "a" * (5 + n % 20), 0.5 + 0.1 * (5 + n % 20)) for n in range(count)]
 
 
@@ -136,14 +136,14 @@ def test_it_makes_no_difference_how_many_clips_are_held_at_a_time(
 
 def test_a_clip_is_found_again_by_its_number(tone_corpus: Path, tmp_path: Path) -> None:
     survey, _ = surveyed(tone_corpus, tmp_path, split=("validated", "test"))
-    again = survey.look_again(range(len(survey.columns)))
+    again = survey.read_again(range(len(survey.columns)))
     assert sorted(again) == list(range(len(survey.columns)))
     assert [u.seconds for _, u in sorted(again.items())] == list(survey.columns.numbers("seconds"))
     hashes = [hash(u.text) for _, u in sorted(again.items())]
     assert hashes == list(survey.columns.numbers("text"))
 
 
-def test_nothing_of_the_audio_is_looked_at_where_nobody_asks(tmp_path: Path) -> None:
+def test_no_audio_is_read_with_check_none(tmp_path: Path) -> None:
     corpus = table(tmp_path / "m", *usual())
     survey, gone = surveyed(corpus, tmp_path, scan="none")
     assert not gone
@@ -153,14 +153,14 @@ def test_nothing_of_the_audio_is_looked_at_where_nobody_asks(tmp_path: Path) -> 
     assert not (tmp_path / "out" / ".scan").exists()
 
 
-def test_a_length_that_nobody_says_must_be_measured(tmp_path: Path) -> None:
+def test_an_unknown_duration_needs_a_check(tmp_path: Path) -> None:
     corpus = table(tmp_path / "m", ("a.wav", "one", 0.0))
-    with pytest.raises(InputError, match=r"a\.wav: train does not say its length: set scan"):
+    with pytest.raises(InputError, match=r"a\.wav: train has no duration for it: set check"):
         surveyed(corpus, tmp_path, scan="none")
 
 
-def test_audio_that_is_not_looked_at_cannot_be_hashed() -> None:
-    with pytest.raises(InputError, match="hashes reads every clip, but scan is none"):
+def test_hashes_need_a_check() -> None:
+    with pytest.raises(InputError, match="hashes reads every clip, but check is none"):
         InspectConfig(corpus=("a",), hashes=True, scan="none")
 
 
@@ -179,38 +179,38 @@ def test_a_clip_that_is_not_like_the_others_is_suspicious(
 ) -> None:
     corpus = table(tmp_path / "m", *usual(200), ("odd.wav", text, seconds))
     survey, _ = surveyed(corpus, tmp_path, scan="none")
-    found = list(suspicions(survey.columns, paces_of(survey.columns), survey.characters))
+    found = list(find_suspicious(survey.columns, speaking_rates(survey.columns), survey.characters))
     assert [(each.clip, each.reason) for each in found] == [(200, reason)]
 
 
 def test_nothing_is_said_of_the_pace_of_a_few_clips(tmp_path: Path) -> None:
-    corpus = table(tmp_path / "m", *usual(ENOUGH - 2), ("odd.wav", "a" * 60, 1.0))
+    corpus = table(tmp_path / "m", *usual(MIN_CLIPS - 2), ("odd.wav", "a" * 60, 1.0))
     survey, _ = surveyed(corpus, tmp_path, scan="none")
-    assert paces_of(survey.columns) == []
+    assert speaking_rates(survey.columns) == []
 
 
-@pytest.mark.parametrize(("odd", "told"), [(2, ["Han, simplified"] * 2), (20, [])])
+@pytest.mark.parametrize(("odd", "message"), [(2, ["Han, simplified"] * 2), (20, [])])
 def test_a_kind_of_han_is_suspicious_where_it_is_rare(
-    odd: int, told: list[str], tmp_path: Path
+    odd: int, message: list[str], tmp_path: Path
 ) -> None:
     texts = ["發展"] * (100 - odd) + ["发展"] * odd
     corpus = table(tmp_path / "m", *((f"{n}.wav", text, 1.0) for n, text in enumerate(texts)))
     survey, _ = surveyed(corpus, tmp_path, scan="none", language=("zh",))
-    found = suspicions(survey.columns, [], survey.characters)
-    assert [each.detail for each in found] == told
+    found = find_suspicious(survey.columns, [], survey.characters)
+    assert [each.detail for each in found] == message
 
 
 def test_a_tokenizer_counts_the_tokens_of_texts_alone(
     tone_corpus: Path, blank_model: Path, labels: LabelEncoder, tmp_path: Path
 ) -> None:
     survey, _ = surveyed(tone_corpus, tmp_path, model=str(blank_model))
-    clips = survey.look_again(range(len(survey.columns)))
+    clips = survey.read_again(range(len(survey.columns)))
     ids = [labels.tokenizer(u.text, add_special_tokens=False)["input_ids"] for u in clips.values()]
     assert survey.columns.numbers("tokens").sum() == sum(map(len, ids)) > 0
-    assert {pace.unit for pace in paces_of(survey.columns)} == {"tokens"}
+    assert {rate.unit for rate in speaking_rates(survey.columns)} == {"tokens"}
 
 
-def test_a_tokenizer_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+def test_a_tokenizer_that_is_not_there_raises_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model '.*no': its tokenizer cannot be loaded"):
         surveyed(tmp_path, tmp_path, model=str(tmp_path / "no"))
 
@@ -224,10 +224,10 @@ def test_the_same_audio_under_two_names_is_found(copied: Path, tmp_path: Path) -
     assert len(np.unique(hashes)) == len(contents) < len(hashes) == 36
 
 
-def test_a_split_that_nobody_named_may_be_absent(tmp_path: Path) -> None:
+def test_a_split_that_was_not_requested_may_be_missing(tmp_path: Path) -> None:
     corpus = table(tmp_path / "m", *usual())
     survey, _ = surveyed(corpus, tmp_path, scan="none")
-    assert survey.listed == {"train": ENOUGH}
+    assert survey.listed == {"train": MIN_CLIPS}
     assert set(survey.absent) == {"dev", "test"}
     with pytest.raises(InputError, match=r"dev\.jsonl: no such file"):
         surveyed(corpus, tmp_path, scan="none", split=("train", "dev"))
@@ -273,9 +273,9 @@ def test_a_text_without_end_is_shown_in_part(
         write_clip(corpus / f"{number}.wav", 1.0)
     page = inspect(InspectConfig(corpus=(str(corpus),), out=str(tmp_path / "out")))
     assert page.stat().st_size < 200_000
-    told = capsys.readouterr().out
-    assert "… word" not in told
-    assert len(told) < 10_000
+    output = capsys.readouterr().out
+    assert "… word" not in output
+    assert len(output) < 10_000
 
 
 def test_a_seed_draws_the_same_clips(tone_corpus: Path, tmp_path: Path) -> None:
@@ -299,9 +299,9 @@ def test_a_hostile_text_neither_runs_nor_steers_the_terminal(
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "<b>m" not in page
-    told = capsys.readouterr().out
-    assert "\x1b" not in told
-    assert "special token in text" in told
+    output = capsys.readouterr().out
+    assert "\x1b" not in output
+    assert "special token in text" in output
 
 
 def test_nothing_is_cut_off_in_80_columns(
@@ -315,11 +315,18 @@ def test_nothing_is_cut_off_in_80_columns(
     file.write_text(file.read_text(encoding="utf-8").replace('"en"', '"zh"'), encoding="utf-8")
     inspect(InspectConfig(corpus=(str(corpus),), scan="none", out=str(tmp_path / "out")))
     shown = capsys.readouterr().out
-    lines = [line for line in shown.splitlines() if not line.startswith("to be heard")]
+    lines = [line for line in shown.splitlines() if not line.startswith("page with audio")]
     assert max(map(len, lines)) <= 80
     assert {line[-1] for line in lines if line[:1] in set("┏┡┃│└")} == set("┓┩┃│┘")
-    for told in ("1,000 either", "3 mixed", "20 simplified", "1,234", "traditional", "of letters"):
-        assert told in " ".join(shown.replace("│", " ").split())
+    for output in (
+        "1,000 either",
+        "3 mixed",
+        "20 simplified",
+        "1,234",
+        "traditional",
+        "of letters",
+    ):
+        assert output in " ".join(shown.replace("│", " ").split())
 
 
 def test_what_is_wrong_is_listed_with_its_file(tmp_path: Path) -> None:
@@ -338,17 +345,17 @@ def test_what_is_wrong_is_listed_with_its_file(tmp_path: Path) -> None:
     ]
 
 
-def test_a_corpus_of_which_nothing_can_be_used_is_told_too(tmp_path: Path) -> None:
+def test_a_corpus_of_which_nothing_can_be_used_is_reported_too(tmp_path: Path) -> None:
     corpus = table(tmp_path / "m", *usual())  # its audio is not there
     page = inspect(InspectConfig(corpus=(str(corpus),), out=str(tmp_path / "out")))
-    assert f'missing<td>m/0.wav: no such file<td class="n">{ENOUGH}' in page.read_text()
+    assert f'missing<td>m/0.wav: no such file<td class="n">{MIN_CLIPS}' in page.read_text()
 
 
-def test_the_formats_of_a_sample_are_told_as_such(tone_corpus: Path, tmp_path: Path) -> None:
+def test_the_formats_of_a_sample_are_reported(tone_corpus: Path, tmp_path: Path) -> None:
     survey, _ = surveyed(tone_corpus, tmp_path)
-    clips = list(survey.look_again(range(len(survey.columns))).values())
+    clips = list(survey.read_again(range(len(survey.columns))).values())
     whole = formats(clips, len(clips))
     assert [tuple(row) for row in whole.rows] == [("MP3", "48,000 Hz", "1", "36", "100.00%")]
     assert whole.note == ""
     assert formats(clips[:9], len(clips)).note == "Of 9 clips drawn from 36."
-    assert formats([], len(clips)).note == "No file was looked at."
+    assert formats([], len(clips)).note == "No file was read."

@@ -1,4 +1,4 @@
-"""`python -m data leakage` tells what two splits share."""
+"""`python -m data leakage` reports what two splits share."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def release(folder: Path, **splits: list[tuple[str, str, str]]) -> Path:
 
 
 def shared(corpus: Path, other: Path, **knobs: Any) -> dict[str, Shared]:
-    """Return what two splits share, by kind."""
+    """Return the shared keys of two splits, by kind."""
     config = LeakageConfig(corpus=str(corpus), other=str(other), **knobs)
     return {each.kind: each for each in report_leakage(config)}
 
@@ -98,8 +98,8 @@ def test_the_same_in_json_names_all(
 ) -> None:
     out = tmp_path / "shared.json"
     found = shared(tone_corpus, tone_corpus, other_split="validated", out=str(out))
-    told = {row["kind"]: row for row in json.loads(out.read_text(encoding="utf-8"))}
-    assert told["clip"]["shared"] == found["clip"].shared
+    output = {row["kind"]: row for row in json.loads(out.read_text(encoding="utf-8"))}
+    assert output["clip"]["shared"] == found["clip"].shared
     assert len(found["clip"].shared) == 24
     assert "24 of 24 (100.0%)" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"shared\.json exists already: remove it, or name"):

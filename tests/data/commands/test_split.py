@@ -1,4 +1,4 @@
-"""`python -m data split`: nothing of a speaker or a sentence in two splits."""
+"""`python -m data split`: no speaker and no sentence is in two splits."""
 
 import json
 import random
@@ -18,14 +18,14 @@ from data.config import DataConfig
 from data.corpora import read
 from data.errors import InputError
 from data.utterance import Utterance
-from data.writing_systems import plain
+from data.writing_systems import plain_text
 
 WriteClip = Callable[..., Path]
 PARTS = ("train", "dev", "test")
 
 
 def clips(count: int = 600, speakers: int = 60, sentences: int = 400) -> list[Utterance]:
-    """Return clips of speakers who sometimes say what others say."""
+    """Return clips of speakers with some sentences in common."""
     draw = random.Random(0)
     return [
         Utterance(
@@ -53,7 +53,7 @@ def split(corpus: Path, out: Path, **knobs: Any) -> dict[str, list[dict[str, Any
 
 @pytest.fixture
 def flat(tmp_path: Path, write_clip: WriteClip) -> Path:
-    """Return a corpus without splits: 40 clips of 10 speakers, some of whom say the same."""
+    """Return a corpus without splits: 40 clips of 10 speakers, some with equal sentences."""
     folder = tmp_path / "flat"
     rows = []
     for number, u in enumerate(clips(40, 10, 30)):
@@ -107,7 +107,7 @@ def test_clips_without_a_speaker_stay_with_those_of_their_sentence() -> None:
     texts = [f"{word}{mark}" for word in map(str, range(200)) for mark in ("", "!", " ?")]
     utterances = [Utterance(id=f"{n}", audio="/a", text=t) for n, t in enumerate(texts)]
     home = homes(utterances, dev=0.1, test=0.1)
-    assert len({(plain(u.text), home[u.id]) for u in utterances}) == 200
+    assert len({(plain_text(u.text), home[u.id]) for u in utterances}) == 200
 
 
 def test_slices_of_a_recording_stay_together_on_any_machine() -> None:
@@ -126,22 +126,25 @@ def test_slices_of_a_recording_stay_together_on_any_machine() -> None:
 def test_by_sentence_divides_the_speech_of_one_speaker() -> None:
     one = [Utterance(id=f"{n}", audio="/a", text=f"{n}", speaker="ann") for n in range(300)]
     assert set(homes(one, by="sentence").values()) == set(PARTS)
-    with pytest.raises(InputError, match=r"c: divided by speaker, nothing of 1 falls into"):
+    with pytest.raises(InputError, match=r"c: divided by speaker, none of 1 groups is in"):
         homes(one)
 
 
 @pytest.mark.parametrize(
-    ("knobs", "told"),
+    ("knobs", "message"),
     [
         ({"dev": 0.0}, "dev must be greater than 0, got 0.0"),
         ({"test": -1.0}, "test must be greater than 0, got -1.0"),
         ({"dev": 0.5, "test": 0.5}, "dev and test are 1 of the speakers together"),
-        ({"held_out": ("a", "b"), "shared_sentences": True}, "shared_sentences is for a source"),
-        ({"held_out": ("test",)}, r"held_out names dev and test, in this order, got \['test'\]"),
+        (
+            {"held_out": ("a", "b"), "shared_sentences": True},
+            "shared_sentences is for a divided source",
+        ),
+        ({"held_out": ("test",)}, r"held_out must be dev and test, in this order, got \['test'\]"),
     ],
 )
-def test_a_division_that_could_not_work_is_refused(knobs: dict[str, Any], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_a_division_that_could_not_work_is_refused(knobs: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         SplitConfig(corpus=("c",), **knobs)
 
 
@@ -184,13 +187,13 @@ def test_the_same_corpus_and_seed_give_the_same_bytes(flat: Path, tmp_path: Path
     assert len(files[0]) == 5
 
 
-def test_what_is_told_adds_up(flat: Path, tmp_path: Path) -> None:
+def test_what_is_reported_adds_up(flat: Path, tmp_path: Path) -> None:
     rows = split(flat, tmp_path / "out", dev=0.2, test=0.2)
-    told = json.loads((tmp_path / "out" / "splits.json").read_text(encoding="utf-8"))
-    assert {each["split"]: each["clips"] for each in told["splits"]} == {
+    summary = json.loads((tmp_path / "out" / "splits.json").read_text(encoding="utf-8"))
+    assert {each["split"]: each["clips"] for each in summary["splits"]} == {
         part: len(found) for part, found in rows.items()
     }
-    figures = [*told["splits"], *told["left_out"]]
+    figures = [*summary["splits"], *summary["left_out"]]
     assert sum(each["clips"] for each in figures) == 40
     seconds = sum(0.5 + number / 100 for number in range(40))
     assert sum(each["hours"] for each in figures) == pytest.approx(seconds / 3600, abs=3e-4)
@@ -204,8 +207,8 @@ def test_validated_is_left_without_what_dev_and_test_hold(
     assert [len(rows["dev"]), len(rows["test"])] == [6, 6]
     for key in ("id", "text", "speaker"):
         assert not {row[key] for row in rows["train"]} & {row[key] for row in held}
-    told = json.loads((tmp_path / "out" / "splits.json").read_text(encoding="utf-8"))
-    left = {each["reason"]: each["clips"] for each in told["left_out"]}
+    summary = json.loads((tmp_path / "out" / "splits.json").read_text(encoding="utf-8"))
+    left = {each["reason"]: each["clips"] for each in summary["left_out"]}
     assert left["clip of dev or test"] == 12
     assert sum(left.values()) + len(rows["train"]) == 36
 
@@ -229,33 +232,35 @@ def test_a_sentence_that_differs_by_a_mark_leaves_train_and_not_dev(
     assert drops[f"en/{cells[1]}"] == "plain sentence of test"
 
 
-def test_a_split_of_which_nothing_is_left_is_a_sentence(tone_corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nothing of 'dev' is left in train without what the"):
+def test_a_split_of_which_nothing_is_left_raises_an_input_error(
+    tone_corpus: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"no clip of 'dev' is left in train without those of"):
         split(tone_corpus, tmp_path / "out", source="dev", held_out=("dev", "test"))
     assert not (tmp_path / "out" / "train.jsonl").exists()
 
 
-def test_sentences_that_everybody_reads_may_be_shared(flat: Path, tmp_path: Path) -> None:
+def test_shared_sentences_may_be_kept(flat: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (flat / "train.jsonl").read_text().splitlines()]
     same = "".join(json.dumps({**row, "text": "one"}) + "\n" for row in rows)
     (flat / "train.jsonl").write_text(same)
-    with pytest.raises(InputError, match="or say --shared_sentences where it is divided"):
+    with pytest.raises(InputError, match="or --shared_sentences if the source is divided"):
         split(flat, tmp_path / "out", dev=0.2, test=0.2)
     found = split(flat, tmp_path / "out", dev=0.2, test=0.2, shared_sentences=True)
     assert sum(map(len, found.values())) == 40
     assert not list(read_jsonl(tmp_path / "out" / "drops.jsonl"))
 
 
-def test_splits_are_not_replaced_unless_told(flat: Path, tmp_path: Path) -> None:
+def test_splits_are_not_replaced_without_overwrite(flat: Path, tmp_path: Path) -> None:
     first = split(flat, tmp_path / "out", dev=0.2, test=0.2)
-    with pytest.raises(InputError, match=r"out holds test\.jsonl already: name another"):
+    with pytest.raises(InputError, match=r"out has test\.jsonl already: name another"):
         split(flat, tmp_path / "out", dev=0.2, test=0.2, seed=1)
     assert list(read_jsonl(tmp_path / "out" / "train.jsonl")) == first["train"]
     other = split(flat, tmp_path / "out", dev=0.2, test=0.2, seed=3, overwrite=True)
     assert other != first
 
 
-def test_missing_audio_is_refused_or_told(flat: Path, tmp_path: Path) -> None:
+def test_missing_audio_is_refused_or_reported(flat: Path, tmp_path: Path) -> None:
     (flat / "deep" / "3.wav").unlink()
     with pytest.raises(InputError, match=r"3\.wav: no such file, though train lists it"):
         split(flat, tmp_path / "out")
@@ -266,9 +271,9 @@ def test_missing_audio_is_refused_or_told(flat: Path, tmp_path: Path) -> None:
     assert sum(map(len, rows.values())) + len(drops) == 40
 
 
-def test_a_split_of_nothing_is_a_sentence(copied: Path, tmp_path: Path) -> None:
+def test_a_split_of_nothing_raises_an_input_error(copied: Path, tmp_path: Path) -> None:
     (copied / "other.tsv").write_text((copied / "train.tsv").read_text().splitlines()[0] + "\n")
-    with pytest.raises(InputError, match="split 'other' has no clip that can be heard"):
+    with pytest.raises(InputError, match="split 'other' has no clip with usable audio"):
         split(copied, tmp_path / "out", source="other")
 
 
@@ -279,19 +284,19 @@ def test_audio_that_is_in_no_file_cannot_be_named(tmp_path: Path, write_clip: Wr
     audio = [{"bytes": sound, "path": None}] * 90
     rows = datasets.Dataset.from_dict({"audio": audio, "text": [f"{n}" for n in range(90)]})
     rows.cast_column("audio", datasets.Audio(decode=False)).save_to_disk(tmp_path / "saved")
-    with pytest.raises(InputError, match=r"is no file in .*saved: a manifest names files"):
+    with pytest.raises(InputError, match=r"is not a file in .*saved: manifests list files"):
         split(tmp_path / "saved", tmp_path / "out")
 
 
 def test_corpora_that_share_no_folder_share_no_manifest(tmp_path: Path) -> None:
     config = DataConfig(corpus=("/no/such", f"{tmp_path}"))
-    with pytest.raises(InputError, match="have no folder in common that manifests could stay in"):
+    with pytest.raises(InputError, match="have no parent folder in common"):
         splits._root(config)
 
 
 def test_somebody_elses_table_is_not_replaced(flat: Path, tmp_path: Path) -> None:
     (tmp_path / "dev.jsonl").write_text("mine")
-    with pytest.raises(InputError, match=r"holds dev\.jsonl already"):
+    with pytest.raises(InputError, match=r"has dev\.jsonl already"):
         split(flat, tmp_path)
     assert (tmp_path / "dev.jsonl").read_text() == "mine"
     with pytest.raises(InputError, match="is never written into"):

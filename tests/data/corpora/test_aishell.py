@@ -64,32 +64,32 @@ def test_a_transcript_without_a_wav_is_yielded_where_its_speaker_is(tmp_path: Pa
     assert lost == ["二", "三"]
 
 
-def test_no_list_of_transcripts_is_a_sentence(tmp_path: Path) -> None:
+def test_no_list_of_transcripts_raises_an_input_error(tmp_path: Path) -> None:
     corpus = aishell(tmp_path)
     (corpus / TABLE).unlink()
     with pytest.raises(InputError, match=r"_v0\.8\.txt: No such file .* unpack the corpus again"):
         rows(corpus)
 
 
-def test_a_list_that_is_not_utf8_is_a_sentence(tmp_path: Path) -> None:
+def test_a_list_that_is_not_utf8_raises_an_input_error(tmp_path: Path) -> None:
     corpus = aishell(tmp_path)
     text = (corpus / TABLE).read_text(encoding="utf-8")
     (corpus / TABLE).write_bytes(text.encode("gb18030"))
-    with pytest.raises(InputError, match=r"_v0\.8\.txt: not a text in UTF-8"):
+    with pytest.raises(InputError, match=r"_v0\.8\.txt: not text in UTF-8"):
         rows(corpus)
 
 
-def test_an_id_that_is_listed_twice_is_a_sentence(tmp_path: Path) -> None:
+def test_an_id_that_is_listed_twice_raises_an_input_error(tmp_path: Path) -> None:
     corpus = aishell(tmp_path)
     append(corpus, "BAC009S0002W0122 别 的")
     with pytest.raises(InputError, match="line 9: 'BAC009S0002W0122' is listed twice"):
         rows(corpus)
 
 
-def test_archives_of_speakers_that_nobody_unpacked_are_a_sentence(tmp_path: Path) -> None:
+def test_packed_archives_of_speakers_raise_an_input_error(tmp_path: Path) -> None:
     corpus = aishell(tmp_path)
     (corpus / "data_aishell" / "wav").rename(corpus / "elsewhere")
     (corpus / "data_aishell" / "wav").mkdir()
     (corpus / "data_aishell" / "wav" / "S0002.tar.gz").touch()
-    with pytest.raises(InputError, match="holds archives alone: unpack them there"):
+    with pytest.raises(InputError, match="has only archives, one per speaker"):
         rows(corpus)

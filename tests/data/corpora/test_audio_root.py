@@ -1,4 +1,4 @@
-"""A manifest may lie apart from its audio, where a person says so; the manifest never can."""
+"""data.audio_root: only the user may name a folder of audio outside of the manifest's."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def manifest(folder: Path, path: str, **more: str) -> str:
 
 
 def audios(corpora: tuple[str, ...], *roots: Path) -> list[str]:
-    """Return where the audio of each row lies."""
+    """Return the audio path of each row."""
     config = DataConfig(corpus=corpora, audio_root=tuple(map(str, roots)))
     return [u.audio for u in read(config, "train")]
 
@@ -45,8 +45,10 @@ def test_a_manifest_cannot_choose_the_folder_itself(tmp_path: Path) -> None:
         audios((manifest(tmp_path / "m", "a.wav", audio_root="/etc"),))
 
 
-def test_a_folder_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no/audio: no such folder; set data.audio_root to where"):
+def test_a_folder_that_is_not_there_raises_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"no/audio: no such folder; set data.audio_root to the folder"
+    ):
         audios((manifest(tmp_path / "m", "a.wav"),), tmp_path / "no" / "audio")
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face's audiofolder: a table of metadata beside the audio."""
+"""Hugging Face's audiofolder: audio files next to a table of metadata."""
 
 import json
 from pathlib import Path
@@ -49,14 +49,14 @@ def test_one_table_above_folders_of_splits_holds_them_all(tmp_path: Path) -> Non
     corpus = table(tmp_path, "train/a.wav", "test/b.wav", "c.wav")
     assert [u.text for u in rows(corpus)] == ["train/a.wav", "c.wav"]
     assert [u.text for u in rows(corpus, "test")] == ["test/b.wav"]
-    with pytest.raises(InputError, match="lists nothing of split dev; its splits: test, train"):
+    with pytest.raises(InputError, match="no rows of split dev; its splits: test, train"):
         rows(corpus, "dev")
 
 
 def test_one_table_without_splits_is_train(tmp_path: Path) -> None:
     corpus = table(tmp_path, "ann/a.wav", "bob/b.wav")
     assert len(rows(corpus)) == 2
-    with pytest.raises(InputError, match="lists nothing of split test; its splits: train"):
+    with pytest.raises(InputError, match="no rows of split test; its splits: train"):
         rows(corpus, "test")
 
 
@@ -64,7 +64,7 @@ def test_an_empty_table_is_an_empty_split(tmp_path: Path) -> None:
     assert rows(table(tmp_path)) == []
 
 
-def test_a_split_without_a_table_is_a_sentence(tmp_path: Path) -> None:
+def test_a_split_without_a_table_raises_an_input_error(tmp_path: Path) -> None:
     corpus = audiofolder(tmp_path)
     (corpus / "train" / "metadata.csv").unlink()
     with pytest.raises(
@@ -74,19 +74,19 @@ def test_a_split_without_a_table_is_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", ['{"text": "one"}', "[1]", '"a.wav"'])
-def test_a_row_without_a_file_is_a_sentence(row: str, tmp_path: Path) -> None:
+def test_a_row_without_a_file_raises_an_input_error(row: str, tmp_path: Path) -> None:
     write(tmp_path / "metadata.jsonl", row)
-    with pytest.raises(InputError, match=r"metadata\.jsonl, line 1: has no file_name"):
+    with pytest.raises(InputError, match=r"metadata\.jsonl, line 1: no file_name"):
         rows(tmp_path)
 
 
-def test_a_cell_too_many_is_a_sentence_and_no_shorter_text(tmp_path: Path) -> None:
+def test_a_cell_too_many_raises_an_input_error_and_no_shorter_text(tmp_path: Path) -> None:
     write(tmp_path / "metadata.csv", "file_name,text", "a.wav,one, two")
-    with pytest.raises(InputError, match=r"metadata\.csv, line 2: has more cells than columns"):
+    with pytest.raises(InputError, match=r"metadata\.csv, line 2: more cells than columns"):
         rows(tmp_path)
 
 
-def test_a_table_that_is_not_utf8_is_a_sentence(tmp_path: Path) -> None:
+def test_a_table_that_is_not_utf8_raises_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_bytes("file_name,text\na.wav,naïve\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"metadata\.csv: cannot be read as csv: 'utf-8' codec"):
         rows(tmp_path)

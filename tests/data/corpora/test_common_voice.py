@@ -1,4 +1,4 @@
-"""Mozilla Common Voice's folders, of any release."""
+"""Mozilla Common Voice's folders, in any release."""
 
 from pathlib import Path
 
@@ -68,10 +68,10 @@ def test_what_is_known_of_a_speaker_is_kept_and_what_is_not_costs_nothing(
     columns: str, tmp_path: Path
 ) -> None:
     names = columns.split("\t")
-    told = {"age": "twenties", "gender": "female", "accent": "Kent", "accents": "Kent"}
+    summary = {"age": "twenties", "gender": "female", "accent": "Kent", "accents": "Kent"}
     lines = [
         "\t".join({"path": f"{n}.mp3", "sentence": "one", **each}.get(name, "") for name in names)
-        for n, each in enumerate((told, {}))
+        for n, each in enumerate((summary, {}))
     ]
     known, unknown = rows(corpus(tmp_path / "en", "\n".join([columns, *lines]) + "\n"))
     assert (known.age, known.gender, known.accent) == ("twenties", "female", "Kent")
@@ -107,7 +107,7 @@ def test_lengths_are_read_once_for_all_splits_and_forgotten(
     before = [list(read(DataConfig(), str(tone_corpus), split)) for split in splits]
     assert len(tables) == 2
     for _ in range(2):
-        with common_voice.read_once():
+        with common_voice.cache_durations():
             assert [list(read(DataConfig(), str(tone_corpus), s)) for s in splits] == before
     assert len(tables) == 4
 
@@ -149,7 +149,7 @@ def test_the_tone_corpus_is_read_whole(tone_corpus: Path) -> None:
         assert {u.language for u in found} == {"en"}
 
 
-def test_a_missing_folder_is_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_folder_raises_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no such folder; set data.corpus to a Common Voice"):
         rows(tmp_path / "no")
 
@@ -167,20 +167,20 @@ def test_a_missing_column_names_those_there_are(tmp_path: Path) -> None:
         rows(corpus(tmp_path / "nothing", ""))
 
 
-def test_a_table_that_is_not_utf8_is_a_sentence(tmp_path: Path) -> None:
+def test_a_table_that_is_not_utf8_raises_an_input_error(tmp_path: Path) -> None:
     folder = corpus(tmp_path / "en", "")
     (folder / "train.tsv").write_bytes("path\tsentence\na.mp3\tnaïve\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"train\.tsv: not a table in UTF-8"):
         rows(folder)
 
 
-def test_a_table_with_an_endless_cell_is_a_sentence(tmp_path: Path) -> None:
+def test_a_table_with_an_endless_cell_raises_an_input_error(tmp_path: Path) -> None:
     folder = corpus(tmp_path / "en", "path\tsentence\na.mp3\t" + "x" * 200_000 + "\n")
     with pytest.raises(InputError, match="field larger than field limit"):
         rows(folder)
 
 
-def test_lengths_that_are_no_numbers_are_a_sentence(tmp_path: Path) -> None:
+def test_lengths_that_are_no_numbers_raise_an_input_error(tmp_path: Path) -> None:
     durations = "clip\tduration[ms]\na.mp3\t1.5 s\n"
     folder = corpus(tmp_path / "en", "path\tsentence\na.mp3\tone\n", durations)
     with pytest.raises(InputError, match=r"clip_durations\.tsv.*1\.5 s"):

@@ -1,4 +1,4 @@
-"""The layout of a corpus is seen by what lies there; splits and corpora are joined."""
+"""A corpus's layout is detected by its files; splits and corpora are joined."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_a_layout_that_is_said_is_not_guessed(tmp_path: Path) -> None:
     assert len(ids(folder, layout=("manifest",))) == 1
 
 
-def test_no_corpus_is_a_sentence() -> None:
+def test_no_corpus_raises_an_input_error() -> None:
     with pytest.raises(InputError, match=r"data.corpus is empty: name a folder"):
         ids()
 
@@ -75,7 +75,7 @@ def test_no_corpus_is_a_sentence() -> None:
 @pytest.mark.parametrize(
     "name", ["/no/such/folder", "./no", "../no", "~/no", "a/b/c", "with space", ""]
 )
-def test_a_corpus_that_is_not_there_is_a_sentence(
+def test_a_corpus_that_is_not_there_raises_an_input_error(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -83,7 +83,7 @@ def test_a_corpus_that_is_not_there_is_a_sentence(
         ids(name)
 
 
-def test_a_name_of_the_hub_that_cannot_be_had_is_a_sentence(
+def test_a_name_of_the_hub_that_cannot_be_had_raises_an_input_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -91,12 +91,12 @@ def test_a_name_of_the_hub_that_cannot_be_had_is_a_sentence(
         ids("nobody/nothing")
 
 
-def test_an_unknown_layout_says_what_was_looked_for_and_what_was_found(tmp_path: Path) -> None:
+def test_an_unknown_layout_raises_with_known_layouts_and_found_files(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"found nothing; looked for .* clips/ and \*\.tsv"
-    ) as told:
+    ) as error:
         ids(tmp_path)
-    assert all(f"({name})" in str(told.value) for name in LAYOUTS)
+    assert all(f"({name})" in str(error.value) for name in LAYOUTS)
     for number in range(7):
         (tmp_path / f"{number}.txt").write_text("")
     with pytest.raises(InputError, match=r"found 0\.txt, 1\.txt, 2\.txt, 3\.txt, 4\.txt …"):

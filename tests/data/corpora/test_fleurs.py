@@ -36,7 +36,7 @@ def corpus(request: pytest.FixtureRequest, tmp_path: Path, write_clip: WriteClip
 
 
 def pack(audio: Path) -> Path:
-    """Put a folder of audio into an archive, as the Hub has it."""
+    """Pack a folder of audio into an archive, as on the Hub."""
     archive = audio.with_name(f"{audio.name}.tar.gz")
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(audio, audio.name)
@@ -59,7 +59,7 @@ def test_rows_have_texts_as_written_and_lengths(corpus: Path) -> None:
     assert [declared_seconds(u.audio) for u in found] == [1.0, 2.0, 3.0]
 
 
-def test_a_sentence_that_several_speakers_read_is_as_many_clips(corpus: Path) -> None:
+def test_a_sentence_read_by_several_speakers_is_several_clips(corpus: Path) -> None:
     assert [u.id for u in rows(corpus)] == ["ko_kr/00.wav", "ko_kr/11.wav", "ko_kr/22.wav"]
 
 
@@ -102,7 +102,7 @@ def test_the_folder_says_the_language(folder: str, language: str | None, tmp_pat
     assert rows(tmp_path / folder, "dev")[0].language == language
 
 
-def test_a_folder_is_told_from_one_of_common_voice(corpus: Path, tone_corpus: Path) -> None:
+def test_a_folder_is_reported_from_one_of_common_voice(corpus: Path, tone_corpus: Path) -> None:
     assert fleurs.matches(corpus)
     assert not fleurs.matches(tone_corpus)
 
@@ -127,27 +127,27 @@ def test_a_missing_split_names_those_there_are(corpus: Path) -> None:
         rows(corpus, "dev")
 
 
-def test_a_table_without_audio_is_a_sentence(corpus: Path) -> None:
+def test_a_table_without_audio_raises_an_input_error(corpus: Path) -> None:
     (corpus / "dev.tsv").write_text("1\ta.wav\tA\ta\ta\t16000\tMALE\n")
     with pytest.raises(InputError, match=r"audio/dev: no such folder, nor dev\.tar\.gz"):
         rows(corpus, "dev")
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("1\ta.wav\tA", r"train\.tsv, line 4: 3 columns instead of 7"),
-        ("1\ta.wav\tA\ta\ta\t1.5\tMALE", r"line 4: '1\.5' is no number of samples"),
+        ("1\ta.wav\tA\ta\ta\t1.5\tMALE", r"line 4: '1\.5' is not a number of samples"),
     ],
 )
-def test_a_broken_row_is_a_sentence(line: str, told: str, corpus: Path) -> None:
+def test_a_broken_row_raises_an_input_error(line: str, message: str, corpus: Path) -> None:
     with (corpus / "train.tsv").open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         rows(corpus)
 
 
-def test_a_table_that_is_not_utf8_is_a_sentence(corpus: Path) -> None:
+def test_a_table_that_is_not_utf8_raises_an_input_error(corpus: Path) -> None:
     (corpus / "train.tsv").write_bytes("1\ta.wav\tnaïve\ta\ta\t16000\tMALE\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"train\.tsv: not a table in UTF-8"):
         rows(corpus)
@@ -159,7 +159,7 @@ def test_a_nul_damages_its_row_alone(corpus: Path) -> None:
     assert [u.text for u in rows(corpus)] == ['"첫" 문장.', '"첫" 문장.', "T\ufffdwo."]
 
 
-def test_half_an_archive_is_a_sentence(corpus: Path) -> None:
+def test_half_an_archive_raises_an_input_error(corpus: Path) -> None:
     unpacked = corpus / "audio" / "train"
     archive = pack(unpacked) if unpacked.is_dir() else unpacked.with_name("train.tar.gz")
     os.truncate(archive, archive.stat().st_size // 2)

@@ -1,4 +1,4 @@
-"""Audio files with a .txt beside each."""
+"""Audio files, each next to a .txt."""
 
 import shutil
 from pathlib import Path
@@ -35,13 +35,15 @@ def test_a_clip_is_named_after_its_place(tmp_path: Path) -> None:
 def test_what_lies_flat_is_train(tmp_path: Path) -> None:
     corpus = flat(tmp_path)
     assert [u.text for u in rows(corpus)] == ["a", "b.c"]
-    with pytest.raises(InputError, match=r"so all is train, and dev is none: .*dev_split=none"):
+    with pytest.raises(
+        InputError, match=r"so all of it is train, and there is no dev: .*dev_split=none"
+    ):
         rows(corpus, "dev")
 
 
-def test_audio_both_flat_and_in_folders_is_a_sentence(tmp_path: Path) -> None:
+def test_audio_both_flat_and_in_folders_raises_an_input_error(tmp_path: Path) -> None:
     folder(tmp_path)
-    with pytest.raises(InputError, match="lies flat in it and in ann: make folders of splits"):
+    with pytest.raises(InputError, match="both flat in it and in ann: make one folder per split"):
         rows(flat(tmp_path))
 
 
@@ -94,14 +96,14 @@ def test_hidden_files_are_no_clips(tmp_path: Path) -> None:
     assert len(rows(corpus)) == 2
 
 
-def test_a_link_to_a_folder_is_a_sentence(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_raises_an_input_error(tmp_path: Path) -> None:
     corpus = flat(tmp_path / "mine")
     (corpus / "round").symlink_to(corpus)
-    with pytest.raises(InputError, match="mine/round: a link to a folder, which is not followed"):
+    with pytest.raises(InputError, match="mine/round: links to folders are not followed"):
         rows(corpus)
 
 
-def test_a_link_that_leads_out_is_a_sentence(tmp_path: Path) -> None:
+def test_a_link_that_leads_out_raises_an_input_error(tmp_path: Path) -> None:
     corpus = flat(tmp_path / "mine")
     (corpus / "a.txt").unlink()
     (corpus / "a.txt").symlink_to(write(tmp_path / "secret.txt", "of somebody else"))
@@ -109,7 +111,7 @@ def test_a_link_that_leads_out_is_a_sentence(tmp_path: Path) -> None:
         rows(corpus)
 
 
-def test_a_look_finds_a_pair_in_folders_and_among_many_files(tmp_path: Path) -> None:
+def test_matches_finds_a_pair_in_folders_and_among_many_files(tmp_path: Path) -> None:
     deep = tmp_path / "deep" / "train" / "ann"
     write_tone(deep / "a.wav")
     assert not matches(tmp_path / "deep")

@@ -65,7 +65,7 @@ def rows(folder: Path, split: str = "train", **knobs: Any) -> list[Utterance]:
 
 
 def same_audio(u: Utterance, clip: Path) -> bool:
-    """Tell whether an utterance decodes to what the file does."""
+    """Return whether an utterance decodes to the same samples as the file."""
     assert declared_seconds(u.audio) == declared_seconds(str(clip))
     (ours, rate), (theirs, expected) = decode(u.audio), decode(str(clip))
     return rate == expected and torch.equal(ours, theirs)
@@ -151,12 +151,12 @@ def test_a_column_of_lists_is_no_speaker(tmp_path: Path, clip: Path) -> None:
     assert rows(parquet(tmp_path / "mine", columns))[0].speaker is None
 
 
-def test_a_text_column_of_numbers_is_a_sentence(tmp_path: Path, clip: Path) -> None:
+def test_a_text_column_of_numbers_raises_an_input_error(tmp_path: Path, clip: Path) -> None:
     with pytest.raises(InputError, match=r"data.text_column"):
         rows(parquet(tmp_path / "mine", {"audio": [clip], "text": [5]}))
 
 
-def test_an_audio_column_without_audio_is_a_sentence(tmp_path: Path, clip: Path) -> None:
+def test_an_audio_column_without_audio_raises_an_input_error(tmp_path: Path, clip: Path) -> None:
     folder = parquet(tmp_path / "mine", {"audio": [clip], "text": ["one"], "n": [5]})
     with pytest.raises(InputError, match=r"data.audio_column"):
         rows(folder, audio_column="n")
@@ -181,7 +181,7 @@ def test_a_missing_split_names_those_there_are(tmp_path: Path, clip: Path) -> No
 
 
 @pytest.mark.parametrize("kept", [0.5, 0.9])
-def test_a_broken_table_is_a_sentence(kept: float, tmp_path: Path, clip: Path) -> None:
+def test_a_broken_table_raises_an_input_error(kept: float, tmp_path: Path, clip: Path) -> None:
     folder = parquet(tmp_path / "mine", {"audio": [clip] * 50, "text": ["one"] * 50})
     table = folder / "train.parquet"
     content = bytearray(table.read_bytes())
@@ -342,9 +342,9 @@ def test_the_commit_that_was_loaded_is_frozen_with_the_rows(
     assert same_audio(frozen.train[0], clip)
     dataset.open_split.cache_clear()  # as in another process, and another year
     cached(NEW, "two")
-    with pytest.raises(InputError, match=rf"nobody/mine: commit {NEW} is what the cache holds, no"):
+    with pytest.raises(InputError, match=rf"nobody/mine: commit {NEW} is in the cache, not"):
         decode(frozen.train[0].audio)
-    with pytest.raises(InputError, match=r"or set data.revision to the one that is there"):
+    with pytest.raises(InputError, match=r"or set data.revision to the cached commit"):
         list(read(DataConfig(corpus=("nobody/mine",), revision=OLD), "train"))
     newer = list(read(DataConfig(corpus=("nobody/mine",), revision=NEW), "train"))
     assert [u.text for u in newer] == ["two"]
@@ -369,7 +369,7 @@ def test_a_run_says_which_commit_it_is_of_and_resumes_with_no_other(
     more = (*knobs, "--loop.max_steps=2", "--resume=auto", "--accept", "loop.max_steps")
     done = trainer(run, *more, sabotage=known, check=False)
     assert done.returncode == 2
-    assert f"error: nobody/mine: commit {NEW} is what the cache holds, not {OLD}" in done.output
+    assert f"error: nobody/mine: commit {NEW} is in the cache, not {OLD}" in done.output
 
 
 def test_folders_have_no_commit(tmp_path: Path, clip: Path) -> None:

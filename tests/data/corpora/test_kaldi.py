@@ -1,4 +1,4 @@
-"""Kaldi's data directories: any file may be named, and nothing is run."""
+"""Kaldi's data directories: any file may be listed, and no command is run."""
 
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def test_a_command_is_refused_and_not_run(path: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["raw.ark:1234", "/x/raw.ark:12[0:3]", ""])
 def test_what_is_no_file_of_its_own_is_refused(path: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"wav\.scp: a is '.*', and not a file of its own"):
+    with pytest.raises(InputError, match=r"wav\.scp: a is '.*', which is not an audio file"):
         rows(whole(tmp_path, path))
 
 
@@ -115,14 +115,14 @@ def test_what_is_on_one_list_alone_has_a_fault(tmp_path: Path) -> None:
         ("a a 2 2", r"segments: a: end is 2\.0 and start 2\.0: end must be later"),
     ],
 )
-def test_a_wrong_segment_is_a_sentence(row: str, sentence: str, tmp_path: Path) -> None:
+def test_a_wrong_segment_raises_an_input_error(row: str, sentence: str, tmp_path: Path) -> None:
     corpus = whole(tmp_path)
     write(corpus / "segments", row)
     with pytest.raises(InputError, match=sentence):
         rows(corpus)
 
 
-def test_a_length_that_is_no_number_is_a_sentence(tmp_path: Path) -> None:
+def test_a_length_that_is_no_number_raises_an_input_error(tmp_path: Path) -> None:
     corpus = whole(tmp_path)
     write(corpus / "utt2dur", "a long")
     with pytest.raises(InputError, match="utt2dur: a must be a number of seconds, got 'long'"):
@@ -130,22 +130,22 @@ def test_a_length_that_is_no_number_is_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["text", "wav.scp"])
-def test_a_key_that_is_listed_twice_is_a_sentence(name: str, tmp_path: Path) -> None:
+def test_a_key_that_is_listed_twice_raises_an_input_error(name: str, tmp_path: Path) -> None:
     corpus = whole(tmp_path)
     write(corpus / name, "a /x.wav", "a /y.wav")
     with pytest.raises(InputError, match=f"{name}, line 2: 'a' is listed twice"):
         rows(corpus)
 
 
-def test_no_texts_are_a_sentence(tmp_path: Path) -> None:
+def test_no_texts_raise_an_input_error(tmp_path: Path) -> None:
     corpus = whole(tmp_path)
     (corpus / "text").unlink()
-    with pytest.raises(InputError, match="text: No such file or directory, though"):
+    with pytest.raises(InputError, match="text: No such file or directory, but"):
         rows(corpus)
 
 
-def test_texts_that_are_not_utf8_are_a_sentence(tmp_path: Path) -> None:
+def test_texts_that_are_not_utf8_raise_an_input_error(tmp_path: Path) -> None:
     corpus = whole(tmp_path)
     (corpus / "text").write_bytes("a 네".encode("cp949"))
-    with pytest.raises(InputError, match="text: not a text in UTF-8: write it anew in UTF-8"):
+    with pytest.raises(InputError, match="text: not text in UTF-8: convert it to UTF-8"):
         rows(corpus)

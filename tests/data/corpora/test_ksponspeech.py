@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from data.audio.decode import declared_seconds, load, measured_seconds
+from data.audio.decode import declared_seconds, load_audio, measured_seconds
 from data.config import DataConfig
 from data.corpora.ksponspeech import RULES, read
 from data.corpora.text_rules import apply
@@ -21,7 +21,7 @@ def rows(corpus: Path, split: str = "train", **knobs: Any) -> list[Utterance]:
 
 
 def spelled(text: str) -> str:
-    """Return what stays of a text where the spelling is kept."""
+    """Return a text after the rules that keep the spelling."""
     return apply(text, RULES["spelling"])[0]
 
 
@@ -42,9 +42,9 @@ def test_a_clip_has_its_length_by_the_size_of_its_file(tmp_path: Path) -> None:
 
 def test_pcm_is_16_kilohertz_of_16_bits_little_endian(tmp_path: Path) -> None:
     audio = write_tone(tmp_path / "a.pcm", 1.0)
-    heard = load(Utterance(id="a", audio=str(audio), text=""))
+    heard = load_audio(Utterance(id="a", audio=str(audio), text=""))
     assert torch.allclose(heard, torch.from_numpy(tone(1.0)).float(), atol=2**-15)
-    part = load(Utterance(id="a", audio=str(audio), text="", start=0.25, end=0.5))
+    part = load_audio(Utterance(id="a", audio=str(audio), text="", start=0.25, end=0.5))
     assert torch.equal(part, heard[RATE // 4 : RATE // 2])
 
 
@@ -64,14 +64,14 @@ def test_the_encoding_of_a_list_is_found(encoding: str, tmp_path: Path) -> None:
     assert rows(corpus) == before
 
 
-def test_a_list_in_another_encoding_is_a_sentence(tmp_path: Path) -> None:
+def test_a_list_in_another_encoding_raises_an_input_error(tmp_path: Path) -> None:
     corpus = ksponspeech(tmp_path)
     (corpus / "scripts" / "train.trn").write_bytes(b"a.pcm :: \xff\xff\xff")
-    with pytest.raises(InputError, match=r"train\.trn: not a text in UTF-8 or CP949"):
+    with pytest.raises(InputError, match=r"train\.trn: not text in UTF-8 or CP949"):
         rows(corpus)
 
 
-def test_a_line_without_its_divider_is_a_sentence(tmp_path: Path) -> None:
+def test_a_line_without_its_divider_raises_an_input_error(tmp_path: Path) -> None:
     corpus = ksponspeech(tmp_path)
     write(corpus / "scripts" / "train.trn", "KsponSpeech_01/a.pcm : text")
     with pytest.raises(InputError, match=r"train\.trn, line 1: expected PATH\.pcm :: TEXT"):

@@ -1,4 +1,4 @@
-"""Each layout is known by a look, and read through to weights that move."""
+"""Each layout is detected, read, and trained on for an update."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -50,15 +50,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_of(case: Case, corpus: Path) -> DataConfig:
-    """Return knobs for a corpus: its layout is not among them."""
+    """Return a DataConfig of a corpus, without its layout."""
     knobs = {"corpus": (str(corpus),), "test_split": None, "update_clips": 3, "pad": "bucket"}
     return DataConfig(**{**knobs, "workers": 0, **case.knobs})
 
 
 @EVERY
-def test_a_layout_is_known_by_a_look_and_no_other_is_taken_before_it(
-    case: Case, tmp_path: Path
-) -> None:
+def test_each_layout_is_detected_and_no_earlier_one_matches(case: Case, tmp_path: Path) -> None:
     corpus = case.build(tmp_path)
     assert next(name for name, layout in LAYOUTS.items() if layout.matches(corpus)) == case.name
     assert not LAYOUTS[case.name].matches(tmp_path / "nowhere")
@@ -75,11 +73,11 @@ def test_a_layout_is_trained_on(case: Case, tmp_path: Path, model: Path) -> None
     assert (drops, len(manifest.dev)) == ([], CLIPS["dev"] if config.dev_split else 0)
     assert len(manifest.train) == CLIPS["train"] + (0 if config.dev_split else CLIPS["dev"])
 
-    plan = Plan.of(manifest.train, config, seed=0)
-    sampler = BucketedBatchSampler(plan, config, updates=1, rank=0, world=1)
+    plan = Plan.from_utterances(manifest.train, config, seed=0)
+    sampler = BucketedBatchSampler(plan, config, updates=1, rank=0, world_size=1)
     stages = BatchPreparer(whisper.labels(), whisper.n_mels)
     passes = train_batches(manifest.train, config, stages, sampler)
-    batches = list(passes.start(Position(), plan.length(1)))
+    batches = list(passes.start(Position(), plan.num_updates(1)))
     assert sorted(i for b in batches for i in b.ids) == sorted(u.id for u in manifest.train)
     assert not any(b.drops for b in batches)
 
@@ -109,7 +107,9 @@ def test_ids_begin_with_the_corpus_and_are_unique_over_its_splits(
 
 
 @EVERY
-def test_an_unknown_split_is_a_sentence_with_the_known_ones(case: Case, tmp_path: Path) -> None:
+def test_an_unknown_split_raises_an_input_error_with_the_known_ones(
+    case: Case, tmp_path: Path
+) -> None:
     config = config_of(case, case.build(tmp_path))
     with pytest.raises(InputError, match=rf"trian.*{config.train_split}"):
         list(read(config, "trian"))

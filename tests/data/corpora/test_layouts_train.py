@@ -1,4 +1,4 @@
-"""Every layout, from a small folder as it is in the world to an update of the model."""
+"""Every layout, from a small realistic folder to an update of the model."""
 
 import json
 import tarfile
@@ -48,7 +48,7 @@ def shards(folder: Path, clips: Clips, suffix: str = "tar") -> None:
 
 
 def shards_gzip(folder: Path, clips: Clips) -> None:
-    """Write the same, compressed."""
+    """Write the same corpus, compressed."""
     shards(folder, clips, "tgz")
 
 
@@ -73,7 +73,7 @@ def fleurs_packed(folder: Path, clips: Clips) -> None:
 
 
 def subtitles(folder: Path, clips: Clips) -> None:
-    """Write recordings that begin with what is said, as SRT and WebVTT tell."""
+    """Write recordings that begin with speech, with SRT and WebVTT subtitles."""
     for number, (clip, text) in enumerate(clips.items()):
         if clip.exists():
             clip.rename(folder / clip.name)
@@ -87,7 +87,7 @@ def subtitles(folder: Path, clips: Clips) -> None:
 
 
 def table(clips: Clips) -> pa.Table:
-    """Return a table with audio as `datasets` has it."""
+    """Return a table with audio in the format of `datasets`."""
     audio = [
         {"bytes": clip.read_bytes() if clip.exists() else None, "path": str(clip)} for clip in clips
     ]
@@ -140,7 +140,7 @@ def whisper(blank_model: Path) -> Whisper:
 
 
 def config_of(build: Build, tmp_path: Path, clips: Clips) -> DataConfig:
-    """Write a corpus, and return the knobs for it."""
+    """Write a corpus, and return its DataConfig."""
     folder = tmp_path / "corpus" / "en_us"
     folder.mkdir(parents=True)
     build(folder, clips)
@@ -167,7 +167,7 @@ def test_a_corpus_is_trained_on_and_nothing_is_written_into_it(
     assert drops == []
     assert sorted(u.text for u in manifest.train) == sorted(TEXTS)
 
-    plan = Plan.of(manifest.train, config, seed=0)
+    plan = Plan.from_utterances(manifest.train, config, seed=0)
     passes = train_batches(
         manifest.train,
         config,

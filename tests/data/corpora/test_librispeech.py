@@ -62,17 +62,17 @@ def test_a_chapter_without_its_list_has_faults_alone(tmp_path: Path) -> None:
     assert [u.fault for u in rows(corpus)] == ["no transcript"] * 6
 
 
-def test_an_id_that_is_listed_twice_is_a_sentence(tmp_path: Path) -> None:
+def test_an_id_that_is_listed_twice_raises_an_input_error(tmp_path: Path) -> None:
     corpus = librispeech(tmp_path)
     write(corpus / CHAPTER / "19-198.trans.txt", "19-198-0000 ONE", "", "19-198-0000 TWO")
     with pytest.raises(InputError, match=r"trans\.txt, line 3: '19-198-0000' is listed twice"):
         rows(corpus)
 
 
-def test_a_list_that_is_not_utf8_is_a_sentence(tmp_path: Path) -> None:
+def test_a_list_that_is_not_utf8_raises_an_input_error(tmp_path: Path) -> None:
     corpus = librispeech(tmp_path)
     (corpus / CHAPTER / "19-198.trans.txt").write_bytes("19-198-0000 NAÏVE".encode("latin-1"))
-    with pytest.raises(InputError, match=r"19-198\.trans\.txt: not a text in UTF-8:"):
+    with pytest.raises(InputError, match=r"19-198\.trans\.txt: not text in UTF-8:"):
         rows(corpus)
 
 

@@ -1,4 +1,4 @@
-"""Subtitles: every line with an arrow is a cue or a counted drop, and neighbours are joined."""
+"""Subtitles: every line with an arrow is a cue or a counted drop; adjacent cues are joined."""
 
 import pytest
 
@@ -52,7 +52,7 @@ NOTE another
 
 
 def spans(text: str) -> list[tuple[float, float, str]]:
-    """Return what is said when."""
+    """Return texts with their times."""
     cues = list(parse(text))
     assert not any(cue.fault for cue in cues)
     return [(cue.start, cue.end, cue.text) for cue in cues]
@@ -103,12 +103,12 @@ def test_times_that_cannot_be_are_a_fault_of_their_cue_alone(times: str, fault: 
 
 
 def cues(*times: tuple[float, float]) -> list[Cue]:
-    """Return cues that say when they are."""
+    """Return cues whose texts are their times."""
     return [Cue(n, start, end, f"{start}") for n, (start, end) in enumerate(times)]
 
 
 def faulty(*times: tuple[float, float]) -> list[float]:
-    """Return when the cues begin that overlap."""
+    """Return the start times of overlapping cues."""
     return [cue.start for cue in screen_overlaps(cues(*times)) if cue.fault]
 
 
@@ -128,7 +128,7 @@ def test_cues_that_touch_within_a_frame_do_not_overlap() -> None:
 
 
 def joined(*times: tuple[float, float], limit: float = 30.0) -> list[list[float]]:
-    """Return when the cues of each group begin."""
+    """Return the start times of the cues of each group."""
     return [[cue.start for cue in group] for group in join(screen_overlaps(cues(*times)), limit)]
 
 

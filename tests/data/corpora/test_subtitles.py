@@ -1,4 +1,4 @@
-"""Recordings beside subtitles: which belong together, what is said in them, and what is not."""
+"""Recordings next to subtitles: matching files, text rules, and clips."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data.audio.decode import load
+from data.audio.decode import load_audio
 from data.config import DataConfig
 from data.corpora import read, subtitles
 from data.errors import InputError
@@ -50,7 +50,7 @@ def rows(folder: Path, split: str = "train", **knobs: Any) -> list[Utterance]:
 
 
 def said(tmp_path: Path, *texts: str, **knobs: Any) -> Utterance:
-    """Return what comes of the texts of cues that follow each other."""
+    """Return the texts of consecutive cues after the rules."""
     cues = srt(*((n, n + 1, text) for n, text in enumerate(texts)))
     (u,) = rows(corpus(tmp_path / "mine", {"a.wav": "", "a.srt": cues}), **knobs)
     return u
@@ -74,7 +74,7 @@ def test_neighbouring_cues_are_one_clip_of_a_recording(tmp_path: Path) -> None:
 def test_clips_hold_the_audio_of_their_cues(tmp_path: Path, write_clip: WriteClip) -> None:
     folder = corpus(tmp_path / "mine", {"a.srt": srt((1, 2, "One"), (4, 6.5, "two"))})
     write_clip(folder / "a.wav", 8.0)
-    assert [len(load(u)) for u in rows(folder)] == [16_000, 40_000]
+    assert [len(load_audio(u)) for u in rows(folder)] == [16_000, 40_000]
 
 
 def test_clips_stay_below_the_longest_that_is_trained_on(tmp_path: Path) -> None:
@@ -117,9 +117,7 @@ def test_splits_are_folders_of_any_depth_or_all_is_train(tmp_path: Path) -> None
     flat = corpus(tmp_path / "flat", {"e.srt": ONE, "dev/d.srt": ONE})
     assert [u.id for u in rows(flat)] == ["flat/e.srt:2"]
     for place in (folder, flat):
-        with pytest.raises(
-            InputError, match=r"test: no subtitles, .* in folders train, dev and te"
-        ):
+        with pytest.raises(InputError, match=r"test: no subtitles .* in folders train, dev and te"):
             rows(place, "test")
 
 
@@ -150,7 +148,7 @@ def test_the_language_that_is_spoken_chooses_among_several(tmp_path: Path) -> No
         (">> He said: one", "He said: one", "marks of speakers removed"),
     ],
 )
-def test_what_nobody_says_is_taken_out_by_name(
+def test_text_that_is_not_spoken_is_removed_by_named_rules(
     cue: str, text: str, rule: str, tmp_path: Path
 ) -> None:
     u = said(tmp_path, cue)
@@ -175,8 +173,8 @@ def test_lines_and_cues_meet_without_a_space_in_scripts_that_have_none(tmp_path:
 
 
 @pytest.fixture(scope="module")
-def encoder(blank_model: Path) -> LabelEncoder:
-    """Return the encoder of a model that knows en and zh."""
+def label_encoder(blank_model: Path) -> LabelEncoder:
+    """Return a LabelEncoder that supports en and zh."""
     return load_whisper(str(blank_model)).labels()
 
 
@@ -194,7 +192,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_cues_that_cannot_be_used_are_counted_by_reason(
-    split: str, tmp_path: Path, write_clip: WriteClip, encoder: LabelEncoder
+    split: str, tmp_path: Path, write_clip: WriteClip, label_encoder: LabelEncoder
 ) -> None:
     cues = [(0, 1, "one"), (3, 4, "[Music]"), (5, 7, "two"), (6, 8, "three"), (9, 9, "four")]
     cues += [(9.8, 9.2, "five"), (10, 11, "♪ ♪"), (18, 24, "six"), (30, 31, "seven")]
@@ -206,10 +204,12 @@ def test_cues_that_cannot_be_used_are_counted_by_reason(
         corpus=(str(folder),), language=("en",), workers=0, dev_split=None, test_split=None
     )
     if split == "train":
-        manifest, drops = build_manifest(config, encoder, tmp_path / "c.jsonl", show=False)
+        manifest, drops = build_manifest(config, label_encoder, tmp_path / "c.jsonl", show=False)
         kept = manifest.train
     else:
-        kept, drops = read_held_out(config, encoder, tmp_path / "c.jsonl", split=split, show=False)
+        kept, drops = read_held_out(
+            config, label_encoder, tmp_path / "c.jsonl", split=split, show=False
+        )
     assert count_reasons(drops) == {split: FAULTS}
     assert [u.text for u in kept] == ["one", "nine"]
     (bad,) = (drop for drop in drops if drop.reason == "unreadable times")
@@ -217,19 +217,21 @@ def test_cues_that_cannot_be_used_are_counted_by_reason(
 
 
 def test_subtitles_without_a_recording_are_missing_audio(
-    tmp_path: Path, encoder: LabelEncoder
+    tmp_path: Path, label_encoder: LabelEncoder
 ) -> None:
     folder = corpus(tmp_path / "mine", {"train/talk.en.srt": ONE})
     config = DataConfig(corpus=(str(folder),), workers=0, dev_split=None, test_split=None)
     with pytest.raises(InputError, match=r"mine/train/talk: no such file, though train lists it"):
-        build_manifest(config, encoder, tmp_path / "c.jsonl", show=False)
+        build_manifest(config, label_encoder, tmp_path / "c.jsonl", show=False)
 
 
-def test_a_film_is_found_and_told_to_be_unreadable(tmp_path: Path, encoder: LabelEncoder) -> None:
+def test_a_film_is_found_and_reported_as_unreadable(
+    tmp_path: Path, label_encoder: LabelEncoder
+) -> None:
     folder = corpus(tmp_path / "mine", {"train/a.en.srt": ONE, "train/a.mp4": b"no sound file"})
     config = DataConfig(corpus=(str(folder),), workers=0, dev_split=None, test_split=None)
-    with pytest.raises(InputError, match=r"nothing left after: 1 unreadable"):
-        build_manifest(config, encoder, tmp_path / "c.jsonl", show=False)
+    with pytest.raises(InputError, match=r"were dropped: 1 unreadable"):
+        build_manifest(config, label_encoder, tmp_path / "c.jsonl", show=False)
 
 
 def test_a_sound_file_comes_before_a_film(tmp_path: Path) -> None:
@@ -246,7 +248,7 @@ def test_unicode_is_read(encoding: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["cp949", "gb18030", "big5", "shift_jis"])
-def test_other_encodings_are_a_sentence(encoding: str, tmp_path: Path) -> None:
+def test_other_encodings_raise_an_input_error(encoding: str, tmp_path: Path) -> None:
     content = srt((1, 2, "一二三")).encode(encoding)
     folder = corpus(tmp_path / "mine", {"a.srt": content})
     with pytest.raises(InputError, match=r"a\.srt: not in UTF-8 or UTF-16: .*iconv -f CP949 -t UT"):
@@ -254,13 +256,13 @@ def test_other_encodings_are_a_sentence(encoding: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "no subtitles", ONE.encode("utf-16-le")])
-def test_a_file_without_cues_is_a_sentence(content: str | bytes, tmp_path: Path) -> None:
+def test_a_file_without_cues_raises_an_input_error(content: str | bytes, tmp_path: Path) -> None:
     folder = corpus(tmp_path / "mine", {"a.srt": content})
-    with pytest.raises(InputError, match=r"a\.srt: holds no cue, such as 00:01:02,500 --> "):
+    with pytest.raises(InputError, match=r"a\.srt: has no cue, such as 00:01:02,500 --> "):
         rows(folder)
 
 
-def test_captions_that_roll_up_are_a_sentence(tmp_path: Path) -> None:
+def test_captions_that_roll_up_raise_an_input_error(tmp_path: Path) -> None:
     text = "WEBVTT\n\n00:01.000 --> 00:02.000\none<00:00:01.480><c> two</c>\n"
     folder = corpus(tmp_path / "mine", {"a.en.vtt": text, "a.mp3": ""})
     with pytest.raises(InputError, match=r"a\.en\.vtt: has times between words"):

@@ -1,4 +1,4 @@
-"""JSON Lines and CSV with a row an utterance."""
+"""Manifests in JSON Lines and CSV, one row per utterance."""
 
 import json
 from pathlib import Path
@@ -28,10 +28,10 @@ def rows(corpus: Path, split: str = "train") -> list[Utterance]:
 
 def refused(corpus: Path, sentence: str) -> str:
     """Expect a refusal, and return it."""
-    with pytest.raises(InputError, match=sentence) as told:
+    with pytest.raises(InputError, match=sentence) as error:
         rows(corpus)
-    assert "\n" not in str(told.value)
-    return str(told.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def test_a_row_needs_path_and_text_and_may_have_more(tmp_path: Path) -> None:
@@ -116,22 +116,22 @@ def test_a_number_as_speaker_or_language_is_a_text(tmp_path: Path) -> None:
 
 
 def test_an_unknown_key_is_named_with_its_line(tmp_path: Path) -> None:
-    told = refused(jsonl(tmp_path, CORRECT, {**CORRECT, "txt": "x"}), "unknown key 'txt'")
-    assert "train.jsonl, line 2" in told
-    assert "known keys: accent, age, end, gender, id, language, path" in told
+    summary = refused(jsonl(tmp_path, CORRECT, {**CORRECT, "txt": "x"}), "unknown key 'txt'")
+    assert "train.jsonl, line 2" in summary
+    assert "known keys: accent, age, end, gender, id, language, path" in summary
 
 
 def test_a_missing_path_is_named_with_its_line(tmp_path: Path) -> None:
-    told = refused(jsonl(tmp_path, {"text": "one"}), "no 'path'; each row needs path and text")
-    assert "line 1" in told
+    summary = refused(jsonl(tmp_path, {"text": "one"}), "no 'path'; each row needs path and text")
+    assert "line 1" in summary
 
 
 @pytest.mark.parametrize("key", ["start", "end", "seconds"])
 @pytest.mark.parametrize("value", ["soon", [1], "1,5"])
 def test_a_wrong_number_is_named_with_its_line(key: str, value: Any, tmp_path: Path) -> None:
     corpus = jsonl(tmp_path, {**CORRECT, key: value})
-    told = refused(corpus, f"line 1: {key} must be a number of seconds, got ")
-    assert repr(value) in told
+    summary = refused(corpus, f"line 1: {key} must be a number of seconds, got ")
+    assert repr(value) in summary
 
 
 @pytest.mark.parametrize("row", [{"seconds": "nan"}, {"seconds": -1}, {"start": -1}])
@@ -166,7 +166,7 @@ def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_a_stray_quote_is_refused_and_swallows_no_rows(row: str, tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(f"path,text\n{row}\nc.wav,three\n")
     told = refused(tmp_path, r"train\.csv: cannot be read as csv: line [1-4]: ")
-    assert "a quote within a quoted cell is written twice" in told
+    assert "a quote within a quoted cell must be doubled" in told
 
 
 def test_bytes_that_are_no_text_damage_their_row_alone(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What changes a transcript has a name, and is counted."""
+"""Text rules that change a transcript are named and counted."""
 
 from pathlib import Path
 

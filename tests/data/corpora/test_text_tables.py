@@ -1,4 +1,4 @@
-"""Lists and texts as corpora hold them. Tables are tested where they are read."""
+"""Lists and texts of corpora; tables are tested with their readers."""
 
 from pathlib import Path
 
@@ -34,7 +34,9 @@ def test_a_link_round_in_a_circle_is_no_folder(tmp_path: Path) -> None:
     assert (subfolders(tmp_path), peek_folders(tmp_path)) == (["train"], [tmp_path / "train"])
 
 
-def test_no_folder_holds_nothing_and_one_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
+def test_no_folder_holds_nothing_and_one_that_cannot_be_read_raises_an_input_error(
+    tmp_path: Path,
+) -> None:
     assert (peek(tmp_path / "no"), subfolders(tmp_path / "no")) == ([], [])
     with pytest.raises(InputError, match="no: cannot be read: No such file or directory"):
         list(walk(tmp_path / "no"))

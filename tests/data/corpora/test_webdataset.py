@@ -1,4 +1,4 @@
-"""Tar shards: samples are files that share a key, and all of them are read where they lie."""
+"""WebDataset's tar shards: samples are members with the same key, read without unpacking."""
 
 import io
 import json
@@ -60,8 +60,8 @@ def test_a_sample_is_audio_beside_its_text(
 
 
 def test_json_tells_more(tmp_path: Path) -> None:
-    told = {"text": "eins", "language": "de_AT", "speaker": 7, "duration": 2.5, "snr": None}
-    u = one(tmp_path, {"a.json": told})
+    summary = {"text": "eins", "language": "de_AT", "speaker": 7, "duration": 2.5, "snr": None}
+    u = one(tmp_path, {"a.json": summary})
     assert (u.text, u.language, u.speaker, u.seconds) == ("eins", "de", "7", 2.5)
 
 
@@ -71,10 +71,10 @@ def test_the_text_is_found_by_its_usual_names(column: str, tmp_path: Path) -> No
 
 
 def test_the_users_keys_come_first(tmp_path: Path) -> None:
-    told = {"text": "one", "raw": "uno", "lang": "es", "who": "ann"}
+    summary = {"text": "one", "raw": "uno", "lang": "es", "who": "ann"}
     u = one(
         tmp_path,
-        {"a.json": told, "a.txt": "no"},
+        {"a.json": summary, "a.txt": "no"},
         text_column="raw",
         language_column="lang",
         speaker_column="who",
@@ -140,7 +140,7 @@ def test_a_null_is_no_text_and_half_a_character_is_a_damaged_one(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("a.json", "{", r"train-000000\.tar/a\.json: not JSON: "),
         ("a.json", "[1]", r"a\.json: expected an object, got \[1\]"),
@@ -150,20 +150,20 @@ def test_a_null_is_no_text_and_half_a_character_is_a_damaged_one(tmp_path: Path)
             r"a\.json: no sentence or .*; set data.text_column to one of \['w",
         ),
         ("a.json", {"text": ["x"]}, r"a\.json: text is \['x'\], not a text"),
-        ("a.json", {"text": "x", "seconds": "1 s"}, r"a\.json: '1 s' is no number of seconds"),
-        ("a.json", {"text": "x", "duration": -1}, r"a\.json: -1 is no number of seconds"),
-        ("a.json", '{"text": "x", "seconds": NaN}', r"a\.json: nan is no number of seconds"),
+        ("a.json", {"text": "x", "seconds": "1 s"}, r"a\.json: '1 s' is not a number of seconds"),
+        ("a.json", {"text": "x", "duration": -1}, r"a\.json: -1 is not a number of seconds"),
+        ("a.json", '{"text": "x", "seconds": NaN}', r"a\.json: nan is not a number of seconds"),
         ("a.txt", "naïve".encode("latin-1"), r"a\.txt: not text in UTF-8"),
     ],
 )
-def test_what_is_wrong_in_a_sample_is_a_sentence(
-    name: str, content: Any, told: str, tmp_path: Path
+def test_what_is_wrong_in_a_sample_raises_an_input_error(
+    name: str, content: Any, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         one(tmp_path, {name: content})
 
 
-def test_a_split_without_shards_is_a_sentence(tmp_path: Path) -> None:
+def test_a_split_without_shards_raises_an_input_error(tmp_path: Path) -> None:
     folder = shard(tmp_path / "mine" / "train-0.tar", {"a.wav": b""})
     with pytest.raises(
         InputError, match=r"no shards of split 'dev', such as .*; found train-0\.ta"
@@ -173,7 +173,7 @@ def test_a_split_without_shards_is_a_sentence(tmp_path: Path) -> None:
         rows(folder / "no", layout=("webdataset",))
 
 
-def test_a_shard_that_was_cut_is_a_sentence(tmp_path: Path) -> None:
+def test_a_shard_that_was_cut_raises_an_input_error(tmp_path: Path) -> None:
     folder = shard(tmp_path / "mine" / "train-0.tar", {"a.wav": b"0" * 50_000, "b.wav": b""})
     os.truncate(folder / "train-0.tar", 30_000)
     with pytest.raises(InputError, match=r"train-0\.tar: cannot be read to its end"):

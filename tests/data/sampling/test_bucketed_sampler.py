@@ -15,7 +15,7 @@ from data.batch import Position
 from data.config import DataConfig
 from data.log_mel import FRAMES_PER_SECOND, N_FRAMES, frames_of
 from data.sampling.bucketed_sampler import BucketedBatchSampler, SampleSpec
-from data.sampling.epoch_plan import EDGE_FRAMES, Plan, bucket_edges, edge_of, make_buckets
+from data.sampling.epoch_plan import EDGE_FRAMES, Plan, bucket_edges, make_buckets, padded_frames
 from data.utterance import Utterance
 
 TrainLoader = list[list[SampleSpec]]
@@ -46,13 +46,15 @@ def draw(
     *,
     updates: int,
     rank: int = 0,
-    world: int = 1,
+    world_size: int = 1,
     start: Position = Position(),  # noqa: B008 - immutable
 ) -> TrainLoader:
     """Return the passes of one process."""
-    plan = Plan.of(utterances, config, seed=0)
+    plan = Plan.from_utterances(utterances, config, seed=0)
     return list(
-        BucketedBatchSampler(plan, config, updates=updates, start=start, rank=rank, world=world)
+        BucketedBatchSampler(
+            plan, config, updates=updates, start=start, rank=rank, world_size=world_size
+        )
     )
 
 
@@ -66,7 +68,7 @@ def by_update(passes: TrainLoader) -> list[list[int]]:
     updates: list[list[int]] = [[]]
     for each in passes:
         updates[-1] += clips_of(each)
-        if each[0].last:
+        if each[0].is_last:
             updates.append([])
     assert updates.pop() == []
     return updates
@@ -89,7 +91,7 @@ CONFIGS = [
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("clips", [1, 2, 7, 500])
 def test_every_utterance_is_drawn_once_an_epoch(config: DataConfig, clips: int) -> None:
-    plan = Plan.of(anything(clips, seed=1), config, seed=0)
+    plan = Plan.from_utterances(anything(clips, seed=1), config, seed=0)
     for epoch in range(3):
         updates = plan.updates(epoch)
         assert sorted(chain(*updates)) == list(range(clips))
@@ -98,19 +100,19 @@ def test_every_utterance_is_drawn_once_an_epoch(config: DataConfig, clips: int) 
 
 def test_the_plan_is_a_pure_function_of_seed_epoch_manifest_and_budget() -> None:
     config = DataConfig(update_seconds=60.0)
-    first = Plan.of(corpus(300), config, seed=0)
-    again = Plan.of(corpus(300), config, seed=0)
+    first = Plan.from_utterances(corpus(300), config, seed=0)
+    again = Plan.from_utterances(corpus(300), config, seed=0)
     again.updates(5)  # a look at another epoch leaves no trace
     assert [[*again.updates(e)] for e in (2, 0)] == [[*first.updates(e)] for e in (2, 0)]
     free = replace(
         config, max_seconds_per_forward=30.0, max_tokens_per_forward=9, workers=7, prefetch=1
     )
-    assert [*Plan.of(corpus(300), free, seed=0).updates(0)] == [*first.updates(0)]
+    assert [*Plan.from_utterances(corpus(300), free, seed=0).updates(0)] == [*first.updates(0)]
 
 
 def test_another_seed_or_epoch_is_another_order() -> None:
     config = DataConfig(update_seconds=60.0)
-    plans = [Plan.of(corpus(300), config, seed=seed) for seed in (0, 1)]
+    plans = [Plan.from_utterances(corpus(300), config, seed=seed) for seed in (0, 1)]
     orders = [json.dumps([*plan.updates(epoch)]) for plan in plans for epoch in (0, 1)]
     assert len(set(orders)) == 4
 
@@ -128,14 +130,14 @@ def test_no_update_is_over_its_budget_unless_one_clip_is(seed: int) -> None:
     utterances = anything(400, seed)
     for seconds, tokens in ((20.0, 4096), (120.0, 900), (120.0, 300)):
         config = DataConfig(update_seconds=seconds, update_tokens=tokens)
-        for update in Plan.of(utterances, config, seed=seed).updates(0):
+        for update in Plan.from_utterances(utterances, config, seed=seed).updates(0):
             clips = [utterances[i] for i in update]
             within = sum(u.seconds for u in clips) <= seconds + 1e-6
             assert len(clips) == 1 or (within and sum(u.tokens for u in clips) <= tokens)
 
 
 def test_updates_of_so_many_clips_have_that_many() -> None:
-    updates = Plan.of(corpus(1000), DataConfig(update_clips=16), seed=0).updates(0)
+    updates = Plan.from_utterances(corpus(1000), DataConfig(update_clips=16), seed=0).updates(0)
     assert max(map(len, updates)) == 16
     # one short update at the end of the leftovers, and no more
     assert sum(len(update) < 16 for update in updates) <= 1
@@ -144,7 +146,7 @@ def test_updates_of_so_many_clips_have_that_many() -> None:
 def test_most_updates_are_nearly_full() -> None:
     utterances = corpus(3000)
     config = DataConfig(update_seconds=120.0)
-    updates = Plan.of(utterances, config, seed=0).updates(0)
+    updates = Plan.from_utterances(utterances, config, seed=0).updates(0)
     least = sum(u.seconds for u in utterances) / 120
     assert len(updates) < 1.06 * least
 
@@ -152,7 +154,7 @@ def test_most_updates_are_nearly_full() -> None:
 @pytest.mark.parametrize("seed", range(60))
 def test_every_process_makes_as_many_passes(seed: int) -> None:
     rng = random.Random(seed)
-    world = rng.randint(1, 9)
+    world_size = rng.randint(1, 9)
     config = DataConfig(
         update_seconds=rng.choice([5.0, 40.0, 120.0]),
         update_clips=rng.choice([None, None, 1, 5, 16]),
@@ -161,26 +163,29 @@ def test_every_process_makes_as_many_passes(seed: int) -> None:
         trailing_silence=rng.choice([0.0, 0.5]),
     )
     utterances = anything(rng.randint(1, 80), seed)
-    epoch = Plan.of(utterances, config, seed=0).length(1)
-    ranks = [draw(utterances, config, updates=epoch, rank=r, world=world) for r in range(world)]
+    epoch = Plan.from_utterances(utterances, config, seed=0).num_updates(1)
+    ranks = [
+        draw(utterances, config, updates=epoch, rank=r, world_size=world_size)
+        for r in range(world_size)
+    ]
     clips = [clip for passes in ranks for each in passes for clip in clips_of(each)]
     assert sorted(clips) == list(range(len(utterances)))
     for together in zip(*ranks, strict=True):  # strict: as many passes on each
-        assert len({(d[0].at, d[0].after, d[0].last) for d in together}) == 1
+        assert len({(d[0].position, d[0].next_position, d[0].is_last) for d in together}) == 1
         assert any(p[0].clips for p in together)  # else the pass is for nothing
         for each in together:
             assert len({d[1:] for d in each}) == 1  # at, after, last, frames
             assert len(each) == 1 or all(d.clips for d in each)
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
-def test_all_processes_together_draw_in_the_order_of_one(world: int) -> None:
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_all_processes_together_draw_in_the_order_of_one(world_size: int) -> None:
     config = DataConfig(update_seconds=50.0, max_seconds_per_forward=20.0)
     utterances = anything(60, seed=3)
     alone = by_update(draw(utterances, config, updates=30))
     ranks = [
-        by_update(draw(utterances, config, updates=30, rank=rank, world=world))
-        for rank in range(world)
+        by_update(draw(utterances, config, updates=30, rank=rank, world_size=world_size))
+        for rank in range(world_size)
     ]
     for number, expected in enumerate(alone):
         turns = [
@@ -198,7 +203,7 @@ def test_no_pass_is_over_its_memory_unless_one_clip_is(
         max_seconds_per_forward=max_seconds_per_forward, pad=pad, trailing_silence=0.5
     )
     utterances = anything(200, seed=5)
-    for each in draw(utterances, config, updates=40, world=2):
+    for each in draw(utterances, config, updates=40, world_size=2):
         assert len(each) == 1 or padded_seconds(each) <= max_seconds_per_forward
 
 
@@ -230,9 +235,9 @@ def test_longer_clips_add_no_more_than_their_share_to_an_update(padding: float) 
     updates: dict[Position, list[SampleSpec]] = {}
     passes = draw(utterances, config, updates=20)
     for each in passes:
-        updates.setdefault(each[0].at, []).extend(each)
+        updates.setdefault(each[0].position, []).extend(each)
     for drawn in updates.values():
-        edges = [edge_of(utterances[d.clips[0]].seconds) for d in drawn]
+        edges = [padded_frames(utterances[d.clips[0]].seconds) for d in drawn]
         assert all(d.frames in edges and d.frames >= e for d, e in zip(drawn, edges, strict=True))
         assert edges == sorted(edges, reverse=True)  # the worst pass is the first
         assert sum(d.frames for d in drawn) <= sum(edges) * (1 + padding)
@@ -271,13 +276,13 @@ def test_what_a_clip_hears_does_not_depend_on_how_an_update_is_cut() -> None:
     config = DataConfig(trailing_silence=0.5, update_seconds=60.0)
 
     def heard(passes: TrainLoader) -> dict[tuple[Position, int], int]:
-        return {(d.after, clip): d.frames for p in passes for d in p for clip in d.clips}
+        return {(d.next_position, clip): d.frames for p in passes for d in p for clip in d.clips}
 
     alone = heard(draw(utterances, config, updates=20))
     cut = replace(config, max_seconds_per_forward=40.0)
     shared: dict[tuple[Position, int], int] = {}
     for rank in range(3):
-        shared |= heard(draw(utterances, cut, updates=20, rank=rank, world=3))
+        shared |= heard(draw(utterances, cut, updates=20, rank=rank, world_size=3))
     assert shared == alone
 
 
@@ -287,8 +292,8 @@ def test_silence_follows_the_users_share_of_updates(share: float) -> None:
     utterances = corpus(4000)
     longest: dict[Position, SampleSpec] = {}
     for each in draw(utterances, config, updates=600):
-        longest.setdefault(each[0].at, each[0])
-    padded = [d.frames > edge_of(utterances[d.clips[0]].seconds) for d in longest.values()]
+        longest.setdefault(each[0].position, each[0])
+    padded = [d.frames > padded_frames(utterances[d.clips[0]].seconds) for d in longest.values()]
     assert sum(padded) / len(padded) == pytest.approx(share, rel=0.25)
 
 
@@ -297,38 +302,38 @@ def test_which_updates_silence_follows_depends_on_seed_and_position_alone() -> N
     utterances = corpus(100)
 
     def padded(passes: TrainLoader) -> dict[Position, bool]:
-        return {d.after: d.frames > edge_of(15.0) for each in passes for d in each}
+        return {d.next_position: d.frames > padded_frames(15.0) for each in passes for d in each}
 
     alone = padded(draw(utterances, config, updates=40))
     assert set(alone.values()) == {True, False}
     cut = replace(config, max_seconds_per_forward=30.0)
     for rank in range(3):
-        assert padded(draw(utterances, cut, updates=40, rank=rank, world=3)) == alone
+        assert padded(draw(utterances, cut, updates=40, rank=rank, world_size=3)) == alone
     tail = padded(draw(utterances, config, updates=25, start=list(alone)[14]))
     assert list(tail.items()) == list(alone.items())[15:]
-    plan = Plan.of(utterances, config, seed=1)
+    plan = Plan.from_utterances(utterances, config, seed=1)
     other = padded(list(BucketedBatchSampler(plan, config, updates=40)))
     assert list(other.values()) != list(alone.values())
 
 
-@pytest.mark.parametrize("world", [1, 3])
-def test_starting_anywhere_is_the_tail_of_a_run_from_the_start(world: int) -> None:
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_starting_anywhere_is_the_tail_of_a_run_from_the_start(world_size: int) -> None:
     config = DataConfig(update_seconds=40.0, max_seconds_per_forward=25.0)
     utterances = anything(25, seed=2)
-    epoch = Plan.of(utterances, config, seed=0).length(1)
+    epoch = Plan.from_utterances(utterances, config, seed=0).num_updates(1)
     total = 2 * epoch + 3  # over two epochs' ends
-    whole = draw(utterances, config, updates=total, rank=world - 1, world=world)
+    whole = draw(utterances, config, updates=total, rank=world_size - 1, world_size=world_size)
     made = 0
     for number, each in enumerate(whole, 1):
-        if each[0].last:
+        if each[0].is_last:
             made += 1
             rest = draw(
                 utterances,
                 config,
                 updates=total - made,
-                start=each[0].after,
-                rank=world - 1,
-                world=world,
+                start=each[0].next_position,
+                rank=world_size - 1,
+                world_size=world_size,
             )
             assert rest == whole[number:]
     assert made == total
@@ -336,47 +341,56 @@ def test_starting_anywhere_is_the_tail_of_a_run_from_the_start(world: int) -> No
 
 def test_a_position_leads_into_the_next_epoch() -> None:
     config = DataConfig(update_clips=2)
-    positions = [each[0].after for each in draw(corpus(4), config, updates=4) if each[0].last]
+    positions = [
+        each[0].next_position for each in draw(corpus(4), config, updates=4) if each[0].is_last
+    ]
     assert positions == [Position(0, 1), Position(1, 0), Position(1, 1), Position(2, 0)]
     # a place behind an epoch's last update is the next epoch's first
     behind = draw(corpus(4), config, updates=2, start=Position(0, 2))
     assert behind == draw(corpus(4), config, updates=2, start=Position(1, 0))
 
 
-@pytest.mark.parametrize("world", [1, 3])
-def test_passed_over_updates_are_neither_drawn_nor_counted(world: int) -> None:
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_passed_over_updates_are_neither_drawn_nor_counted(world_size: int) -> None:
     utterances, config = corpus(60), DataConfig(update_clips=6, max_seconds_per_forward=20.0)
-    size = len(Plan.of(utterances, config, seed=0).updates(0))
+    size = len(Plan.from_utterances(utterances, config, seed=0).updates(0))
     gone = {Position(0, 0), Position(0, 3), Position(0, 4), Position(0, size - 1), Position(1, 0)}
-    for rank in range(world):
-        plan = Plan.of(utterances, config, seed=0)
-        whole = draw(utterances, config, updates=2 * size, rank=rank, world=world)
+    for rank in range(world_size):
+        plan = Plan.from_utterances(utterances, config, seed=0)
+        whole = draw(utterances, config, updates=2 * size, rank=rank, world_size=world_size)
         sampler = BucketedBatchSampler(
-            plan, config, updates=2 * size - len(gone), rank=rank, world=world, passed_over=gone
+            plan,
+            config,
+            updates=2 * size - len(gone),
+            rank=rank,
+            world_size=world_size,
+            skipped=gone,
         )
         # what is left is drawn as if nothing had been passed over: `after` too, which may name one
-        assert list(sampler) == [each for each in whole if each[0].at not in gone]
-        assert Position(0, 3) in {each[0].after for each in sampler}
+        assert list(sampler) == [each for each in whole if each[0].position not in gone]
+        assert Position(0, 3) in {each[0].next_position for each in sampler}
         for start in (Position(0, 3), Position(0, size - 1), Position(1, 0)):
             sampler.start, sampler.updates = start, 1
-            first = next(iter(sampler))[0].at
+            first = next(iter(sampler))[0].position
             assert first not in gone
-            assert first == min(d[0].at for d in whole if d[0].at > start and d[0].at not in gone)
+            assert first == min(
+                d[0].position for d in whole if d[0].position > start and d[0].position not in gone
+            )
 
 
 def test_the_length_of_some_epochs_is_what_is_drawn() -> None:
     config = DataConfig(update_seconds=40.0)
-    plan = Plan.of(anything(50, seed=0), config, seed=0)
-    assert plan.length(0) == 0
-    assert plan.length(3) == sum(len(plan.updates(epoch)) for epoch in range(3))
+    plan = Plan.from_utterances(anything(50, seed=0), config, seed=0)
+    assert plan.num_updates(0) == 0
+    assert plan.num_updates(3) == sum(len(plan.updates(epoch)) for epoch in range(3))
 
 
-@pytest.mark.parametrize("world", [1, 2])
-def test_little_of_what_is_computed_is_padding(world: int) -> None:
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_little_of_what_is_computed_is_padding(world_size: int) -> None:
     utterances = corpus(3000)
     config = DataConfig(pad="bucket")
-    plan = Plan.of(utterances, config, seed=0)
-    passes = draw(utterances, config, updates=plan.length(1), world=world)
+    plan = Plan.from_utterances(utterances, config, seed=0)
+    passes = draw(utterances, config, updates=plan.num_updates(1), world_size=world_size)
     held = sum(padded_seconds(each) for each in passes)
     real = sum(utterances[clip].seconds for each in passes for clip in clips_of(each))
     padding, window = 1 - real / held, 1 - real / (30 * len(utterances))
@@ -398,7 +412,9 @@ def test_edges_are_multiples_and_hold_the_longest(buckets: int) -> None:
 
 def test_a_clip_of_almost_30_s_has_a_bucket() -> None:
     assert bucket_edges(np.array([29.9999]), 4) == [N_FRAMES]
-    plan = Plan.of([Utterance(id="a", audio="", text="", seconds=29.9999)], DataConfig(), seed=0)
+    plan = Plan.from_utterances(
+        [Utterance(id="a", audio="", text="", seconds=29.9999)], DataConfig(), seed=0
+    )
     assert list(plan.updates(0)) == [[0]]
 
 

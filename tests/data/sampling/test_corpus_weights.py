@@ -1,4 +1,4 @@
-"""Several corpora in one exact plan: each as often as its weight says, with its own knobs."""
+"""Several corpora in one plan: repeated by their weights, each with its own options."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.conftest import make_tone_corpus
 
 
 def clips(**corpora: int) -> list[Utterance]:
-    """Return so many clips of each corpus, of 1 to 5 s."""
+    """Return a number of clips of each corpus, of 1 to 5 s."""
     return [
         Utterance(
             id=f"{name}/{i}", audio="", text="", seconds=1.0 + i % 5, tokens=5 + i % 3, corpus=name
@@ -32,11 +32,11 @@ def heard(plan: Plan, epochs: range) -> Counter[int]:
 def plan_of(utterances: list[Utterance], **knobs: object) -> Plan:
     """Return the plan of corpora a and b."""
     config = DataConfig(corpus=("a", "b"), update_seconds=30.0, **knobs)  # type: ignore[arg-type]
-    return Plan.of(utterances, config, seed=3)
+    return Plan.from_utterances(utterances, config, seed=3)
 
 
 @pytest.mark.parametrize("weight", [0.01, 0.3, 0.5, 1.0, 1.7, 3.0])
-def test_every_clip_is_heard_as_often_as_its_corpus_weighs(weight: float) -> None:
+def test_every_clip_is_repeated_by_its_corpus_weight(weight: float) -> None:
     utterances = clips(a=70, b=50)
     plan = plan_of(utterances, weights=(weight, 1.0))
     for epochs in (1, 2, 10):
@@ -80,7 +80,7 @@ def test_weights_go_by_the_names_that_a_run_was_begun_with() -> None:
 
 
 @pytest.mark.parametrize(
-    ("knobs", "told"),
+    ("knobs", "message"),
     [
         ({"language": ("en", "zh", "ko")}, "data.language has 3 values for 2 corpora"),
         ({"layout": ("manifest",) * 3}, "data.layout has 3 values for 2 corpora"),
@@ -91,9 +91,9 @@ def test_weights_go_by_the_names_that_a_run_was_begun_with() -> None:
     ],
 )
 def test_knobs_of_corpora_are_one_for_all_or_one_for_each(
-    knobs: dict[str, tuple[object, ...]], told: str
+    knobs: dict[str, tuple[object, ...]], message: str
 ) -> None:
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         DataConfig(corpus=("a", "b"), **knobs)  # type: ignore[arg-type]
 
 

@@ -20,7 +20,7 @@ from data.lazy_manifest import ManifestColumns
 from data.log_mel import frames_of
 from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.corpus_weights import weights_of
-from data.sampling.epoch_plan import LEAST_UPDATES, WHOLE_WINDOWS, Plan, bucket_edges, edge_of
+from data.sampling.epoch_plan import MIN_UPDATES, WHOLE_WINDOWS, Plan, bucket_edges, padded_frames
 from data.utterance import Utterance
 from trainer.metrics.flops import WhisperFlops
 
@@ -54,8 +54,8 @@ def plain_edges(ordered: list[float], buckets: int) -> list[int]:
     for clip in ordered:
         total += clip
         if total >= share * (len(edges) + 1) * (1 - 1e-9):
-            edges.append(edge_of(clip))
-    return sorted({*edges, edge_of(ordered[-1])})
+            edges.append(padded_frames(clip))
+    return sorted({*edges, padded_frames(ordered[-1])})
 
 
 def plain_buckets(rows: Sequence[Utterance], config: DataConfig) -> list[list[int]]:
@@ -69,23 +69,23 @@ def plain_buckets(rows: Sequence[Utterance], config: DataConfig) -> list[list[in
     everything = range(len(rows))
     if config.pad in WHOLE_WINDOWS:
         return [list(everything)]
-    most = max(1, min(config.buckets, int(updates(everything) / LEAST_UPDATES)))
+    most = max(1, min(config.buckets, int(updates(everything) / MIN_UPDATES)))
     edges = plain_edges(sorted(u.seconds for u in rows), most)
     place = [sum(edge < frames_of(u.seconds) for edge in edges) for u in rows]
     by_tokens = sorted(everything, key=lambda i: rows[i].tokens)
     buckets = []
     for each in range(len(edges)):
         held = [i for i in by_tokens if place[i] == each]
-        parts = max(1, min(config.token_buckets, int(updates(held) / LEAST_UPDATES)))
+        parts = max(1, min(config.token_buckets, int(updates(held) / MIN_UPDATES)))
         cuts = [len(held) * part // parts for part in range(parts + 1)]
         buckets += [held[a:b] for a, b in pairwise(cuts) if held]
     return buckets
 
 
 def plain_times(rows: Sequence[Utterance], config: DataConfig, seed: int, epoch: int) -> list[int]:
-    """Return how often each utterance is heard."""
+    """Return the repetitions of each utterance."""
     times = [1] * len(rows)
-    weights = weights_of(ManifestColumns.of(rows), config)
+    weights = weights_of(ManifestColumns.from_utterances(rows), config)
     for number, (corpus, weight) in enumerate(weights.items()):
         clips = [index for index, u in enumerate(rows) if u.corpus == corpus]
         first, last = (int(n * weight * len(clips) + 1e-6) for n in (epoch, epoch + 1))
@@ -166,7 +166,7 @@ def test_updates_are_those_of_the_plain_loop(config: DataConfig, clips: int) -> 
     rows = speech(clips, seed=clips)
     if config.corpus and clips < 50:
         rows = [replace(u, corpus="b") for u in rows]
-    plan = Plan.of(rows, config, seed=3)
+    plan = Plan.from_utterances(rows, config, seed=3)
     assert [bucket.tolist() for bucket in plan.buckets] == plain_buckets(rows, config)
     if not plan.weights:
         assert plan.mean_seconds == sum(u.seconds for u in rows) / len(rows)
@@ -185,17 +185,17 @@ def test_edges_are_those_of_the_plain_loop(buckets: int) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("world", [1, 3])
-def test_the_worst_pass_is_the_first_largest_of_all(config: DataConfig, world: int) -> None:
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_the_worst_pass_is_the_first_largest_of_all(config: DataConfig, world_size: int) -> None:
     rows = speech(700, seed=5)
-    plan = Plan.of(rows, config, seed=1)
-    for rank in range(world):
+    plan = Plan.from_utterances(rows, config, seed=1)
+    for rank in range(world_size):
         for cost in (WHISPER.activation_bytes, lambda shape: shape.seconds):
             sampler = BucketedBatchSampler(
-                plan, config, updates=0, rank=rank, world=world, pass_cost=cost
+                plan, config, updates=0, rank=rank, world_size=world_size, pass_cost=cost
             )
-            epoch = replace(sampler, updates=plan.length(1))
+            epoch = replace(sampler, updates=plan.num_updates(1))
             shapes = [
                 Shape(len(rows), rows[0].frames, max(map(sampler._tokens, rows))) for rows in epoch
             ]
-            assert sampler.worst() == max(shapes, key=cost)
+            assert sampler.largest() == max(shapes, key=cost)

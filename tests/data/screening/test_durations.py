@@ -1,4 +1,4 @@
-"""What a scan finds, and what it remembers."""
+"""Measuring durations, and caching them between scans."""
 
 import os
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import pytest
 
 from data.config import DataConfig
 from data.screening import durations as scanning
-from data.screening.durations import Measured, Measurements, measure, scan
+from data.screening.durations import Measurement, Measurements, measure, scan
 from data.utterance import Utterance
 
 WriteClip = Callable[..., Path]
@@ -17,17 +17,17 @@ WriteClip = Callable[..., Path]
 
 @pytest.fixture
 def clips(tmp_path: Path, write_clip: WriteClip) -> list[Utterance]:
-    """Return three utterances of 1, 2 and 3 s, whose lengths nobody said."""
+    """Return three utterances of 1, 2 and 3 s, without durations."""
     paths = [write_clip(tmp_path / f"{n}.mp3", float(n), 16_000) for n in (1, 2, 3)]
     return [Utterance(id=path.name, audio=str(path), text="one") for path in paths]
 
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the names of the files that scans open from now on."""
+    """Return a list of the files that scans open from now on."""
     names: list[str] = []
 
-    def watched(audio: str, check: str) -> Measured:
+    def watched(audio: str, check: str) -> Measurement:
         names.append(Path(audio).name)
         return measure(audio, check)
 
@@ -96,7 +96,7 @@ def test_a_scan_of_one_split_does_not_forget_another(
     assert opened == []
 
 
-def test_a_look_at_headers_is_no_decoding(
+def test_checking_headers_does_not_decode(
     clips: list[Utterance], tmp_path: Path, opened: list[str]
 ) -> None:
     cache = tmp_path / "cache.jsonl"
@@ -138,7 +138,7 @@ def test_what_is_broken_is_found_and_remembered(
     assert sorted(opened) == ["1.mp3", "1.mp3", "2.mp3", "3.mp3"]
 
 
-def test_a_progress_bar_is_drawn_only_where_asked_for(
+def test_a_progress_bar_is_shown_only_if_requested(
     clips: list[Utterance], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     look(clips, tmp_path / "cache.jsonl")

@@ -1,4 +1,4 @@
-"""Every drop has a reason and is counted; what is sound is kept as it is."""
+"""Every drop has a reason and is counted; other utterances are kept unchanged."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from data.config import DataConfig
 from data.errors import InputError
-from data.screening.durations import Measured
+from data.screening.durations import Measurement
 from data.screening.filters import (
     count_reasons,
     refuse_broken,
@@ -87,18 +87,18 @@ def test_limits_are_the_users() -> None:
 
 
 def test_measured_lengths_replace_what_tables_say() -> None:
-    found = {"/a.mp3": Measured(seconds=2.0312345678)}
+    found = {"/a.mp3": Measurement(seconds=2.0312345678)}
     kept, drops = screen_audio([utterance(), utterance("b", seconds=7.0)], "train", found)
     assert [u.seconds for u in kept] == [2.031235, 7.0]  # nobody looked at the second
     assert drops == []
 
 
-def test_what_cannot_be_heard_is_dropped_with_its_reason() -> None:
+def test_what_cannot_be_decoded_is_dropped_with_its_reason() -> None:
     found = {
-        "/missing.mp3": Measured(reason="missing", detail="no such file"),
-        "/bad.mp3": Measured(reason="unreadable", detail="no header"),
-        "/half.mp3": Measured(seconds=1.0),
-        "/nothing.mp3": Measured(seconds=0.0),
+        "/missing.mp3": Measurement(reason="missing", detail="no such file"),
+        "/bad.mp3": Measurement(reason="unreadable", detail="no header"),
+        "/half.mp3": Measurement(seconds=1.0),
+        "/nothing.mp3": Measurement(seconds=0.0),
     }
     rows = [utterance(name[1:-4], audio=name) for name in found]
     kept, drops = screen_audio(rows, "train", found)
@@ -108,7 +108,7 @@ def test_what_cannot_be_heard_is_dropped_with_its_reason() -> None:
 
 
 def test_slices_have_their_own_length() -> None:
-    found = {"/a.mp3": Measured(seconds=10.0)}
+    found = {"/a.mp3": Measurement(seconds=10.0)}
     rows = [
         utterance("1", audio="/a.mp3", start=1.0, end=3.5, seconds=2.5),
         utterance("2", audio="/a.mp3", start=8.0, seconds=0.0),
@@ -129,7 +129,7 @@ def test_a_slice_behind_the_end_of_its_file_is_dropped(
     start: float, end: float | None, length: float, reason: str
 ) -> None:
     u = utterance(start=start, end=end, seconds=0.0 if end is None else end - start)
-    kept, drops = screen_audio([u], "test", {u.audio: Measured(seconds=length)})
+    kept, drops = screen_audio([u], "test", {u.audio: Measurement(seconds=length)})
     assert kept == []
     assert [d.reason for d in drops] == [reason]
 
@@ -166,21 +166,21 @@ def test_missing_audio_stops_unless_the_user_said_to_go_on() -> None:
         Drop(split="train", id=name, audio=f"/{name}.mp3", reason=reason)
         for name, reason in (("a", "truncated"), ("b", "missing"), ("c", "missing"))
     ]
-    with pytest.raises(InputError, match=r"data.missing_audio=drop") as told:
+    with pytest.raises(InputError, match=r"data.missing_audio=drop") as error:
         refuse_missing(drops, DataConfig())
-    assert "/b.mp3: no such file, though train lists it (2 such rows in all)" in str(told.value)
+    assert "/b.mp3: no such file, though train lists it (2 such rows in all)" in str(error.value)
     refuse_missing(drops, DataConfig(missing_audio="drop"))
     refuse_missing(drops[:1], DataConfig())
 
 
 def test_what_is_too_long_to_be_held_whole_is_named_before_it_is_decoded() -> None:
-    found = {"/a.mp3": Measured(seconds=5 * 3600.0)}
+    found = {"/a.mp3": Measurement(seconds=5 * 3600.0)}
     kept, drops = screen_audio(
         [utterance(), utterance("b", audio="/a.mp3", end=2.0)], "test", found
     )
     assert [u.id for u in kept] == ["b"]
     assert [(d.reason, d.detail) for d in drops] == [
-        ("too long", "18000 s; 14400 s are held whole: name slices of it")
+        ("too long", "18000 s; the limit is 14400 s: list slices of it")
     ]
 
 
@@ -193,13 +193,13 @@ def drops_of(**counts: int) -> list[Drop]:
     ]
 
 
-def test_too_many_broken_clips_are_one_sentence_with_the_figures_and_the_remedy() -> None:
+def test_too_many_broken_clips_raise_one_input_error_with_the_figures_and_the_remedy() -> None:
     drops = drops_of(truncated=7, silent=9, kills_the_decoder=1, too_long=500, listed_twice=90)
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as error:
         refuse_broken(drops, 1200, DataConfig(), Path("/runs/a/drops.jsonl"))
-    assert str(told.value) == (
+    assert str(error.value) == (
         "17 of 1,200 clips of train are broken, most of them (9) silent, such as /0.mp3; all are "
-        "named in /runs/a/drops.jsonl: mend them, or go on without them with "
+        "listed in /runs/a/drops.jsonl: repair them, or continue without them with "
         "data.max_broken_share=0.02"
     )
     refuse_broken(drops, 1200, DataConfig(max_broken_share=0.02), Path("drops.jsonl"))

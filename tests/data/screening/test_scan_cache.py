@@ -1,4 +1,4 @@
-"""What a scan found survives its end, however it ended, and other scans of the same corpus."""
+"""A scan's results survive a crash, and concurrent scans of the same corpus."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ from data.config import DataConfig
 from data.screening import durations as scanning
 from data.screening import scan_cache as measurements
 from data.screening.durations import Measurements, measure, scan
-from data.screening.scan_cache import ABANDONED_SECONDS, Measured, MeasurementCache, read_rows
+from data.screening.scan_cache import ABANDONED_SECONDS, Measurement, MeasurementCache, read_rows
 from data.utterance import Utterance
 
 WriteClip = Callable[..., Path]
@@ -25,17 +25,17 @@ HERE = DataConfig(workers=0)
 
 @pytest.fixture
 def clips(tmp_path: Path, write_clip: WriteClip) -> list[Utterance]:
-    """Return six utterances of 0.1 to 0.6 s, whose lengths nobody said."""
+    """Return six utterances of 0.1 to 0.6 s, without durations."""
     paths = [write_clip(tmp_path / f"{n}.wav", n / 10) for n in range(1, 7)]
     return [Utterance(id=path.stem, audio=str(path), text="one") for path in paths]
 
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the names of the files that scans open from now on; each is written down at once."""
+    """Return a list of the files that scans open from now on; results are flushed at once."""
     names: list[str] = []
 
-    def watched(audio: str, check: str) -> Measured:
+    def watched(audio: str, check: str) -> Measurement:
         names.append(Path(audio).stem)
         return measure(audio, check)
 
@@ -50,14 +50,14 @@ def look(clips: list[Utterance], cache: Path) -> Measurements:
 
 
 def beside(cache: Path) -> list[str]:
-    """Return the names of the files beside the cache."""
+    """Return the names of the files next to the cache."""
     return [path.name for path in cache.parent.glob(f"{cache.name}.*")]
 
 
 def die_at(clips: list[Utterance], number: int, cache: Path) -> None:
-    """Scan, and be killed when a clip is to be measured."""
+    """Scan, and be killed while measuring a clip."""
 
-    def deadly(audio: str, check: str) -> Measured:
+    def deadly(audio: str, check: str) -> Measurement:
         if audio == clips[number].audio:
             os.kill(os.getpid(), signal.SIGKILL)
         return measure(audio, check)
@@ -89,7 +89,7 @@ def test_a_scan_that_ends_with_an_error_has_written_down_what_it_found(
 ) -> None:
     cache, watched = tmp_path / "cache.jsonl", scanning.measure
 
-    def failing(audio: str, check: str) -> Measured:
+    def failing(audio: str, check: str) -> Measurement:
         if audio == clips[3].audio:
             raise MemoryError
         return watched(audio, check)
@@ -109,7 +109,7 @@ def test_two_scans_at_once_find_everything_and_leave_one_cache(
 ) -> None:
     cache, watched, others = tmp_path / "cache.jsonl", scanning.measure, Measurements()
 
-    def interrupted(audio: str, check: str) -> Measured:
+    def interrupted(audio: str, check: str) -> Measurement:
         if audio == clips[1].audio:
             others.update(look(clips[2:], cache))  # another run begins and ends meanwhile
         return watched(audio, check)
@@ -169,11 +169,11 @@ def test_files_of_processes_that_run_are_kept_and_those_of_others_moved_into_the
 def test_what_is_not_a_file_is_never_remembered(tmp_path: Path) -> None:
     cache = MeasurementCache(tmp_path / "cache.jsonl")
     stamps = {"hub:{}": "", "/a.wav": "decode 1 2"}
-    appender = cache.appending(stamps)
+    appender = cache.appender(stamps)
     for audio in stamps:
-        appender.add(audio, Measured(seconds=1.0))
+        appender.add(audio, Measurement(seconds=1.0))
     appender.flush()
     again = MeasurementCache(cache.path)
-    assert list(again.known(stamps)) == ["/a.wav"]
-    cache.consolidate(dict.fromkeys(stamps, Measured(seconds=1.0)), stamps)
+    assert list(again.lookup(stamps)) == ["/a.wav"]
+    cache.consolidate(dict.fromkeys(stamps, Measurement(seconds=1.0)), stamps)
     assert [audio for audio, _, _ in read_rows(cache.path)] == ["/a.wav"]

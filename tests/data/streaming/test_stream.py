@@ -1,4 +1,4 @@
-"""A dataset is read while it arrives: every row once an epoch, from any place on, or a sentence."""
+"""Streaming a dataset: every row once per epoch, from any position; errors are InputErrors."""
 
 import random
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def stream_of(folder: Path | str, seed: int = 0, **knobs: Any) -> Stream:
 def epoch(stream: Stream, number: int = 0) -> list[StreamRow]:
     """Return the rows of an epoch."""
     samples = stream.rows(StreamPosition(number))
-    return list(takewhile(lambda sample: sample.place.epoch == number, samples))
+    return list(takewhile(lambda sample: sample.position.epoch == number, samples))
 
 
 def ids(samples: list[StreamRow]) -> list[str]:
@@ -87,11 +87,11 @@ def test_epochs_differ_in_the_order_of_shards_and_seeds_too(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("write", [write_parquet, write_tars, write_saved])
-def test_a_stream_goes_on_from_any_place(write: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_a_stream_continues_from_any_place(write: Callable[[Path], Path], tmp_path: Path) -> None:
     stream = stream_of(write(tmp_path / "mine"), language=("en",))
     whole = list(islice(stream.rows(StreamPosition()), 2 * SHARDS * ROWS))
     for begin in random.Random(0).sample(range(len(whole) - 5), 12):
-        assert list(islice(stream.rows(whole[begin].place), 5)) == whole[begin : begin + 5]
+        assert list(islice(stream.rows(whole[begin].position), 5)) == whole[begin : begin + 5]
 
 
 def test_columns_are_found_and_named_as_in_a_dataset_that_is_downloaded(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_local_folder_has_no_commit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [write_parquet, write_tars])
-def test_a_shard_that_is_cut_short_is_a_sentence(
+def test_a_shard_that_is_cut_short_raises_an_input_error(
     write: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     folder = write(tmp_path / "mine")
@@ -157,29 +157,29 @@ def test_a_shard_that_is_cut_short_is_a_sentence(
         epoch(stream_of(folder))
 
 
-def test_an_empty_split_is_a_sentence(tmp_path: Path) -> None:
+def test_an_empty_split_raises_an_input_error(tmp_path: Path) -> None:
     columns = {"audio": pa.array([], AUDIO), "text": pa.array([], pa.string())}
     datasets.Dataset(pa.table(columns)).save_to_disk(tmp_path / "mine")
-    with pytest.raises(InputError, match="mine: split 'train' cannot be loaded: it holds nothing"):
+    with pytest.raises(InputError, match="mine: split 'train' cannot be loaded: it is empty"):
         stream_of(tmp_path / "mine")
 
 
-def test_tar_files_that_hold_nothing_are_a_sentence(tmp_path: Path) -> None:
+def test_tar_files_that_hold_nothing_raise_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "train-000000.tar").write_bytes(bytes(10_240))
     with pytest.raises(InputError, match="mine: split 'train' cannot be loaded"):
         stream_of(tmp_path / "mine")
 
 
-def test_audio_in_files_beside_the_rows_is_a_sentence(tmp_path: Path) -> None:
+def test_audio_in_files_beside_the_rows_raises_an_input_error(tmp_path: Path) -> None:
     folder = write_parquet(tmp_path / "mine", {0: {"bytes": None, "path": "/etc/passwd"}})
     with pytest.raises(
-        InputError, match=r"rows name files, such as '/etc/passwd'.*streaming=false"
+        InputError, match=r"rows have paths of files, such as '/etc/passwd'.*streaming=false"
     ):
         epoch(stream_of(folder))
 
 
-def test_columns_that_are_missing_are_sentences(tmp_path: Path) -> None:
+def test_columns_that_are_missing_raise_an_input_error(tmp_path: Path) -> None:
     folder = write_parquet(tmp_path / "mine")
     for knobs, told in (
         (
@@ -195,14 +195,14 @@ def test_columns_that_are_missing_are_sentences(tmp_path: Path) -> None:
             stream_of(folder, **knobs)
 
 
-def test_columns_that_are_not_known_before_are_a_sentence(tmp_path: Path) -> None:
+def test_columns_that_are_not_known_before_raise_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "train.csv").write_text("audio,text\na.wav,one\n")
-    with pytest.raises(InputError, match="mine: which columns it has is known after all of it"):
+    with pytest.raises(InputError, match="mine: its columns are only known after"):
         stream_of(tmp_path / "mine", layout=("hub",))
 
 
-def test_what_cannot_be_streamed_is_a_sentence(tone_corpus: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_streamed_raises_an_input_error(tone_corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="streaming reads datasets of the Hub, and folders of"):
         stream_of(tone_corpus)
     with pytest.raises(InputError, match="no such folder or file"):

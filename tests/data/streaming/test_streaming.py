@@ -1,4 +1,4 @@
-"""A run on a dataset that is read while it arrives: every clip once, exact after a stop."""
+"""A run on a streamed dataset: every clip once per epoch, and exact resuming."""
 
 import json
 import os
@@ -29,12 +29,12 @@ def shards(shared: Path) -> Path:
 
 
 def arguments(folder: Path, *extra: str) -> tuple[str, ...]:
-    """Return what streams a folder; the last value of a knob counts."""
+    """Return a function that streams a folder; the last value of an option counts."""
     return ("--data.corpus", str(folder), *STREAM, *extra)
 
 
 def note(into: Path) -> None:
-    """Write down which clips each update holds, and how many bytes of the stream lie on disk."""
+    """Record each update's clips, and the stream's bytes on disk."""
     from trainer.heartbeat import Heartbeat
 
     begin = Heartbeat.begin
@@ -42,7 +42,7 @@ def note(into: Path) -> None:
     def noted(self: Heartbeat, batches: Any, dropped: int) -> Any:
         spooled = list(into.parent.joinpath("run", "stream").rglob("*.tar"))
         row = {
-            "at": list(batches[0].at),
+            "at": list(batches[0].position),
             "ids": [each for batch in batches for each in batch.ids],
             "files": len(spooled),
         }
@@ -56,7 +56,7 @@ def note(into: Path) -> None:
 @pytest.mark.parametrize(
     "write", [write_parquet, write_tars, write_saved], ids=["parquet", "tar", "saved"]
 )
-def test_every_clip_is_heard_once_an_epoch_and_two_windows_lie_on_disk(
+def test_every_clip_is_trained_on_once_per_epoch_and_two_windows_are_on_disk(
     trainer: Any, tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
     folder = write(tmp_path / "mine")
@@ -77,7 +77,7 @@ def test_every_clip_is_heard_once_an_epoch_and_two_windows_lie_on_disk(
 
 
 @pytest.mark.parametrize("stop", [3, 4, 6], ids=["in a window", "at its end", "in a second epoch"])
-def test_a_stopped_run_goes_on_exactly(
+def test_a_stopped_run_continues_exactly(
     trainer: Any, tmp_path: Path, losses: Losses, shards: Path, stop: int
 ) -> None:
     extra = arguments(shards, "--model.dropout=0.1", "--checkpoint.save_every=1")
@@ -96,7 +96,7 @@ def kill(at: int) -> None:
     begin = Heartbeat.begin
 
     def deadly(self: Heartbeat, batches: Any, dropped: int) -> Any:
-        if batches[0].at[0] == at:
+        if batches[0].position[0] == at:
             os.kill(os.getpid(), signal.SIGKILL)
         return begin(self, batches, dropped)
 
@@ -104,7 +104,7 @@ def kill(at: int) -> None:
 
 
 @pytest.mark.parametrize("forgotten", [False, True], ids=["", "without what it noted"])
-def test_a_killed_run_goes_on_exactly_and_leaves_nothing_of_the_stream(
+def test_a_killed_run_continues_exactly_and_leaves_nothing_of_the_stream(
     trainer: Any, tmp_path: Path, losses: Losses, shards: Path, forgotten: bool
 ) -> None:
     extra = arguments(shards, "--checkpoint.save_every=1")
@@ -151,7 +151,7 @@ def test_a_stream_that_changed_is_refused(trainer: Any, tmp_path: Path, shards: 
     write_parquet(folder, dict.fromkeys(range(SHARDS * ROWS), BROKEN))
     done = trainer(run, *extra, "--resume=auto", check=False)
     assert done.returncode == 2
-    assert "held other clips" in done.output
+    assert "had other clips" in done.output
     assert "Traceback" not in done.output
 
 
@@ -164,7 +164,7 @@ def test_another_window_is_another_order(trainer: Any, tmp_path: Path, shards: P
 
 
 @pytest.mark.parametrize(
-    ("extra", "told"),
+    ("extra", "message"),
     [
         (("--loop.max_steps=None",), "loop.max_steps must be set with data.streaming"),
         (("--data.train_split=train+dev",), "one split of one corpus"),
@@ -172,10 +172,10 @@ def test_another_window_is_another_order(trainer: Any, tmp_path: Path, shards: P
         (("--data.layout=common_voice",), "data.streaming reads datasets of the Hub"),
     ],
 )
-def test_what_a_stream_cannot_do_is_a_sentence(
-    trainer: Any, tmp_path: Path, shards: Path, extra: tuple[str, ...], told: str
+def test_what_a_stream_cannot_do_raises_an_input_error(
+    trainer: Any, tmp_path: Path, shards: Path, extra: tuple[str, ...], message: str
 ) -> None:
     done = trainer(tmp_path / "run", *arguments(shards, *extra), check=False)
     assert done.returncode == 2
-    assert told in done.output
+    assert message in done.output
     assert "Traceback" not in done.output

@@ -18,7 +18,7 @@ from data.atomic_files import read_jsonl
 from data.config import DataConfig
 from data.corpora import read
 from data.errors import InputError
-from data.screening.scan_cache import Measured
+from data.screening.scan_cache import Measurement
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
 from eval.metrics.hypothesis import Hypothesis
@@ -253,7 +253,7 @@ def measure_slowly(notes: Path) -> None:
     torch.distributed.init_process_group = lambda *a, **k: start(*a, **{**k, "timeout": limit})
     Watchdog.first_seconds = property(lambda _: seconds)  # type: ignore[method-assign, assignment]
 
-    def slow(audio: str, check: str) -> Measured:
+    def slow(audio: str, check: str) -> Measurement:
         if Path(audio).parent.name == "other":
             time.sleep(1.4)
             with notes.open("a") as file:

@@ -186,7 +186,7 @@ def test_of_many_failures_the_first_are_named(transcribe: Transcribe) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--language=xx",), "language 'xx' is unknown to the model"),
+        (("--language=xx",), "the model does not support language 'xx'"),
         (("--precision=fp16",), "precision=fp16 needs a GPU"),
         (("--eval.num_beams=0",), "eval.num_beams must be at least 1"),
     ],

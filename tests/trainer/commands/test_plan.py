@@ -77,7 +77,7 @@ def test_what_training_would_refuse_is_refused_and_the_clips_are_named(
     assert "Traceback" not in done.stderr
     named_in = tmp_path / ".plan" / "run.drops.jsonl"
     assert "3 of 24 clips of train are broken, most of them (3) unreadable" in done.stderr
-    assert f"named in {named_in}" in done.stderr
+    assert f"listed in {named_in}" in done.stderr
     assert len(named_in.read_text(encoding="utf-8").splitlines()) == 3
     assert not (tmp_path / "run").exists()
 

@@ -43,7 +43,7 @@ class Case:
     @property
     def plan(self) -> Plan:
         """Return the plan, which is every process's."""
-        return Plan.of(self.rows, self.config, seed=0)
+        return Plan.from_utterances(self.rows, self.config, seed=0)
 
     @property
     def updates(self) -> dict[Position, list[str]]:
@@ -115,7 +115,7 @@ class Cases:
         seconds = rng.uniform(0.02, scale)
         start = rng.uniform(0, SECONDS - seconds)
         text = " ".join(rng.choices(WORDS, k=rng.randint(1, 8)))
-        (tokens,) = self.encoder.count([text], ["en"])
+        (tokens,) = self.encoder.count_tokens([text], ["en"])
         return Utterance(
             id=name,
             audio=self.audio,
@@ -130,7 +130,7 @@ class Cases:
     def epoch_of(self, case: Case, rank: int) -> list[Batch]:
         """Return the passes of an epoch, from one process's real loader."""
         sampler = BucketedBatchSampler(
-            case.plan, case.config, updates=0, rank=rank, world=case.world
+            case.plan, case.config, updates=0, rank=rank, world_size=case.world
         )
         passes = train_batches(
             case.seen_by(rank), case.config, BatchPreparer(self.encoder, 80), sampler
@@ -164,12 +164,14 @@ def check(cases: Cases, seed: int) -> None:
     told = f"seed {seed}: {len(case.rows)} clips, {case.world} processes, {case.config}"
     assert len({len(passes) for passes in ranks}) == 1, told
     for together in zip(*ranks, strict=True):
-        assert len({(batch.at, batch.after, batch.last) for batch in together}) == 1, told
+        assert (
+            len({(batch.position, batch.next_position, batch.is_last) for batch in together}) == 1
+        ), told
         assert any(batch.ids for batch in together), f"a pass of nothing; {told}"
-    assert [batch.at for batch in ranks[0] if batch.last] == list(case.updates), told
+    assert [batch.position for batch in ranks[0] if batch.is_last] == list(case.updates), told
     drawn: dict[Position, list[str]] = {}
     for batch in (batch for passes in ranks for batch in passes):
-        drawn.setdefault(batch.at, []).extend(batch.ids)
+        drawn.setdefault(batch.position, []).extend(batch.ids)
     for at, names in case.updates.items():
         assert sorted(drawn.pop(at)) == sorted(names), told
     assert not drawn, told
@@ -188,7 +190,7 @@ def check_budgets(case: Case, ranks: list[list[Batch]], told: str) -> None:
         held = len(batch.features) * batch.features.shape[-1] / FRAMES_PER_SECOND
         assert len(batch.features) == 1 or held <= config.max_seconds_per_forward + 1e-9, told
         assert len(batch.labels) == 1 or batch.labels.numel() <= config.max_tokens_per_forward, told
-        updates.setdefault(batch.at, []).extend(rows[name] for name in batch.ids)
+        updates.setdefault(batch.position, []).extend(rows[name] for name in batch.ids)
     for clips in updates.values():
         seconds, tokens = sum(u.seconds for u in clips), sum(u.tokens for u in clips)
         within = seconds <= config.update_seconds + 1e-9 and tokens <= config.update_tokens

@@ -16,7 +16,7 @@ import torch
 from data.screening import durations as scanning
 from data.screening import scan_cache as measurements
 from data.screening.durations import measure
-from data.screening.scan_cache import Measured
+from data.screening.scan_cache import Measurement
 from trainer.distributed import ended_processes as liveness
 from trainer.distributed import shared_scan
 
@@ -47,7 +47,7 @@ def watch(
     liveness.SILENT_SECONDS = 2.0
     begun = 0
 
-    def noted(audio: str, check: str) -> Measured:
+    def noted(audio: str, check: str) -> Measurement:
         nonlocal begun
         if begun == (die_at or {}).get(rank):
             os.kill(os.getpid(), signal.SIGKILL)

@@ -50,7 +50,7 @@ def of_passes(flops: WhisperFlops, peak: float, processes: int = 1, **knobs: Any
     clips = [Utterance(id=str(i), audio="", text="", seconds=5.0, tokens=25) for i in range(100)]
     config = DataConfig(**knobs)
     gpus: Any = SimpleNamespace(device=torch.device("cuda"), num_processes=processes)
-    return launch_bound(config, Plan.of(clips, config, seed=0), flops, peak, gpus)
+    return launch_bound(config, Plan.from_utterances(clips, config, seed=0), flops, peak, gpus)
 
 
 def test_passes_too_small_for_a_gpu_are_told_with_the_number_to_set() -> None:

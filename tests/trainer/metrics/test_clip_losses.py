@@ -16,7 +16,6 @@ from data.log_mel import LogMel
 from data.sampling.bucketed_sampler import SampleSpec
 from data.utterance import Drop, Utterance
 from eval.whisper import Whisper, load_whisper
-from trainer.distributed.engine import Engine
 from trainer.metrics.clip_losses import ClipLosses
 from trainer.metrics.recorder import NullRecorder
 from trainer.model import ModelConfig, prepare_training
@@ -42,8 +41,8 @@ def line(whisper: Whisper, texts: tuple[str, ...], failed: str = "") -> Batch:
         )
         for text in texts
     ]
-    draw = SampleSpec((), Position(2, 5), Position(2, 6), last=True, frames=400)
-    return PaddingCollator(whisper.labels(), LogMel(80))([Sample(clips=clips, draw=draw)])
+    draw = SampleSpec((), Position(2, 5), Position(2, 6), is_last=True, frames=400)
+    return PaddingCollator(whisper.labels(), LogMel(80))([Sample(clips=clips, spec=draw)])
 
 
 def update(whisper: Whisper, batches: list[Batch]) -> StepResult:
@@ -52,10 +51,8 @@ def update(whisper: Whisper, batches: list[Batch]) -> StepResult:
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.0, fused=True)
     tokens = sum(sum(batch.tokens) for batch in batches)
     for batch in batches:
-        batch.last = batch is batches[-1]
-    return train_step(
-        Engine(Accelerator(cpu=True), module, optimizer), batches, tokens=tokens, max_norm=1
-    )
+        batch.is_last = batch is batches[-1]
+    return train_step(Accelerator(cpu=True), module, optimizer, batches, tokens=tokens, max_norm=1)
 
 
 def kept(folder: Path) -> ClipLosses:
@@ -81,14 +78,14 @@ def test_of_a_window_of_clips_each_has_its_own_targets(whisper: Whisper) -> None
     encoder = whisper.labels()
     batch = line(whisper, TEXTS, failed=TEXTS[2])
     sound = [text for text in TEXTS if text != TEXTS[2]]
-    pieces = encoder.pieces(sound, "en")
+    pieces = encoder.encode_texts(sound, "en")
     prefix = encoder.prefix("en")[1:]  # the start token is no target
     held = iter(batch.labels[0].split(batch.tokens))
     found = dict(zip(batch.ids, ([*each.tolist()] for each in held), strict=True))
     assert found[TEXTS[0]] == [*prefix, *pieces[0]]
     assert found[TEXTS[1]] == pieces[1]
     assert found[TEXTS[2]] == []
-    assert found[TEXTS[3]] == [*pieces[2], encoder.end]
+    assert found[TEXTS[3]] == [*pieces[2], encoder.end_id]
 
 
 def test_a_clip_that_failed_and_an_update_that_was_not_made_cost_nothing(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from data.batch import IGNORE, Batch, Position, target_positions
+from data.batch import IGNORE_INDEX, Batch, Position, target_positions
 from data.errors import InputError
 from trainer.metrics.flops import Peak, WhisperFlops, peak_flops
 from trainer.metrics.meter import LogConfig, TrainMetrics, peak_memory
@@ -20,7 +20,7 @@ SMALL = WhisperFlops(d_model=768, encoder_layers=12, decoder_layers=12, n_mels=8
 def batch(seconds: list[float], tokens: list[int], frames: int) -> Batch:
     """Return a batch of these lengths."""
     longest = max(tokens)
-    labels = torch.full((len(tokens), longest), IGNORE)
+    labels = torch.full((len(tokens), longest), IGNORE_INDEX)
     for row, count in zip(labels, tokens, strict=True):
         row[:count] = 1
     return Batch(
@@ -33,9 +33,9 @@ def batch(seconds: list[float], tokens: list[int], frames: int) -> Batch:
         targets=target_positions(labels),
         seconds=seconds,
         tokens=tokens,
-        at=Position(0, 0),
-        after=Position(0, 1),
-        last=True,
+        position=Position(0, 0),
+        next_position=Position(0, 1),
+        is_last=True,
     )
 
 

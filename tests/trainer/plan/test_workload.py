@@ -40,13 +40,13 @@ def both(
 ) -> tuple[list[Update], list[list[Batch]]]:
     """Return the updates of two epochs as they are foretold, and every process's real passes."""
     config = DataConfig(workers=0, update_clips=5, max_padding=0.05, **knobs)
-    plan = Plan.of(rows, config, seed=0)
-    number = plan.length(EPOCHS)
-    sampler = BucketedBatchSampler(plan, config, updates=0, world=world)
+    plan = Plan.from_utterances(rows, config, seed=0)
+    number = plan.num_updates(EPOCHS)
+    sampler = BucketedBatchSampler(plan, config, updates=0, world_size=world)
     told = list(Workload(rows, sampler, encoder).updates(number))
     made = []
     for rank in range(world):
-        mine = BucketedBatchSampler(plan, config, updates=0, rank=rank, world=world)
+        mine = BucketedBatchSampler(plan, config, updates=0, rank=rank, world_size=world)
         passes = train_batches(rows, config, BatchPreparer(encoder, 80), mine)
         made.append(list(passes.start(Position(), number)))
     return told, made
@@ -82,7 +82,7 @@ def test_tokens_of_times_and_prompts_are_counted(
     )
     for i, u in enumerate(rows):
         prompt = " ".join([u.text] * (i % 4))
-        rows[i] = replace(u, prompt=prompt, prompt_tokens=timed.measure([prompt])[0])
+        rows[i] = replace(u, prompt=prompt, prompt_tokens=timed.count_text_tokens([prompt])[0])
     told, made = both(rows, timed, 2, pad=pad, timestamp_probability=0.5, prompt_probability=0.5)
     assert [(p.shape, p.targets) for update in told for p in update.passes] == [
         (b.shape, sum(b.tokens)) for b in made[0]
@@ -92,8 +92,10 @@ def test_tokens_of_times_and_prompts_are_counted(
 
 def test_updates_are_those_of_the_plan(rows: list[Utterance], encoder: LabelEncoder) -> None:
     told, made = both(rows, encoder, 1, pad="bucket")
-    assert len(told) == sum(batch.last for batch in made[0])
-    plan = Plan.of(rows, DataConfig(update_clips=5, max_padding=0.05, pad="bucket"), seed=0)
+    assert len(told) == sum(batch.is_last for batch in made[0])
+    plan = Plan.from_utterances(
+        rows, DataConfig(update_clips=5, max_padding=0.05, pad="bucket"), seed=0
+    )
     expected = [len(update) for epoch in range(EPOCHS) for update in plan.updates(epoch)]
     assert [update.clips for update in told] == expected
 
@@ -114,7 +116,9 @@ def test_groups_by_length_hold_every_pass_and_split_no_length(
 def test_silence_of_no_weight_is_a_row_that_nothing_is_learnt_from(encoder: LabelEncoder) -> None:
     one = Utterance(id="a", audio="", text="one", language="en", seconds=1.0, tokens=6)
     config = DataConfig(workers=0, pad="bucket")
-    sampler = BucketedBatchSampler(Plan.of([one], config, seed=0), config, updates=0, world=2)
+    sampler = BucketedBatchSampler(
+        Plan.from_utterances([one], config, seed=0), config, updates=0, world_size=2
+    )
     (told,) = Workload([one], sampler, encoder).updates(1)
     assert told.passes[0].shape == Shape(1, 112, 5)
     assert (told.clips, told.targets, told.slots) == (1, 5, 6)

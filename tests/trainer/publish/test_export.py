@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from data.atomic_files import write_text
-from data.audio.decode import load
+from data.audio.decode import load_audio
 from data.errors import InputError
 from data.utterance import Utterance
 from eval.whisper import Whisper, load_whisper
@@ -110,7 +110,7 @@ def test_a_stock_pipeline_hears_what_the_model_hears(
 ) -> None:
     set_generation_config(whisper, [said("en")])
     export(whisper, tmp_path / "model", FACTS)
-    samples = load(Utterance(id="a", audio=str(write_clip(tmp_path / "a.wav", 2.0)), text=""))
+    samples = load_audio(Utterance(id="a", audio=str(write_clip(tmp_path / "a.wav", 2.0)), text=""))
     heard = pipeline("automatic-speech-recognition", model=str(tmp_path / "model"))
     greedy = {"num_beams": 1, "max_new_tokens": 8}
     text = heard(samples.numpy(), generate_kwargs=greedy)["text"]

@@ -176,7 +176,7 @@ def test_no_path_of_this_machine_is_in_it(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         rows += [Utterance(id=f"{number}", audio="", text="", seconds=36.0, corpus=str(folder))]
     rows += [Utterance(id="h", audio="", text="", seconds=72.0, corpus="google/fleurs")]
-    assert _corpora(ManifestColumns.of(rows)) == [
+    assert _corpora(ManifestColumns.from_utterances(rows)) == [
         {"name": "one/zh", "hub": False, "clips": 1, "hours": 0.01},
         {"name": "two/zh", "hub": False, "clips": 1, "hours": 0.01},
         {"name": "google/fleurs", "hub": True, "clips": 1, "hours": 0.02},
