@@ -1,4 +1,4 @@
-"""A Batch to texts, with the stock model's own generate."""
+"""Decode a Batch into hypotheses with transformers' generate()."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -15,33 +15,40 @@ from data.errors import InputError
 from data.labels import END, LAST_TIME, NO_TIMESTAMPS
 from data.log_mel import N_FRAMES
 from eval.config import EvalConfig
-from eval.fallback import LONG, TEMPERATURES, Verdict, judge, seed
-from eval.reference_loss import Likelihood
-from eval.segments import Segment, between_times
+from eval.fallback import (
+    LONG_AUDIO_OPTIONS,
+    TEMPERATURES,
+    FallbackDecision,
+    fallback_decision,
+    seed_from_id,
+)
+from eval.reference_loss import ReferenceLoss
+from eval.segments import Segment, parse_timestamps
 from eval.whisper import Whisper
 
-MORE_TOKENS = 16  # than a clip's seconds allow, for the prefix and the shortest clips
+EXTRA_TOKENS = 16  # added to tokens_per_second × seconds, for the prefix and the shortest clips
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeResult:
-    """What a model made of a clip."""
+    """The hypothesis of a clip."""
 
     text: str
-    tokens: int = 0  # of the text, without special ones
-    truncated: bool = False  # it reached its most tokens, in any window, before the model ended it
-    segments: tuple[Segment, ...] = ()  # where it was decoded with times, as the model said them
-    likelihood: Likelihood | None = None  # of its label, where that was asked for
+    tokens: int = 0  # of the text, without special tokens
+    truncated: bool = False  # a window reached the token limit before the end token
+    segments: tuple[Segment, ...] = ()  # when decoded with timestamps, as the model predicted them
+    reference_loss: ReferenceLoss | None = None  # of its label, if requested
 
 
 @torch.inference_mode()
 def encode(whisper: Whisper, batch: Batch) -> Tensor | None:
-    """Return what the encoder makes of clips of up to 30 s; longer ones are encoded by windows.
+    """Return the encoder output of clips of up to 30 s, or None for longer audio.
 
-    What is shorter than that is encoded at its length: a model has to be trained so.
+    Features shorter than 3,000 frames are encoded at their length: a model must be trained so.
+    generate() encodes longer audio window by window.
 
     Returns:
-        (batch, positions, d_model).
+        Encoder output. Shape: (batch, positions, d_model).
     """
     if batch.features.shape[-1] > N_FRAMES:
         return None
@@ -59,30 +66,30 @@ def transcribe(
     states: Tensor | None,
     show_progress: Callable[[], None] = lambda: None,
 ) -> list[DecodeResult]:
-    """Return what is heard in each clip. Batches hold one task; up to 30 s is one window.
+    """Return the hypothesis of each clip.
 
-    What is longer is transcribed whole, window by window, with timestamps (transformers' sequential
-    algorithm, after section 3.8 of Whisper's paper): pass one clip at a time.
+    Audio over 30 s is decoded window by window, with timestamps (transformers' sequential
+    algorithm, after section 3.8 of Whisper's paper): pass one such clip at a time.
 
     Args:
         whisper: the model.
-        batch: what is transcribed.
+        batch: clips of one task.
         config: how to decode.
-        states: what encode() made of it.
-        show_progress: called before each window of a long clip, and each clip that is decoded anew.
+        states: what encode() returned for the batch.
+        show_progress: called before each window of a long clip, and before each fallback check.
 
     Raises:
-        InputError: times are asked for, and the model knows none.
+        InputError: eval.timestamps is set, and the model has no timestamp tokens.
     """
     device, dtype = whisper.model.device, whisper.model.dtype
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         if states is None:
             features = batch.features.to(device, dtype)
-            return [_long(whisper, batch, features, config, show_progress)]
-        return _short(whisper, batch, states, config, show_progress)
+            return [_transcribe_long(whisper, batch, features, config, show_progress)]
+        return _transcribe_short(whisper, batch, states, config, show_progress)
 
 
-def _short(
+def _transcribe_short(
     whisper: Whisper,
     batch: Batch,
     states: Tensor,
@@ -91,129 +98,136 @@ def _short(
 ) -> list[DecodeResult]:
     if config.timestamps and not whisper.labels().has_timestamps:
         raise InputError(
-            f"eval.timestamps: {whisper.name} has no tokens of times: set eval.timestamps=false"
+            f"eval.timestamps: {whisper.name} has no timestamp tokens: set eval.timestamps=false"
         )
     window = Window(whisper, batch, config, states)
     rows = window.decode(range(len(batch.ids)))
     if config.fallback:
-        for number, row in enumerate(rows):
+        for index, ids in enumerate(rows):
             show_progress()
-            rows[number] = window.settle(number, row)
-    return [window.heard(number, row) for number, row in enumerate(rows)]
+            rows[index] = window.apply_fallback(index, ids)
+    return [window.result(index, ids) for index, ids in enumerate(rows)]
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Clips of up to 30 s, encoded; each is decoded once, or until one text is good."""
+    """A batch of encoded clips of up to 30 s, decoded together or one by one."""
 
     whisper: Whisper
     batch: Batch
     config: EvalConfig
     states: Tensor  # (batch, positions, d_model)
 
-    def decode(self, numbers: Sequence[int], temperature: float | None = None) -> list[Any]:
-        """Return the ids of some clips, from the start token on; sampled at a temperature."""
+    def decode(self, indices: Sequence[int], temperature: float | None = None) -> list[Any]:
+        """Return the token ids of some clips, from the start token on.
+
+        Args:
+            indices: of the clips in the batch.
+            temperature: of sampling; None for greedy or beam search.
+        """
         config, batch = self.config, self.batch
-        most = max(self._most(number) for number in numbers)
-        options = _told(self.whisper, batch, list(numbers))
-        options["generation_config"] = _generation(self.whisper, config, most)
-        # a window that is not full ends with its speech: what follows would be heard once more
+        max_tokens = max(self._max_tokens(index) for index in indices)
+        options = _generate_options(self.whisper, batch, list(indices))
+        options["generation_config"] = _generation_config(self.whisper, config, max_tokens)
+        # without force_unique_generate_call, timestamps make generate() seek on in a window whose
+        # last segment ends early, and transcribe its end once more
         options |= {"return_timestamps": config.timestamps, "force_unique_generate_call": True}
-        # generate repeats the states in place, once a beam
-        options["encoder_outputs"] = BaseModelOutput(self.states[list(numbers)])
+        # indexing copies: generate() repeats the states in place, once a beam
+        options["encoder_outputs"] = BaseModelOutput(self.states[list(indices)])
         rows = self.whisper.model.generate(temperature=temperature, **options)
         return [row.tolist() for row in rows]
 
-    def settle(self, number: int, row: list[int]) -> list[int]:
-        """Return a clip's ids, sampled again where Whisper would: see eval.fallback."""
-        seed(self.batch.ids[number])
+    def apply_fallback(self, index: int, ids: list[int]) -> list[int]:
+        """Return a clip's token ids, sampled again where its hypothesis fails: eval/fallback.py."""
+        seed_from_id(self.batch.ids[index])
         for temperature in (*TEMPERATURES, None):
-            verdict = self._judge(number, row)
-            if verdict != Verdict.BAD or temperature is None:
+            decision = self._decide(index, ids)
+            if decision != FallbackDecision.RETRY or temperature is None:
                 break
-            (row,) = self.decode([number], temperature)
-        silent = [*row[: self._prefix(row)], _id(self.whisper, END)]
-        return silent if verdict == Verdict.SILENT else row
+            (ids,) = self.decode([index], temperature)
+        empty = [*ids[: self._prefix_length(ids)], _token_id(self.whisper, END)]
+        return empty if decision == FallbackDecision.NO_SPEECH else ids
 
-    def heard(self, number: int, row: list[int]) -> DecodeResult:
-        """Cut a row of ids to what its own seconds allow, and read it."""
-        end, most = _id(self.whisper, END), self._prefix(row) + self._most(number)
-        kept = row[: row.index(end)] if end in row else row
-        ids = kept[:most]
-        return _read(self.whisper, ids, truncated=end not in row or len(kept) > most)
+    def result(self, index: int, ids: list[int]) -> DecodeResult:
+        """Cut token ids at the end token or at the clip's own limit, and decode them."""
+        end = _token_id(self.whisper, END)
+        limit = self._prefix_length(ids) + self._max_tokens(index)
+        before_end = ids[: ids.index(end)] if end in ids else ids
+        truncated = end not in ids or len(before_end) > limit
+        return _result(self.whisper, before_end[:limit], truncated=truncated)
 
-    def _judge(self, number: int, row: list[int]) -> Verdict:
-        states, text = self.states[[number]], self.heard(number, row).text
-        end = _id(self.whisper, END)
-        ids = row[: row.index(end) + 1] if end in row else row
-        return judge(self.whisper, states, ids, self._prefix(row), text)
+    def _decide(self, index: int, ids: list[int]) -> FallbackDecision:
+        states, text = self.states[[index]], self.result(index, ids).text
+        end = _token_id(self.whisper, END)
+        ids = ids[: ids.index(end) + 1] if end in ids else ids
+        return fallback_decision(self.whisper, states, ids, self._prefix_length(ids), text)
 
-    def _prefix(self, row: list[int]) -> int:
-        """Return how many tokens stand before the text."""
-        first, last = _id(self.whisper, END) + 1, _id(self.whisper, NO_TIMESTAMPS)
-        return next((i for i, token in enumerate(row) if not first <= token <= last), len(row))
+    def _prefix_length(self, ids: list[int]) -> int:
+        """Return the number of tokens before the text: start, language, task, no timestamps."""
+        first, last = _token_id(self.whisper, END) + 1, _token_id(self.whisper, NO_TIMESTAMPS)
+        return next((i for i, token in enumerate(ids) if not first <= token <= last), len(ids))
 
-    def _most(self, number: int) -> int:
-        """Return the tokens that a clip may have; nobody says more than so much in its seconds."""
-        spoken = MORE_TOKENS + round(self.config.tokens_per_second * self.batch.seconds[number])
-        return min(self.config.max_length, spoken)
+    def _max_tokens(self, index: int) -> int:
+        """Return the token limit of a clip, by its seconds: a longer text is a decoding loop."""
+        limit = EXTRA_TOKENS + round(self.config.tokens_per_second * self.batch.seconds[index])
+        return min(self.config.max_length, limit)
 
 
-def _long(
+def _transcribe_long(
     whisper: Whisper,
     batch: Batch,
     features: Tensor,
     config: EvalConfig,
     show_progress: Callable[[], None],
 ) -> DecodeResult:
-    """Return what is heard in one clip over 30 s."""
-    options = _told(whisper, batch, [0])
-    options["generation_config"] = _generation(whisper, config, config.max_length)
+    """Return the hypothesis of one clip over 30 s."""
+    options = _generate_options(whisper, batch, [0])
+    options["generation_config"] = _generation_config(whisper, config, config.max_length)
     mask = torch.ones(1, features.shape[-1], dtype=torch.long, device=features.device)
     options |= {"return_timestamps": True, "attention_mask": mask, "return_segments": True}
     if config.fallback:
-        seed(batch.ids[0])
-        options |= LONG
-    options["monitor_progress"] = lambda _: show_progress()  # called once a window
-    found = whisper.model.generate(features, **options)
-    ends, segments = [], []
-    for segment in found["segments"][0]:
+        seed_from_id(batch.ids[0])
+        options |= LONG_AUDIO_OPTIONS
+    options["monitor_progress"] = lambda _: show_progress()  # generate() calls it once a window
+    output = whisper.model.generate(features, **options)
+    ended, segments = [], []
+    for segment in output["segments"][0]:
         window = segment["result"]
         sequence = window if isinstance(window, Tensor) else window["sequences"]
-        ends.append(_id(whisper, END) in sequence.tolist())
+        ended.append(_token_id(whisper, END) in sequence.tolist())
         text = _text(whisper, segment["tokens"].tolist())
         segments.append(Segment(float(segment["start"]), float(segment["end"]), text))
-    heard = _read(whisper, [int(i) for i in found["sequences"][0]], truncated=not all(ends))
-    return replace(heard, segments=tuple(segments))
+    ids = [int(i) for i in output["sequences"][0]]
+    return replace(_result(whisper, ids, truncated=not all(ended)), segments=tuple(segments))
 
 
-def _told(whisper: Whisper, batch: Batch, numbers: list[int]) -> dict[str, Any]:
-    """Return what generate is told of some clips; an English-only model refuses to be told."""
+def _generate_options(whisper: Whisper, batch: Batch, indices: list[int]) -> dict[str, Any]:
+    """Return generate()'s language and task for some clips; an English-only model accepts none."""
     options: dict[str, Any] = {"use_cache": True}
     if whisper.multilingual:
-        (task,) = set(batch.tasks)  # generate takes one value, and of languages one a clip
-        options |= {"language": [batch.languages[i] for i in numbers], "task": task}
+        (task,) = set(batch.tasks)  # generate() takes one task, and one language a clip
+        options |= {"language": [batch.languages[i] for i in indices], "task": task}
     return options
 
 
-def _generation(whisper: Whisper, config: EvalConfig, most: int) -> Any:
-    """Return how to decode texts of at most so many tokens."""
+def _generation_config(whisper: Whisper, config: EvalConfig, max_tokens: int) -> Any:
+    """Return the model's generation config with our decoding knobs and a token limit."""
     generation = deepcopy(whisper.model.generation_config)
-    generation.max_length = most
+    generation.max_length = max_tokens
     generation.max_new_tokens = None
     generation.num_beams = config.num_beams
     generation.do_sample = False
-    generation.top_k, generation.top_p = 0, 1.0  # sampled from all tokens, as Whisper's own
+    generation.top_k, generation.top_p = 0, 1.0  # sample from all tokens, as openai/whisper does
     return generation
 
 
-def _read(whisper: Whisper, ids: list[int], *, truncated: bool) -> DecodeResult:
-    special, first = _special(whisper), _id(whisper, NO_TIMESTAMPS) + 1
+def _result(whisper: Whisper, ids: list[int], *, truncated: bool) -> DecodeResult:
+    special, first_timestamp = _special_ids(whisper), _token_id(whisper, NO_TIMESTAMPS) + 1
     return DecodeResult(
         text=_text(whisper, ids).strip(),
         tokens=sum(i not in special for i in ids),
         truncated=truncated,
-        segments=between_times(ids, special, first, partial(_text, whisper)),
+        segments=parse_timestamps(ids, special, first_timestamp, partial(_text, whisper)),
     )
 
 
@@ -221,10 +235,10 @@ def _text(whisper: Whisper, ids: list[int]) -> str:
     return str(whisper.processor.decode(ids, skip_special_tokens=True))
 
 
-def _special(whisper: Whisper) -> range:
-    """Return the ids that are no text: of languages, tasks and times."""
-    return range(_id(whisper, END), _id(whisper, NO_TIMESTAMPS) + 2 + LAST_TIME)
+def _special_ids(whisper: Whisper) -> range:
+    """Return the ids of special tokens: end, start, languages, tasks and timestamps."""
+    return range(_token_id(whisper, END), _token_id(whisper, NO_TIMESTAMPS) + 2 + LAST_TIME)
 
 
-def _id(whisper: Whisper, token: str) -> int:
+def _token_id(whisper: Whisper, token: str) -> int:
     return int(whisper.processor.tokenizer.convert_tokens_to_ids(token))

@@ -1,4 +1,4 @@
-"""The device that computes: in which precision, and how PyTorch uses a GPU."""
+"""Device and precision: Accelerate's settings, CUDA kernels, and out-of-memory errors."""
 
 import os
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from accelerate import Accelerator
 from data.errors import InputError
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
-ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # today's name, and the one before
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # the current name, and the old one
 
 
-# parts of out-of-memory messages: of PyTorch, CUDA, cuBLAS (also when it creates its handle), cuDNN
-# (also when no convolution's workspace fits), cuFFT and the CPU's allocator
+# substrings of out-of-memory messages of PyTorch, CUDA, cuBLAS (also when it creates its handle),
+# cuDNN (also when no convolution's workspace fits), cuFFT and the CPU's allocator
 OUT_OF_MEMORY = (
     "out of memory",
     "ALLOC_FAILED",
@@ -27,16 +27,16 @@ OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether an error means that there was no memory, whoever asked for it."""
-    told = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in told for sign in OUT_OF_MEMORY)
+    """Return whether an error of any library means that memory ran out."""
+    message = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(s in message for s in OUT_OF_MEMORY)
 
 
 def out_of_memory(error: RuntimeError) -> str:
-    """Return the first line of an error that means that there was no memory.
+    """Return the first line of an out-of-memory error.
 
     Raises:
-        RuntimeError: the error itself, where it means something else.
+        RuntimeError: the error itself, if it is not an out-of-memory error.
     """
     if not is_out_of_memory(error):
         raise error
@@ -44,11 +44,14 @@ def out_of_memory(error: RuntimeError) -> str:
 
 
 @contextmanager
-def naming_out_of_memory(what: str) -> Iterator[None]:
-    """Say in a sentence for what there was no memory, and what to set.
+def explain_out_of_memory(what: str) -> Iterator[None]:
+    """Turn an out-of-memory error into an InputError.
+
+    Args:
+        what: what needed the memory, and which knob to change; follows "out of memory".
 
     Raises:
-        InputError: there was none.
+        InputError: memory ran out.
     """
     try:
         yield
@@ -57,13 +60,13 @@ def naming_out_of_memory(what: str) -> Iterator[None]:
 
 
 def on_cpu() -> bool:
-    """Tell whether a CPU computes: there is no GPU, or the launcher was told not to use it."""
-    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    return asked or not torch.cuda.is_available()
+    """Return whether to compute on the CPU: no GPU, or ACCELERATE_USE_CPU=true."""
+    requested = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    return requested or not torch.cuda.is_available()
 
 
 def mixed_precision(precision: str) -> str:
-    """Return Accelerate's word for a precision; auto is bf16 where the GPU computes in it.
+    """Return Accelerate's name of a precision: auto is bf16 on GPUs that support it, else fp16.
 
     Raises:
         InputError: fp16 on a CPU.
@@ -71,7 +74,7 @@ def mixed_precision(precision: str) -> str:
     cpu = on_cpu()
     if cpu and precision == "fp16":
         raise InputError(
-            "precision=fp16 needs a GPU: this machine would compute in fp32 and not say so; "
+            "precision=fp16 needs a GPU: on a CPU, Accelerate would silently compute in fp32; "
             "set precision to auto, fp32 or bf16"
         )
     if precision == "auto":
@@ -82,24 +85,24 @@ def mixed_precision(precision: str) -> str:
 
 
 def set_up_cuda() -> None:
-    """Choose the attention kernels and the memory allocator, for training and evaluation alike.
+    """Set attention kernels and memory allocator, the same for training and evaluation.
 
-    Call it before the first CUDA allocation. PYTORCH_ALLOC_CONF is kept where it is set; cuDNN
-    attention is always disabled. Neither was measured with Whisper yet: the steps speed-… and
+    Call it before the first CUDA allocation. A PYTORCH_ALLOC_CONF that is set is kept; cuDNN
+    attention is always disabled. Neither has been measured with Whisper yet: the steps speed-… and
     allocator-… of tests/benchmark/gpu/run.py run with both choices (docs/gpu.md).
     """
-    # PyTorch tries cuDNN attention first on Hopper and Blackwell GPUs, where it builds a plan for
-    # each new shape: 0.44 s forward and 0.55 s backward are reported (FunASR issue 3704, a B200),
-    # and a pass takes 0.03 s. An epoch has hundreds of shapes, and each decoding step is a new one.
+    # On Hopper and Blackwell GPUs PyTorch prefers cuDNN attention, which builds a plan for each new
+    # shape: 0.44 s forward and 0.55 s backward are reported (FunASR issue 3704, a B200), while a
+    # pass takes 0.03 s. An epoch has hundreds of shapes, and each decoding step has a new one.
     # Flash and memory-efficient attention build no plans
     torch.backends.cuda.enable_cudnn_sdp(False)
-    # passes of ever new sizes leave holes between segments of fixed size; expandable ones have none
+    # passes of varying size fragment segments of fixed size; expandable segments do not fragment
     if not any(name in os.environ for name in ALLOCATOR):
         os.environ[ALLOCATOR[0]] = "expandable_segments:True"
 
 
 def build_evaluation_accelerator(precision: str) -> Accelerator:
-    """Return an Accelerator for evaluation.
+    """Build the Accelerator of an evaluation.
 
     Args:
         precision: auto, fp32, fp16 or bf16.

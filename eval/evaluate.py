@@ -1,4 +1,4 @@
-"""Score a model on utterances, sharded over processes; each utterance counts once."""
+"""Evaluator: transcribe and score utterances, sharded over processes."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ from rich.progress import track
 from torch import Tensor
 
 from data.atomic_files import write_json, write_jsonl
-from data.audio.decode import load_audio
+from data.audio import decode
 from data.batch import Batch
 from data.config import DataConfig
 from data.dataloader import BatchPreparer, eval_batches
@@ -24,42 +24,42 @@ from data.sampling.epoch_plan import padded_frames
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.decode import DecodeResult, encode, transcribe
-from eval.device import naming_out_of_memory
+from eval.device import explain_out_of_memory
 from eval.half_precision import half_precision_copy
 from eval.metrics.hypothesis import Hypothesis
 from eval.metrics.scores import Scores, score
-from eval.reference_loss import has_label, likelihoods
+from eval.reference_loss import fits_label, reference_losses
 from eval.silence_states import compute_silence_states, set_silence_states
 from eval.whisper import Whisper
 
-LIKE = 0.5  # of the longest clip of its batch: what is shorter waits for the next one
-SCORES, UTTERANCES = "scores.json", "utterances.jsonl"  # of an evaluation's folder
+MIN_LENGTH_RATIO = 0.5  # of the shortest to the longest clip of a batch, padded lengths
+SCORES, UTTERANCES = "scores.json", "utterances.jsonl"  # in the folder of an evaluation
 
-Track = Callable[[range, str], Iterable[int]]  # passes rounds through, and draws their progress
+Track = Callable[[range, str], Iterable[int]]  # yields the numbers of a range, drawing progress
 
 
 def track_rounds(rounds: range, label: str) -> Iterable[int]:
-    """Draw a progress bar of its own, where stdout is a terminal."""
+    """Draw a progress bar if stdout is a terminal."""
     return track(rounds, label, disable=not sys.stdout.isatty(), transient=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluator:
-    """Decodes and scores splits with one set of knobs."""
+    """Transcribes and scores utterances with one model and one config."""
 
     accelerator: Accelerator
     whisper: Whisper
     data: DataConfig
     config: EvalConfig
-    silence: bool = True  # at true length clips are heard as if silence followed: as in training
-    beat: Callable[[], None] = lambda: None  # before every batch, as often on every process
-    show_progress: Callable[[], None] = lambda: None  # within a batch that may take long
-    pause_watchdog: Callable[[], None] = lambda: None  # before work of unknown length
-    track: Track = track_rounds  # on the main process
+    silence: bool = True  # use silence states at true length, as in training
+    heartbeat: Callable[[], None] = lambda: None  # called before every batch, on every process
+    show_progress: Callable[[], None] = lambda: None  # called within a batch that may take long
+    pause_watchdog: Callable[[], None] = lambda: None  # called before work of unknown length
+    track: Track = track_rounds  # draws the progress, on the main process
 
     @property
     def precision(self) -> str:
-        """Return what to compute in: bf16, fp16 or no."""
+        """Mixed precision of the evaluation: bf16, fp16 or no."""
         return str(self.accelerator.mixed_precision)
 
     def evaluate(
@@ -68,90 +68,101 @@ class Evaluator:
         label: str,
         *,
         true_length: bool = False,
-        costs: bool = False,
-        hear: Callable[[Utterance], Tensor] = load_audio,
+        with_reference_loss: bool = False,
+        load_audio: Callable[[Utterance], Tensor] = decode.load_audio,
     ) -> tuple[Scores, list[Hypothesis]]:
-        """Transcribe and score; the result is the same on every process.
-
-        Clips up to 30 s give the main figures. Longer ones are transcribed whole and scored apart.
+        """Transcribe and score utterances, clips over 30 s apart; the same on every process.
 
         Args:
-            utterances: what to transcribe, with references.
+            utterances: with references.
             label: shown beside the progress bar.
-            true_length: whether the encoder hears clips without padding them to 30 s.
-            costs: whether to tell what the references cost that labels can hold.
-            hear: returns an utterance's samples.
+            true_length: encode clips at their own length instead of padding them to 30 s.
+            with_reference_loss: compute the loss of each reference that fits into a label.
+            load_audio: returns an utterance's samples.
         """
         started = time.perf_counter()
         training = self.whisper.model.training
         self.whisper.model.eval()
-        with naming_out_of_memory("for an evaluation's copy of the model: set precision=fp32"):
+        with explain_out_of_memory("for an evaluation's copy of the model: set precision=fp32"):
             whisper = half_precision_copy(self.whisper, self.precision)
             if true_length:
                 set_silence_states(
                     whisper.model,
                     compute_silence_states(self.whisper.model) if self.silence else None,
                 )
-        mine, rounds = self.share(utterances, true_length=true_length)
-        encoder = self.whisper.labels()
-        known = {u.id for u in utterances if costs and has_label(u, encoder)}
-        told = [u if u.id in known else replace(u, text="") for u in utterances]
-        stages = BatchPreparer(encoder, self.whisper.n_mels, self.accelerator.device)
-        batches = eval_batches(told, self.data, stages, mine, true_length=true_length, load=hear)
-        heard = self._transcribe(whisper, batches, rounds, label, known)
+        shard, rounds = self.shard(utterances, true_length=true_length)
+        labels = self.whisper.labels()
+        labelled = {u.id for u in utterances if with_reference_loss and fits_label(u, labels)}
+        inputs = [u if u.id in labelled else replace(u, text="") for u in utterances]
+        preparer = BatchPreparer(labels, self.whisper.n_mels, self.accelerator.device)
+        batches = eval_batches(
+            inputs, self.data, preparer, shard, true_length=true_length, load=load_audio
+        )
+        results = self._transcribe(whisper, batches, rounds, label, labelled)
         self.whisper.model.train(training)
         seconds = time.perf_counter() - started
-        hypotheses = [Hypothesis.of(u, heard[u.id]) for u in utterances]
+        hypotheses = [Hypothesis.of(u, results[u.id]) for u in utterances]
         config = self.config
         return score(hypotheses, config.normalizer, seconds, config.error_unit), hypotheses
 
     def _transcribe(
-        self, whisper: Whisper, batches: Iterator[Batch], rounds: int, label: str, known: Set[str]
+        self,
+        whisper: Whisper,
+        batches: Iterator[Batch],
+        rounds: int,
+        label: str,
+        labelled: Set[str],
     ) -> dict[str, DecodeResult]:
-        """Return what was heard in each utterance by id, gathered from all processes."""
+        """Return the result of each utterance by id, gathered from all processes."""
         numbers = range(rounds)
-        shown = self.track(numbers, label) if self.accelerator.is_main_process else numbers
-        heard: list[tuple[str, DecodeResult]] = []
+        tracked = self.track(numbers, label) if self.accelerator.is_main_process else numbers
+        results: list[tuple[str, DecodeResult]] = []
         with torch.inference_mode():
-            for _ in shown:
-                self.beat()
+            for _ in tracked:
+                self.heartbeat()
                 batch = next(batches, None)
-                if batch is None:  # others have one more
+                if batch is None:  # other processes have one more batch
                     continue
                 if batch.drops:
                     first = batch.drops[0]
                     raise InputError(
-                        f"{first.audio}: {first.reason} ({first.detail}): it was sound when the "
-                        "run began; put it back, or start a new run without it"
+                        f"{first.audio}: {first.reason} ({first.detail}): the file could be read "
+                        "when the run began; restore it, or start a new run without it"
                     )
-                told = f"in an evaluation batch of {len(batch.ids)} clips: "
-                told += f"set eval.batch_seconds lower (it is {self.config.batch_seconds:g})"
-                with naming_out_of_memory(told):
-                    heard += zip(batch.ids, self._hear(whisper, batch, known), strict=True)
-        self.beat()  # another may have more to hear: NCCL, which gathers, waits ten minutes only
+                hint = f"in an evaluation batch of {len(batch.ids)} clips: "
+                hint += f"set eval.batch_seconds lower (it is {self.config.batch_seconds:g})"
+                with explain_out_of_memory(hint):
+                    decoded = self._transcribe_batch(whisper, batch, labelled)
+                results += zip(batch.ids, decoded, strict=True)
+        self.heartbeat()  # other processes may be slower: NCCL's gather waits ten minutes at most
         self.pause_watchdog()
-        return dict(gather_object(heard))
+        return dict(gather_object(results))
 
-    def _hear(self, whisper: Whisper, batch: Batch, known: Set[str]) -> list[DecodeResult]:
-        """Encode once, for both what is heard and what the known references cost."""
+    def _transcribe_batch(
+        self, whisper: Whisper, batch: Batch, labelled: Set[str]
+    ) -> list[DecodeResult]:
+        """Encode a batch once, for both its hypotheses and its reference losses."""
         states = encode(whisper, batch)
-        heard = transcribe(whisper, batch, self.config, states, self.show_progress)
-        if states is None or known.isdisjoint(batch.ids):
-            return heard
-        costs = zip(batch.ids, likelihoods(whisper, batch, states), strict=True)
-        told = (cost if name in known else None for name, cost in costs)
-        return [replace(h, likelihood=cost) for h, cost in zip(heard, told, strict=True)]
+        results = transcribe(whisper, batch, self.config, states, self.show_progress)
+        if states is None or labelled.isdisjoint(batch.ids):
+            return results
+        losses = reference_losses(whisper, batch, states)
+        return [
+            replace(result, reference_loss=loss if name in labelled else None)
+            for name, result, loss in zip(batch.ids, results, losses, strict=True)
+        ]
 
-    def share(
+    def shard(
         self, utterances: Sequence[Utterance], *, true_length: bool
     ) -> tuple[list[list[int]], int]:
-        """Return this process's batches, and how many the process with the most has.
+        """Return this process's batches of indices, and the largest number of any process.
 
-        Clips of one task and similar length are together, the longest first, those over 30 s alone:
-        at true length a clip costs as much as the longest of its batch.
+        A batch holds clips of one task and similar length, since at true length a clip costs as
+        much as the longest of its batch. Batches are sorted from long to short; a clip over 30 s is
+        a batch of its own.
         """
 
-        def padded(index: int) -> float:
+        def padded_seconds(index: int) -> float:
             seconds = utterances[index].seconds
             return padded_frames(seconds) / FRAMES_PER_SECOND if true_length else CHUNK_SECONDS
 
@@ -159,20 +170,28 @@ class Evaluator:
         batches = [[i] for i in order if utterances[i].seconds > CHUNK_SECONDS]
         short, processes = order[len(batches) :], self.accelerator.num_processes
         budget = self.config.batch_seconds
-        if processes > 1:  # none shall wait for one that has all
-            budget = min(budget, sum(map(padded, short)) / processes)
+        if processes > 1:  # a small set is split into one batch for each process at least
+            budget = min(budget, sum(map(padded_seconds, short)) / processes)
         for task in sorted({u.task for u in utterances}):
-            alike = [i for i in short if utterances[i].task == task]
-            while alike:
-                longest = padded(alike[0])
-                most = alike[: max(1, int(budget / longest))]
-                batches.append([i for i in most if padded(i) >= LIKE * longest])
-                alike = alike[len(batches[-1]) :]
+            rest = [i for i in short if utterances[i].task == task]
+            while rest:
+                longest = padded_seconds(rest[0])
+                fitting = rest[: max(1, int(budget / longest))]
+                min_seconds = MIN_LENGTH_RATIO * longest
+                batches.append([i for i in fitting if padded_seconds(i) >= min_seconds])
+                rest = rest[len(batches[-1]) :]
         return batches[self.accelerator.process_index :: processes], -(-len(batches) // processes)
 
 
 def save(folder: Path, scores: Scores, hypotheses: Sequence[Hypothesis], **facts: Any) -> None:
-    """Write scores.json and utterances.jsonl."""
+    """Write scores.json and utterances.jsonl.
+
+    Args:
+        folder: of the evaluation.
+        scores: what score() returned for the hypotheses.
+        hypotheses: one for each utterance.
+        facts: other entries of scores.json.
+    """
     rows = (h.to_json(scores.compared[h.utterance.id]) for h in hypotheses)
     write_jsonl(folder / UTTERANCES, rows)
     write_json(folder / SCORES, {**facts, **scores.to_json()})

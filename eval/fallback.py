@@ -1,9 +1,10 @@
-"""When a text is decoded again: Whisper's own rules, its paper's section 4.5.
+"""Temperature fallback: when a clip is decoded again (section 4.5 of Whisper's paper).
 
-A text that compresses too well repeats itself, one of low probability is a guess: it is sampled
-again, ever more freely, until one is neither. What sounds like silence and is a guess is silence.
-transformers has the same for long audio, and for short audio one clip at a time: in a batch it
-takes one clip's silence for another's, and it needs features, not an encoder's short output.
+A hypothesis with a high compression ratio is repetitive, and one with a low log-probability is
+unsure: the clip is then sampled again at rising temperatures until a hypothesis is neither. An
+unsure hypothesis with a high probability of no speech becomes an empty text. transformers does the
+same for long audio, and for short audio one clip at a time: in a batch it confuses the no-speech
+probabilities of clips, and it needs features instead of an encoder output of true length.
 """
 
 import zlib
@@ -15,63 +16,66 @@ from torch import Tensor
 
 from eval.whisper import Whisper
 
-# openai/whisper's transcribe.py
-TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)  # after greedy or beams
-MOST_COMPRESSED = 2.4  # a text's bytes over what zlib makes of them
-LEAST_PROBABLE = -1.0  # mean log-probability of a text's tokens
-NO_SPEECH = 0.6  # probability of its token
+# defaults of openai/whisper's transcribe.py
+TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)  # after greedy or beam search
+COMPRESSION_RATIO_THRESHOLD = 2.4  # size of a text over its size after zlib
+LOGPROB_THRESHOLD = -1.0  # mean log-probability of a text's tokens
+NO_SPEECH_THRESHOLD = 0.6  # probability of the no-speech token
 NO_SPEECH_TOKENS = ("<|nospeech|>", "<|nocaptions|>")
-# for transformers, which compresses ids instead of texts: 1.35 is its documentation's value
-LONG: dict[str, Any] = {
+# of transformers' generate(), which compresses ids, not texts: 1.35 is its documentation's value
+LONG_AUDIO_OPTIONS: dict[str, Any] = {
     "temperature": (0.0, *TEMPERATURES),
     "compression_ratio_threshold": 1.35,
-    "logprob_threshold": LEAST_PROBABLE,
-    "no_speech_threshold": NO_SPEECH,
+    "logprob_threshold": LOGPROB_THRESHOLD,
+    "no_speech_threshold": NO_SPEECH_THRESHOLD,
 }
 
 
-class Verdict(Enum):
-    """What a decoded text is."""
+class FallbackDecision(Enum):
+    """What to do with a hypothesis."""
 
-    GOOD = "good"
-    SILENT = "silent"  # nothing was said
-    BAD = "bad"
+    ACCEPT = "accept"
+    NO_SPEECH = "no speech"  # replace it by an empty text
+    RETRY = "retry"  # sample again at a higher temperature
 
 
-def judge(whisper: Whisper, states: Tensor, ids: list[int], prefix: int, text: str) -> Verdict:
-    """Say what a decoded text is.
+def fallback_decision(
+    whisper: Whisper, states: Tensor, ids: list[int], prefix: int, text: str
+) -> FallbackDecision:
+    """Apply Whisper's thresholds to a hypothesis.
 
     Args:
-        whisper: decoded it.
-        states: of its clip, from the encoder. Shape: (1, positions, d_model).
-        ids: what was decoded, from the start token to the end token, where there is one.
-        prefix: how many of them stand before the text.
-        text: the same, read.
+        whisper: the model that decoded it.
+        states: encoder output of its clip. Shape: (1, positions, d_model).
+        ids: token ids, from the start token to the end token, if there is one.
+        prefix: number of ids before the text.
+        text: the text of the ids.
     """
     inputs = torch.tensor([ids], device=states.device)
     output = whisper.model(encoder_outputs=(states,), decoder_input_ids=inputs, use_cache=False)
     logits = output.logits[0].float()  # (tokens, vocabulary)
-    told = logits[prefix - 1 : -1].log_softmax(-1).gather(-1, inputs[0, prefix:, None])
-    probable = float(told.mean()) if len(told) else 0.0
-    if probable < LEAST_PROBABLE and _no_speech(whisper, logits[0]) > NO_SPEECH:
-        return Verdict.SILENT
-    good = probable >= LEAST_PROBABLE and compression(text) <= MOST_COMPRESSED
-    return Verdict.GOOD if good else Verdict.BAD
+    logprobs = logits[prefix - 1 : -1].log_softmax(-1).gather(-1, inputs[0, prefix:, None])
+    logprob = float(logprobs.mean()) if len(logprobs) else 0.0
+    sure = logprob >= LOGPROB_THRESHOLD
+    if not sure and _no_speech_probability(whisper, logits[0]) > NO_SPEECH_THRESHOLD:
+        return FallbackDecision.NO_SPEECH
+    accept = sure and compression_ratio(text) <= COMPRESSION_RATIO_THRESHOLD
+    return FallbackDecision.ACCEPT if accept else FallbackDecision.RETRY
 
 
-def _no_speech(whisper: Whisper, logits: Tensor) -> float:
-    """Return the probability of silence, of the logits behind the start token."""
-    known = whisper.processor.tokenizer.get_vocab()
-    ids = [known[token] for token in NO_SPEECH_TOKENS if token in known]
+def _no_speech_probability(whisper: Whisper, logits: Tensor) -> float:
+    """Return the probability of no speech, from the logits after the start token: (vocabulary,)."""
+    vocabulary = whisper.processor.tokenizer.get_vocab()
+    ids = [vocabulary[token] for token in NO_SPEECH_TOKENS if token in vocabulary]
     return float(logits.softmax(-1)[ids].sum())
 
 
-def compression(text: str) -> float:
-    """Return how often smaller zlib makes a text; more than 2.4 times, and it repeats itself."""
+def compression_ratio(text: str) -> float:
+    """Return the size of a text over its size after zlib; above 2.4 the text is repetitive."""
     raw = text.encode("utf-8", "surrogatepass")
     return len(raw) / len(zlib.compress(raw))
 
 
-def seed(clip: str) -> None:
-    """Draw as this clip does, in whatever batch it is, so that a score repeats."""
-    torch.manual_seed(zlib.crc32(clip.encode()))
+def seed_from_id(utterance_id: str) -> None:
+    """Seed torch from an utterance's id, so that sampling does not depend on its batch."""
+    torch.manual_seed(zlib.crc32(utterance_id.encode()))

@@ -1,8 +1,8 @@
-"""Waiting for other processes without a collective.
+"""Wait for the main process without a collective.
 
-A collective gives up after some minutes (NCCL: ten), and what a process waits for here may take
-hours. The key-value store of the default process group has no such limit when it is only asked,
-again and again, whether a key is there; signals are heeded in between.
+A collective times out after some minutes (NCCL: ten), and the work that a process waits for here
+may take hours. Polling the key-value store of the default process group has no such limit, and
+signals are handled between two polls.
 """
 
 import itertools
@@ -23,22 +23,22 @@ from data.errors import InputError
 
 T = TypeVar("T")
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.1  # seconds between two looks at the store
-READ_SECONDS = 5.0  # a main process that failed waits so long for the others to learn of it
-LATE_SECONDS = 75.0  # a little more than NFS's acdirmax
+FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.1  # seconds between two polls of the store
+READ_SECONDS = 5.0  # for which a failed main process waits until the others have read its error
+VISIBLE_SECONDS = 75.0  # a little more than NFS's acdirmax
 _numbers = itertools.count()
 
 
-class MainProcessAnswer(NamedTuple):
-    """What the main process tells the others."""
+class MainProcessResult(NamedTuple):
+    """The result or the error of the main process, as the others read it from the store."""
 
-    answer: Any = None
-    mistake: str = ""  # of an InputError
-    failure: str = ""  # of any other exception
+    value: Any = None
+    input_error: str = ""  # message of an InputError
+    failure: str = ""  # message of any other exception
 
 
 def new_key(name: str) -> str:
-    """Return a key that is not in the store. All processes ask for their keys in the same order."""
+    """Return an unused key of the store. All processes must call this in the same order."""
     return f"whisper_loop/{name}/{next(_numbers)}"
 
 
@@ -48,111 +48,113 @@ def default_store() -> Store:
 
 
 def wait_for(store: Store, key: str, check: Callable[[], None] = lambda: None) -> Any:
-    """Wait until another process has put a value into the store, however long it takes.
+    """Wait without a time limit until another process has put a value into the store.
 
     Args:
         store: the store.
         key: of the value.
-        check: called between two looks; raises where nothing is to be waited for any more.
+        check: called between two polls; may raise to stop waiting.
 
     Raises:
-        RuntimeError: the process that holds the store has ended.
+        RuntimeError: the process that hosts the store exited.
     """
     pause = FIRST_PAUSE
-    while not holds(store, key):
+    while not has_key(store, key):
         check()
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
     return pickle.loads(store.get(key))
 
 
-def holds(store: Store, key: str) -> bool:
-    """Tell whether a key is in the store, without waiting for it.
+def has_key(store: Store, key: str) -> bool:
+    """Return whether a key is in the store, without waiting for it.
 
     Raises:
-        RuntimeError: the process that holds the store has ended.
+        RuntimeError: the process that hosts the store exited.
     """
     try:
         return bool(store.check([key]))
     except DistNetworkError:
-        told = "the main process has ended; what it printed last says why"
-        raise RuntimeError(told) from None
+        message = "the main process exited; its last output says why"
+        raise RuntimeError(message) from None
 
 
 def put(store: Store, key: str, value: Any) -> None:
     """Put a value into the store, for wait_for()."""
-    # torch's stub knows of str alone; bytes come back from get() as they are
+    # torch's stub allows str only; get() returns bytes unchanged
     store.set(key, pickle.dumps(value))  # type: ignore[arg-type]
 
 
-def wait_until_visible(path: Path, seconds: float = LATE_SECONDS) -> Path:
-    """Return a path that the main process wrote, once this process sees it.
+def wait_until_visible(path: Path, seconds: float = VISIBLE_SECONDS) -> Path:
+    """Wait until this process sees a path that the main process wrote, and return the path.
 
-    A client of NFS remembers that a name was not there, for up to a minute: listing the folders
-    makes it ask the server again.
+    An NFS client caches for up to a minute that a name does not exist. Listing the folders makes it
+    ask the server again.
+
+    Args:
+        path: a file or folder.
+        seconds: the longest wait.
 
     Raises:
-        InputError: it does not appear.
+        InputError: the path did not appear in time.
     """
     end, pause = time.monotonic() + seconds, FIRST_PAUSE
     while not os.path.exists(path):
         if time.monotonic() > end:
             raise InputError(
-                f"{path}: the main process wrote it, and {socket.gethostname()} does not see it "
-                f"after {seconds:g} s: set run_dir to a folder that all machines see"
+                f"{path}: the main process wrote it, but {socket.gethostname()} does not see it "
+                f"after {seconds:g} s: set run_dir to a folder that all machines share"
             )
         for folder in reversed(path.parents):
-            with suppress(OSError):  # it may be missing as well
+            with suppress(OSError):  # the folder may be missing too
                 os.listdir(folder)
         time.sleep(pause)
         pause = min(2 * pause, 1.0)
     return path
 
 
-def run_on_main_process(accelerator: Accelerator, question: Callable[[], T]) -> T:
-    """Ask on the main process alone, and return its answer on all; it may take any time.
+def run_on_main_process(accelerator: Accelerator, function: Callable[[], T]) -> T:
+    """Call a function on the main process only, and return its result on all processes.
 
-    The main process does not wait for the others: it may end only after a collective that follows.
+    The function may take any time. The main process does not wait for the others: it may exit only
+    after a later collective.
 
     Raises:
-        InputError: the main process raised it.
-        RuntimeError: the main process failed in another way.
+        InputError: the function raised it on the main process.
+        RuntimeError: the function raised another exception.
     """
     if accelerator.num_processes == 1:
-        return question()
+        return function()
     store, key = default_store(), new_key("answer")
     if accelerator.is_main_process:
-        return _ask(store, key, question, accelerator.num_processes - 1)
-    told: MainProcessAnswer = wait_for(store, key)
-    if told.mistake or told.failure:
+        return _run_and_put(store, key, function, accelerator.num_processes - 1)
+    result: MainProcessResult = wait_for(store, key)
+    if result.input_error or result.failure:
         store.add(f"{key}/read", 1)
-    if told.mistake:
-        raise InputError(told.mistake)
-    if told.failure:
-        raise RuntimeError(f"the main process failed: {told.failure}")
-    answer: T = told.answer
-    return answer
+    if result.input_error:
+        raise InputError(result.input_error)
+    if result.failure:
+        raise RuntimeError(f"the main process failed: {result.failure}")
+    value: T = result.value
+    return value
 
 
-def _ask(store: Store, key: str, question: Callable[[], T], others: int) -> T:
+def _run_and_put(store: Store, key: str, function: Callable[[], T], others: int) -> T:
     try:
-        answer = question()
-        put(store, key, MainProcessAnswer(answer))
+        value = function()
+        put(store, key, MainProcessResult(value))
     except BaseException as error:
-        mistake = str(error) if isinstance(error, InputError) else ""
-        put(
-            store,
-            key,
-            MainProcessAnswer(mistake=mistake, failure=f"{type(error).__name__}: {error}"),
-        )
-        if isinstance(error, Exception):  # else it was asked to stop, and is not to wait
+        message = str(error) if isinstance(error, InputError) else ""
+        failure = f"{type(error).__name__}: {error}"
+        put(store, key, MainProcessResult(input_error=message, failure=failure))
+        if isinstance(error, Exception):  # KeyboardInterrupt and SystemExit must not wait
             _wait_until_read(store, key, others)
         raise
-    return answer
+    return value
 
 
 def _wait_until_read(store: Store, key: str, others: int) -> None:
-    """Wait a little: the store may end with this process, and what was told in it."""
+    """Wait up to READ_SECONDS for the other processes: the store may end with this process."""
     end = time.monotonic() + READ_SECONDS
     while store.add(f"{key}/read", 0) < others and time.monotonic() < end:
         time.sleep(LONGEST_PAUSE)

@@ -1,10 +1,10 @@
-"""The silence behind a short clip, which Whisper's attention rests on.
+"""Attention states of silence, which replace the padding behind clips of true length.
 
-Whisper was trained on windows of 30 s. Cut to its own length, a clip is another input: the decoder
-and the encoder's layers put their attention on the silence behind it, and it is gone. Its states
-hardly depend on the clip, so they are computed once, of a reference, and every clip's attention
-reads them behind its own: every 8th, each standing for 8, by adding log 8 to its logit. The
-encoder then computes true lengths, and what it and the decoder see is what they see of 30 s.
+Whisper was trained on windows of 30 s. The decoder and the encoder's layers attend to the silence
+behind a short clip, so a clip at its true length is a different input. The states of that silence
+hardly depend on the clip. They are computed once, from a reference, and appended to the keys and
+values of every clip: every 8th position, with log 8 added to its attention logit, since it stands
+for 8. The encoder then computes true lengths, and attention sees what it sees of 30 s.
 """
 
 import math
@@ -17,16 +17,17 @@ from transformers.models.whisper.modeling_whisper import WhisperAttention
 from data.log_mel import FRAMES_PER_POSITION, SAMPLE_RATE, LogMel, frames_of, pad_features
 
 STRIDE = 8  # positions that one state stands for
-REFERENCE_SECONDS = 1.0  # of noise like speech: the level of silence depends on what is loudest
-LOUDNESS = 0.1  # its standard deviation, of 1
+# of speech-like noise before the silence: the log-mel of silence depends on the loudest frame
+REFERENCE_SECONDS = 1.0
+LOUDNESS = 0.1  # standard deviation of the noise; full scale is 1
 LOWEST_HERTZ = 20
 REFERENCE_POSITIONS = frames_of(REFERENCE_SECONDS) // FRAMES_PER_POSITION
-CACHE = ("cache", "past_key_values")  # transformers from 5.24 on, and before
-FIRST = math.ceil(REFERENCE_POSITIONS / STRIDE) + 1  # state that is silent
+CACHE = ("cache", "past_key_values")  # the argument's name in transformers from 5.24 on, and before
+FIRST = math.ceil(REFERENCE_POSITIONS / STRIDE) + 1  # index of the first silent state
 
 
 class AttentionWithSilence(WhisperAttention):
-    """Whisper's attention, over its input and the silence behind. The parameters are the same."""
+    """Whisper's attention over its input and the silence states. The parameters are the same."""
 
     silence: Tensor | None = None  # (1, positions / STRIDE, d_model); None: stock attention
 
@@ -38,19 +39,19 @@ class AttentionWithSilence(WhisperAttention):
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Attend. Shape of states and result: (batch, positions, d_model)."""
+        """Attend to the input and the silence. Shape, also of the result: (batch, positions, d)."""
         source = hidden_states if key_value_states is None else key_value_states
-        kept = 0 if self.silence is None else self.silence.shape[1]
+        count = 0 if self.silence is None else self.silence.shape[1]
         first = max(FIRST, -(-source.shape[1] // STRIDE))
-        if self.silence is None or first >= kept:
+        if self.silence is None or first >= count:
             return super().forward(
                 hidden_states, key_value_states, attention_mask=attention_mask, **kwargs
             )
         silence = self.silence[:, first:]
-        mask = torch.zeros(source.shape[1] + kept - first, device=source.device)
+        mask = torch.zeros(source.shape[1] + count - first, device=source.device)
         mask[source.shape[1] :] = math.log(STRIDE)
         caches = [kwargs[name] for name in CACHE if kwargs.get(name) is not None]
-        if caches:  # of generate, which keeps keys and values: they are computed once a clip
+        if caches:  # in generate(), which computes the encoder's keys and values once a clip
             mask = mask.to(source.dtype).expand(1, 1, hidden_states.shape[1], -1)
             if not caches[0].is_updated.get(self.layer_idx):
                 behind = silence.to(source.dtype).expand(len(source), -1, -1)
@@ -58,10 +59,10 @@ class AttentionWithSilence(WhisperAttention):
             return super().forward(hidden_states, source, attention_mask=mask, **kwargs)
         query = self._heads(self.q_proj(hidden_states) * self.scaling)
         key, value = (
-            self._after(self._heads(project(source)), self._heads(project(silence)))
+            self._append_shared(self._heads(project(source)), self._heads(project(silence)))
             for project in (self.k_proj, self.v_proj)
         )
-        heard = nn.functional.scaled_dot_product_attention(
+        output = nn.functional.scaled_dot_product_attention(
             query,
             key,
             value,
@@ -69,37 +70,41 @@ class AttentionWithSilence(WhisperAttention):
             dropout_p=self.dropout if self.training else 0.0,
             scale=1.0,
         )
-        return self.out_proj(heard.transpose(1, 2).flatten(2)), None
+        return self.out_proj(output.transpose(1, 2).flatten(2)), None
 
     @staticmethod
-    def _after(own: Tensor, shared: Tensor) -> Tensor:
-        """Put what all rows share behind what each has. Shape: (batch, heads, positions, …)."""
+    def _append_shared(own: Tensor, shared: Tensor) -> Tensor:
+        """Append the shared positions to each row. Shape: (batch, heads, positions, head_dim)."""
         return torch.cat([own, shared.expand(len(own), -1, -1, -1)], dim=2)
 
     def _heads(self, states: Tensor) -> Tensor:
-        """Split. Shapes: (batch, positions, d_model) → (batch, heads, positions, head_dim)."""
+        """Split heads: (batch, positions, d_model) → (batch, heads, positions, head_dim)."""
         return states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
 
 def patch_attention(model: Any) -> None:
-    """Let a WhisperForConditionalGeneration's attention hear silence, once it is lent some."""
+    """Replace the attention classes of a model, so that set_silence_states() can be used on it.
+
+    Args:
+        model: a WhisperForConditionalGeneration.
+    """
     for attention in _attentions(model):
         attention.__class__ = AttentionWithSilence
 
 
 @torch.no_grad()
 def compute_silence_states(model: Any) -> Tensor:
-    """Return the states of silence, as the model makes them now.
+    """Compute the states of silence with the model's current weights.
 
     Returns:
-        Of the input of each encoder layer's attention, and of the encoder's output: shape
+        Inputs of each encoder layer's attention, and the encoder output. Shape:
         (encoder layers + 1, positions / STRIDE, d_model).
     """
     encoder = model.model.encoder
-    found: list[Tensor] = []
+    inputs: list[Tensor] = []
 
     def keep(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        found.append((args[0] if args else kwargs["hidden_states"])[0, ::STRIDE])
+        inputs.append((args[0] if args else kwargs["hidden_states"])[0, ::STRIDE])
 
     hooks = [
         layer.self_attn.register_forward_pre_hook(keep, with_kwargs=True)
@@ -109,16 +114,21 @@ def compute_silence_states(model: Any) -> Tensor:
     try:
         encoder.eval()
         reference = _reference(model.config.num_mel_bins).to(model.device, model.dtype)
-        heard = encoder(reference).last_hidden_state
+        output = encoder(reference).last_hidden_state
     finally:
         encoder.train(training)
         for hook in hooks:
             hook.remove()
-    return torch.stack([*found, heard[0, ::STRIDE]])
+    return torch.stack([*inputs, output[0, ::STRIDE]])
 
 
 def set_silence_states(model: Any, silence: Tensor | None) -> None:
-    """Let the model's attention read states that listen() returned, or none."""
+    """Set the silence states of a model's attention, or None for stock attention.
+
+    Args:
+        model: after patch_attention().
+        silence: what compute_silence_states() returned.
+    """
     layers = len(model.model.encoder.layers)
     if silence is not None:
         silence = silence.to(model.dtype)
@@ -127,16 +137,16 @@ def set_silence_states(model: Any, silence: Tensor | None) -> None:
 
 
 def _attentions(model: Any) -> list[Any]:
-    """Return the attention of the encoder's layers, and the decoder's to the encoder."""
-    own = [layer.self_attn for layer in model.model.encoder.layers]
-    return own + [layer.encoder_attn for layer in model.model.decoder.layers]
+    """Return the encoder layers' self-attention and the decoder layers' cross-attention."""
+    encoder = [layer.self_attn for layer in model.model.encoder.layers]
+    return encoder + [layer.encoder_attn for layer in model.model.decoder.layers]
 
 
 def _reference(n_mels: int) -> Tensor:
-    """Return features of a short pink noise, and silence behind. Shape: (1, n_mels, 3000).
+    """Return features of 1 s of pink noise and silence up to 30 s. Shape: (1, n_mels, 3000).
 
-    A transform's last bits depend on where its memory lies: rounded to 16 bits they are gone, and
-    every process and every start hears the same.
+    The last bits of an FFT depend on memory alignment. Rounded to 16 bits, the noise is the same in
+    every process and every run.
     """
     samples = round(REFERENCE_SECONDS * SAMPLE_RATE)
     generator = torch.Generator().manual_seed(0)

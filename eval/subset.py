@@ -1,4 +1,4 @@
-"""A part of a split that stands for all of it: the same one each time."""
+"""Choose a stratified, reproducible subset of a split."""
 
 import random
 from collections.abc import Sequence
@@ -10,27 +10,27 @@ from data.utterance import Utterance
 def stratified(
     utterances: Sequence[Utterance], clips: int | None, seed: int = 0
 ) -> list[Utterance]:
-    """Return so many utterances, spread evenly over corpora, languages, tasks and lengths.
+    """Return a sample of utterances, spread evenly over corpora, languages, tasks and lengths.
 
-    In that order they are cut into as many parts of equal size, and one is drawn from each. Nothing
-    but the utterances, the number and the seed decides.
+    The utterances are sorted by these keys and cut into `clips` parts of equal size; one utterance
+    is drawn from each part. The result depends only on the arguments.
 
     Args:
-        utterances: each id once.
-        clips: how many; None: all.
-        seed: of the draws.
+        utterances: with unique ids.
+        clips: size of the sample; None for all utterances.
+        seed: of the random choice within each part.
 
     Returns:
-        Them in the order in which they came.
+        The chosen utterances, in their original order.
     """
     if clips is None or clips >= len(utterances):
         return list(utterances)
 
-    def kind(index: int) -> tuple[str, str, str, float, str]:
+    def sort_key(index: int) -> tuple[str, str, str, float, str]:
         u = utterances[index]
         return u.corpus, u.language or "", u.task, u.seconds, u.id
 
-    ordered = sorted(range(len(utterances)), key=kind)
+    ordered = sorted(range(len(utterances)), key=sort_key)
     rng = random.Random(seed)
     edges = [len(ordered) * part // clips for part in range(clips + 1)]
     return [

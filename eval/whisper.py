@@ -1,4 +1,4 @@
-"""Load a Whisper, and let its encoder take audio of any length up to 30 s."""
+"""Load a Whisper model whose encoder accepts audio of any length up to 30 s."""
 
 import logging
 from dataclasses import dataclass
@@ -21,14 +21,17 @@ from eval.silence_states import patch_attention
 
 
 class TrueLengthEncoder(WhisperEncoder):
-    """Whisper's encoder for any length: it adds the first positions only.
+    """Whisper's encoder for input of any length: it adds only the first position embeddings.
 
     The parameters are those of WhisperEncoder, so checkpoints stay stock. The idea is icefall's
-    (its Whisper recipes); a model has to be trained so before it can be used so.
+    (its Whisper recipes). A model must be trained at true length before it can be used so.
     """
 
     def forward(self, input_features: Tensor, attention_mask: Any = None, **kwargs: Any) -> Any:
-        """Encode. Shapes: (batch, n_mels, frames) → (batch, frames / 2, d_model)."""
+        """Encode log-mel features.
+
+        Shapes: (batch, n_mels, frames) → (batch, frames / 2, d_model).
+        """
         if input_features.shape[-1] == self.max_source_positions * FRAMES_PER_POSITION:
             return super().forward(input_features, attention_mask, **kwargs)
         hidden = nn.functional.gelu(self.conv1(input_features))
@@ -42,34 +45,34 @@ class TrueLengthEncoder(WhisperEncoder):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Whisper:
-    """A model and what belongs to it."""
+    """A Whisper model, its processor and the name it was loaded from."""
 
     model: Any  # transformers' WhisperForConditionalGeneration
     processor: Any  # transformers' WhisperProcessor
-    name: str  # the name or folder it was loaded from
+    name: str  # a name on the Hub, or a folder
 
     @property
     def multilingual(self) -> bool:
-        """Tell whether the model was trained with language tokens."""
-        told = getattr(self.model.generation_config, "is_multilingual", None)
-        return bool(self.model.config.vocab_size >= 51865 if told is None else told)
+        """Return whether the model has language tokens."""
+        flag = getattr(self.model.generation_config, "is_multilingual", None)
+        return bool(self.model.config.vocab_size >= 51865 if flag is None else flag)
 
     @property
     def language(self) -> str | None:
-        """Return the code of the only language that it was made for; None: of any."""
+        """Return the code of the only language the model was fine-tuned for; None for any."""
         if not self.multilingual:
             return "en"
-        told = getattr(self.model.generation_config, "language", None)
-        name = str(told or "").strip("<|>").lower()
+        language = getattr(self.model.generation_config, "language", None)
+        name = str(language or "").strip("<|>").lower()
         return TO_LANGUAGE_CODE.get(name, name) or None
 
     @property
     def n_mels(self) -> int:
-        """Return the number of mel bins, 80 or 128."""
+        """Number of mel bins, 80 or 128."""
         return int(self.model.config.num_mel_bins)
 
     def labels(self) -> LabelEncoder:
-        """Return the encoder of target texts."""
+        """Return the LabelEncoder, which turns transcripts into label token ids."""
         return LabelEncoder(
             self.processor.tokenizer,
             max_tokens=self.model.config.max_target_positions,
@@ -82,34 +85,35 @@ def load_whisper(name: str, revision: str | None = None) -> Whisper:
     """Load a model and its processor from a folder or the Hub, in float32.
 
     Raises:
-        InputError: it is not there, or not a whole Whisper.
+        InputError: the model does not exist, is incomplete, or is not a Whisper model.
     """
     transformers_logging.set_verbosity_error()
     logging.getLogger("accelerate").setLevel(logging.ERROR)  # it warns of tied weights at each save
     transformers_logging.disable_progress_bar()
-    _refuse_incomplete(name)
+    _check_model_folder(name)
     try:
         processor = WhisperProcessor.from_pretrained(name, revision=revision)
-        kind = AutoConfig.from_pretrained(name, revision=revision).model_type
-        if kind != "whisper":
-            raise ValueError(f"it is a {kind}, not a Whisper")
-        model, told = WhisperForConditionalGeneration.from_pretrained(
+        model_type = AutoConfig.from_pretrained(name, revision=revision).model_type
+        if model_type != "whisper":
+            raise ValueError(f"its model_type is {model_type}, not whisper")
+        model, info = WhisperForConditionalGeneration.from_pretrained(
             name,
             revision=revision,
             dtype=torch.float32,
             attn_implementation="sdpa",
             output_loading_info=True,
         )
-        if told["missing_keys"]:  # transformers would draw them at random
-            raise ValueError(f"its weights lack {sorted(told['missing_keys'])[0]} and maybe more")
+        if info["missing_keys"]:  # transformers would initialize them at random
+            raise ValueError(f"its weights lack {sorted(info['missing_keys'])[0]} and maybe more")
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"model {name!r} cannot be loaded: {reason}") from error
     start = processor.tokenizer.get_vocab().get(START)
     if start != model.config.decoder_start_token_id:
         raise InputError(
-            f"model {name!r}: its tokenizer has {START} as {start}, its config as "
-            f"{model.config.decoder_start_token_id}: take both from the same checkpoint"
+            f"model {name!r}: {START} is token {start} in its tokenizer, and "
+            f"{model.config.decoder_start_token_id} in its config: take both from the same "
+            "checkpoint"
         )
     assert model.config.max_source_positions * FRAMES_PER_POSITION == N_FRAMES
     model.model.encoder.__class__ = TrueLengthEncoder
@@ -117,8 +121,12 @@ def load_whisper(name: str, revision: str | None = None) -> Whisper:
     return Whisper(model=model, processor=processor, name=name)
 
 
-def _refuse_incomplete(name: str) -> None:
-    """Name the missing part of a folder: transformers would look for the folder on the Hub."""
+def _check_model_folder(name: str) -> None:
+    """Check that a model folder is complete: transformers would look for the name on the Hub.
+
+    Raises:
+        InputError: the folder does not exist, or lacks a file.
+    """
     folder = Path(name)
     if not folder.is_dir():
         if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
@@ -126,13 +134,13 @@ def _refuse_incomplete(name: str) -> None:
                 f"model {name!r}: no such folder; set model.name to one, or to a Hub name"
             )
         return
-    needed = {
+    required = {
         "config.json": ("config.json",),
         "tokenizer": ("tokenizer.json", "vocab.json"),
         "preprocessor": ("preprocessor_config.json", "processor_config.json"),
         "weights": ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
     }
-    for part, files in needed.items():
+    for part, files in required.items():
         if not any((folder / file).is_file() for file in files):
             raise InputError(
                 f"model {name!r}: the folder has no {part} ({' or '.join(files)}); "

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.atomic_files import read_jsonl, write_jsonl
 from data.log_mel import CHUNK_SECONDS
-from eval.metrics.confidence import Difference, paired
+from eval.metrics.confidence import Difference, paired_bootstrap
 from eval.metrics.hypothesis import Hypothesis
 from trainer.state import TrainState
 
@@ -29,7 +29,7 @@ class Verdict:
 
 def write_losses(folder: Path, hypotheses: Sequence[Hypothesis]) -> None:
     """Keep what each reference cost beside an evaluation's texts."""
-    known = ((h.utterance.id, h.likelihood) for h in hypotheses if h.likelihood)
+    known = ((h.utterance.id, h.reference_loss) for h in hypotheses if h.reference_loss)
     write_jsonl(folder / LOSSES, ({"id": name, **cost._asdict()} for name, cost in known))
 
 
@@ -69,13 +69,13 @@ def compare(best: Path, challenger: Path) -> Verdict | None:
     shared = [name for name, row in new.items() if old.get(name, {}).get("units") == row["units"]]
     if not shared:
         return None
-    found = paired(
+    found = paired_bootstrap(
         np.array([old[name]["edits"] for name in shared]),
         np.array([new[name]["edits"] for name in shared]),
         np.array([new[name]["units"] for name in shared]),
         [new[name].get("speaker") for name in shared],
     )
-    if found.sure:
+    if found.significant:
         better = found.change < 0
         return Verdict(better=better, told=f"{'better' if better else 'worse'}, {_told(found)}")
     known = [name for name in shared if old[name]["loss"] and new[name]["loss"]]

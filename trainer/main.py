@@ -188,7 +188,7 @@ def build_validation(
         data=config.data,
         config=config.eval,
         silence=config.model.silence_states,
-        beat=heartbeat.beat,
+        heartbeat=heartbeat.beat,
         show_progress=heartbeat.show_progress,
         pause_watchdog=heartbeat.pause_watchdog,
         track=recorder.track,

@@ -23,7 +23,7 @@ from eval.main_process import run_on_main_process
 from eval.whisper import Whisper
 from trainer.config import Config
 from trainer.metrics.flops import flops_of
-from trainer.plan.forward_limit import fit_path, fitted
+from trainer.plan.forward_limit import fit_path, with_fitted_budget
 from trainer.run_dir import PLACES, SPOOL
 
 
@@ -52,7 +52,7 @@ def build_train_loader(
     folder, flops = Path(config.run_dir), flops_of(whisper, config.model)
     fit = fit_path(folder, accelerator, whisper.model.config, config.model, config.optim)
     budget = run_on_main_process(
-        accelerator, lambda: fitted(config.data, fit)
+        accelerator, lambda: with_fitted_budget(config.data, fit)
     )  # or passes would not match
     augmentation = Augmentation(config.data.augment, config.seed, whisper.n_mels)
     stages = BatchPreparer(whisper.labels(), whisper.n_mels, accelerator.device, augmentation)

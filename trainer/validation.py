@@ -12,10 +12,11 @@ from data.manifest import Manifest
 from data.utterance import Utterance
 from eval.evaluate import Evaluator, save
 from eval.main_process import run_on_main_process
-from eval.probes.run_probes import Evaluation, run_probes
+from eval.probes.run_probes import run_probes
 from eval.reference_loss import mean_loss
 from eval.report.console_tables import evaluation_table
 from eval.report.page import write_page
+from eval.report.summary import Evaluation
 from eval.subset import stratified
 from trainer.best_model import TEXTS, choose, write_losses
 from trainer.checkpoint.rotation import set_aside
@@ -176,16 +177,16 @@ class Validation:
     def _score(self, split: str, utterances: Sequence[Utterance], step: int) -> Evaluation:
         config, short = self.evaluator.config, self.short(split)
         scores, hypotheses = self.evaluator.evaluate(
-            utterances, f"{split}, update {step}", true_length=short, costs=True
+            utterances, f"{split}, update {step}", true_length=short, with_reference_loss=True
         )
         at, forgets = self._at(step, split), split == "dev" or not self.manifest.dev
         beside = run_probes(self.evaluator, hypotheses, at, forgetting=forgets, true_length=short)
-        loss = mean_loss(h.likelihood for h in hypotheses)
+        loss = mean_loss(h.reference_loss for h in hypotheses)
         metrics = scores.metrics() | beside.metrics() | ({} if loss is None else {"loss": loss})
         self.recorder.record(step, {f"{split}/{name}": value for name, value in metrics.items()})
         facts: dict[str, Any] = {"step": step, "max_length": config.max_length}
         facts |= {"beams": config.num_beams, "true_length": short, "loss": loss}
-        facts |= {"meters": beside.meters.to_json()}
+        facts |= {"meters": beside.hallucination.to_json()}
         first = self._first(split, step)
         found = Evaluation.of(split, {**facts, **scores.to_json()}, beside, first)
         if self.evaluator.accelerator.is_main_process:

@@ -1,1 +1,1 @@
-"""Finds transcripts that are probably wrong, by what they cost in training."""
+"""`python -m eval suspects`: find label errors by the training loss of transcripts."""

@@ -19,11 +19,11 @@ from data.manifest import Manifest
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator, save
-from eval.label_errors.excess_loss import TranscriptLoss, costs
+from eval.label_errors.excess_loss import TranscriptLoss, transcript_losses
 from eval.report.page import write_page
 from eval.whisper import load_whisper
 
-FOLDER = "suspects"  # in the run's
+FOLDER = "suspects"  # in the run's folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,7 @@ class LabelErrorsConfig:
     max_clips: int = 50  # Clips to list at most.
 
     def __post_init__(self) -> None:
-        """Refuse values that could not work.
+        """Check the values.
 
         Raises:
             InputError: a number is out of its range.
@@ -44,21 +44,23 @@ class LabelErrorsConfig:
 
 
 def find_label_errors(config: LabelErrorsConfig) -> None:
-    """Rank, transcribe with the run's own model, and show.
+    """Rank the clips by excess loss, transcribe them with the run's model, and show them.
 
     Raises:
-        InputError: the folder is not a run's, or one that has no model yet.
+        InputError: the folder is not a run, or the run has no model yet.
     """
     run = Path(config.run)
-    ranked = costs(run)[: config.max_clips]
+    ranked = transcript_losses(run)[: config.max_clips]
     if not (run / "model" / "config.json").is_file():
-        raise InputError(f"{run / 'model'}: no model yet: a run has one after its first evaluation")
-    utterances = heard_by(run, ranked)
+        raise InputError(
+            f"{run / 'model'}: no model yet: a run writes one after its first evaluation"
+        )
+    utterances = read_utterances(run, ranked)
     accelerator = Accelerator()
     whisper = load_whisper(str(run / "model"))
     whisper.model.to(accelerator.device)
-    asked = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    model = current_names({f"model.{key}": value for key, value in asked["model"].items()})
+    run_config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    model = current_names({f"model.{key}": value for key, value in run_config["model"].items()})
     evaluator = Evaluator(
         accelerator=accelerator,
         whisper=whisper,
@@ -66,62 +68,62 @@ def find_label_errors(config: LabelErrorsConfig) -> None:
         config=EvalConfig(),
         silence=model.get("model.silence_states", True),
     )
-    short = at_true_length(asked)
-    scores, hypotheses = evaluator.evaluate(utterances, "suspects", true_length=short)
+    true_length = uses_true_length(run_config)
+    scores, hypotheses = evaluator.evaluate(utterances, "suspects", true_length=true_length)
     folder = run / FOLDER
     save(folder, scores, hypotheses, model=str(run / "model"), most=config.max_clips)
-    rows = with_costs(folder / "utterances.jsonl", ranked)
+    rows = add_losses(folder / "utterances.jsonl", ranked)
     Console(highlight=False).print(table(rows, str(run)))
-    print(f"to be heard: {write_page(folder)}")
+    print(f"report to listen to: {write_page(folder)}")
 
 
-def heard_by(run: Path, ranked: Sequence[TranscriptLoss]) -> list[Utterance]:
-    """Return the utterances of some clips, in their order.
+def read_utterances(run: Path, ranked: Sequence[TranscriptLoss]) -> list[Utterance]:
+    """Read the utterances of ranked clips from the run's manifest, in the order of the ranking.
 
     Raises:
-        InputError: the run's manifest has none of them.
+        InputError: the manifest has none of the clips.
     """
-    wanted = {cost.id for cost in ranked}
+    ids = {clip.id for clip in ranked}
     train = Manifest.read(run / "manifest.jsonl").train
-    known = {u.id: u for u in train if u.id in wanted}
-    if not known:
+    by_id = {u.id: u for u in train if u.id in ids}
+    if not by_id:
         raise InputError(
             f"{run / 'manifest.jsonl'}: has none of the clips with the highest loss: they came "
-            "from a stream, which keeps no audio"
+            "from a stream, whose audio is not kept"
         )
-    return [known[cost.id] for cost in ranked if cost.id in known]
+    return [by_id[clip.id] for clip in ranked if clip.id in by_id]
 
 
-def at_true_length(told: dict[str, Any]) -> bool:
-    """Tell whether a run of this config scored clips without padding them to 30 s."""
-    asked: str = told["eval"]["pad"]
-    return asked == "bucket" or (asked == "auto" and told["data"]["pad"] == "bucket")
+def uses_true_length(run_config: dict[str, Any]) -> bool:
+    """Return whether a run with this config scores clips without padding them to 30 s."""
+    pad: str = run_config["eval"]["pad"]
+    return pad == "bucket" or (pad == "auto" and run_config["data"]["pad"] == "bucket")
 
 
-def with_costs(path: Path, ranked: Sequence[TranscriptLoss]) -> list[dict[str, Any]]:
-    """Add to the rows of utterances.jsonl what training knew of them; return them."""
-    known = {cost.id: cost for cost in ranked}
+def add_losses(path: Path, ranked: Sequence[TranscriptLoss]) -> list[dict[str, Any]]:
+    """Add the training losses to the rows of utterances.jsonl, and return the rows."""
+    by_id = {clip.id: clip for clip in ranked}
     rows = [
-        {**row, "loss": cost.loss, "excess": cost.excess, "hearings": cost.hearings}
+        {**row, "loss": clip.loss, "excess": clip.excess, "hearings": clip.passes}
         for row in read_jsonl(path)
-        for cost in [known[row["id"]]]
+        for clip in [by_id[row["id"]]]
     ]
     write_jsonl(path, rows)
     return rows
 
 
 def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
-    """Return what a person looks through, the most unusual first."""
-    shown = Table(title=f"{title}: the transcripts that cost the most", title_justify="left")
+    """Return the table for the console, the highest excess loss first."""
+    shown = Table(title=f"{title}: transcripts with the highest excess loss", title_justify="left")
     shown.add_column("excess", justify="right", no_wrap=True)
     shown.add_column("loss", justify="right", no_wrap=True)
-    shown.add_column("reference, and what the model hears", overflow="fold")
+    shown.add_column("reference and hypothesis", overflow="fold")
     shown.add_column("audio", overflow="fold")
     for row in rows:
         texts = f"{row['reference']}\n{row['hypothesis']}"
         shown.add_row(f"{row['excess']:.1f}", f"{row['loss']:.2f}", texts, row["audio"])
     shown.caption = (
-        "loss: nats a token in training, mean over epochs; excess: above clips of like length, in "
-        "standard deviations"
+        "loss: nats per token in training, mean over epochs; excess: over clips of similar length, "
+        "in standard deviations"
     )
     return shown

@@ -1,4 +1,4 @@
-"""Clips that cost training more than their like: what losses.jsonl of a run tells."""
+"""Compute each clip's excess loss over similar clips, from losses.jsonl of a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,76 +10,78 @@ from data.atomic_files import read_jsonl
 from data.errors import InputError
 
 LOSSES = "losses.jsonl"
-ALIKE = 100  # hearings that are compared, at least: alike in length, or near in time
-PARTS = 50  # that hearings are cut into, at most
-ROUNDS = 3  # length and time are mixed in the plan: what is taken off one shifts the other
-SPREAD = 1.4826  # of a normal distribution, in median absolute deviations
-LEAST_SPREAD = 1e-3  # nats a token; where all are equal nothing is unusual
+# an observation is the loss of one clip in one update
+MIN_GROUP = 100  # observations that are compared: similar in length, or near in time
+MAX_GROUPS = 50
+ROUNDS = 3  # length and step are correlated: removing the median of one shifts the other
+SPREAD = 1.4826  # standard deviation of a normal distribution, in median absolute deviations
+MIN_SPREAD = 1e-3  # nats per token; avoids a division by 0 if all losses are equal
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TranscriptLoss:
-    """What a clip's transcript cost in training."""
+    """The training loss of a clip's transcript."""
 
     id: str
-    loss: float  # nats a token, mean over hearings
-    excess: float  # the same against clips alike, in robust standard deviations
-    hearings: int
+    loss: float  # nats per token, mean over all passes
+    excess: float  # loss over that of similar clips, in robust standard deviations
+    passes: int  # number of forward passes over the clip
 
 
-def costs(run: Path) -> list[TranscriptLoss]:
-    """Return what every clip of a run cost, the most unusual first.
+def transcript_losses(run: Path) -> list[TranscriptLoss]:
+    """Return the loss of every clip of a run, the highest excess first.
 
-    A short text costs more a token than a long one, and all cost more before training than after.
-    Both are taken off: each hearing is held against those of like length and near in time.
+    Short texts have a higher loss per token than long ones, and losses fall during training. The
+    excess removes both: a loss is compared with those of similar length and of near updates.
 
     Raises:
-        InputError: the folder is not a run's, or no update of it was written down.
+        InputError: the folder is not a run, or has no losses yet.
     """
     path = run / LOSSES
     if not path.is_file():
-        raise InputError(f"{path}: no such file: give the folder of a run that has trained")
+        raise InputError(f"{path}: no such file: name the folder of a run that has trained")
     rows = list(read_jsonl(path))
     ids = [name for row in rows for name in row["ids"]]
     if not ids:
-        raise InputError(f"{path}: holds no clip yet: wait for the run's first log line")
+        raise InputError(f"{path}: has no clips yet: wait for the run's first log line")
     steps = np.array([row["step"] for row in rows for _ in row["ids"]])
     tokens = np.array([count for row in rows for count in row["tokens"]])
     losses = np.array([nll for row in rows for nll in row["nll"]]) / tokens
-    return _by_clip(ids, losses, excesses(losses, tokens, steps))
+    return _mean_by_clip(ids, losses, excess_losses(losses, tokens, steps))
 
 
-def excesses(losses: Floats, tokens: NDArray[np.int64], steps: NDArray[np.int64]) -> Floats:
-    """Return how far each hearing's loss is above those of its like, in robust deviations.
+def excess_losses(losses: Floats, tokens: NDArray[np.int64], steps: NDArray[np.int64]) -> Floats:
+    """Return each loss's distance from the median of similar clips, in robust deviations.
 
     Args:
-        losses: of each hearing, nats a token.
-        tokens: of its transcript.
-        steps: the update of each.
+        losses: nats per token. Shape: (observations,).
+        tokens: length of the transcripts. Shape: (observations,).
+        steps: of the updates. Shape: (observations,).
     """
-    left = losses.copy()
+    residuals = losses.copy()
     for _ in range(ROUNDS):
         for key in (tokens, steps):
-            for part in _parts(key):
-                left[part] -= np.median(left[part])
-    for part in _parts(tokens):
-        left[part] -= np.median(left[part])
-        left[part] /= max(SPREAD * float(np.median(np.abs(left[part]))), LEAST_SPREAD)
-    return left
+            for group in _groups(key):
+                residuals[group] -= np.median(residuals[group])
+    for group in _groups(tokens):
+        residuals[group] -= np.median(residuals[group])
+        spread = SPREAD * float(np.median(np.abs(residuals[group])))
+        residuals[group] /= max(spread, MIN_SPREAD)
+    return residuals
 
 
-def _parts(key: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Return the places of hearings that are alike, in parts of like size."""
-    count = max(1, min(PARTS, len(key) // ALIKE))
+def _groups(key: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return the indices of observations in groups of equal size and similar key."""
+    count = max(1, min(MAX_GROUPS, len(key) // MIN_GROUP))
     return np.array_split(np.argsort(key, kind="stable"), count)
 
 
-def _by_clip(ids: list[str], losses: Floats, excess: Floats) -> list[TranscriptLoss]:
+def _mean_by_clip(ids: list[str], losses: Floats, excess: Floats) -> list[TranscriptLoss]:
     names, clips = np.unique(ids, return_inverse=True)
-    hearings = np.bincount(clips)
-    means = [np.bincount(clips, each) / hearings for each in (losses, excess)]
-    columns = zip(names.tolist(), *(each.tolist() for each in (*means, hearings)), strict=True)
-    found = [TranscriptLoss(id=a, loss=b, excess=c, hearings=d) for a, b, c, d in columns]
-    return sorted(found, key=lambda cost: (-cost.excess, cost.id))
+    passes = np.bincount(clips)
+    means = [np.bincount(clips, values) / passes for values in (losses, excess)]
+    columns = zip(names.tolist(), *(column.tolist() for column in (*means, passes)), strict=True)
+    results = [TranscriptLoss(id=a, loss=b, excess=c, passes=d) for a, b, c, d in columns]
+    return sorted(results, key=lambda clip: (-clip.excess, clip.id))

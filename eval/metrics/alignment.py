@@ -1,4 +1,4 @@
-"""How a hypothesis lies along its reference: what was heard instead of what, added or left out."""
+"""Align hypotheses with references, and count the most frequent edits."""
 
 import re
 from collections import Counter
@@ -6,66 +6,67 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from eval.metrics.units import pieces
-from eval.metrics.wer import aligned
+from eval.metrics.units import split_units
+from eval.metrics.wer import align_units
 
 Row = Mapping[str, Any]  # of utterances.jsonl
-# a text that both have, or (of the reference, of the hypothesis): "" where one has nothing
+# text that both have, or an edit (reference, hypothesis) with "" for an insertion or deletion
 Piece = str | tuple[str, str]
-SHOWN = 24  # edits of each kind, the most frequent ones
-WIDE = "[\u2e80-\u9fff\uf900-\ufaff]"  # Han, kana and what is near them: no spaces between
-BETWEEN = re.compile(f"(?<={WIDE}) (?={WIDE})")
+MAX_EDITS = 24  # most frequent edits of each kind
+WIDE = "[\u2e80-\u9fff\uf900-\ufaff]"  # Han, kana and neighbouring blocks, written without spaces
+SPACE_BETWEEN_WIDE = re.compile(f"(?<={WIDE}) (?={WIDE})")
 
 
 class Edit(NamedTuple):
-    """An edit, and how often it was made."""
+    """An edit and its frequency."""
 
-    said: str  # "" where something was heard that nobody said
-    heard: str  # "" where nothing was
+    reference: str  # "" for an insertion
+    hypothesis: str  # "" for a deletion
     times: int
-    clips: int  # in how many: a loop makes one edit a hundred times in one
+    clips: int  # number of clips with it: a decoding loop repeats an edit in one clip
 
 
 def align(row: Row) -> list[Piece]:
-    """Return the pieces of a row, aligned as its edits are counted: normalised, in its unit.
+    """Return the aligned pieces of a row's normalized texts, in its unit.
 
-    There are as many pairs as edits. Where the reference is empty, what was heard is one piece.
+    There are as many pairs as edits. With an empty reference the hypothesis is one insertion.
     """
     unit = row["unit"]
-    said, heard = (pieces(row[f"{side}_normalized"], unit) for side in ("reference", "hypothesis"))
-    return list(_aligned(said, heard, unit) if said else _heard_alone(heard, unit))
+    reference = split_units(row["reference_normalized"], unit)
+    hypothesis = split_units(row["hypothesis_normalized"], unit)
+    if reference:
+        return list(_aligned_pieces(reference, hypothesis, unit))
+    return [("", _join_units(hypothesis, unit))] if hypothesis else []
 
 
-def frequent(alignments: Sequence[Sequence[Piece]]) -> dict[str, list[Edit]]:
-    """Return the most frequent edits, by kind."""
+def frequent_edits(alignments: Sequence[Sequence[Piece]]) -> dict[str, list[Edit]]:
+    """Return the most frequent edits of each kind."""
     times: Counter[tuple[str, str]] = Counter()
     clips: Counter[tuple[str, str]] = Counter()
     for alignment in alignments:
         edits = [piece for piece in alignment if not isinstance(piece, str)]
         times.update(edits)
         clips.update(set(edits))
-    kinds: dict[str, list[Edit]] = {"substitutions": [], "deletions": [], "insertions": []}
-    for (said, heard), count in times.most_common():
-        kind = "substitutions" if said and heard else "deletions" if said else "insertions"
-        if len(kinds[kind]) < SHOWN:
-            kinds[kind].append(Edit(said, heard, count, clips[said, heard]))
+    kinds: dict[str, list[Edit]] = {"heard instead": [], "left out": [], "added": []}
+    for (ref, hyp), count in times.most_common():
+        kind = "heard instead" if ref and hyp else "left out" if ref else "added"
+        if len(kinds[kind]) < MAX_EDITS:
+            kinds[kind].append(Edit(ref, hyp, count, clips[ref, hyp]))
     return kinds
 
 
-def _aligned(said: Sequence[str], heard: Sequence[str], unit: str) -> Iterator[Piece]:
-    for step in aligned(said, heard, unit).alignments[0]:
-        ours = said[step.ref_start_idx : step.ref_end_idx]
-        if step.type == "equal":
-            yield _joined(ours, unit)
+def _aligned_pieces(
+    reference: Sequence[str], hypothesis: Sequence[str], unit: str
+) -> Iterator[Piece]:
+    for chunk in align_units(reference, hypothesis, unit).alignments[0]:
+        ref = reference[chunk.ref_start_idx : chunk.ref_end_idx]
+        hyp = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        if chunk.type == "equal":
+            yield _join_units(ref, unit)
         else:
-            yield from zip_longest(ours, heard[step.hyp_start_idx : step.hyp_end_idx], fillvalue="")
+            yield from zip_longest(ref, hyp, fillvalue="")
 
 
-def _heard_alone(heard: Sequence[str], unit: str) -> Iterator[Piece]:
-    if heard:
-        yield "", _joined(heard, unit)
-
-
-def _joined(units: Sequence[str], unit: str) -> str:
+def _join_units(units: Sequence[str], unit: str) -> str:
     text = ("" if unit == "character" else " ").join(units)
-    return BETWEEN.sub("", text) if unit == "mixed" else text
+    return SPACE_BETWEEN_WIDE.sub("", text) if unit == "mixed" else text

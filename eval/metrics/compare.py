@@ -1,4 +1,4 @@
-"""Is B better than A? The same utterances, heard by two models, compared in pairs."""
+"""Compare two models on the same utterances with a paired bootstrap test."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,38 +11,41 @@ from data.atomic_files import read_jsonl
 from data.errors import InputError
 from data.log_mel import CHUNK_SECONDS
 from data.utterance import Utterance
-from eval.metrics.confidence import Difference, Interval, intervals, paired
+from eval.metrics.confidence import (
+    Difference,
+    Interval,
+    bootstrap_intervals,
+    paired_bootstrap,
+)
 from eval.metrics.hypothesis import ComparedTexts, Hypothesis, compare_texts
 from eval.metrics.units import METRICS
 from eval.metrics.wer import ErrorCounts
 
-UTTERANCES = "utterances.jsonl"  # of an evaluation's folder
-NEEDED = ("id", "reference", "hypothesis", "language")
-COUNTED = ("edits", "units", "unit", "reference_normalized", "hypothesis_normalized")
-ALL = "all"  # languages together
+UTTERANCES = "utterances.jsonl"  # in the folder of an evaluation
+REQUIRED_KEYS = ("id", "reference", "hypothesis", "language")
+COUNT_KEYS = ("edits", "units", "unit", "reference_normalized", "hypothesis_normalized")
+ALL = "all"  # name of the comparison over all languages
 
-Pair = tuple[
-    Hypothesis, ComparedTexts, ComparedTexts
-]  # an utterance, what A made of it, what B made of it
+Pair = tuple[Hypothesis, ComparedTexts, ComparedTexts]  # A's hypothesis, texts of A, texts of B
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compare:
-    """Two models on the clips of a language, or of all."""
+    """The comparison of two models on the clips of one language, or of all."""
 
     name: str
-    metric: str  # WER, CER or MER; of all languages together: error
+    metric: str  # WER, CER or MER; for all languages together: error
     normalizer: str
     difference: Difference
-    sides: tuple[Interval, Interval] | None  # of A's and B's rates; None: of a single utterance
+    sides: tuple[Interval, Interval] | None  # intervals of A's and B's rates; None for one clip
 
     @property
     def clips(self) -> int:
-        """Return how many were compared."""
+        """Number of clips compared."""
         return self.difference.better + self.difference.worse + self.difference.equal
 
     def to_json(self) -> dict[str, Any]:
-        """Return what compare.json holds of it."""
+        """Return the entry of compare.json."""
         sides = self.sides or (None, None)
         ends = [side and [side.low, side.high] for side in sides]
         return {
@@ -56,10 +59,10 @@ class Compare:
 
 
 def read_hypotheses(folder: Path) -> list[Hypothesis]:
-    """Return what was heard in an evaluation, from its utterances.jsonl.
+    """Read the hypotheses of an evaluation from its utterances.jsonl.
 
     Raises:
-        InputError: there is no such file, or it is not one.
+        InputError: the file does not exist, or was not written by an evaluation.
     """
     path = folder / UTTERANCES
     if not path.is_file():
@@ -67,17 +70,17 @@ def read_hypotheses(folder: Path) -> list[Hypothesis]:
             f"{path}: no such file; name two folders that `python -m eval MODEL CORPUS` or a run "
             "wrote, or two models and a corpus"
         )
-    found: dict[str, Hypothesis] = {}
+    hypotheses: dict[str, Hypothesis] = {}
     try:
         for row in read_jsonl(path):
-            if row["id"] in found:
+            if row["id"] in hypotheses:
                 raise InputError(f"{path}: {row['id']!r} is listed twice; score the model again")
-            found[row["id"]] = _hypothesis({key: row[key] for key in NEEDED} | row)
+            hypotheses[row["id"]] = _hypothesis({key: row[key] for key in REQUIRED_KEYS} | row)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path}: not what an evaluation wrote ({error!r}); score the model again"
+            f"{path}: not written by an evaluation ({error!r}); score the model again"
         ) from error
-    return list(found.values())
+    return list(hypotheses.values())
 
 
 def _hypothesis(row: dict[str, Any]) -> Hypothesis:
@@ -97,30 +100,31 @@ def _hypothesis(row: dict[str, Any]) -> Hypothesis:
 def compare(
     first: Sequence[Hypothesis], second: Sequence[Hypothesis], normalizer: str, unit: str = "auto"
 ) -> list[Compare]:
-    """Compare what two models heard, by language; clips over 30 s apart, as in the scores.
+    """Compare the hypotheses of two models by language; clips over 30 s are compared apart.
 
-    Utterances that only one of them heard, and those whose reference is empty, are left out.
+    Utterances that only one model transcribed, and those with an empty reference, are left out.
 
     Args:
-        first: what A heard.
-        second: what B heard.
+        first: hypotheses of A.
+        second: hypotheses of B.
         normalizer: kind, see normalizer_for().
         unit: kind, see unit_of().
 
     Raises:
-        InputError: they share no utterance, or one has two references.
+        InputError: A and B share no utterance, or one has two references.
     """
-    heard = {h.utterance.id: h for h in second}
-    shared = [(h, heard[h.utterance.id]) for h in first if h.utterance.id in heard]
+    by_id = {h.utterance.id: h for h in second}
+    shared = [(h, by_id[h.utterance.id]) for h in first if h.utterance.id in by_id]
     pairs: list[Pair] = []
     for a, b in shared:
-        if (a.utterance.text, a.written) != (b.utterance.text, b.written):
+        if (a.utterance.text, a.text_language) != (b.utterance.text, b.text_language):
             raise InputError(
                 f"{a.utterance.id}: A was scored against {a.utterance.text!r} in "
-                f"{a.written!r}, B against {b.utterance.text!r} in {b.written!r}: score both anew"
+                f"{a.text_language!r}, B against {b.utterance.text!r} in {b.text_language!r}: "
+                "score both again"
             )
-        one, other = (compare_texts(each, normalizer, unit) for each in (a, b))
-        pairs.append((a, one, other))
+        texts_a, texts_b = (compare_texts(h, normalizer, unit) for h in (a, b))
+        pairs.append((a, texts_a, texts_b))
     pairs = [pair for pair in pairs if pair[1].counts]
     if not pairs:
         raise InputError(
@@ -149,11 +153,11 @@ def compare_saved(first: Path, second: Path) -> list[Compare]:
 
 
 def _counted(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of utterances.jsonl that count."""
+    """Return the rows of utterances.jsonl that have counts of errors."""
     path = folder / UTTERANCES
     try:
         rows = [row for row in read_jsonl(path) if row["edits"] is not None]
-        return [{key: row[key] for key in (*NEEDED, *COUNTED)} | row for row in rows]
+        return [{key: row[key] for key in (*REQUIRED_KEYS, *COUNT_KEYS)} | row for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: cannot be compared ({error!r}); score the model again"
@@ -172,29 +176,31 @@ def _saved(row: dict[str, Any]) -> ComparedTexts:
 
 
 def _compares(pairs: Sequence[Pair]) -> Iterable[Compare]:
-    """Yield the comparison of each language, and of all where there are several."""
+    """Yield the comparison of each language, and of all if there are several."""
     long = [pair for pair in pairs if pair[0].utterance.seconds > CHUNK_SECONDS]
     short = [pair for pair in pairs if pair[0].utterance.seconds <= CHUNK_SECONDS]
-    for part, of in ((short, "{}"), (long, "{}, over 30 s")):
+    for part, name in ((short, "{}"), (long, "{}, over 30 s")):
         for language in sorted({pair[0].languages for pair in part}):
-            mine = [pair for pair in part if pair[0].languages == language]
-            _, one, _ = mine[0]
-            yield _compared(of.format(language), one.metric.upper(), one.normalizer, mine)
+            group = [pair for pair in part if pair[0].languages == language]
+            _, texts, _ = group[0]
+            yield _compare_group(
+                name.format(language), texts.metric.upper(), texts.normalizer, group
+            )
     if len({pair[0].languages for pair in short}) > 1:
-        names = sorted({one.normalizer for _, one, _ in short})
-        yield _compared(ALL, "error", "; ".join(names), short)
+        normalizers = sorted({texts.normalizer for _, texts, _ in short})
+        yield _compare_group(ALL, "error", "; ".join(normalizers), short)
 
 
-def _compared(name: str, metric: str, normalizer: str, pairs: Sequence[Pair]) -> Compare:
-    counts = [(one.counts[one.metric], other.counts[one.metric]) for _, one, other in pairs]
+def _compare_group(name: str, metric: str, normalizer: str, pairs: Sequence[Pair]) -> Compare:
+    counts = [(a.counts[a.metric], b.counts[a.metric]) for _, a, b in pairs]
     edits = np.array([[a.edits, b.edits] for a, b in counts])
     units = np.array([[a.units, a.units] for a, _ in counts])
     speakers = [pair[0].speaker for pair in pairs]
-    found = intervals(edits, units, speakers)
+    sides = bootstrap_intervals(edits, units, speakers)
     return Compare(
         name=name,
         metric=metric,
         normalizer=normalizer,
-        difference=paired(edits[:, 0], edits[:, 1], units[:, 0], speakers),
-        sides=(found[0], found[1]) if found else None,
+        difference=paired_bootstrap(edits[:, 0], edits[:, 1], units[:, 0], speakers),
+        sides=(sides[0], sides[1]) if sides else None,
     )

@@ -1,7 +1,7 @@
-"""How sure a figure is: what it would have been, had other utterances or speakers been drawn.
+"""Bootstrap confidence intervals of error rates, and paired differences of two models.
 
-Utterances are drawn again from those at hand, as many as there are, thousands of times (Bisani and
-Ney, 2004). One speaker's are alike, so where enough speakers are known whole speakers are drawn.
+Utterances are resampled with replacement thousands of times (Bisani and Ney, 2004). Utterances of
+one speaker are correlated, so with enough known speakers whole speakers are resampled.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-DRAWS = 10_000  # at most
-FEWEST_DRAWS = 1_000  # move an end of the interval by 4 % of its half width
-DRAWN = 10_000_000  # draws times groups, at most: 0.5 s
-HELD = 1_000_000  # of them in memory at a time
-FEWEST_SPEAKERS = 10  # with fewer, drawing speakers gives intervals that are far too narrow
+MAX_RESAMPLES = 10_000
+MIN_RESAMPLES = 1_000  # an end of the interval then varies by 4 % of its half width
+MAX_DRAWS = 10_000_000  # resamples × groups: 0.5 s
+DRAWS_IN_MEMORY = 1_000_000
+MIN_SPEAKERS = 10  # with fewer, resampling speakers gives intervals that are far too narrow
 LEVEL = 0.95
-SEED = 0  # the same figures give the same interval
+SEED = 0  # fixed: equal counts give equal intervals
 
 Counts = NDArray[np.int64]
 Speakers = Sequence[str | None]
@@ -25,58 +25,58 @@ Speakers = Sequence[str | None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """Where 95 % of the draws lie, and what was drawn."""
+    """A 95 % interval, and what was resampled."""
 
     low: float
     high: float
     drawn: str  # utterances or speakers
 
     def to_json(self) -> dict[str, Any]:
-        """Return what stands beside a rate in scores.json."""
+        """Return the entries of scores.json beside a rate."""
         return {"interval": [self.low, self.high], "bootstrap": self.drawn}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """What two models make of the same utterances: A, and B less A."""
+    """The error rates of two models A and B on the same utterances, and their difference."""
 
-    first: float  # error rate of A, a fraction
-    second: float  # of B
-    interval: Interval | None  # of B less A; None: of a single utterance nothing can be said
-    better: int  # utterances in which B makes fewer edits
+    rate_a: float  # a fraction
+    rate_b: float
+    interval: Interval | None  # of B minus A; None for a single utterance
+    better: int  # utterances in which B has fewer edits
     worse: int
     equal: int
-    chance: float  # share of draws in which B's error is the lower one; ties count half
+    chance: float  # share of resamples in which B's error rate is lower; ties count half
 
     @property
     def change(self) -> float:
-        """Return B less A: below 0 where B is better."""
-        return self.second - self.first
+        """B minus A: below 0 if B is better."""
+        return self.rate_b - self.rate_a
 
     @property
-    def sure(self) -> bool:
-        """Tell whether 0 is outside the interval."""
+    def significant(self) -> bool:
+        """Whether 0 is outside the interval."""
         return self.interval is not None and not self.interval.low <= 0 <= self.interval.high
 
     @property
     def verdict(self) -> str:
-        """Return what can be said, in a sentence."""
-        told = f"{100 * self.change:+.1f} points"
+        """The result of the comparison in a sentence."""
+        change = f"{100 * self.change:+.1f} points"
         if self.interval is not None:
             low, high = 100 * self.interval.low, 100 * self.interval.high
-            told += f" ({low:+.1f} to {high:+.1f})"
-        if not self.sure:
-            return f"no difference can be shown: {told}"
-        return f"B is {'better' if self.change < 0 else 'worse'}: {told}"
+            change += f" ({low:+.1f} to {high:+.1f})"
+        if not self.significant:
+            return f"no difference can be shown: {change}"
+        return f"B is {'better' if self.change < 0 else 'worse'}: {change}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return what compare.json holds of it."""
-        drawn = self.interval.to_json() if self.interval else {"interval": None, "bootstrap": None}
+        """Return the entries of compare.json."""
+        none = {"interval": None, "bootstrap": None}
         return {
-            "a": self.first,
-            "b": self.second,
+            "a": self.rate_a,
+            "b": self.rate_b,
             "difference": self.change,
-            **drawn,
+            **(self.interval.to_json() if self.interval else none),
             "better": self.better,
             "worse": self.worse,
             "equal": self.equal,
@@ -86,48 +86,50 @@ class Difference:
 
 
 def percent(rate: float, interval: Interval | None = None) -> str:
-    """Return a rate and its interval: 4.51 % (3.2 to 6.0)."""
-    told = f"{100 * rate:.2f} %"
+    """Format a rate and its interval: 4.51 % (3.2 to 6.0)."""
+    text = f"{100 * rate:.2f} %"
     if interval is None:
-        return told
-    return f"{told} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+        return text
+    return f"{text} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
-def saved_percent(figure: dict[str, Any]) -> str:
-    """Return the same of a figure in scores.json."""
-    low, high = figure.get("interval") or (None, None)
+def saved_percent(saved: dict[str, Any]) -> str:
+    """Format a rate of scores.json and its interval, as percent() does."""
+    low, high = saved.get("interval") or (None, None)
     if low is None or high is None:
-        return percent(figure["rate"])
-    return percent(figure["rate"], Interval(low=low, high=high, drawn=figure["bootstrap"]))
+        return percent(saved["rate"])
+    return percent(saved["rate"], Interval(low=low, high=high, drawn=saved["bootstrap"]))
 
 
-def intervals(edits: Counts, units: Counts, speakers: Speakers) -> list[Interval] | None:
-    """Return the interval of each of several error rates over the same utterances.
+def bootstrap_intervals(edits: Counts, units: Counts, speakers: Speakers) -> list[Interval] | None:
+    """Return the intervals of several error rates over the same utterances.
 
     Args:
-        edits: of each utterance. Shape: (utterances, figures).
-        units: of each utterance's reference. Shape: (utterances, figures).
+        edits: of each utterance. Shape: (utterances, metrics).
+        units: of each utterance's reference. Shape: (utterances, metrics).
         speakers: of each utterance; None where unknown.
 
     Returns:
-        None where there are fewer than two utterances, of which nothing can be said.
+        One interval for each column, or None for fewer than two utterances.
     """
     if len(edits) < 2:
         return None
     groups, drawn = _groups(speakers)
-    rates = _rates(_drawn(np.concatenate([edits, units], axis=1), groups))
+    rates = _rates(_resampled_sums(np.concatenate([edits, units], axis=1), groups))
     low, high = np.quantile(rates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return [
         Interval(low=float(a), high=float(b), drawn=drawn) for a, b in zip(low, high, strict=True)
     ]
 
 
-def paired(first: Counts, second: Counts, units: Counts, speakers: Speakers) -> Difference:
-    """Compare two models on the same utterances: both are drawn together.
+def paired_bootstrap(
+    edits_a: Counts, edits_b: Counts, units: Counts, speakers: Speakers
+) -> Difference:
+    """Compare two models on the same utterances; a resample holds the same utterances for both.
 
     Args:
-        first: edits of A in each utterance. Shape: (utterances,).
-        second: edits of B. Shape: (utterances,).
+        edits_a: edits of A in each utterance. Shape: (utterances,).
+        edits_b: edits of B. Shape: (utterances,).
         units: of the references, which both share. Shape: (utterances,).
         speakers: of each utterance; None where unknown.
     """
@@ -135,50 +137,50 @@ def paired(first: Counts, second: Counts, units: Counts, speakers: Speakers) -> 
     interval, chance = None, 0.5
     if len(units) > 1:
         groups, drawn = _groups(speakers)
-        sums = _drawn(np.stack([second - first, units], axis=1), groups)
+        sums = _resampled_sums(np.stack([edits_b - edits_a, units], axis=1), groups)
         changes = _rates(sums)[:, 0]
         low, high = np.quantile(changes, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         interval = Interval(low=float(low), high=float(high), drawn=drawn)
         chance = float(np.mean(changes < 0) + np.mean(changes == 0) / 2)
     return Difference(
-        first=int(first.sum()) / total,
-        second=int(second.sum()) / total,
+        rate_a=int(edits_a.sum()) / total,
+        rate_b=int(edits_b.sum()) / total,
         interval=interval,
-        better=int((second < first).sum()),
-        worse=int((second > first).sum()),
-        equal=int((second == first).sum()),
+        better=int((edits_b < edits_a).sum()),
+        worse=int((edits_b > edits_a).sum()),
+        equal=int((edits_b == edits_a).sum()),
         chance=chance,
     )
 
 
 def _groups(speakers: Speakers) -> tuple[NDArray[np.int64], str]:
-    """Return which group each utterance is drawn with, and what the groups are."""
-    if len({speaker for speaker in speakers if speaker}) < FEWEST_SPEAKERS:
+    """Return the group index of each utterance, and what a group is: utterances or speakers."""
+    if len({speaker for speaker in speakers if speaker}) < MIN_SPEAKERS:
         return np.arange(len(speakers)), "utterances"
     numbers: dict[str | int, int] = {}
-    # one whose speaker is unknown is drawn alone
+    # an utterance of an unknown speaker is a group of its own
     keys = (speaker or place for place, speaker in enumerate(speakers))
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys]), "speakers"
 
 
-def _drawn(columns: Counts, groups: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the sums of each column in each draw. Shape: (draws, columns)."""
+def _resampled_sums(columns: Counts, groups: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the sums of each column in each resample. Shape: (resamples, columns)."""
     count = int(groups.max()) + 1
     sums = np.zeros((count, columns.shape[1]))
     np.add.at(sums, groups, columns)
-    draws = min(DRAWS, max(FEWEST_DRAWS, DRAWN // count))
-    rng, step = np.random.default_rng(SEED), max(1, HELD // count)
-    found = []
-    for begin in range(0, draws, step):
-        rows = min(step, draws - begin)
+    resamples = min(MAX_RESAMPLES, max(MIN_RESAMPLES, MAX_DRAWS // count))
+    rng, step = np.random.default_rng(SEED), max(1, DRAWS_IN_MEMORY // count)
+    chunks = []
+    for begin in range(0, resamples, step):
+        rows = min(step, resamples - begin)
         picked = rng.integers(count, size=(rows, count), dtype=np.int32)
         picked += np.arange(rows, dtype=np.int32)[:, None] * count
         times = np.bincount(picked.ravel(), minlength=rows * count).reshape(rows, count)
-        found.append(times.astype(np.float64) @ sums)
-    return np.concatenate(found)
+        chunks.append(times.astype(np.float64) @ sums)
+    return np.concatenate(chunks)
 
 
 def _rates(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Divide the first half of the columns by the second; what has no units is no error."""
+    """Divide the first half of the columns by the second; 0 without units."""
     edits, units = np.split(sums, 2, axis=1)
     return np.divide(edits, units, out=np.zeros_like(edits), where=units > 0)

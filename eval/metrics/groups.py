@@ -1,4 +1,4 @@
-"""The figures of utterances that belong together: of a language, of a corpus, of long audio."""
+"""Error rates and intervals of a group of utterances: a language, a corpus, long audio."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data.labels import UNSPACED
-from eval.metrics.confidence import Interval, intervals, percent
+from eval.metrics.confidence import Interval, bootstrap_intervals, percent
 from eval.metrics.hypothesis import ComparedTexts, Hypothesis
 from eval.metrics.units import METRICS
 from eval.metrics.wer import ErrorCounts
@@ -20,70 +20,86 @@ LABELS = {
     "wrong_script": "other script",
 }
 
-ALWAYS = set(METRICS.values())
+SHOWN_IN_TABLES_ONLY = set(METRICS.values())  # not in the line of a log
 
-DecodeResult = tuple[Hypothesis, ComparedTexts]
+ScoredHypothesis = tuple[Hypothesis, ComparedTexts]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """The figures of one language."""
+    """The error counts of the utterances of one language."""
 
     language: str
     normalizer: str
     unit: str  # word, character or mixed
     clips: int
-    empty: int  # clips left out because their reference is empty, normalised
-    figures: Mapping[str, ErrorCounts]  # wer, cer, wer_ortho, cer_ortho, and what a language adds
-    intervals: Mapping[str, Interval] = field(default_factory=dict)  # by figure
+    empty: int  # clips left out because their normalized reference is empty
+    # by metric: wer, cer, wer_ortho, cer_ortho, and those of a language or unit
+    figures: Mapping[str, ErrorCounts]
+    intervals: Mapping[str, Interval] = field(default_factory=dict)  # by metric
 
     @property
     def metric(self) -> str:
-        """Return the name of the main figure: WER, CER or MER."""
+        """Name of the main metric: WER, CER or MER."""
         return METRICS[self.unit].upper()
 
     @property
     def error(self) -> ErrorCounts:
-        """Return the main figure: normalised, in the language's unit."""
-        return self.of(METRICS[self.unit])
-
-    def of(self, figure: str) -> ErrorCounts:
-        """Return a figure, without counts where there is none."""
-        return self.figures.get(figure, ErrorCounts())
-
-    def told(self, figure: str) -> str:
-        """Return a figure and its interval: 4.51 % (3.2 to 6.0)."""
-        told = percent(self.of(figure).rate, self.intervals.get(figure))
-        # of outputs, not of what was said: of how many is as telling as the share
-        of = f" % of {self.of(figure).units}"
-        return told.replace(" %", of, 1) if figure == "wrong_script" else told
+        """Counts of the main metric: normalized texts, in the language's unit."""
+        return self.counts(METRICS[self.unit])
 
     @property
-    def how(self) -> str:
-        """Return unit and normaliser, which stand beside every figure."""
+    def wer(self) -> ErrorCounts:
+        """Word errors of the normalized texts."""
+        return self.counts("wer")
+
+    @property
+    def cer(self) -> ErrorCounts:
+        """Character errors of the normalized texts."""
+        return self.counts("cer")
+
+    def counts(self, metric: str) -> ErrorCounts:
+        """Return the counts of a metric, zeros if the group has none."""
+        return self.figures.get(metric, ErrorCounts())
+
+    def formatted(self, metric: str) -> str:
+        """Format a rate and its interval: 4.51 % (3.2 to 6.0)."""
+        text = percent(self.counts(metric).rate, self.intervals.get(metric))
+        if metric != "wrong_script":
+            return text
+        # a share of hypotheses, not of reference units: their number is shown too
+        return text.replace(" %", f" % of {self.counts(metric).units}", 1)
+
+    @property
+    def method(self) -> str:
+        """Unit and normalizer, which are shown beside every error rate."""
         unit = "words and characters" if self.unit == "mixed" else f"{self.unit}s"
         return f"{unit}, {self.normalizer}"
 
-    def shown(self) -> list[str]:
-        """Return the figures that a person looks at, the main one first.
+    def shown_metrics(self) -> list[str]:
+        """Return the metrics for a table, the main one first.
 
-        A word is a sentence where words have no spaces: its errors are in scores.json alone.
+        In a language without spaces a word is a whole sentence: WER is only in scores.json.
         """
         main = METRICS[self.unit]
         hidden = {"wer"} if self.language in UNSPACED else set()
-        others = [name for name in LABELS if self.of(name).units and name not in {main, *hidden}]
-        return [main, *others]
+        shown = [name for name in LABELS if self.counts(name).units]
+        return [main, *(name for name in shown if name not in {main, *hidden})]
 
-    def sentence(self) -> str:
-        """Return the main figure and what its language adds in a line, for a log."""
-        main, *others = self.shown()
-        more = [f"{LABELS[name]} {self.told(name)}" for name in others if name not in ALWAYS]
-        written = f"{self.told(f'{main}_ortho')} orthographic"
-        return ", ".join([f"{self.metric} {self.told(main)} normalised", written, *more])
+    def summary(self) -> str:
+        """Return the main metric and those of its language in a line, for a log."""
+        main, *others = self.shown_metrics()
+        more = [
+            f"{LABELS[name]} {self.formatted(name)}"
+            for name in others
+            if name not in SHOWN_IN_TABLES_ONLY
+        ]
+        ortho = f"{self.formatted(f'{main}_ortho')} orthographic"
+        return ", ".join([f"{self.metric} {self.formatted(main)} normalised", ortho, *more])
 
     def to_json(self) -> dict[str, Any]:
-        """Return all counts, rates and intervals."""
-        unsaid = {"interval": None, "bootstrap": None}
+        """Return all counts, rates and intervals, as in scores.json."""
+        none = {"interval": None, "bootstrap": None}
         return {
             "clips": self.clips,
             "empty_references": self.empty,
@@ -92,54 +108,55 @@ class Group:
             "normalizer": self.normalizer,
             **{
                 name: counts.to_json()
-                | (self.intervals[name].to_json() if name in self.intervals else unsaid)
+                | (self.intervals[name].to_json() if name in self.intervals else none)
                 for name, counts in self.figures.items()
             },
         }
 
 
-def groups_of(heard: Sequence[DecodeResult]) -> list[Group]:
-    """Return the figures of each language."""
-    by_language: dict[str, list[DecodeResult]] = {}
-    for each in heard:
-        by_language.setdefault(each[0].languages, []).append(each)
+def group_by_language(scored: Sequence[ScoredHypothesis]) -> list[Group]:
+    """Return one group for each language."""
+    by_language: dict[str, list[ScoredHypothesis]] = {}
+    for hypothesis, compared in scored:
+        by_language.setdefault(hypothesis.languages, []).append((hypothesis, compared))
     return [_group(name, part) for name, part in sorted(by_language.items())]
 
 
-def pooled(heard: Sequence[DecodeResult]) -> tuple[ErrorCounts, Interval | None]:
-    """Return the main figure of all together, each in its own unit, and its interval."""
-    counted = [(h, c.counts[c.metric]) for h, c in heard if c.counts]
-    figures, found = _summed([h for h, _ in counted], {"error": [counts for _, counts in counted]})
-    return figures.get("error", ErrorCounts()), found.get("error")
+def pooled_error(scored: Sequence[ScoredHypothesis]) -> tuple[ErrorCounts, Interval | None]:
+    """Return the main metric over all languages, each in its own unit, and its interval."""
+    counted = [(h, c.counts[c.metric]) for h, c in scored if c.counts]
+    columns = {"error": [counts for _, counts in counted]}
+    totals, intervals = _totals([h for h, _ in counted], columns)
+    return totals.get("error", ErrorCounts()), intervals.get("error")
 
 
-def _group(language: str, heard: Sequence[DecodeResult]) -> Group:
-    counted = [(h, c) for h, c in heard if c.counts]
-    first = heard[0][1]
+def _group(language: str, scored: Sequence[ScoredHypothesis]) -> Group:
+    counted = [(h, c) for h, c in scored if c.counts]
+    first = scored[0][1]
     always = (f"{name}{end}" for name in ("wer", "cer", first.metric) for end in ("", "_ortho"))
-    # where all references are empty, a reader finds the usual figures all the same, of nothing
+    # if all references are empty, the usual metrics are present with zero counts
     names = counted[0][1].counts if counted else dict.fromkeys(always)
     columns = {name: [c.counts[name] for _, c in counted] for name in names}
-    figures, found = _summed([h for h, _ in counted], columns)
+    totals, intervals = _totals([h for h, _ in counted], columns)
     return Group(
         language=language,
         normalizer=first.normalizer,
         unit=first.unit,
         clips=len(counted),
-        empty=len(heard) - len(counted),
-        figures=figures,
-        intervals=found,
+        empty=len(scored) - len(counted),
+        figures=totals,
+        intervals=intervals,
     )
 
 
-def _summed(
-    heard: Sequence[Hypothesis], columns: Mapping[str, Sequence[ErrorCounts]]
+def _totals(
+    hypotheses: Sequence[Hypothesis], columns: Mapping[str, Sequence[ErrorCounts]]
 ) -> tuple[dict[str, ErrorCounts], dict[str, Interval]]:
-    """Return the sums of figures over the same utterances, and their intervals."""
-    if not heard:
+    """Sum the counts of each metric over the same utterances, and bootstrap their intervals."""
+    if not hypotheses:
         return dict.fromkeys(columns, ErrorCounts()), {}
-    edits = np.array([[each.edits for each in column] for column in columns.values()]).T
-    units = np.array([[each.units for each in column] for column in columns.values()]).T
-    figures = {name: sum(column, ErrorCounts()) for name, column in columns.items()}
-    found = intervals(edits, units, [h.speaker for h in heard]) or []
-    return figures, dict(zip(columns, found, strict=False))  # none of a single utterance
+    edits = np.array([[counts.edits for counts in column] for column in columns.values()]).T
+    units = np.array([[counts.units for counts in column] for column in columns.values()]).T
+    totals = {name: sum(column, ErrorCounts()) for name, column in columns.items()}
+    intervals = bootstrap_intervals(edits, units, [h.speaker for h in hypotheses]) or []
+    return totals, dict(zip(columns, intervals, strict=False))  # no interval of one utterance

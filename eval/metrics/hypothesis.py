@@ -1,4 +1,4 @@
-"""What a model heard in an utterance, and what is counted in it: once, for all figures."""
+"""Hypothesis of an utterance, its normalized texts and its error counts for all metrics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,50 +9,50 @@ from eval.decode import DecodeResult
 from eval.metrics.chinese_script import fold, is_folded, wrong_script
 from eval.metrics.normalize import normalizer_for
 from eval.metrics.units import KOREAN, METRICS, unit_of
-from eval.metrics.wer import ErrorCounts, errors
-from eval.reference_loss import Likelihood
+from eval.metrics.wer import ErrorCounts, count_errors
+from eval.reference_loss import ReferenceLoss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hypothesis:
-    """What a model heard in an utterance."""
+    """An utterance with its reference, and what a model transcribed."""
 
     utterance: Utterance
     text: str
-    tokens: int = 0  # that were generated, without special ones
-    truncated: bool = False  # whether decoding came to its limit
-    likelihood: Likelihood | None = None  # of the reference; None where no label can hold it
+    tokens: int = 0  # generated, without special tokens
+    truncated: bool = False  # decoding reached the token limit
+    reference_loss: ReferenceLoss | None = None  # of the reference; None where no label can hold it
 
     @classmethod
-    def of(cls, utterance: Utterance, heard: DecodeResult) -> "Hypothesis":
-        """Set what was heard beside what was said."""
+    def of(cls, utterance: Utterance, result: DecodeResult) -> "Hypothesis":
+        """Build the hypothesis of an utterance from its DecodeResult."""
         return cls(
             utterance=utterance,
-            text=heard.text,
-            tokens=heard.tokens,
-            truncated=heard.truncated,
-            likelihood=heard.likelihood,
+            text=result.text,
+            tokens=result.tokens,
+            truncated=result.truncated,
+            reference_loss=result.reference_loss,
         )
 
     @property
-    def written(self) -> str:
-        """Return the language of the texts: a translation's is English."""
+    def text_language(self) -> str:
+        """Language of the texts: English for a translation."""
         return "en" if self.utterance.task == "translate" else self.utterance.language or ""
 
     @property
     def languages(self) -> str:
-        """Return the group that it counts in: its language, or zh-en for a translation of zh."""
+        """Name of its group in the scores: its language, or zh-en for a translation of zh."""
         spoken = self.utterance.language or ""
-        return spoken if spoken == self.written else f"{spoken}-{self.written}"
+        return spoken if spoken == self.text_language else f"{spoken}-{self.text_language}"
 
     @property
     def speaker(self) -> str | None:
-        """Return who spoke, told apart from those of other corpora; None where unknown."""
+        """Speaker, unique over corpora; None if unknown."""
         u = self.utterance
         return f"{u.corpus}\0{u.speaker}" if u.speaker else None
 
     def to_json(self, compared: "ComparedTexts") -> dict[str, Any]:
-        """Return a row of utterances.jsonl: edits are of the normalised texts, in the unit."""
+        """Return a row of utterances.jsonl; edits are of the normalized texts, in the unit."""
         u, counts = self.utterance, compared.counts.get(compared.metric)
         return {
             "id": u.id,
@@ -81,57 +81,57 @@ class Hypothesis:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComparedTexts:
-    """An utterance's texts as they are compared, and the counts of every figure."""
+    """The normalized texts of an utterance, and its error counts."""
 
-    reference: str  # normalised
-    hypothesis: str
+    reference: str  # normalized
+    hypothesis: str  # normalized
     unit: str  # word, character or mixed
-    normalizer: str  # with its version
-    counts: Mapping[str, ErrorCounts]  # by figure; none where the normalised reference is empty
+    normalizer: str  # name and version
+    counts: Mapping[str, ErrorCounts]  # by metric; empty if the normalized reference is empty
 
     @property
     def metric(self) -> str:
-        """Return the name of the main figure: wer, cer or mer."""
+        """Name of the main metric: wer, cer or mer."""
         return METRICS[self.unit]
 
 
-def compare_texts(heard: Hypothesis, normalizer: str, unit: str = "auto") -> ComparedTexts:
-    """Normalise both texts and count.
+def compare_texts(hypothesis: Hypothesis, normalizer: str, unit: str = "auto") -> ComparedTexts:
+    """Normalize reference and hypothesis, and count errors.
 
-    A reference that normalises to nothing would make any text an endless error: it has no counts.
+    A reference that is empty after normalization has no error rate, and gets no counts.
 
     Args:
-        heard: an utterance and its text.
+        hypothesis: an utterance and its text.
         normalizer: kind, see normalizer_for().
         unit: kind, see unit_of().
     """
-    language = heard.written
+    language = hypothesis.text_language
     unit = unit_of(language, unit)
-    known = normalizer_for(normalizer, language, unit)
-    said, found = known.apply(heard.utterance.text), known.apply(heard.text)
+    normalize = normalizer_for(normalizer, language, unit)
+    raw = hypothesis.utterance.text, hypothesis.text
+    ref, hyp = (normalize.apply(text) for text in raw)
     counts: dict[str, ErrorCounts] = {}
-    if said:
-        raw = heard.utterance.text, heard.text
+    if ref:
         for kind, name in METRICS.items():
-            if kind in ("word", "character", unit):  # words and characters always
-                counts[name] = errors(said, found, kind)
-                counts[f"{name}_ortho"] = errors(*raw, kind)
+            if kind in ("word", "character", unit):  # WER and CER always
+                counts[name] = count_errors(ref, hyp, kind)
+                counts[f"{name}_ortho"] = count_errors(*raw, kind)
         if language == KOREAN:
-            counts |= _korean(heard, normalizer)
+            counts |= _korean_counts(hypothesis, normalizer)
         if is_folded(language):
-            folded = fold(said, language), fold(found, language)
-            counts[f"{METRICS[unit]}_folded"] = errors(*folded, unit)
+            folded = fold(ref, language), fold(hyp, language)
+            counts[f"{METRICS[unit]}_folded"] = count_errors(*folded, unit)
             counts["wrong_script"] = wrong_script(*raw, language)
     return ComparedTexts(
-        reference=said, hypothesis=found, unit=unit, normalizer=known.name, counts=counts
+        reference=ref, hypothesis=hyp, unit=unit, normalizer=normalize.name, counts=counts
     )
 
 
-def _korean(heard: Hypothesis, normalizer: str) -> dict[str, ErrorCounts]:
-    """Count with the spaces that the writer put: words, and characters with them."""
+def _korean_counts(hypothesis: Hypothesis, normalizer: str) -> dict[str, ErrorCounts]:
+    """Count Korean errors with spaces kept: words, and characters with spaces."""
     spaced = normalizer_for(normalizer, KOREAN, "word")
-    said, found = spaced.apply(heard.utterance.text), spaced.apply(heard.text)
+    ref, hyp = spaced.apply(hypothesis.utterance.text), spaced.apply(hypothesis.text)
     return {
-        "wer": errors(said, found, "word"),
-        "cer_spaces": errors(said, found, "character"),
+        "wer": count_errors(ref, hyp, "word"),
+        "cer_spaces": count_errors(ref, hyp, "character"),
     }

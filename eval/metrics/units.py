@@ -1,4 +1,4 @@
-"""What errors are counted in: words, characters, or of a mixed text both."""
+"""Units of error rates: words, characters, or both for mixed-language text."""
 
 from collections.abc import Sequence
 
@@ -6,33 +6,36 @@ from data.labels import UNSPACED
 from data.writing_systems import SCRIPTS
 
 KOREAN = "ko"
-# of a language that is not spaced, or whose spaces nobody agrees on: a Korean writer may leave out
-# many of them, so figures of Korean are published in characters without spaces
+# languages without spaces, or with optional ones: many spaces of Korean may be omitted, so Korean
+# results are published as CER without spaces
 IN_CHARACTERS = UNSPACED | {KOREAN}
 UNSPACED_SCRIPTS = {"Han", "Kana", "Thai", "Lao", "Khmer", "Myanmar"}
-METRICS = {"word": "wer", "character": "cer", "mixed": "mer"}  # the figure that counts it
+METRICS = {"word": "wer", "character": "cer", "mixed": "mer"}  # unit → metric
 
 
 def unit_of(language: str, kind: str = "auto") -> str:
-    """Return the unit that a language's errors are counted in: word, character or mixed.
+    """Return the unit of a language's error rate: word, character or mixed.
 
-    Where writing has no spaces a word is a whole sentence, and one wrong character makes it wrong.
+    Without spaces a word would be a whole sentence, and one wrong character an error of 100 %.
 
     Args:
         language: Whisper's code.
-        kind: auto (by language), or a unit for all languages.
+        kind: auto (by language), or the unit to use for any language.
     """
     if kind != "auto":
         return kind
     return "character" if language in IN_CHARACTERS else "word"
 
 
-def pieces(text: str, unit: str) -> Sequence[str]:
-    """Return the units of a text.
+def split_units(text: str, unit: str) -> Sequence[str]:
+    """Split a text into its units.
 
-    Mixed are the units of code-switched speech (ASRU 2019's challenge): each character of a script
-    without spaces, and words of the others. Of a text in one script they are its characters, or its
-    words.
+    Mixed units are those of code-switched speech (ASRU 2019's challenge): characters of scripts
+    without spaces, and words of other scripts.
+
+    Args:
+        text: normalized or raw.
+        unit: word, character or mixed.
     """
     if unit == "character":
         return text.strip()

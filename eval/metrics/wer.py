@@ -1,24 +1,24 @@
-"""Edits and lengths. They add up over clips, batches and processes; rates are divided once."""
+"""Word and character error counts, which are summed over clips and divided once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jiwer
 
-from eval.metrics.units import pieces
+from eval.metrics.units import split_units
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorCounts:
-    """Substitutions, deletions, insertions, and the units of the references."""
+    """Numbers of substitutions, deletions, insertions, and reference units."""
 
     substitutions: int = 0
     deletions: int = 0
     insertions: int = 0
-    units: int = 0  # words or characters of the references
+    units: int = 0  # of the references
 
     def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
-        """Add counts."""
+        """Return the sum of two counts."""
         return ErrorCounts(
             self.substitutions + other.substitutions,
             self.deletions + other.deletions,
@@ -28,12 +28,12 @@ class ErrorCounts:
 
     @property
     def edits(self) -> int:
-        """Return all edits."""
+        """Number of edits."""
         return self.substitutions + self.deletions + self.insertions
 
     @property
     def rate(self) -> float:
-        """Return edits per unit of the reference; 0 where there is no reference."""
+        """Edits per reference unit; 0 without reference units."""
         return self.edits / self.units if self.units else 0.0
 
     def to_json(self) -> dict[str, float]:
@@ -47,46 +47,46 @@ class ErrorCounts:
         }
 
 
-def errors(reference: str, hypothesis: str, unit: str) -> ErrorCounts:
-    """Count the edits of one text.
+def count_errors(reference: str, hypothesis: str, unit: str) -> ErrorCounts:
+    """Count the edits between a reference and a hypothesis.
 
     Args:
-        reference: what was said; empty, all of the hypothesis is inserted.
-        hypothesis: what was heard.
+        reference: if empty, the whole hypothesis counts as insertions.
+        hypothesis: the transcript.
         unit: word, character or mixed.
     """
-    said, heard = pieces(reference, unit), pieces(hypothesis, unit)
-    if not said:  # jiwer refuses it
-        return ErrorCounts(insertions=len(heard))
-    found = aligned(said, heard, unit)
-    return ErrorCounts(found.substitutions, found.deletions, found.insertions, len(said))
+    ref, hyp = split_units(reference, unit), split_units(hypothesis, unit)
+    if not ref:  # jiwer raises on an empty reference
+        return ErrorCounts(insertions=len(hyp))
+    output = align_units(ref, hyp, unit)
+    return ErrorCounts(output.substitutions, output.deletions, output.insertions, len(ref))
 
 
-def aligned(
-    said: Sequence[str], heard: Sequence[str], unit: str
+def align_units(
+    reference: Sequence[str], hypothesis: Sequence[str], unit: str
 ) -> "jiwer.WordOutput | jiwer.CharacterOutput":
-    """Return the edits of one text in their places.
+    """Align the units of a reference and a hypothesis.
 
     Args:
-        said: what pieces() makes of the reference; not empty.
-        heard: what it makes of the hypothesis.
-        unit: that they are in.
+        reference: what split_units() returned; not empty.
+        hypothesis: what split_units() returned.
+        unit: of both.
     """
     if unit == "character":
-        return jiwer.process_characters("".join(said), "".join(heard))
-    return jiwer.process_words(" ".join(said), " ".join(heard))
+        return jiwer.process_characters("".join(reference), "".join(hypothesis))
+    return jiwer.process_words(" ".join(reference), " ".join(hypothesis))
 
 
 def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
-    """Count edits of words."""
+    """Count the word errors of texts."""
     return _total(references, hypotheses, "word")
 
 
 def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
-    """Count edits of characters, spaces among them."""
+    """Count the character errors of texts, spaces included."""
     return _total(references, hypotheses, "character")
 
 
 def _total(references: Sequence[str], hypotheses: Sequence[str], unit: str) -> ErrorCounts:
     pairs = zip(references, hypotheses, strict=True)
-    return sum((errors(said, heard, unit) for said, heard in pairs), ErrorCounts())
+    return sum((count_errors(ref, hyp, unit) for ref, hyp in pairs), ErrorCounts())

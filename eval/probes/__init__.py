@@ -1,1 +1,1 @@
-"""What is measured beside errors: hallucination, forgetting, and output on noise."""
+"""Probes beside the error rate: hallucination, forgetting, and output on silence and noise."""

@@ -1,7 +1,8 @@
-"""What a model unlearns: a few clips in another language or task, scored beside dev.
+"""Measure forgetting: score a few clips of another language or task beside dev.
 
-They are chosen at a run's first evaluation and kept in its folder, so that all its evaluations hear
-the same. Where the corpus has no texts, what the model heard in them at first takes their place.
+The clips are chosen at a run's first evaluation and kept in its folder, so that all evaluations
+score the same clips. If the corpus has no transcripts, the hypotheses of the first evaluation are
+the references.
 """
 
 import hashlib
@@ -21,29 +22,30 @@ from eval.metrics.hypothesis import Hypothesis
 from eval.metrics.scores import Scores, score
 
 CHOSEN = "forgetting.jsonl"  # in a run's folder eval/
-GROWN, GROWN_BY = 1.1, 0.01  # times the first error, and at least so much more: worth a warning
+# warn if the error rate is this many times the first one, and at least so much higher
+WARN_RATIO, WARN_INCREASE = 1.1, 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forgetting:
-    """How well a model still does what it was not trained on."""
+    """Scores on the forgetting clips, and those of the run's first evaluation."""
 
     scores: Scores
-    heard: list[Hypothesis]
+    hypotheses: list[Hypothesis]
     first: dict[str, Any]  # scores.json of the run's first evaluation
-    own: bool  # whether the references are what the model heard at first
+    own: bool  # the references are the model's first hypotheses
 
     def metrics(self) -> dict[str, float]:
-        """Return the error under a slash name: a fraction."""
+        """Return the error rate, a fraction, by slash name."""
         return {"meters/forgetting": self.scores.error}
 
-    def grown(self) -> list[str]:
-        """Return a sentence where the error grew since the run's first evaluation."""
-        was, now = self.first["error"], self.scores.error
-        if now <= was * GROWN or now < was + GROWN_BY:
+    def warnings(self) -> list[str]:
+        """Return a warning if the error rate rose since the run's first evaluation."""
+        before, now = self.first["error"], self.scores.error
+        if now <= before * WARN_RATIO or now < before + WARN_INCREASE:
             return []
         return [
-            f"forgetting: {was:.1%} → {now:.1%}: lower optim.lr, train shorter, or mix some of "
+            f"forgetting: {before:.1%} → {now:.1%}: lower optim.lr, train shorter, or mix some of "
             "that speech into data.corpus"
         ]
 
@@ -51,76 +53,81 @@ class Forgetting:
 def measure_forgetting(
     evaluator: Evaluator, evaluations: Path, *, true_length: bool
 ) -> Forgetting | None:
-    """Score the clips; every process must call. None where no corpus is named.
+    """Score the forgetting clips; all processes must call this.
 
     Args:
-        evaluator: with eval.forgetting_corpus.
+        evaluator: its config names eval.forgetting_corpus.
         evaluations: the run's folder eval/.
         true_length: as in Evaluator.evaluate().
 
+    Returns:
+        None if no corpus is set.
+
     Raises:
-        InputError: the corpus cannot be used.
+        InputError: the corpus cannot be read.
     """
     config = evaluator.config
     if config.forgetting_corpus is None:
         return None
-    chosen = _agreed(evaluator, evaluations / CHOSEN)
-    scores, heard = evaluator.evaluate(chosen, "forgetting", true_length=true_length)
+    clips = _shared_clips(evaluator, evaluations / CHOSEN)
+    # before this one is made: the main process may write it while others still look
     first = min(evaluations.glob("step-*/forgetting"), default=None)
-    own = not any(u.text.strip() for u in chosen)
+    scores, hypotheses = evaluator.evaluate(clips, "forgetting", true_length=true_length)
+    own = not any(u.text.strip() for u in clips)
     if own:
-        texts = {h.utterance.id: h.text for h in heard}
+        texts = {h.utterance.id: h.text for h in hypotheses}
         if first is not None:
             rows = read_jsonl(first / UTTERANCES)
             texts = {row["id"]: row["hypothesis"] for row in rows}
-        heard = [replace(h, utterance=_said(h.utterance, texts)) for h in heard]
-        scores = score(heard, config.normalizer, scores.seconds, config.error_unit)
+        hypotheses = [replace(h, utterance=_with_text(h.utterance, texts)) for h in hypotheses]
+        scores = score(hypotheses, config.normalizer, scores.seconds, config.error_unit)
     saved = None if first is None else json.loads((first / SCORES).read_text(encoding="utf-8"))
-    return Forgetting(scores=scores, heard=heard, first=saved or scores.to_json(), own=own)
+    first_scores = saved or scores.to_json()
+    return Forgetting(scores=scores, hypotheses=hypotheses, first=first_scores, own=own)
 
 
-def _said(utterance: Utterance, texts: dict[str, str]) -> Utterance:
+def _with_text(utterance: Utterance, texts: dict[str, str]) -> Utterance:
     return replace(utterance, text=texts.get(utterance.id, ""))
 
 
-def _agreed(evaluator: Evaluator, path: Path) -> list[Utterance]:
-    """Return the clips, chosen on the main process at a run's first evaluation, on all.
+def _shared_clips(evaluator: Evaluator, path: Path) -> list[Utterance]:
+    """Return on all processes the clips that the main process chose at the first evaluation.
 
-    That scans a corpus, which may take any time.
+    Choosing scans a corpus, which may take any time.
 
     Raises:
-        InputError: the corpus cannot be used, or another was heard so far.
+        InputError: the corpus cannot be read, or differs from that of earlier evaluations.
     """
     evaluator.pause_watchdog()
-    clips = run_on_main_process(evaluator.accelerator, lambda: _chosen(evaluator, path))
-    named = evaluator.config.forgetting_corpus
-    if clips[0].corpus != named:
+    clips = run_on_main_process(evaluator.accelerator, lambda: _read_or_choose(evaluator, path))
+    corpus = evaluator.config.forgetting_corpus
+    if clips[0].corpus != corpus:
         raise InputError(
-            f"eval.forgetting_corpus is {named}, but this run has heard {clips[0].corpus} so far: "
-            f"set it back, or remove {path}"
+            f"eval.forgetting_corpus is {corpus}, but earlier evaluations of this run used "
+            f"{clips[0].corpus}: set it back, or remove {path}"
         )
     return clips
 
 
-def _chosen(evaluator: Evaluator, path: Path) -> list[Utterance]:
+def _read_or_choose(evaluator: Evaluator, path: Path) -> list[Utterance]:
     try:
         if not path.exists():
-            chosen = choose(evaluator, path.parent.parent.parent)
-            write_jsonl(path, (u.to_json() for u in chosen))
+            clips = choose_clips(evaluator, path.parent.parent.parent)
+            write_jsonl(path, (u.to_json() for u in clips))
         return [parse_row(row) for row in read_jsonl(path)]
     except OSError as error:
         raise InputError(str(error)) from error
 
 
-def choose(evaluator: Evaluator, runs: Path) -> list[Utterance]:
-    """Return a few clips of the corpus: the same ones, whatever order it is in.
+def choose_clips(evaluator: Evaluator, runs: Path) -> list[Utterance]:
+    """Choose clips of the corpus by a hash of their ids, independent of the corpus's order.
 
     Args:
-        evaluator: with eval.forgetting_corpus.
-        runs: where lengths are remembered between runs.
+        evaluator: its config names eval.forgetting_corpus.
+        runs: folder of the cache of clip lengths, which all runs share.
 
     Raises:
-        InputError: the corpus cannot be used.
+        InputError: the corpus cannot be read.
     """
     config = evaluator.config
     data = replace(

@@ -1,7 +1,7 @@
-"""Silence and noise in which nobody speaks: what a model hears in them, it made up.
+"""Transcribe synthetic silence and noise, in which any text is a hallucination.
 
-Made when they are heard, from a fixed seed: digital silence, the noises of rooms and wires, and a
-noise that swells like speech, from 1 s to 30 s.
+The clips of 1 s to 30 s are generated from a fixed seed: digital silence, coloured noise, hum,
+clicks, and noise with the envelope of speech.
 """
 
 import math
@@ -19,22 +19,22 @@ from eval.evaluate import Evaluator
 from eval.faster_whisper_model import FasterWhisperModel
 from eval.metrics.hypothesis import Hypothesis
 
-LOWEST_HERTZ = 20.0  # the slopes of pink and brown noise begin there
-SYLLABLES = 4.0  # a second, in which speech swells
+LOWEST_HERTZ = 20.0  # below it the spectra of pink and brown noise are flat
+SYLLABLES = 4.0  # a second, of the speech-like envelope
 
 
 def silence(samples: int) -> Tensor:
-    """Return nothing."""
+    """Return digital silence."""
     return torch.zeros(samples)
 
 
-def coloured(samples: int, *, slope: float, loudness: float) -> Tensor:
+def coloured_noise(samples: int, *, slope: float, loudness: float) -> Tensor:
     """Return noise whose power falls with frequency: slope 0 is white, 1 pink, 2 brown.
 
     Args:
-        samples: its length.
-        slope: power falls as frequency to this.
-        loudness: its standard deviation; full scale is 1.
+        samples: length.
+        slope: power is proportional to frequency ** -slope.
+        loudness: standard deviation; full scale is 1.
     """
     generator = torch.Generator().manual_seed(samples)
     white = torch.randn(samples, generator=generator, dtype=torch.float64)
@@ -45,37 +45,37 @@ def coloured(samples: int, *, slope: float, loudness: float) -> Tensor:
 
 
 def hum(samples: int, *, hertz: float, loudness: float) -> Tensor:
-    """Return a mains hum with its odd harmonics; a high one is a tone."""
+    """Return a hum with odd harmonics, or at a high frequency a tone."""
     time = torch.arange(samples, dtype=torch.float64) / SAMPLE_RATE
     waves = [torch.sin(2 * math.pi * hertz * n * time) / n for n in (1, 3, 5)]
     return loudness * torch.stack(waves).sum(dim=0)
 
 
 def clicks(samples: int, *, every: float, loudness: float) -> Tensor:
-    """Return short clicks, so many seconds apart."""
+    """Return clicks of one sample, `every` seconds apart."""
     sound = torch.zeros(samples, dtype=torch.float64)
     sound[:: round(every * SAMPLE_RATE)] = loudness
     return sound
 
 
 def babble(samples: int, *, loudness: float) -> Tensor:
-    """Return pink noise that swells as often as syllables do, and pauses as sentences do."""
+    """Return pink noise with the envelope of syllables, and pauses as between sentences."""
     time = torch.arange(samples, dtype=torch.float64) / SAMPLE_RATE
     swell = torch.sin(math.pi * SYLLABLES * time) ** 2
-    speaks = (time % 3.0) < 2.2  # seconds
-    return coloured(samples, slope=1, loudness=1.0) * loudness * swell * speaks
+    active = (time % 3.0) < 2.2  # seconds
+    return coloured_noise(samples, slope=1, loudness=1.0) * loudness * swell * active
 
 
-# name → seconds, sound
+# name → seconds, function of the number of samples
 SOUNDS: dict[str, tuple[float, Callable[[int], Tensor]]] = {
     "silence-1s": (1.0, silence),
     "silence-10s": (10.0, silence),
     "silence-30s": (30.0, silence),
-    "white-quiet-5s": (5.0, partial(coloured, slope=0, loudness=0.001)),
-    "white-2s": (2.0, partial(coloured, slope=0, loudness=0.1)),
-    "pink-4s": (4.0, partial(coloured, slope=1, loudness=0.03)),
-    "pink-30s": (30.0, partial(coloured, slope=1, loudness=0.1)),
-    "brown-15s": (15.0, partial(coloured, slope=2, loudness=0.05)),
+    "white-quiet-5s": (5.0, partial(coloured_noise, slope=0, loudness=0.001)),
+    "white-2s": (2.0, partial(coloured_noise, slope=0, loudness=0.1)),
+    "pink-4s": (4.0, partial(coloured_noise, slope=1, loudness=0.03)),
+    "pink-30s": (30.0, partial(coloured_noise, slope=1, loudness=0.1)),
+    "brown-15s": (15.0, partial(coloured_noise, slope=2, loudness=0.05)),
     "hum-6s": (6.0, partial(hum, hertz=50.0, loudness=0.05)),
     "tone-3s": (3.0, partial(hum, hertz=1000.0, loudness=0.1)),
     "clicks-8s": (8.0, partial(clicks, every=0.7, loudness=0.5)),
@@ -83,15 +83,19 @@ SOUNDS: dict[str, tuple[float, Callable[[int], Tensor]]] = {
 }
 
 
-def sound_of(utterance: Utterance) -> Tensor:
-    """Return a sound's samples, rounded to 16 bits as files are. Shape: (samples,)."""
-    seconds, make = SOUNDS[utterance.id]
-    sound = make(round(seconds * SAMPLE_RATE)).clamp(-1, 1 - 2**-15)
+def generate_noise(utterance: Utterance) -> Tensor:
+    """Return the samples of a noise clip, rounded to 16 bits. Shape: (samples,)."""
+    seconds, generate = SOUNDS[utterance.id]
+    sound = generate(round(seconds * SAMPLE_RATE)).clamp(-1, 1 - 2**-15)
     return ((sound * 2**15).round() / 2**15).float()
 
 
-def noise_set(language: str | None) -> list[Utterance]:
-    """Return the set: utterances in which nothing is said, in a language that the model is told."""
+def noise_utterances(language: str | None) -> list[Utterance]:
+    """Return an utterance with an empty text for each noise clip.
+
+    Args:
+        language: for which the model decodes.
+    """
     return [
         Utterance(id=name, audio=f"noise:{name}", text="", seconds=seconds, language=language)
         for name, (seconds, _) in SOUNDS.items()
@@ -104,19 +108,20 @@ def transcribe_noise(
     *,
     true_length: bool,
 ) -> list[Hypothesis]:
-    """Return what the model says to the set, decoded as it decodes; none with eval.non_speech off.
+    """Return the hypotheses of the noise clips; empty with eval.noise=false.
 
     Args:
-        evaluator: made it.
-        hypotheses: what it heard, most of them in the language that the model is told.
+        evaluator: that of the evaluation.
+        hypotheses: of the evaluation; the noise clips are decoded in their most frequent language.
         true_length: as in Evaluator.evaluate().
     """
     if not (evaluator.config.non_speech and hypotheses):
         return []
     ((language, _),) = Counter(h.utterance.language for h in hypotheses).most_common(1)
-    sounds = noise_set(language)
-    if isinstance(evaluator, Evaluator):  # workers would take longer to start than this takes
+    clips = noise_utterances(language)
+    if isinstance(evaluator, Evaluator):  # starting workers would take longer than the work
         evaluator = replace(evaluator, data=replace(evaluator.data, workers=0))
-    return evaluator.evaluate(sounds, "silence and noise", true_length=true_length, hear=sound_of)[
-        1
-    ]
+    _, noise = evaluator.evaluate(
+        clips, "silence and noise", true_length=true_length, load_audio=generate_noise
+    )
+    return noise

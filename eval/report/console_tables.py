@@ -24,15 +24,18 @@ def score_table(scores: Scores, title: str) -> Table:
     for column in ("language", "clips", "figure", "normalised", "orthographic"):
         justify: JustifyMethod = "left" if column in ("language", "figure") else "right"
         table.add_column(column, justify=justify, no_wrap=True)
-    for name, group in scores.named():
+    for name, group in scores.named_groups():
         about = (escape(name), str(group.clips))
-        for figure in group.shown():
+        for figure in group.shown_metrics():
             written = f"{figure}_ortho" if f"{figure}_ortho" in group.figures else ""
-            cells = (two_lines(group.told(figure)), two_lines(written and group.told(written)))
+            cells = (
+                two_lines(group.formatted(figure)),
+                two_lines(written and group.formatted(written)),
+            )
             table.add_row(*about, LABELS[figure], *cells)
             about = ("", "")
         table.add_section()
-    names = sorted({(name.split(",")[0], group.how) for name, group in scores.named()})
+    names = sorted({(name.split(",")[0], group.method) for name, group in scores.named_groups()})
     empty = sum(group.empty for group in scores.groups + scores.long)
     told = [f"{language}: {how}" for language, how in names]
     table.caption = "\n".join([*told, f"In brackets: 95 %. Empty references left out: {empty}."])
@@ -75,7 +78,7 @@ def difference_table(found: Sequence[Compare], names: tuple[str, str]) -> Table:
     for each in found:
         told, clips = each.difference, each.clips
         shares = [f"{100 * n / clips:.0f} %" for n in (told.better, told.worse, told.equal)]
-        rates = zip((told.first, told.second), each.sides or (None, None), strict=True)
+        rates = zip((told.rate_a, told.rate_b), each.sides or (None, None), strict=True)
         cells = [two_lines(percent(rate, side)) for rate, side in rates]
         table.add_row(each.name, str(clips), each.metric, *cells, ", ".join(shares))
     table.caption = "Normaliser: " + "; ".join(

@@ -179,14 +179,14 @@ def hallucinated(counts: Saved) -> str:
     """Return the clips with each sign in words: 2 loops, 1 empty."""
     if not counts:
         return ""
-    told = [f"{counts[name]} {SIGNS[name].called}" for name in COUNTS if counts.get(name)]
+    told = [f"{counts[name]} {SIGNS[name].label}" for name in COUNTS if counts.get(name)]
     return ", ".join(told) or "none"
 
 
 def hallucinations(scores: Saved, was: Saved) -> list[tuple[str, str, str]]:
     """Return each sign: its definition, its clips, and those of the earlier evaluation."""
     now, before = _counts(scores), _counts(was)
-    return [(SIGNS[name].told, count, before.get(name, "")) for name, count in now.items()]
+    return [(SIGNS[name].definition, count, before.get(name, "")) for name, count in now.items()]
 
 
 def noise_texts(scores: Saved) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ import tyro
 from data.atomic_files import read_jsonl, write_text
 from data.errors import InputError
 from data.pages.page import render
-from eval.metrics.alignment import align, frequent
+from eval.metrics.alignment import align, frequent_edits
 from eval.metrics.breakdown import KEYS, LENGTHS, breakdowns, is_long, length_of
 from eval.metrics.scores import saved_groups, short_names
 from eval.report.figures import (
@@ -161,11 +161,11 @@ def _utterances(
 ) -> dict[str, Any]:
     """Return what the template and the script say of utterances.jsonl."""
     alignments = [align(row) for row in rows]
-    edits = frequent(alignments)
+    edits = frequent_edits(alignments)
     parts = breakdowns(rows, [each["edits"] if each else None for each in earlier])
     data = {
         "columns": _columns(rows, earlier, sounds) | {"pieces": alignments},
-        "edits": [(each.said, each.heard) for kind in edits.values() for each in kind],
+        "edits": [(each.reference, each.hypothesis) for kind in edits.values() for each in kind],
         "slices": {part.key: [each.value for each in part.slices] for part in parts},
     }
     return {"rows": data, "parts": parts, "edits": edits}

@@ -1,1 +1,1 @@
-"""Text and subtitles for any audio."""
+"""`python -m eval transcribe` and `try`: text and subtitles for any audio."""

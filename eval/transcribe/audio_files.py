@@ -1,4 +1,4 @@
-"""Audio that a person names: files, folders and patterns, each once, in order."""
+"""Find audio files by file, folder or glob pattern."""
 
 import glob
 from collections.abc import Iterator, Sequence
@@ -10,37 +10,41 @@ from data.errors import InputError
 
 
 class Source(NamedTuple):
-    """A file that is to be transcribed."""
+    """An audio file to transcribe."""
 
     path: Path
-    name: str  # its path below the folder that was named, without a suffix: of what is written
+    name: str  # of the output: path relative to the named folder, without suffix
 
 
 class Failure(NamedTuple):
-    """What could not be transcribed, and why."""
+    """A file or pattern that could not be transcribed."""
 
-    named: str
+    name: str
     reason: str
 
 
-def find(named: Sequence[str]) -> tuple[list[Source], list[Failure]]:
-    """Return the files that names stand for, and the names that stand for none."""
-    found: dict[Path, Source] = {}
+def find_audio(names: Sequence[str]) -> tuple[list[Source], list[Failure]]:
+    """Return each audio file once, in order, and the names without any audio file.
+
+    Args:
+        names: files, folders and glob patterns.
+    """
+    sources: dict[Path, Source] = {}
     failures = []
-    for name in named:
-        sources = list(_of(name))
-        if not sources:
-            failures.append(Failure(name, _why(Path(name))))
-        for source in sources:
-            found.setdefault(source.path.resolve(), source)
-    return list(found.values()), failures
+    for name in names:
+        matches = list(_expand(name))
+        if not matches:
+            failures.append(Failure(name, _reason(Path(name))))
+        for source in matches:
+            sources.setdefault(source.path.resolve(), source)
+    return list(sources.values()), failures
 
 
-def refuse_clashes(sources: Sequence[Source]) -> None:
-    """Refuse to write two texts to one file.
+def check_output_names(sources: Sequence[Source]) -> None:
+    """Check that no two sources would be written to the same file.
 
     Raises:
-        InputError: two sources have one name.
+        InputError: two sources have the same output name.
     """
     seen: dict[str, Path] = {}
     for source in sources:
@@ -52,13 +56,13 @@ def refuse_clashes(sources: Sequence[Source]) -> None:
             )
 
 
-def _of(name: str) -> Iterator[Source]:
+def _expand(name: str) -> Iterator[Source]:
     path = Path(name)
     if path.is_dir():
-        for place, files in walk(path):
+        for folder, files in walk(path):
             for file in filter(is_audio, files):
-                below = (place / file).relative_to(path)
-                yield Source(place / file, str(below.with_suffix("")))
+                relative = (folder / file).relative_to(path)
+                yield Source(folder / file, str(relative.with_suffix("")))
     elif path.exists() or not glob.has_magic(name):
         if path.exists():
             yield Source(path, path.stem)
@@ -67,7 +71,7 @@ def _of(name: str) -> Iterator[Source]:
         yield from (Source(match, match.stem) for match in matches if match.is_file())
 
 
-def _why(path: Path) -> str:
+def _reason(path: Path) -> str:
     if path.is_dir():
         return "no audio in this folder"
     return "no file matches" if glob.has_magic(str(path)) else "no such file"

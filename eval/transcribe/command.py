@@ -1,4 +1,4 @@
-"""`python -m eval transcribe AUDIO … --model RUN`: what is said in files, as text or subtitles."""
+"""`python -m eval transcribe AUDIO … --model RUN`: transcribe files to text or subtitles."""
 
 import json
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ from data.log_mel import CHUNK_SECONDS
 from eval.config import EvalConfig
 from eval.device import Precision
 from eval.faster_whisper_model import FasterWhisperModel, is_faster_whisper_model
-from eval.transcribe.audio_files import Failure, find, refuse_clashes
+from eval.transcribe.audio_files import Failure, check_output_names, find_audio
 from eval.transcribe.subtitles import srt, vtt
 from eval.transcribe.transcriber import (
     FasterWhisperTranscriber,
     Transcriber,
     Transcript,
-    decoded,
-    transcripts,
+    load_clips,
+    transcribe_clips,
 )
 from eval.whisper import Whisper
 
-MOST_NAMED = 5  # failures in the sentence at the end
+MAX_NAMED = 5  # failures that the error message lists
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,29 +48,28 @@ class TranscribeCommand:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
-        """Refuse what could not be told apart once it is printed.
+        """Check the options.
 
         Raises:
-            InputError: nothing is named, or several formats are to be printed.
+            InputError: there is no audio, or several formats would be printed.
         """
         if not self.audio:
-            raise InputError("nothing to transcribe: name files, folders or patterns of audio")
+            raise InputError("nothing to transcribe: give audio files, folders or patterns")
         if self.out is None and len(self.format) != 1:
-            raise InputError(
-                f"format {' '.join(self.format)}: one can be printed; set out to a folder"
-            )
+            formats = " ".join(self.format)
+            raise InputError(f"format {formats}: only one can be printed; set out to a folder")
 
 
 def transcribe_files(command: TranscribeCommand) -> None:
-    """Transcribe what can be, print or write it, and name what could not.
+    """Transcribe all readable files, print or write the transcripts, then report failures.
 
     Raises:
-        InputError: there is no such model, or some audio could not be transcribed.
+        InputError: the model cannot be loaded, or some audio could not be transcribed.
     """
-    sources, failures = find(command.audio)
+    sources, failures = find_audio(command.audio)
     if command.out is not None:
-        refuse_clashes(sources)
-        _make(Path(command.out))
+        check_output_names(sources)
+        _make_folder(Path(command.out))
     elif len(sources) > 1 and command.format != ("txt",):
         raise InputError(
             f"{len(sources)} files as {command.format[0]} cannot be printed: set out to a folder"
@@ -78,27 +77,33 @@ def transcribe_files(command: TranscribeCommand) -> None:
     if sources:
         timed = command.eval.timestamps or command.format != ("txt",)
         config = replace(command.eval, timestamps=timed)
-        scribe = loaded(command.model, config, command.precision)
-        language = spoken(scribe.whisper, command.language, command.task)
-        clips = decoded(sources, language, command.task, failures)
-        size = max(1, int(command.eval.batch_seconds / CHUNK_SECONDS))
-        for transcript in transcripts(scribe, clips, size):
-            _deliver(transcript, command, named=len(sources) > 1)
+        transcriber = load_transcriber(command.model, config, command.precision)
+        language = resolve_language(transcriber.whisper, command.language, command.task)
+        clips = load_clips(sources, language, command.task, failures)
+        batch_size = max(1, int(command.eval.batch_seconds / CHUNK_SECONDS))
+        for transcript in transcribe_clips(transcriber, clips, batch_size):
+            _output(transcript, command, with_names=len(sources) > 1)
     if failures:
-        raise InputError(_told(failures))
+        raise InputError(_failure_message(failures))
 
 
-def spoken(whisper: Whisper | FasterWhisperModel, language: str | None, task: str) -> str | None:
-    """Return the code of the language that a model is told; None: it shall find out.
+def resolve_language(
+    whisper: Whisper | FasterWhisperModel, language: str | None, task: str
+) -> str | None:
+    """Return the language code to decode in, or None to detect it.
+
+    Args:
+        language: code or English name of a language; None for the model's own.
+        task: transcribe or translate.
 
     Raises:
-        InputError: it does not know the language, or cannot translate.
+        InputError: the model does not know the language, or cannot translate.
     """
     if not whisper.multilingual:
         if task != "transcribe" or language not in (None, "en", "english"):
             raise InputError(
-                f"model {whisper.name!r} is English-only: it can neither be told another language "
-                f"than en (got {language}) nor to translate"
+                f"model {whisper.name!r} is English-only: language must be en (got {language}) "
+                f"and task transcribe (got {task})"
             )
         return "en"
     if language is None:
@@ -106,30 +111,31 @@ def spoken(whisper: Whisper | FasterWhisperModel, language: str | None, task: st
     code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
     if f"<|{code}|>" not in whisper.labels().vocabulary:
         raise InputError(
-            f"language {language!r} is unknown to the model {whisper.name!r}: take one of "
+            f"language {language!r} is unknown to the model {whisper.name!r}: use one of "
             "Whisper's codes, such as en, zh, yue or ko"
         )
     return code
 
 
-def loaded(
+def load_transcriber(
     name: str, config: EvalConfig, precision: Precision
 ) -> Transcriber | FasterWhisperTranscriber:
-    """Load what a person names: a run, a model, or what CTranslate2 made of one.
+    """Load the model of a run, a model folder, a name on the Hub, or a CTranslate2 model.
 
     Raises:
-        InputError: it is not there, or not made for what is asked.
+        InputError: the model cannot be loaded, or does not support the config.
     """
-    folder = model_of(name)
-    kind = FasterWhisperTranscriber if is_faster_whisper_model(folder) else Transcriber
-    return kind(folder, config, precision)
+    model = resolve_model(name)
+    if is_faster_whisper_model(model):
+        return FasterWhisperTranscriber(model, config, precision)
+    return Transcriber(model, config, precision)
 
 
-def model_of(name: str) -> str:
-    """Return the model's folder where a run's is named.
+def resolve_model(name: str) -> str:
+    """Return RUN/model for the folder of a run, and other names unchanged.
 
     Raises:
-        InputError: the run has not written one yet.
+        InputError: the run has not exported a model yet.
     """
     folder = Path(name)
     if not folder.is_dir() or (folder / "config.json").is_file():
@@ -138,34 +144,34 @@ def model_of(name: str) -> str:
         return str(folder / "model")
     if (folder / "config.yaml").is_file():
         raise InputError(
-            f"{folder}: this run has written no model yet: it does when dev gets better, or at its "
-            "end; --resume=auto goes on with it"
+            f"{folder}: this run has written no model yet: it writes one when the dev score "
+            "improves, and at its end; continue it with --resume=auto"
         )
     return name
 
 
-def _deliver(transcript: Transcript, command: TranscribeCommand, *, named: bool) -> None:
-    """Write a transcript in each format, or print it; named: below the name of its file."""
-    for kind in command.format:
-        text = _as(kind, transcript, command)
+def _output(transcript: Transcript, command: TranscribeCommand, *, with_names: bool) -> None:
+    """Write a transcript in each format, or print it, below its file's name if with_names."""
+    for suffix in command.format:
+        text = _formatted(suffix, transcript, command)
         if command.out is not None:
-            path = Path(command.out) / f"{transcript.source.name}.{kind}"
+            path = Path(command.out) / f"{transcript.source.name}.{suffix}"
             write_text(path, text)
             print(path, flush=True)
         else:
-            head = f"{transcript.source.path}:\n" if named else ""
+            head = f"{transcript.source.path}:\n" if with_names else ""
             print(head + text, end="", flush=True)
 
 
-def _as(kind: str, transcript: Transcript, command: TranscribeCommand) -> str:
-    """Return a transcript in a format."""
-    if kind == "srt":
+def _formatted(suffix: str, transcript: Transcript, command: TranscribeCommand) -> str:
+    """Return a transcript as txt, srt, vtt or json."""
+    if suffix == "srt":
         return srt(transcript.segments)
-    if kind == "vtt":
+    if suffix == "vtt":
         return vtt(transcript.segments)
-    if kind == "txt":
+    if suffix == "txt":
         return f"{transcript.text}\n"
-    told = {
+    content = {
         "audio": str(transcript.source.path),
         "model": command.model,
         "seconds": round(transcript.seconds, 3),
@@ -173,26 +179,26 @@ def _as(kind: str, transcript: Transcript, command: TranscribeCommand) -> str:
         "task": command.task,
         "text": transcript.text,
         "truncated": transcript.truncated,
-        "segments": [each._asdict() for each in transcript.segments],
+        "segments": [segment._asdict() for segment in transcript.segments],
     }
-    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def _make(folder: Path) -> None:
-    """Make the folder for what is written.
+def _make_folder(folder: Path) -> None:
+    """Create the output folder.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"out {folder}: no such folder can be made: {error.strerror}; name another"
+            f"out {folder}: the folder cannot be created: {error.strerror}; name another"
         ) from error
 
 
-def _told(failures: Sequence[Failure]) -> str:
-    told = "; ".join(f"{each.named}: {each.reason}" for each in failures[:MOST_NAMED])
-    more = f"; and {len(failures) - MOST_NAMED} more" if len(failures) > MOST_NAMED else ""
-    return f"{len(failures)} not transcribed: {told}{more}"
+def _failure_message(failures: Sequence[Failure]) -> str:
+    reasons = "; ".join(f"{failure.name}: {failure.reason}" for failure in failures[:MAX_NAMED])
+    more = f"; and {len(failures) - MAX_NAMED} more" if len(failures) > MAX_NAMED else ""
+    return f"{len(failures)} not transcribed: {reasons}{more}"

@@ -1,4 +1,4 @@
-"""`python -m eval try A B`: a page to speak into, and what two models hear (extra page: Gradio)."""
+"""`python -m eval try A B`: a Gradio page that transcribes speech with two models (extra page)."""
 
 import os
 from dataclasses import dataclass, field
@@ -9,9 +9,14 @@ import tyro
 from data.errors import InputError
 from eval.config import EvalConfig
 from eval.device import Precision
-from eval.transcribe.audio_files import find
-from eval.transcribe.command import loaded, spoken
-from eval.transcribe.transcriber import FasterWhisperTranscriber, Transcriber, decoded, transcripts
+from eval.transcribe.audio_files import find_audio
+from eval.transcribe.command import load_transcriber, resolve_language
+from eval.transcribe.transcriber import (
+    FasterWhisperTranscriber,
+    Transcriber,
+    load_clips,
+    transcribe_clips,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,61 +34,62 @@ class TryCommand:
 
 
 def try_out(command: TryCommand) -> None:
-    """Serve the page until somebody presses Ctrl-C.
+    """Serve the page until Ctrl-C.
 
     Raises:
-        InputError: Gradio or a model is not there, or the port is taken.
+        InputError: Gradio is not installed, a model cannot be loaded, or the port is in use.
     """
-    served = page(command)
+    interface = build_page(command)
     try:
-        served.launch(server_name="127.0.0.1", server_port=command.port)
+        interface.launch(server_name="127.0.0.1", server_port=command.port)
     except OSError as error:
         raise InputError(f"port {command.port} is taken: set another with --port") from error
 
 
-def page(command: TryCommand) -> Any:
-    """Return the page, as Gradio's Interface.
+def build_page(command: TryCommand) -> Any:
+    """Load both models and return the page, a gradio.Interface.
 
     Raises:
-        InputError: Gradio or a model is not there.
+        InputError: Gradio is not installed, or a model cannot be loaded.
     """
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nobody is told of it
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # no telemetry
     try:
         import gradio
     except ImportError as error:
         raise InputError('the page needs Gradio: pip install "whisper-loop[page]"') from error
     names = (command.a, command.b)
-    scribes = [loaded(name, command.eval, command.precision) for name in names]
+    transcribers = [load_transcriber(name, command.eval, command.precision) for name in names]
 
-    def hear(path: str | None) -> list[str]:
+    def transcribe_with_both(path: str | None) -> list[str]:
         try:
-            return [said(scribe, path, command.language) for scribe in scribes]
+            return [transcribe_file(t, path, command.language) for t in transcribers]
         except InputError as error:
             raise gradio.Error(str(error)) from error
 
     return gradio.Interface(
-        fn=hear,
+        fn=transcribe_with_both,
         inputs=gradio.Audio(type="filepath", label="Speak, or drop a file"),
         outputs=[gradio.Textbox(label=name, lines=3) for name in names],
-        title="What two models hear",
+        title="Transcripts of two models",
         flagging_mode="never",
-        api_name="hear",
+        api_name="transcribe",
     )
 
 
-def said(
-    scribe: Transcriber | FasterWhisperTranscriber, path: str | None, language: str | None
+def transcribe_file(
+    transcriber: Transcriber | FasterWhisperTranscriber, path: str | None, language: str | None
 ) -> str:
-    """Return what a model hears in a file of any length.
+    """Return the transcript of a file of any length.
 
     Raises:
-        InputError: there is no file, or no audio in it.
+        InputError: there is no file, or it cannot be read.
     """
     if path is None:
-        raise InputError("nothing to hear: record something, or drop a file")
-    sources, failures = find([path])
-    code = spoken(scribe.whisper, language, "transcribe")
-    texts = [t.text for t in transcripts(scribe, decoded(sources, code, "transcribe", failures), 1)]
+        raise InputError("there is no audio: record something, or drop a file")
+    sources, failures = find_audio([path])
+    code = resolve_language(transcriber.whisper, language, "transcribe")
+    clips = load_clips(sources, code, "transcribe", failures)
+    texts = [transcript.text for transcript in transcribe_clips(transcriber, clips, 1)]
     if failures:
         raise InputError(failures[0].reason)
     return texts[0]

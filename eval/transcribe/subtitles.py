@@ -1,6 +1,6 @@
-"""Segments as SRT and WebVTT: what data/corpora/subtitle_parser.py reads.
+"""Format segments as SRT and WebVTT subtitles (https://www.w3.org/TR/webvtt1).
 
-https://www.w3.org/TR/webvtt1
+data/corpora/subtitle_parser.py reads them back.
 """
 
 from collections.abc import Sequence
@@ -8,23 +8,23 @@ from collections.abc import Sequence
 from data.corpora.subtitle_parser import ARROW
 from eval.segments import Segment
 
-# SRT knows no escapes, and a line with its arrow is a cue's
-WITHOUT_ARROWS = {ARROW: "→"}
-ESCAPED = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}  # in this order
+# SRT has no escapes, and a line with --> would start a cue
+SRT_REPLACEMENTS = {ARROW: "→"}
+VTT_ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}  # in this order
 
 
 def srt(segments: Sequence[Segment]) -> str:
-    """Return segments as SRT."""
+    """Format segments as SRT."""
     cues = (
-        f"{number}\n{_times(segment, ',')}\n{_line(segment.text, WITHOUT_ARROWS)}\n"
+        f"{number}\n{_times(segment, ',')}\n{_line(segment.text, SRT_REPLACEMENTS)}\n"
         for number, segment in enumerate(segments, start=1)
     )
     return "\n".join(cues)
 
 
 def vtt(segments: Sequence[Segment]) -> str:
-    """Return segments as WebVTT."""
-    cues = (f"{_times(segment, '.')}\n{_line(segment.text, ESCAPED)}\n" for segment in segments)
+    """Format segments as WebVTT."""
+    cues = (f"{_times(segment, '.')}\n{_line(segment.text, VTT_ESCAPES)}\n" for segment in segments)
     return "\n".join(("WEBVTT\n", *cues))
 
 
@@ -39,9 +39,9 @@ def _time(seconds: float, point: str) -> str:
     return f"{hours:02d}:{minutes:02d}:{seconds_left:02d}{point}{thousandths:03d}"
 
 
-def _line(text: str, replaced: dict[str, str]) -> str:
-    """Return a text on one line: an empty one would end its cue."""
+def _line(text: str, replacements: dict[str, str]) -> str:
+    """Return a text on one line: an empty line would end its cue."""
     text = " ".join(text.split())
-    for old, new in replaced.items():
+    for old, new in replacements.items():
         text = text.replace(old, new)
     return text

@@ -1,4 +1,4 @@
-"""A loaded model that writes down what is said in files, several short ones at a time."""
+"""Transcribe audio files with a loaded model, in batches of short files."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,16 +19,16 @@ from eval.decode import DecodeResult, encode, transcribe
 from eval.device import Precision, build_evaluation_accelerator
 from eval.faster_whisper_model import load_faster_whisper_model
 from eval.half_precision import half_precision_copy
-from eval.segments import Segment, joined, tidy
+from eval.segments import Segment, clean_up_segments, join_texts
 from eval.silence_states import compute_silence_states, set_silence_states
 from eval.transcribe.audio_files import Failure, Source
 from eval.whisper import load_whisper
 
-Clip = tuple[Source, Utterance, Tensor]
+Clip = tuple[Source, Utterance, Tensor]  # file, its metadata, samples at 16 kHz
 
 
 class Transcript(NamedTuple):
-    """What was heard in a file."""
+    """The transcript of a file."""
 
     source: Source
     seconds: float
@@ -39,7 +39,7 @@ class Transcript(NamedTuple):
 
 
 class Transcriber:
-    """A Whisper, loaded, on a device."""
+    """A Whisper model on a device, with its decoding config."""
 
     def __init__(self, name: str, config: EvalConfig, precision: Precision) -> None:
         """Load the model.
@@ -50,7 +50,7 @@ class Transcriber:
             precision: auto, fp32, fp16 or bf16.
 
         Raises:
-            InputError: it is not there, or has no tokens of the times that are asked for.
+            InputError: the model cannot be loaded, or lacks the timestamp tokens that are needed.
         """
         accelerator = build_evaluation_accelerator(precision)
         self._config = config
@@ -59,14 +59,14 @@ class Transcriber:
         self.whisper = half_precision_copy(loaded, accelerator.mixed_precision)
         if config.timestamps and not self.whisper.labels().has_timestamps:
             raise InputError(
-                f"model {name!r} has no tokens of times, which subtitles need: take format txt"
+                f"model {name!r} has no timestamp tokens, which subtitles need: use format txt"
             )
         self._mel = LogMel(self.whisper.n_mels).to(accelerator.device)
         if config.pad == "bucket":
             set_silence_states(self.whisper.model, compute_silence_states(loaded.model))
 
-    def hear(self, clips: Sequence[Clip]) -> list[tuple[Utterance, DecodeResult]]:
-        """Return what is heard in clips of up to 30 s, or in one that is longer."""
+    def transcribe(self, clips: Sequence[Clip]) -> list[tuple[Utterance, DecodeResult]]:
+        """Transcribe a batch of clips of up to 30 s, or one longer clip."""
         utterances = [u for _, u, _ in clips]
         waveforms, true_length = [samples for *_, samples in clips], self._config.pad == "bucket"
         with torch.inference_mode():
@@ -74,11 +74,11 @@ class Transcriber:
             utterances = self._with_languages(utterances, batch.features)
             batch.languages = [u.language or "" for u in utterances]
             states = encode(self.whisper, batch)
-            heard = transcribe(self.whisper, batch, self._config, states)
-        return list(zip(utterances, heard, strict=True))
+            results = transcribe(self.whisper, batch, self._config, states)
+        return list(zip(utterances, results, strict=True))
 
     def _with_languages(self, utterances: list[Utterance], features: Tensor) -> list[Utterance]:
-        """Let the model say what is spoken in the first 30 s, where nobody did."""
+        """Detect the language in the first 30 s of each clip, unless it is given."""
         if not self.whisper.multilingual or utterances[0].language is not None:
             return utterances
         first = features[..., :N_FRAMES].to(self.whisper.model.dtype)
@@ -94,7 +94,7 @@ class Transcriber:
 
 
 class FasterWhisperTranscriber:
-    """The same of a model that CTranslate2 converted."""
+    """A model that was converted for CTranslate2, with the interface of Transcriber."""
 
     def __init__(self, name: str, config: EvalConfig, precision: Precision) -> None:
         """Load the folder.
@@ -105,43 +105,44 @@ class FasterWhisperTranscriber:
             precision: auto, fp32, fp16 or bf16.
 
         Raises:
-            InputError: as load_ct2().
+            InputError: as load_faster_whisper_model().
         """
         self.whisper = load_faster_whisper_model(name, config, precision)
 
-    def hear(self, clips: Sequence[Clip]) -> list[tuple[Utterance, DecodeResult]]:
-        """Return what is heard in each clip."""
+    def transcribe(self, clips: Sequence[Clip]) -> list[tuple[Utterance, DecodeResult]]:
+        """Transcribe clips of any length."""
         return [(u, self.whisper.transcribe(u, samples.numpy())) for _, u, samples in clips]
 
 
-def transcripts(
-    scribe: Transcriber | FasterWhisperTranscriber, clips: Iterator[Clip], size: int
+def transcribe_clips(
+    transcriber: Transcriber | FasterWhisperTranscriber, clips: Iterator[Clip], batch_size: int
 ) -> Iterator[Transcript]:
-    """Yield what is heard in each clip, in order.
+    """Yield the transcript of each clip, in order.
 
     Args:
-        scribe: hears.
-        clips: decoded one after another.
-        size: those of up to 30 s that are heard together.
+        transcriber: a loaded model.
+        clips: with their samples.
+        batch_size: number of clips of up to 30 s in a batch.
     """
-    for group in _groups(clips, size):
-        for (source, *_), (u, heard) in zip(group, scribe.hear(group), strict=True):
-            segments = heard.segments or (Segment(0.0, u.seconds, heard.text),)
-            written = "en" if u.task == "translate" else u.language
+    for batch in _batches(clips, batch_size):
+        for (source, *_), (u, result) in zip(batch, transcriber.transcribe(batch), strict=True):
+            segments = result.segments or (Segment(0.0, u.seconds, result.text),)
+            language = "en" if u.task == "translate" else u.language
+            join = partial(join_texts, language=language)
             yield Transcript(
                 source=source,
                 seconds=u.seconds,
                 language=u.language,
-                text=reduce(partial(joined, language=written), (s.text for s in segments)).strip(),
-                segments=tidy(segments, u.seconds, written),
-                truncated=heard.truncated,
+                text=reduce(join, (s.text for s in segments)).strip(),
+                segments=clean_up_segments(segments, u.seconds, language),
+                truncated=result.truncated,
             )
 
 
-def decoded(
+def load_clips(
     sources: Sequence[Source], language: str | None, task: str, failures: list[Failure]
 ) -> Iterator[Clip]:
-    """Yield files with their samples; one that cannot be read joins the failures."""
+    """Yield files with their samples; a file that cannot be read is appended to the failures."""
     for source in sources:
         audio = str(source.path)
         utterance = Utterance(id=audio, audio=audio, text="", language=language, task=task)
@@ -153,19 +154,19 @@ def decoded(
         yield source, replace(utterance, seconds=len(samples) / SAMPLE_RATE), samples
 
 
-def _groups(clips: Iterator[Clip], size: int) -> Iterator[list[Clip]]:
-    """Yield up to so many clips of up to 30 s, and longer ones alone, in order."""
-    held: list[Clip] = []
+def _batches(clips: Iterator[Clip], batch_size: int) -> Iterator[list[Clip]]:
+    """Yield batches of clips of up to 30 s, and longer clips alone, in order."""
+    batch: list[Clip] = []
     for clip in clips:
         if clip[1].seconds > CHUNK_SECONDS:
-            if held:
-                yield held
+            if batch:
+                yield batch
             yield [clip]
-            held = []
+            batch = []
             continue
-        held.append(clip)
-        if len(held) == size:
-            yield held
-            held = []
-    if held:
-        yield held
+        batch.append(clip)
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -13,13 +13,13 @@ from accelerate import Accelerator
 
 from data.batch import Shape
 from data.log_mel import N_FRAMES
-from eval.silence_states import install
+from eval.silence_states import patch_attention
 from eval.whisper import TrueLengthEncoder, Whisper
 from tests.benchmark.synthetic import SHAPES
 from trainer.metrics.flops import flops_of
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, moments_of
-from trainer.plan.memory_estimate import HEAP, Memory
+from trainer.plan.memory_estimate import HEAP_FACTOR, MemoryEstimator
 
 TOKENS = 64  # of a clip's text
 
@@ -52,7 +52,7 @@ def shaped(shape: str, layers: tuple[int, int], device: str) -> Whisper:
             torch.nn.init.constant_(weight, 1e-3)
     model.tie_weights()
     model.model.encoder.__class__ = TrueLengthEncoder
-    install(model)
+    patch_attention(model)
     return Whisper(model=model, processor=None, name=shape)
 
 
@@ -76,8 +76,8 @@ def passes(shape: str, model: ModelConfig, layers: tuple[int, int], rows: int) -
     whisper = shaped(shape, layers, "cpu")
     flops = flops_of(whisper, model)
     module = accelerator.prepare(prepare_training(whisper, model)).train()
-    memory = Memory(accelerator, module, Path("none"), moments=0, flops=flops)
-    return (memory.peak(Shape(rows, N_FRAMES, TOKENS)) - memory.rest) / HEAP
+    memory = MemoryEstimator(accelerator, module, Path("none"), moments=0, flops=flops)
+    return (memory.peak(Shape(rows, N_FRAMES, TOKENS)) - memory.base) / HEAP_FACTOR
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Others count the same edits, and hear the same texts."""
+"""Error counts and transcripts equal those of other programs."""
 
 import os
 import random
@@ -25,7 +25,7 @@ from eval.config import EvalConfig
 from eval.evaluate import Evaluator
 from eval.metrics.hypothesis import Hypothesis
 from eval.metrics.scores import score
-from eval.metrics.wer import ErrorCounts, errors
+from eval.metrics.wer import ErrorCounts, count_errors
 from eval.whisper import load_whisper
 from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
 
@@ -74,13 +74,13 @@ def distance(said: Sequence[str], heard: Sequence[str]) -> int:
 
 def total(unit: str) -> ErrorCounts:
     """Return our counts of all pairs."""
-    return sum((errors(*pair, unit) for pair in pairs()), ErrorCounts())
+    return sum((count_errors(*pair, unit) for pair in pairs()), ErrorCounts())
 
 
 @pytest.mark.parametrize(
     ("unit", "process"), [("word", jiwer.process_words), ("character", jiwer.process_characters)]
 )
-def test_totals_equal_jiwers(unit: str, process: Any) -> None:
+def test_totals_equal_those_of_jiwer(unit: str, process: Any) -> None:
     said, heard = map(list, zip(*pairs(), strict=True))
     theirs, ours = process(said, heard), total(unit)
     assert ours.substitutions == theirs.substitutions
@@ -89,13 +89,13 @@ def test_totals_equal_jiwers(unit: str, process: Any) -> None:
     assert ours.units == theirs.hits + theirs.substitutions + theirs.deletions
 
 
-def test_every_count_equals_a_textbooks() -> None:
+def test_every_count_equals_the_levenshtein_distance() -> None:
     for said, heard in pairs():
-        assert errors(said, heard, "word").edits == distance(said.split(), heard.split())
-        assert errors(said, heard, "character").edits == distance(said, heard)
+        assert count_errors(said, heard, "word").edits == distance(said.split(), heard.split())
+        assert count_errors(said, heard, "character").edits == distance(said, heard)
 
 
-def test_the_figures_of_an_evaluation_equal_jiwers_on_its_rows() -> None:
+def test_scores_of_an_evaluation_equal_jiwer_on_its_rows() -> None:
     heard = [
         Hypothesis(
             utterance=Utterance(id=f"{n}", audio="", text=said, seconds=1.0, language="fr"),
@@ -113,7 +113,7 @@ def test_the_figures_of_an_evaluation_equal_jiwers_on_its_rows() -> None:
 
 
 @pytest.mark.skipif(SCLITE is None, reason="sclite (Debian's sctk) is not installed")
-def test_nists_sclite_counts_the_same(tmp_path: Path) -> None:
+def test_counts_equal_those_of_nist_sclite(tmp_path: Path) -> None:
     for place, name in enumerate(("said", "heard")):
         lines = [f"{pair[place]} (one_{n:03d})" for n, pair in enumerate(pairs())]
         (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What is decoded again, what is cut off, and what times do to a text."""
+"""Temperature fallback, token limits and timestamps of decoding."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +17,8 @@ from data.errors import InputError
 from data.labels import END, LAST_TIME
 from data.utterance import Utterance
 from eval.config import EvalConfig
-from eval.decode import MORE_TOKENS, DecodeResult, Window, encode, transcribe
-from eval.fallback import Verdict, compression, judge
+from eval.decode import EXTRA_TOKENS, DecodeResult, Window, encode, transcribe
+from eval.fallback import FallbackDecision, compression_ratio, fallback_decision
 from eval.whisper import Whisper, load_whisper
 from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def talkative(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> Path:
-    """Return a model that never ends by itself, and is sure of nothing."""
+    """Return the folder of a model that never predicts the end token, with low probabilities."""
     out = tmp_path_factory.mktemp("model") / "talkative"
     shape = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "heads": 2}
     make_tiny_model(
@@ -41,7 +41,7 @@ def talkative(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> Pa
 
 @pytest.fixture
 def whisper(talkative: Path) -> Whisper:
-    """Return that model, ready to use."""
+    """Return that model, loaded."""
     whisper = load_whisper(str(talkative))
     whisper.model.eval()
     return whisper
@@ -49,7 +49,7 @@ def whisper(talkative: Path) -> Whisper:
 
 @pytest.fixture
 def timed(whisper: Whisper) -> Whisper:
-    """Return it with tokens of times."""
+    """Return it with timestamp tokens."""
     torch.manual_seed(0)
     size = whisper.model.config.vocab_size + LAST_TIME + 1
     whisper.model.resize_token_embeddings(size, mean_resizing=False)
@@ -65,7 +65,7 @@ def rows(tone_corpus: Path) -> list[Utterance]:
 
 
 def batch_of(whisper: Whisper, rows: list[Utterance], *, true_length: bool = True) -> Batch:
-    """Return clips as an evaluation hears them."""
+    """Return a Batch of clips, as an evaluation prepares it."""
     stages, group = BatchPreparer(whisper.labels(), whisper.n_mels), list(range(len(rows)))
     config = DataConfig(workers=0)
     (batch,) = eval_batches(rows, config, stages, [group], true_length=true_length)
@@ -81,7 +81,7 @@ def heard(
 
 
 def ending(whisper: Whisper) -> Whisper:
-    """Let a model end every text at once."""
+    """Make a model predict the end token at once."""
     decoder = whisper.model.model.decoder
     with torch.no_grad():
         decoder.layer_norm.bias += 3.0
@@ -92,7 +92,7 @@ def ending(whisper: Whisper) -> Whisper:
 # length
 
 
-def test_what_finds_no_end_is_cut_off_and_said_to_be(
+def test_a_text_without_an_end_token_is_cut_off_and_marked_truncated(
     whisper: Whisper, rows: list[Utterance]
 ) -> None:
     for h in heard(whisper, rows[:2], SHORT):
@@ -100,14 +100,14 @@ def test_what_finds_no_end_is_cut_off_and_said_to_be(
         assert 8 <= h.tokens <= 16  # this model says special tokens as well
 
 
-def test_what_ends_by_itself_is_whole(whisper: Whisper, rows: list[Utterance]) -> None:
+def test_a_text_with_an_end_token_is_not_truncated(whisper: Whisper, rows: list[Utterance]) -> None:
     assert (
         heard(ending(whisper), rows[:2], SHORT)
         == [DecodeResult(text="", tokens=0, truncated=False)] * 2
     )
 
 
-def test_a_clips_seconds_limit_its_text_whatever_it_is_decoded_with(
+def test_the_token_limit_of_a_clip_does_not_depend_on_its_batch(
     whisper: Whisper, rows: list[Utterance]
 ) -> None:
     config = EvalConfig(tokens_per_second=10.0)
@@ -118,11 +118,11 @@ def test_a_clips_seconds_limit_its_text_whatever_it_is_decoded_with(
     assert together == alone
     for u, h in zip((longest, shortest), together, strict=True):
         assert h.truncated
-        assert h.tokens <= MORE_TOKENS + round(10 * u.seconds)
+        assert h.tokens <= EXTRA_TOKENS + round(10 * u.seconds)
     assert together[1].tokens < together[0].tokens
 
 
-def test_long_audio_is_cut_off_in_any_window(
+def test_long_audio_is_truncated_if_any_window_is(
     whisper: Whisper, rows: list[Utterance], tmp_path: Path, write_clip: Any
 ) -> None:
     path = write_clip(tmp_path / "long.wav", 31.0)
@@ -138,7 +138,7 @@ def test_long_audio_is_cut_off_in_any_window(
 
 
 def spoken(logits: Tensor) -> Any:
-    """Return a Whisper whose decoder says these logits: (tokens, vocabulary)."""
+    """Return a Whisper whose decoder returns these logits. Shape: (tokens, vocabulary)."""
     vocabulary = {"<|nospeech|>": 3}
     tokenizer = SimpleNamespace(get_vocab=lambda: vocabulary)
     return SimpleNamespace(
@@ -150,34 +150,37 @@ def spoken(logits: Tensor) -> Any:
 @pytest.mark.parametrize(
     ("sure", "silent", "text", "verdict"),
     [
-        (0.9, 0.0, "one two three", Verdict.GOOD),
-        (0.9, 0.99, "one two three", Verdict.GOOD),  # sure enough to be speech all the same
-        (0.1, 0.0, "one two three", Verdict.BAD),
-        (0.1, 0.99, "one two three", Verdict.SILENT),
-        (0.9, 0.0, "one two three " * 12, Verdict.BAD),
-        (0.37, 0.0, "one", Verdict.GOOD),  # e ** -1 is 0.368
-        (0.36, 0.0, "one", Verdict.BAD),
+        (0.9, 0.0, "one two three", FallbackDecision.ACCEPT),
+        (
+            0.9,
+            0.99,
+            "one two three",
+            FallbackDecision.ACCEPT,
+        ),  # a high log-probability wins
+        (0.1, 0.0, "one two three", FallbackDecision.RETRY),
+        (0.1, 0.99, "one two three", FallbackDecision.NO_SPEECH),
+        (0.9, 0.0, "one two three " * 12, FallbackDecision.RETRY),
+        (0.37, 0.0, "one", FallbackDecision.ACCEPT),  # e ** -1 is 0.368
+        (0.36, 0.0, "one", FallbackDecision.RETRY),
     ],
 )
-def test_a_text_is_good_bad_or_silence(
-    sure: float, silent: float, text: str, verdict: Verdict
+def test_fallback_decisions_follow_whispers_thresholds(
+    sure: float, silent: float, text: str, verdict: FallbackDecision
 ) -> None:
     ids = [0, 1, 2, 2, 2]  # start, language, text
     logits = torch.full((5, 4), (1 - sure) / 3).log()
     logits[1:4, 2] = torch.tensor(sure).log()
     logits[0] = torch.tensor([(1 - silent) / 3] * 3 + [silent]).log()
-    assert judge(spoken(logits), torch.zeros(1, 2, 2), ids, 2, text) == verdict
+    assert fallback_decision(spoken(logits), torch.zeros(1, 2, 2), ids, 2, text) == verdict
 
 
-def test_a_text_that_repeats_itself_compresses() -> None:
-    assert compression("") == 0
-    assert compression("The number you have dialed is not in service.") < 1.2
-    assert compression("I'm not sure. " * 16) > 5
+def test_a_repetitive_text_has_a_high_compression_ratio() -> None:
+    assert compression_ratio("") == 0
+    assert compression_ratio("The number you have dialed is not in service.") < 1.2
+    assert compression_ratio("I'm not sure. " * 16) > 5
 
 
-def test_what_is_sampled_is_the_same_in_every_batch_and_every_time(
-    whisper: Whisper, rows: list[Utterance]
-) -> None:
+def test_sampling_is_reproducible_in_any_batch(whisper: Whisper, rows: list[Utterance]) -> None:
     rows = rows[1:4]
     greedy = [h.text for h in heard(whisper, rows, EvalConfig(max_length=8), true_length=False)]
     together = [h.text for h in heard(whisper, rows, FALLBACK, true_length=False)]
@@ -188,26 +191,30 @@ def test_what_is_sampled_is_the_same_in_every_batch_and_every_time(
     assert len(set(together)) > 1  # each clip draws for itself
 
 
-def test_sampling_leaves_chance_as_it_was(whisper: Whisper, rows: list[Utterance]) -> None:
+def test_sampling_does_not_change_the_global_random_state(
+    whisper: Whisper, rows: list[Utterance]
+) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
     heard(whisper, rows[:1], FALLBACK)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_is_good_is_not_decoded_again(whisper: Whisper, rows: list[Utterance]) -> None:
+def test_an_accepted_hypothesis_is_not_decoded_again(
+    whisper: Whisper, rows: list[Utterance]
+) -> None:
     assert heard(ending(whisper), rows[:2], FALLBACK) == heard(whisper, rows[:2], SHORT)
 
 
-def test_a_clip_that_sounds_like_silence_has_no_text(
+def test_a_clip_without_speech_has_an_empty_text(
     whisper: Whisper, rows: list[Utterance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eval.decode.judge", lambda *_: Verdict.SILENT)
+    monkeypatch.setattr("eval.decode.fallback_decision", lambda *_: FallbackDecision.NO_SPEECH)
     silent = DecodeResult(text="", tokens=0, truncated=False)
     assert heard(whisper, rows[:2], FALLBACK) == [silent, silent]
 
 
-def test_beams_and_long_audio_fall_back_too(
+def test_fallback_works_with_beam_search_and_long_audio(
     timed: Whisper, rows: list[Utterance], tmp_path: Path, write_clip: Any
 ) -> None:
     path = write_clip(tmp_path / "long.wav", 31.0)
@@ -220,7 +227,7 @@ def test_beams_and_long_audio_fall_back_too(
 # times
 
 
-def test_times_are_decoded_and_not_in_the_text(timed: Whisper, rows: list[Utterance]) -> None:
+def test_timestamps_are_decoded_but_not_in_the_text(timed: Whisper, rows: list[Utterance]) -> None:
     config = replace(SHORT, timestamps=True)
     batch = batch_of(timed, rows[:2])
     states = encode(timed, batch)
@@ -233,12 +240,14 @@ def test_times_are_decoded_and_not_in_the_text(timed: Whisper, rows: list[Uttera
         assert h.tokens < 16  # times are none
 
 
-def test_a_model_without_times_cannot_tell_them(whisper: Whisper, rows: list[Utterance]) -> None:
-    with pytest.raises(InputError, match=r"eval\.timestamps: .*talkative has no tokens of times"):
+def test_a_model_without_timestamps_rejects_eval_timestamps(
+    whisper: Whisper, rows: list[Utterance]
+) -> None:
+    with pytest.raises(InputError, match=r"eval\.timestamps: .*talkative has no timestamp tokens"):
         heard(whisper, rows[:1], replace(SHORT, timestamps=True))
 
 
-def test_an_end_is_found_in_a_row_of_ids(whisper: Whisper, rows: list[Utterance]) -> None:
+def test_results_are_cut_at_the_first_end_token(whisper: Whisper, rows: list[Utterance]) -> None:
     batch = batch_of(whisper, rows[:1])
     states = encode(whisper, batch)
     assert states is not None
@@ -246,7 +255,7 @@ def test_an_end_is_found_in_a_row_of_ids(whisper: Whisper, rows: list[Utterance]
     prefix = whisper.labels().prefix(rows[0].language or "")
     one = whisper.processor.tokenizer(" one", add_special_tokens=False)["input_ids"]
     end = whisper.labels().vocabulary[END]
-    assert window.heard(0, [*prefix, *one, end, end]) == DecodeResult(text="one", tokens=len(one))
-    assert window.heard(0, [*prefix, *one]) == DecodeResult(
+    assert window.result(0, [*prefix, *one, end, end]) == DecodeResult(text="one", tokens=len(one))
+    assert window.result(0, [*prefix, *one]) == DecodeResult(
         text="one", tokens=len(one), truncated=True
     )

@@ -1,4 +1,4 @@
-"""`python -m eval MODEL CORPUS` writes scores and texts, and tells mistakes in one sentence."""
+"""`python -m eval MODEL CORPUS` and `compare`: files, console output and errors."""
 
 import json
 import os
@@ -116,7 +116,7 @@ def test_split_and_language_are_the_users(
     assert told["languages"]["zh"]["metric"] == "CER"
 
 
-def test_what_was_left_out_is_told(
+def test_left_out_clips_are_reported(
     evaluate: Callable[..., Path],
     blank_model: Path,
     copied: Path,
@@ -164,7 +164,7 @@ def test_two_models_are_compared_and_so_are_the_folders_they_left(
     assert capsys.readouterr().out.count("no difference can be shown") == 1
 
 
-def test_comparing_what_is_not_there_is_one_sentence(
+def test_comparing_missing_folders_is_an_input_error(
     evaluate: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:

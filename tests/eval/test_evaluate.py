@@ -1,4 +1,4 @@
-"""Every utterance is transcribed once, as transformers itself would, on any number of processes."""
+"""Evaluator transcribes every utterance once, as transformers does, on any number of processes."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ from data.sampling.epoch_plan import padded_frames
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.decode import DecodeResult, encode, transcribe
-from eval.evaluate import LIKE, Evaluator, save
+from eval.evaluate import MIN_LENGTH_RATIO, Evaluator, save
 from eval.whisper import Whisper, load_whisper
 from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
 
@@ -61,7 +61,7 @@ def talkative(tmp_path_factory: pytest.TempPathFactory, tone_corpus: Path) -> Pa
 
 @pytest.fixture
 def whisper(talkative: Path) -> Whisper:
-    """Return that model, ready to use."""
+    """Return that model, loaded."""
     return load_whisper(str(talkative))
 
 
@@ -73,7 +73,7 @@ def config(tone_corpus: Path) -> DataConfig:
 
 @pytest.fixture
 def evaluator(accelerator: Accelerator, whisper: Whisper, config: DataConfig) -> Evaluator:
-    """Return what scores the tone corpus."""
+    """Return an evaluator of the tone corpus."""
     return Evaluator(accelerator=accelerator, whisper=whisper, data=config, config=SHORT)
 
 
@@ -101,13 +101,13 @@ def test_texts_equal_those_of_transformers_one_clip_at_a_time(
     assert len(set(texts)) >= 4  # else the comparison would say little
 
 
-def test_the_watchdog_is_paused_once_everything_was_heard(
+def test_the_watchdog_is_paused_after_the_last_batch(
     evaluator: Evaluator, rows: list[Utterance]
 ) -> None:
     told: list[str] = []
     watched = replace(
         evaluator,
-        beat=lambda: told.append("beat"),
+        heartbeat=lambda: told.append("beat"),
         pause_watchdog=lambda: told.append("pause"),
     )
     watched.evaluate(rows, "test")
@@ -115,7 +115,7 @@ def test_the_watchdog_is_paused_once_everything_was_heard(
     assert told[-1] == "pause"
 
 
-def test_every_utterance_is_heard_once_in_its_order(
+def test_every_utterance_is_transcribed_once_and_in_order(
     evaluator: Evaluator, rows: list[Utterance]
 ) -> None:
     scores, hypotheses = evaluator.evaluate(rows, "test")
@@ -148,7 +148,7 @@ def shares(
             data=DataConfig(),
             config=EvalConfig(batch_seconds=seconds),
         )
-        batches, rounds = evaluator.share(utterances, true_length=true_length)
+        batches, rounds = evaluator.shard(utterances, true_length=true_length)
         assert len(batches) in (rounds, rounds - 1)  # every process beats as often
         found.append(batches)
     return found
@@ -160,7 +160,7 @@ CLIPS = [Utterance(id=str(n), audio="", text="", seconds=s) for n, s in enumerat
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 @pytest.mark.parametrize("true_length", [False, True])
-def test_processes_together_hear_every_utterance_once(world: int, true_length: bool) -> None:
+def test_processes_together_transcribe_every_utterance_once(world: int, true_length: bool) -> None:
     found = shares(CLIPS, world, 90.0, true_length=true_length)
     batches = [batch for share in found for batch in share]
     assert sorted(i for batch in batches for i in batch) == list(range(len(LENGTHS)))
@@ -170,7 +170,7 @@ def test_processes_together_hear_every_utterance_once(world: int, true_length: b
         assert [LENGTHS[i] for i in batch] == sorted((LENGTHS[i] for i in batch), reverse=True)
 
 
-def test_a_batch_holds_as_many_clips_as_its_seconds_have_room_for() -> None:
+def test_batches_are_as_large_as_batch_seconds_allows() -> None:
     (padded,) = shares(CLIPS, 1, 90.0)
     assert sorted(map(len, padded)) == [1, 1, 1, 1, 3, 3]  # three clips over 30 s, and 7 windows
     (short,) = shares(CLIPS, 1, 90.0, true_length=True)
@@ -188,16 +188,16 @@ def test_no_clip_is_padded_to_twice_its_length_and_more() -> None:
     assert max(map(len, short)) > 40  # and they are still many together
     for batch in short:
         edges = [padded_frames(clips[i].seconds) for i in batch]
-        assert min(edges) >= LIKE * max(edges)
+        assert min(edges) >= MIN_LENGTH_RATIO * max(edges)
 
 
-def test_no_process_waits_for_one_that_has_all() -> None:
+def test_a_small_set_is_spread_over_all_processes() -> None:
     short = [u for u in CLIPS if u.seconds < 10]
     found = shares(short, 3, 480.0)
     assert [len(share) for share in found] == [1, 1, 1]
 
 
-def test_a_clip_over_30_s_is_heard_whole_and_scored_apart(
+def test_a_clip_over_30_s_is_transcribed_whole_and_scored_apart(
     evaluator: Evaluator, rows: list[Utterance], tmp_path: Path, write_clip: WriteClip
 ) -> None:
     path = write_clip(tmp_path / "long.wav", 31.0)
@@ -210,16 +210,16 @@ def test_a_clip_over_30_s_is_heard_whole_and_scored_apart(
     assert hypotheses[-1].utterance.id == "long"
 
 
-def test_a_clip_that_vanished_is_a_sentence_and_no_score(
+def test_a_deleted_clip_is_an_input_error(
     evaluator: Evaluator, rows: list[Utterance], tmp_path: Path
 ) -> None:
     rows[2] = replace(rows[2], audio=str(tmp_path / "gone.mp3"))
-    with pytest.raises(InputError, match=r"gone\.mp3: missing .* it was sound when the run"):
+    with pytest.raises(InputError, match=r"gone\.mp3: missing .* file could be read when the run"):
         evaluator.evaluate(rows, "test")
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_model_goes_on_as_it_was(
+def test_an_evaluation_restores_the_models_training_mode(
     training: bool, evaluator: Evaluator, rows: list[Utterance]
 ) -> None:
     evaluator.whisper.model.train(training)
@@ -227,7 +227,7 @@ def test_a_model_goes_on_as_it_was(
     assert evaluator.whisper.model.training is training
 
 
-def test_nothing_to_hear_is_no_error(evaluator: Evaluator) -> None:
+def test_an_empty_split_is_no_error(evaluator: Evaluator) -> None:
     scores, hypotheses = evaluator.evaluate([], "test")
     assert (scores.groups, scores.long, scores.error, hypotheses) == ([], [], 0.0, [])
 
@@ -261,7 +261,7 @@ def heard(
     return [h.text for h in transcribe(whisper, batch, knobs, encode(whisper, batch))]
 
 
-def test_true_length_is_what_the_decoder_makes_of_the_short_encoders_output(
+def test_true_length_decodes_the_output_of_the_short_encoder(
     whisper: Whisper, rows: list[Utterance], config: DataConfig
 ) -> None:
     whisper.model.eval()
@@ -302,7 +302,7 @@ def test_clips_of_two_tasks_are_decoded_apart_and_scored_together(
     assert {h.utterance.id for h in hypotheses} == {u.id for u in rows}
 
 
-def test_an_evaluation_at_true_length_hears_less_and_scores_all(
+def test_true_length_encodes_fewer_frames_and_scores_all_clips(
     evaluator: Evaluator, rows: list[Utterance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
@@ -317,7 +317,7 @@ def test_an_evaluation_at_true_length_hears_less_and_scores_all(
     assert max(seen) == padded_frames(max(u.seconds for u in rows)) < 600
 
 
-def test_a_loop_ends_where_nobody_could_have_said_more(
+def test_a_decoding_loop_ends_at_tokens_per_second(
     whisper: Whisper, rows: list[Utterance], config: DataConfig
 ) -> None:
     # this model never ends by itself
@@ -331,13 +331,13 @@ def test_a_loop_ends_where_nobody_could_have_said_more(
     assert lengths[0] < lengths[1] < lengths[2]
 
 
-def test_beams_are_the_users(whisper: Whisper, rows: list[Utterance], config: DataConfig) -> None:
+def test_num_beams_is_used(whisper: Whisper, rows: list[Utterance], config: DataConfig) -> None:
     whisper.model.eval()
     texts = heard(whisper, rows[:3], config, replace(SHORT, num_beams=3))
     assert texts == [original(whisper, u, num_beams=3) for u in rows[:3]]
 
 
-def test_a_text_is_no_longer_than_asked_for(
+def test_max_length_limits_the_tokens(
     whisper: Whisper, rows: list[Utterance], config: DataConfig
 ) -> None:
     short, long = (
@@ -347,7 +347,7 @@ def test_a_text_is_no_longer_than_asked_for(
     assert len(short) < len(long)
 
 
-def test_decoding_leaves_the_models_own_settings_alone(
+def test_decoding_does_not_change_the_generation_config(
     whisper: Whisper, rows: list[Utterance], config: DataConfig
 ) -> None:
     before = whisper.model.generation_config.to_dict()
@@ -355,7 +355,7 @@ def test_decoding_leaves_the_models_own_settings_alone(
     assert whisper.model.generation_config.to_dict() == before
 
 
-def test_an_english_only_model_is_not_told_a_language(
+def test_no_language_is_passed_to_an_english_only_model(
     whisper: Whisper, rows: list[Utterance], config: DataConfig
 ) -> None:
     whisper.model.generation_config.is_multilingual = False

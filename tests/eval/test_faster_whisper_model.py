@@ -1,4 +1,4 @@
-"""A converted model is scored as faster-whisper hears it, and a mistake is one sentence."""
+"""A model converted for CTranslate2 is scored as faster-whisper decodes it."""
 
 import json
 import sys
@@ -77,14 +77,14 @@ def rows(tone_corpus: Path) -> list[Utterance]:
     return list(read(DataConfig(corpus=(str(tone_corpus),)), "test"))
 
 
-def test_a_folder_is_known_by_its_weights(blank_model: Path, tmp_path: Path) -> None:
+def test_a_converted_folder_is_recognized_by_model_bin(blank_model: Path, tmp_path: Path) -> None:
     assert not is_faster_whisper_model(str(blank_model))
     assert not is_faster_whisper_model("openai/whisper-tiny")
     (tmp_path / "model.bin").touch()
     assert is_faster_whisper_model(str(tmp_path))
 
 
-def test_its_texts_are_those_of_the_model_that_it_was_made_of(
+def test_a_converted_model_gives_the_same_texts_as_the_original(
     ct2: FasterWhisperModel, english: Path, rows: list[Utterance]
 ) -> None:
     from faster_whisper.audio import pad_or_trim  # pads features with 0, not with silence
@@ -103,7 +103,7 @@ def test_its_texts_are_those_of_the_model_that_it_was_made_of(
 
 
 @pytest.mark.parametrize("knobs", [{"fallback": True}, {"timestamps": True}, {"num_beams": 2}])
-def test_decoding_is_the_users_and_repeats(
+def test_eval_knobs_apply_and_decoding_is_reproducible(
     knobs: dict[str, Any], converted: Path, rows: list[Utterance]
 ) -> None:
     config = replace(CONFIG, max_length=6, **knobs)
@@ -115,7 +115,7 @@ def test_decoding_is_the_users_and_repeats(
     assert all(h.tokens <= 6 for h in first)
 
 
-def test_long_audio_and_noise_are_heard_too(
+def test_long_audio_and_noise_are_transcribed_too(
     ct2: FasterWhisperModel, rows: list[Utterance], tmp_path: Path, write_clip: Callable[..., Path]
 ) -> None:
     path = write_clip(tmp_path / "long.wav", 31.0)
@@ -141,7 +141,7 @@ def test_the_command_scores_it(
     assert told["meters"]["noise"]["clips"] == 12
 
 
-def test_without_the_extra_a_sentence_says_what_to_install(
+def test_without_the_extra_the_error_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("model.bin", "config.json", "tokenizer.json"):
@@ -151,9 +151,9 @@ def test_without_the_extra_a_sentence_says_what_to_install(
         load_faster_whisper_model(str(tmp_path), CONFIG)
 
 
-def test_a_folder_that_is_not_whole_is_one_sentence(converted: Path, tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_an_input_error(converted: Path, tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"model\.bin and no config\.json: convert it again"):
+    with pytest.raises(InputError, match=r"model\.bin but no config\.json: convert it again"):
         load_faster_whisper_model(str(tmp_path), CONFIG)
     for name in ("config.json", "tokenizer.json", "vocabulary.json"):
         (tmp_path / name).write_bytes((converted / name).read_bytes())
@@ -162,11 +162,13 @@ def test_a_folder_that_is_not_whole_is_one_sentence(converted: Path, tmp_path: P
 
 
 def test_true_length_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"eval\.pad=bucket: faster-whisper pads every clip"):
+    with pytest.raises(
+        InputError, match=r"eval\.pad=bucket: .* faster-whisper, which pads every clip"
+    ):
         load_faster_whisper_model(str(tmp_path), replace(CONFIG, pad="bucket"))
 
 
-def test_its_labels_know_its_language(ct2: FasterWhisperModel) -> None:
+def test_labels_know_the_models_language(ct2: FasterWhisperModel) -> None:
     labels = ct2.labels()
     assert len(labels.encode("one two", "en")) == labels.count_tokens(["one two"], ["en"])[0]
     with pytest.raises(InputError, match="English-only"):
@@ -174,7 +176,7 @@ def test_its_labels_know_its_language(ct2: FasterWhisperModel) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_an_exported_model_says_the_same_to_faster_whisper_as_to_a_stock_pipeline(
+def test_faster_whisper_and_a_stock_pipeline_agree_on_an_exported_model(
     english: Path, precision: Any, tmp_path: Path, rows: list[Utterance]
 ) -> None:
     faster_whisper = pytest.importorskip("faster_whisper", reason="the extra ct2 is not installed")
@@ -201,7 +203,7 @@ def test_an_exported_model_says_the_same_to_faster_whisper_as_to_a_stock_pipelin
     assert len(set(said)) > 2  # else the comparison would say little
 
 
-def test_it_transcribes_files_with_times(
+def test_files_are_transcribed_with_timestamps(
     converted: Path, tmp_path: Path, write_clip: Callable[..., Path]
 ) -> None:
     long = write_clip(tmp_path / "clips" / "long.wav", 31.0)

@@ -1,4 +1,4 @@
-"""An evaluation casts each weight once, and its model in training stays as it is."""
+"""An evaluation casts each weight once, and does not change the model in training."""
 
 import gc
 import weakref
@@ -42,7 +42,7 @@ def rows(tone_corpus: Path) -> list[Utterance]:
 
 
 def evaluator(whisper: Whisper, accelerator: Accelerator) -> Evaluator:
-    """Return what scores clips in this process."""
+    """Return an evaluator without worker processes."""
     config = EvalConfig(max_length=12)
     data = DataConfig(workers=0)
     return Evaluator(accelerator=accelerator, whisper=whisper, data=data, config=config)
@@ -76,28 +76,30 @@ def test_an_evaluation_casts_no_weight_twice(
     prepare_training(whisper, ModelConfig(lora_rank=lora_rank))
     with Casts(whisper.model) as casts:
         scores, _ = evaluator(whisper, accelerator).evaluate(
-            rows, "test", true_length=true_length, costs=True
+            rows, "test", true_length=true_length, with_reference_loss=True
         )
     assert sum(group.clips for group in scores.groups) == len(rows)
     assert len(casts.counts) == len(casts.own)
     assert set(casts.counts.values()) == {1}
 
 
-def test_a_copy_says_what_the_cast_model_says_and_leaves_the_original(
+def test_a_copy_equals_a_cast_model_and_the_original_does_not_change(
     blank_model: Path, accelerator: Accelerator, rows: list[Utterance]
 ) -> None:
     whisper, cast = load_whisper(str(blank_model)), load_whisper(str(blank_model))
     before = {name: weight.clone() for name, weight in whisper.model.state_dict().items()}
     trained = [weight.requires_grad for weight in whisper.model.parameters()]
-    _, heard = evaluator(whisper, accelerator).evaluate(rows, "test", costs=True)
+    _, heard = evaluator(whisper, accelerator).evaluate(rows, "test", with_reference_loss=True)
     assert all(torch.equal(w, before[name]) for name, w in whisper.model.state_dict().items())
     assert [weight.requires_grad for weight in whisper.model.parameters()] == trained
 
     cast.model.to(torch.bfloat16)
     AcceleratorState._reset_state(reset_partial_state=True)
-    _, same = evaluator(cast, Accelerator(cpu=True)).evaluate(rows, "test", costs=True)
+    _, same = evaluator(cast, Accelerator(cpu=True)).evaluate(
+        rows, "test", with_reference_loss=True
+    )
     assert [h.text for h in heard] == [h.text for h in same]
-    assert [h.likelihood for h in heard] == [h.likelihood for h in same]
+    assert [h.reference_loss for h in heard] == [h.reference_loss for h in same]
 
 
 def test_a_copy_has_the_original_classes_and_tied_weights(blank_model: Path) -> None:
@@ -110,7 +112,7 @@ def test_a_copy_has_the_original_classes_and_tied_weights(blank_model: Path) -> 
     assert half_precision_copy(whisper, "no") is whisper
 
 
-def test_adapters_are_merged_before_they_are_rounded(blank_model: Path) -> None:
+def test_adapters_are_merged_in_float32_before_casting(blank_model: Path) -> None:
     whisper = load_whisper(str(blank_model))
     prepare_training(whisper, ModelConfig(lora_rank=2))
     for name, weight in whisper.model.named_parameters():
@@ -123,7 +125,7 @@ def test_adapters_are_merged_before_they_are_rounded(blank_model: Path) -> None:
     assert any("lora_A" in name for name in whisper.model.state_dict())
 
 
-def test_the_copy_is_gone_after_the_evaluation(
+def test_the_copy_is_freed_after_the_evaluation(
     blank_model: Path,
     accelerator: Accelerator,
     rows: list[Utterance],

@@ -1,4 +1,4 @@
-"""NFS remembers that a file was not there: processes wait to see what the main one wrote."""
+"""Processes wait for files of the main process that an NFS client does not show yet."""
 
 import errno
 import io
@@ -40,15 +40,15 @@ def forget(run: Path) -> None:
         os.listdir = list_folder  # type: ignore[assignment]
 
 
-def test_processes_wait_for_what_the_main_one_wrote_a_moment_ago(
-    trainer: Any, tmp_path: Path
-) -> None:
+def test_processes_wait_until_new_files_are_visible(trainer: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     for extra in ((), ("--resume=auto", "--loop.max_steps=5")):
         done = trainer(run, *KNOBS, *extra, processes=2, sabotage=partial(forget, run))
         assert "Traceback" not in done.output
 
 
-def test_a_file_that_never_comes_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"new/manifest\.jsonl: .* a folder that all machines see"):
+def test_a_file_that_never_becomes_visible_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"new/manifest\.jsonl: .* a folder that all machines share"
+    ):
         wait_until_visible(tmp_path / "new" / "manifest.jsonl", seconds=0.1)

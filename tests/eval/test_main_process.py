@@ -98,7 +98,7 @@ def test_when_the_main_process_fails_the_others_do_not_wait(
         assert f"the main process failed: {kind}" in told
 
 
-def test_one_process_asks_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_process_calls_the_function_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.distributed.distributed_c10d, "_get_default_store")
     alone: Any = SimpleNamespace(num_processes=1, is_main_process=True)
     assert run_on_main_process(alone, partial(int, "7")) == 7

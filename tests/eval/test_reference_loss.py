@@ -16,7 +16,7 @@ from data.manifest import read_held_out
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
-from eval.reference_loss import Likelihood
+from eval.reference_loss import ReferenceLoss
 from eval.whisper import load_whisper
 
 WriteClip = Callable[..., Path]
@@ -44,10 +44,10 @@ def rows(evaluator: Evaluator, tmp_path: Path) -> list[Utterance]:
 
 def costs(
     evaluator: Evaluator, rows: list[Utterance], *, true_length: bool = False
-) -> dict[str, Likelihood | None]:
+) -> dict[str, ReferenceLoss | None]:
     """Return what the references cost, by id."""
-    found = evaluator.evaluate(rows, "", true_length=true_length, costs=True)[1]
-    return {h.utterance.id: h.likelihood for h in found}
+    found = evaluator.evaluate(rows, "", true_length=true_length, with_reference_loss=True)[1]
+    return {h.utterance.id: h.reference_loss for h in found}
 
 
 def test_each_cost_is_the_stock_models_loss_of_that_clip(
@@ -100,10 +100,12 @@ def test_true_length_is_heard_and_the_model_goes_on_as_it_was(
 def test_transcribing_does_not_hear_the_references(
     evaluator: Evaluator, rows: list[Utterance]
 ) -> None:
-    told, untold = (evaluator.evaluate(rows, "", costs=each)[1] for each in (True, False))
+    told, untold = (
+        evaluator.evaluate(rows, "", with_reference_loss=each)[1] for each in (True, False)
+    )
     assert [h.text for h in told] == [h.text for h in untold]
-    assert all(h.likelihood for h in told)
-    assert not any(h.likelihood for h in untold)
+    assert all(h.reference_loss for h in told)
+    assert not any(h.reference_loss for h in untold)
 
 
 def test_a_batch_is_encoded_once(
@@ -114,4 +116,4 @@ def test_a_batch_is_encoded_once(
         encoder, "forward", lambda *a, f=encoder.forward, **k: calls.append(1) or f(*a, **k)
     )
     costs(evaluator, rows)
-    assert len(calls) == evaluator.share(rows, true_length=False)[1]
+    assert len(calls) == evaluator.shard(rows, true_length=False)[1]

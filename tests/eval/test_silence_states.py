@@ -1,4 +1,4 @@
-"""A short clip is heard as if silence followed it, up to 30 s, at the price of its own length."""
+"""Silence states make attention at true length equal to that of padded clips."""
 
 import json
 import os
@@ -32,7 +32,7 @@ from trainer.model import ModelConfig, prepare_training
 
 @pytest.fixture
 def whisper(blank_model: Path) -> Whisper:
-    """Return a small model that decodes, with attention that can be lent silence."""
+    """Return a small model with attention that supports silence states."""
     loaded = load_whisper(str(blank_model))
     loaded.model.eval()
     return loaded
@@ -50,7 +50,7 @@ def encoded(whisper: Whisper, heard: Tensor) -> Tensor:
     return states
 
 
-def test_listening_keeps_every_eighth_position_of_every_layer_and_of_the_output(
+def test_silence_states_hold_every_eighth_position_of_all_layers_and_the_output(
     whisper: Whisper,
 ) -> None:
     states = compute_silence_states(whisper.model)
@@ -64,14 +64,14 @@ def test_listening_keeps_every_eighth_position_of_every_layer_and_of_the_output(
     assert torch.equal(states[-1], encoded(whisper, heard)[0, ::STRIDE])
 
 
-def test_padded_audio_is_heard_as_stock_hears_it(whisper: Whisper) -> None:
+def test_padded_audio_is_encoded_as_by_stock_attention(whisper: Whisper) -> None:
     padded = pad_features(features(200))
     stock = encoded(whisper, padded)
     set_silence_states(whisper.model, compute_silence_states(whisper.model))
     assert torch.equal(encoded(whisper, padded), stock)
 
 
-def test_a_state_of_silence_weighs_as_much_as_the_positions_it_stands_for(
+def test_a_silence_state_has_the_attention_weight_of_its_positions(
     whisper: Whisper,
 ) -> None:
     """Attention over STRIDE copies of each state, written out, is what the bias makes of one."""
@@ -95,7 +95,7 @@ def test_a_state_of_silence_weighs_as_much_as_the_positions_it_stands_for(
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_no_clip_reads_the_sound_of_the_reference(whisper: Whisper) -> None:
+def test_no_clip_attends_to_the_noise_of_the_reference(whisper: Whisper) -> None:
     states = compute_silence_states(whisper.model)
     set_silence_states(whisper.model, states)
     short = encoded(whisper, features(32))
@@ -105,7 +105,7 @@ def test_no_clip_reads_the_sound_of_the_reference(whisper: Whisper) -> None:
     assert torch.equal(encoded(whisper, features(32)), short)
 
 
-def test_generate_hears_what_training_hears(whisper: Whisper) -> None:
+def test_generate_and_training_use_the_same_attention(whisper: Whisper) -> None:
     set_silence_states(whisper.model, compute_silence_states(whisper.model))
     heard = whisper.model.model.encoder(features(200))
     ids = torch.tensor([whisper.labels().prefix("en")] * 2)
@@ -132,7 +132,7 @@ def test_generate_hears_what_training_hears(whisper: Whisper) -> None:
     assert len(out[0]) > 0
 
 
-def test_training_moves_the_projections_and_not_the_silence(whisper: Whisper) -> None:
+def test_gradients_reach_the_projections_but_not_the_silence_states(whisper: Whisper) -> None:
     module = prepare_training(whisper, ModelConfig())
     ids = torch.tensor([whisper.labels().encode("one", "en")] * 2)
     assert module.silence is not None
@@ -143,7 +143,7 @@ def test_training_moves_the_projections_and_not_the_silence(whisper: Whisper) ->
     assert all(p.grad is not None for p in whisper.model.model.encoder.layers.parameters())
 
 
-def test_listening_again_hears_what_training_made_of_it(whisper: Whisper) -> None:
+def test_recomputed_silence_states_follow_the_weights(whisper: Whisper) -> None:
     module = prepare_training(whisper, ModelConfig())
     assert module.silence is not None
     before = module.silence.clone()
@@ -154,7 +154,7 @@ def test_listening_again_hears_what_training_made_of_it(whisper: Whisper) -> Non
     assert torch.equal(module.silence[0], before[0])
 
 
-def test_without_it_short_audio_is_heard_alone(whisper: Whisper) -> None:
+def test_without_silence_states_short_audio_is_encoded_alone(whisper: Whisper) -> None:
     alone = encoded(whisper, features(200))
     module = prepare_training(whisper, ModelConfig(silence_states=False))
     module.update_silence_states(module.whisper)
@@ -168,7 +168,7 @@ def test_without_it_short_audio_is_heard_alone(whisper: Whisper) -> None:
     assert torch.equal(encoded(whisper, features(200)), alone)
 
 
-def test_the_saved_model_knows_nothing_of_it(whisper: Whisper, tmp_path: Path) -> None:
+def test_silence_states_are_not_in_the_saved_model(whisper: Whisper, tmp_path: Path) -> None:
     names = set(whisper.model.state_dict())
     module = prepare_training(whisper, ModelConfig())
     ids = torch.tensor([whisper.labels().encode("one", "en")] * 2)
@@ -190,12 +190,14 @@ def loss_of(folder: Path, corpus: Path, *, silence: bool) -> float:
         silence=silence,
     )
     dev = build_manifest(data, whisper.labels(), None, show=False)[0].dev
-    _, hypotheses = evaluator.evaluate(dev, "dev", true_length=True, costs=True)
-    nll, tokens = map(sum, zip(*(h.likelihood for h in hypotheses if h.likelihood), strict=True))
+    _, hypotheses = evaluator.evaluate(dev, "dev", true_length=True, with_reference_loss=True)
+    nll, tokens = map(
+        sum, zip(*(h.reference_loss for h in hypotheses if h.reference_loss), strict=True)
+    )
     return float(nll / tokens)
 
 
-def test_an_evaluation_hears_silence_only_where_training_did(
+def test_an_evaluation_uses_silence_states_only_if_training_did(
     trainer: Any, tone_corpus: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -212,7 +214,7 @@ def test_an_evaluation_hears_silence_only_where_training_did(
 
 @pytest.mark.realdata
 @pytest.mark.slow
-def test_whisper_hears_short_clips_as_padded_ones_before_any_training(tmp_path: Path) -> None:
+def test_pretrained_whisper_transcribes_short_clips_like_padded_ones(tmp_path: Path) -> None:
     """On real speech with real weights: cut to its length a clip loses most of its words."""
     real = Path(os.environ["WHISPER_LOOP_REALDATA"])
     model, out = tmp_path / "tiny.en", tmp_path / "hush.json"

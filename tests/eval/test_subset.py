@@ -1,4 +1,4 @@
-"""A sample of a split stands for it, and is the same one each time."""
+"""A sample of a split is stratified and reproducible."""
 
 import random
 from collections import Counter
@@ -30,23 +30,23 @@ def split(clips: int = 1000) -> list[Utterance]:
 
 
 @pytest.mark.parametrize("clips", [1, 40, 333, 999])
-def test_a_sample_has_the_size_that_was_asked_for_and_no_clip_twice(clips: int) -> None:
+def test_a_sample_has_the_requested_size_without_duplicates(clips: int) -> None:
     chosen = stratified(split(), clips)
     assert len({u.id for u in chosen}) == len(chosen) == clips
 
 
 @pytest.mark.parametrize("clips", [None, 1000, 5000])
-def test_a_split_that_is_no_larger_is_its_own_sample(clips: int | None) -> None:
+def test_a_split_not_larger_than_the_sample_is_returned_whole(clips: int | None) -> None:
     assert stratified(split(), clips) == split()
     assert stratified([], clips) == []
 
 
-def test_languages_keep_their_shares() -> None:
+def test_the_sample_keeps_the_shares_of_languages() -> None:
     counts = Counter(u.language for u in stratified(split(), 40))
     assert counts == {"en": 28, "zh": 10, "ko": 2}
 
 
-def test_lengths_keep_their_distribution() -> None:
+def test_the_sample_keeps_the_distribution_of_lengths() -> None:
     everything = sorted(u.seconds for u in split() if u.language == "en")
     chosen = sorted(u.seconds for u in stratified(split(), 100) if u.language == "en")
     assert len(chosen) == 70
@@ -54,7 +54,7 @@ def test_lengths_keep_their_distribution() -> None:
         assert everything[10 * place] <= seconds <= everything[10 * place + 9]
 
 
-def test_only_utterances_number_and_seed_decide() -> None:
+def test_the_sample_depends_only_on_utterances_size_and_seed() -> None:
     rows = split()
     chosen = {u.id for u in stratified(rows, 50)}
     assert {u.id for u in stratified(rows[::-1], 50)} == chosen

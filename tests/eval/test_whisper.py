@@ -1,4 +1,4 @@
-"""A Whisper is loaded whole or not at all, takes short audio, and is saved as it was published."""
+"""Loading a Whisper model, encoding short audio, and saving a stock checkpoint."""
 
 import json
 import shutil
@@ -92,7 +92,7 @@ def test_weights_are_loaded_in_float32(model_copy: Path) -> None:
     assert {p.dtype for p in load_whisper(str(model_copy)).model.parameters()} == {torch.float32}
 
 
-def test_a_model_says_what_it_is(whisper: Whisper, model_copy: Path) -> None:
+def test_properties_of_a_model(whisper: Whisper, model_copy: Path) -> None:
     assert (whisper.multilingual, whisper.n_mels) == (True, 80)
     assert whisper.labels().max_tokens == 448
     edit(model_copy / "generation_config.json", is_multilingual=False)
@@ -101,7 +101,7 @@ def test_a_model_says_what_it_is(whisper: Whisper, model_copy: Path) -> None:
     assert not english.labels().multilingual
 
 
-def test_the_size_of_the_vocabulary_tells_where_nothing_else_does(whisper: Whisper) -> None:
+def test_multilingual_falls_back_to_the_vocabulary_size(whisper: Whisper) -> None:
     whisper.model.generation_config.is_multilingual = None
     for size, multilingual in ((51864, False), (51865, True), (51866, True)):
         whisper.model.config.vocab_size = size
@@ -117,12 +117,12 @@ def refused(name: str | Path, sentence: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["/no/such", "./no", "~/no", "a/b/c"])
-def test_a_missing_folder_is_a_sentence(name: str) -> None:
+def test_a_missing_folder_is_an_input_error(name: str) -> None:
     refused(name, "no such folder; set model.name to one, or to a Hub name")
 
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "runs/no-such-run", "a b"])
-def test_a_name_that_cannot_be_had_is_a_sentence(name: str) -> None:
+def test_an_unavailable_name_is_an_input_error(name: str) -> None:
     refused(name, "cannot be loaded: .+")
 
 
@@ -141,14 +141,16 @@ def test_a_missing_part_is_named(file: str, part: str, model_copy: Path) -> None
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "processor_config.json"])
-def test_a_broken_part_is_a_sentence(file: str, model_copy: Path) -> None:
+def test_a_broken_file_is_an_input_error(file: str, model_copy: Path) -> None:
     (model_copy / file).write_text("{")
     refused(model_copy, "cannot be loaded: .+")
 
 
-def test_a_tokenizer_of_another_model_is_a_sentence(model_copy: Path) -> None:
+def test_a_tokenizer_of_another_model_is_an_input_error(model_copy: Path) -> None:
     edit(model_copy / "config.json", decoder_start_token_id=3)
-    refused(model_copy, r"its tokenizer has <\|startoftranscript\|> as \d+, its config as 3")
+    refused(
+        model_copy, r"<\|startoftranscript\|> is token \d+ in its tokenizer, and 3 in its config"
+    )
 
 
 def cut(folder: Path) -> None:
@@ -181,7 +183,7 @@ def other_kind(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, empty, encoder_only, other_size, other_kind])
-def test_weights_that_are_not_the_models_are_a_sentence(
+def test_weights_of_another_model_are_an_input_error(
     damage: Callable[[Path], None], model_copy: Path
 ) -> None:
     damage(model_copy)

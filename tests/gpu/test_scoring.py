@@ -54,13 +54,13 @@ def heard(device: torch.device, precision: str, *, true_length: bool) -> list[Hy
         config=EvalConfig(max_length=12),
     )
     return evaluator.evaluate(
-        utterances, precision, true_length=true_length, costs=True, hear=sound
+        utterances, precision, true_length=true_length, with_reference_loss=True, load_audio=sound
     )[1]
 
 
 def loss(hypotheses: list[Hypothesis]) -> float:
     """Return the loss of all references, in nats."""
-    return sum(h.likelihood.nll for h in hypotheses if h.likelihood)
+    return sum(h.reference_loss.nll for h in hypotheses if h.reference_loss)
 
 
 @pytest.mark.parametrize("true_length", [False, True], ids=["padded", "true length"])

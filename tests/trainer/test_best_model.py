@@ -9,7 +9,7 @@ import pytest
 from data.atomic_files import write_jsonl
 from data.utterance import Utterance
 from eval.metrics.hypothesis import Hypothesis
-from eval.reference_loss import Likelihood
+from eval.reference_loss import ReferenceLoss
 from trainer.best_model import LEAST, TEXTS, choose, compare, write_losses
 from trainer.state import TrainState
 
@@ -25,8 +25,8 @@ def evaluation(
     write_jsonl(folder / TEXTS, rows)
     if nll is not None:
         clips = [Utterance(id=row["id"], audio="", text="") for row in rows]
-        cost = Likelihood(nll, 10)
-        write_losses(folder, [Hypothesis(utterance=u, text="", likelihood=cost) for u in clips])
+        cost = ReferenceLoss(nll, 10)
+        write_losses(folder, [Hypothesis(utterance=u, text="", reference_loss=cost) for u in clips])
     return folder
 
 

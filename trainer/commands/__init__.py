@@ -1,1 +1,1 @@
-"""What `python -m trainer` does beside training."""
+"""Sub-commands of `python -m trainer` other than training."""

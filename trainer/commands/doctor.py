@@ -1,4 +1,4 @@
-"""`python -m trainer doctor`: whether this machine can train, and what to do where it cannot."""
+"""`python -m trainer doctor`: check whether this machine can train, and suggest remedies."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ class DoctorConfig:
 
 
 def checks(config: DoctorConfig, folder: Path) -> list[Check]:
-    """Return what is looked at, in order.
+    """Return the checks in order, with their names.
 
     Args:
-        config: which model, and where runs go.
-        folder: an empty one, for what is written on the way.
+        config: names the model and the folder of runs.
+        folder: an empty folder for temporary files.
     """
     return [
         ("versions", machine.versions),
@@ -45,37 +45,40 @@ def checks(config: DoctorConfig, folder: Path) -> list[Check]:
         ("disk", partial(machine.disk, Path(config.runs))),
         ("workers", machine.workers),
         ("Hub", machine.hub),
-        *((f"decode {name}", partial(pipeline.decoded, name, folder)) for name in pipeline.FORMATS),
-        *((f"resample {rate} Hz", partial(pipeline.resampled, rate)) for rate in pipeline.RATES),
-        ("log-mel", pipeline.mel),
+        *(
+            (f"decode {name}", partial(pipeline.decoding, name, folder))
+            for name in pipeline.FORMATS
+        ),
+        *((f"resample {rate} Hz", partial(pipeline.resampling, rate)) for rate in pipeline.RATES),
+        ("log-mel", pipeline.log_mel),
         ("tokenizer", partial(pipeline.tokenizer, config.model, folder)),
-        ("generation config", partial(pipeline.generation, config.model, folder)),
+        ("generation config", partial(pipeline.generation_config, config.model, folder)),
     ]
 
 
 def doctor(config: DoctorConfig) -> int:
-    """Look, and tell; return the exit status: 1 where something is wrong."""
+    """Run all checks and print the results; return the exit status, 1 if a check failed."""
     with TemporaryDirectory() as folder:
-        found = [(name, examine(look)) for name, look in checks(config, Path(folder))]
-    Console(highlight=False).print(shown(found))
-    return int(any(symptom.ok is False for _, symptom in found))
+        results = [(name, run_check(check)) for name, check in checks(config, Path(folder))]
+    Console(highlight=False).print(result_table(results))
+    return int(any(result.ok is False for _, result in results))
 
 
-def examine(look: Callable[[], CheckResult]) -> CheckResult:
-    """Return what a check finds; one that breaks down is wrong, and the others go on."""
+def run_check(check: Callable[[], CheckResult]) -> CheckResult:
+    """Run a check; an exception is a failed check, so that the other checks still run."""
     try:
-        return look()
+        return check()
     except InputError as error:
         return CheckResult(False, str(error), "")
-    except Exception as error:  # whatever is wrong with this machine
+    except Exception as error:  # any fault of this machine
         reason = f"{type(error).__name__}: {error}".split("\n")[0]
-        return CheckResult(False, reason, "look the error up, or report it")
+        return CheckResult(False, reason, "search for the error, or report it")
 
 
-def shown(found: Sequence[tuple[str, CheckResult]]) -> Table:
-    """Return a line a check."""
+def result_table(results: Sequence[tuple[str, CheckResult]]) -> Table:
+    """Return the table for the console, one row for each check."""
     table = Table("", "check", "found", "what to do", title="doctor", title_justify="left")
-    for name, symptom in found:
-        mark, style = MARKS[symptom.ok]
-        table.add_row(Text(mark, style), name, Text(symptom.found), Text(symptom.remedy))
+    for name, result in results:
+        mark, style = MARKS[result.ok]
+        table.add_row(Text(mark, style), name, Text(result.finding), Text(result.remedy))
     return table

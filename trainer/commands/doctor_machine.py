@@ -1,4 +1,4 @@
-"""The doctor's checks of the machine: versions, devices, memory, disk, processes."""
+"""Checks of `doctor` for versions, GPU, memory, disk, worker processes and network."""
 
 import importlib
 import os
@@ -18,137 +18,143 @@ from data.atomic_files import write_text
 
 
 class CheckResult(NamedTuple):
-    """What a check found."""
+    """The result of a check."""
 
-    ok: bool | None  # None: there was nothing to look at
-    found: str
-    remedy: str = ""  # what to do, where it is not ok
+    ok: bool | None  # None: skipped
+    finding: str
+    remedy: str = ""  # what to do if it is not ok
 
 
 PROJECT = "whisper-loop"
-LEAST_MEMORY = 4  # GB: less holds no model, optimizer and workers
-LEAST_SHARED = 1  # GB: the batches that workers hand over lie there
-LEAST_DISK = 10  # GB: three checkpoints of whisper-small, and its model
+MIN_MEMORY = 4  # GB, for model, optimizer and workers
+MIN_SHARED_MEMORY = 1  # GB, for the batches of workers
+MIN_DISK = 10  # GB: three checkpoints of whisper-small, and its model
 
 
 def versions() -> CheckResult:
-    """Compare what is installed with what the project asks for."""
+    """Compare installed versions with the project's requirements."""
     try:
-        asked = [Requirement(line) for line in requires(PROJECT) or ()]
+        requirements = [Requirement(line) for line in requires(PROJECT) or ()]
     except PackageNotFoundError:
-        return CheckResult(None, f"{PROJECT} is not installed: nothing says what it needs")
-    wrong = []
-    for each in asked:
-        if each.marker is not None and not each.marker.evaluate({"extra": ""}):
+        return CheckResult(None, f"{PROJECT} is not installed: its requirements are unknown")
+    problems = []
+    for requirement in requirements:
+        name, specifier, marker = requirement.name, requirement.specifier, requirement.marker
+        if marker is not None and not marker.evaluate({"extra": ""}):
             continue
         try:
-            if not each.specifier.contains(version(each.name), prereleases=True):
-                wrong.append(f"{each.name} {version(each.name)}, not {each.specifier}")
+            if not specifier.contains(version(name), prereleases=True):
+                problems.append(f"{name} {version(name)}, not {specifier}")
         except PackageNotFoundError:
-            wrong.append(f"{each.name} is missing")
-    told = f"torch {torch.__version__}, transformers {version('transformers')}"
-    return CheckResult(not wrong, "; ".join(wrong) or told, "pip install -e ." if wrong else "")
+            problems.append(f"{name} is missing")
+    finding = f"torch {torch.__version__}, transformers {version('transformers')}"
+    remedy = "pip install -e ." if problems else ""
+    return CheckResult(not problems, "; ".join(problems) or finding, remedy)
 
 
 def torchaudio() -> CheckResult:
-    """Tell whether torchaudio's compiled half fits this torch: nothing here needs it."""
+    """Report whether torchaudio's compiled extension loads; it is not needed."""
     extension = importlib.import_module("torchaudio._extension")
-    pair = f"torchaudio {version('torchaudio')} beside torch {torch.__version__}"
-    whole = bool(extension._IS_TORCHAUDIO_EXT_AVAILABLE)
-    return CheckResult(
-        True, pair if whole else f"{pair}: its Python half, which is all that is used"
-    )
+    finding = f"torchaudio {version('torchaudio')} with torch {torch.__version__}"
+    if not extension._IS_TORCHAUDIO_EXT_AVAILABLE:
+        finding += ": without its compiled extension, which is not needed"
+    return CheckResult(True, finding)
 
 
 def torchcodec() -> CheckResult:
-    """Tell whether torchcodec, which transformers takes where it is installed, can be imported."""
+    """Check that torchcodec can be imported, since transformers imports it if it is installed."""
     try:
-        found = version("torchcodec")
+        installed = version("torchcodec")
     except PackageNotFoundError:
         return CheckResult(None, "not installed, and not needed")
-    tried = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", "import torchcodec"], capture_output=True, text=True, check=False
     )
-    told = f"torchcodec {found} beside torch {torch.__version__}"
-    if tried.returncode == 0:
-        return CheckResult(True, told)
+    finding = f"torchcodec {installed} with torch {torch.__version__}"
+    if process.returncode == 0:
+        return CheckResult(True, finding)
     return CheckResult(
-        False, f"{told}: cannot be imported", "pip uninstall torchcodec: unneeded here"
+        False, f"{finding}: cannot be imported", "pip uninstall torchcodec: it is not needed"
     )
 
 
 def gpu() -> CheckResult:
-    """Tell which GPUs torch sees, and where there is one that it does not see."""
+    """Report the GPUs that torch sees, or a GPU that it does not see."""
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        free, total = (each / 1e9 for each in torch.cuda.mem_get_info())
+        free, total = (size / 1e9 for size in torch.cuda.mem_get_info())
         nccl = ".".join(map(str, torch.cuda.nccl.version()))
-        told = f"{', '.join(names)}; {free:.0f} of {total:.0f} GB free; CUDA {torch.version.cuda}"
-        return CheckResult(True, f"{told}, NCCL {nccl}")
+        memory = f"{free:.0f} of {total:.0f} GB free"
+        finding = f"{', '.join(names)}; {memory}; CUDA {torch.version.cuda}, NCCL {nccl}"
+        return CheckResult(True, finding)
     if not shutil.which("nvidia-smi"):
-        return CheckResult(None, "none: training computes on the CPU")
+        return CheckResult(None, "no GPU: training runs on the CPU")
     built = f"torch is built for CUDA {torch.version.cuda or 'none'}"
     return CheckResult(
         False,
-        f"there is one, and torch does not see it: {built}",
+        f"there is a GPU, but torch does not see it: {built}",
         "install the torch build of your driver's CUDA version, or a newer driver (nvidia-smi)",
     )
 
 
 def memory() -> CheckResult:
-    """Tell cores, threads and what memory is available."""
-    told = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    """Report cores and threads, and check the available memory."""
+    finding = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
     if sys.platform != "linux":
-        return CheckResult(True, told)
+        return CheckResult(True, finding)
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     kilobytes = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
     free, total = (kilobytes[key] / 1e6 for key in ("MemAvailable", "MemTotal"))
-    enough = free >= LEAST_MEMORY
-    remedy = "" if enough else f"end other programs: {LEAST_MEMORY} GB are wanted"
-    return CheckResult(enough, f"{told}; {free:.0f} of {total:.0f} GB free", remedy)
+    enough = free >= MIN_MEMORY
+    remedy = "" if enough else f"close other programs: {MIN_MEMORY} GB are needed"
+    return CheckResult(enough, f"{finding}; {free:.0f} of {total:.0f} GB free", remedy)
 
 
 def shared_memory() -> CheckResult:
-    """Tell how much memory workers can hand batches over in: containers have 64 MB by default."""
+    """Check the shared memory that workers pass batches in: containers have 64 MB by default."""
     if not Path("/dev/shm").is_dir():
         return CheckResult(None, "this system has no /dev/shm")
     free = shutil.disk_usage("/dev/shm").free / 1e9
-    enough = free >= LEAST_SHARED
+    enough = free >= MIN_SHARED_MEMORY
     remedy = "" if enough else "docker run --shm-size=8g, or set data.workers=0"
     return CheckResult(enough, f"{free:.1f} GB free in /dev/shm", remedy)
 
 
 def disk(runs: Path) -> CheckResult:
-    """Write, sync and rename a file where runs will be, and tell what is free there."""
-    home = next(folder for folder in (runs.absolute(), *runs.absolute().parents) if folder.is_dir())
-    probe = home / f".doctor-{os.getpid()}"
+    """Write, sync and rename a file in the folder of runs, and check the free space.
+
+    Args:
+        runs: the folder, which need not exist.
+    """
+    existing = next(path for path in (runs.absolute(), *runs.absolute().parents) if path.is_dir())
+    probe = existing / f".doctor-{os.getpid()}"
     try:
         write_text(probe, "whole or absent")
     except OSError as error:
-        told = f"{home}: cannot be written ({error.strerror})"
-        return CheckResult(False, told, "set --runs elsewhere")
+        finding = f"{existing}: cannot be written ({error.strerror})"
+        return CheckResult(False, finding, "choose another folder with --runs")
     probe.unlink()
-    free = shutil.disk_usage(home).free / 1e9
-    enough = free >= LEAST_DISK
-    remedy = "" if enough else f"free some: {LEAST_DISK} GB hold a small model's checkpoints"
-    return CheckResult(enough, f"{free:.0f} GB free at {home}", remedy)
+    free = shutil.disk_usage(existing).free / 1e9
+    enough = free >= MIN_DISK
+    remedy = "" if enough else f"free some space: checkpoints of a small model need {MIN_DISK} GB"
+    return CheckResult(enough, f"{free:.0f} GB free at {existing}", remedy)
 
 
 def workers() -> CheckResult:
-    """Start two workers, as the loader does, and hear from them."""
-    numbers = TensorDataset(torch.arange(4))
-    heard = [int(batch) for (batch,) in DataLoader(numbers, num_workers=2)]
-    return CheckResult(heard == [0, 1, 2, 3], "two started, and answered in order")
+    """Check that two DataLoader workers start and return batches in order."""
+    dataset = TensorDataset(torch.arange(4))
+    received = [int(batch) for (batch,) in DataLoader(dataset, num_workers=2)]
+    return CheckResult(received == [0, 1, 2, 3], "two workers started and returned batches")
 
 
 def hub() -> CheckResult:
-    """Ask whether the Hub can be reached."""
+    """Check that the Hub can be reached."""
     if constants.HF_HUB_OFFLINE:
-        return CheckResult(None, "HF_HUB_OFFLINE is set: nobody asks")
+        return CheckResult(None, "HF_HUB_OFFLINE is set: not checked")
     try:
         get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception as error:  # of whichever library carries the request
+    except Exception as error:  # also of httpx or requests
         reason = type(error).__name__
-        remedy = "set HF_HUB_OFFLINE=1 and name folders, or mend the network"
+        remedy = "check the network, or set HF_HUB_OFFLINE=1 and use local folders"
         return CheckResult(False, f"{constants.ENDPOINT} cannot be reached ({reason})", remedy)
     return CheckResult(True, f"{constants.ENDPOINT} answers")

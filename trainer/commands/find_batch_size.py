@@ -1,8 +1,8 @@
-"""`python -m trainer find-batch-size RECIPE …`: the most that fits in a forward pass.
+"""`python -m trainer find-batch-size RECIPE …`: find the largest passes that fit in memory.
 
-The real model makes real passes and optimizer steps, bucket by bucket, ever larger ones until one
-does not fit (the idea of NeMo's OOMptimizer). What is found is kept beside the runs, by device,
-model and precision, and taken by every run whose data.max_seconds_per_forward is not set.
+The model makes real passes and optimizer steps for each bucket, with more and more rows until one
+does not fit (the idea of NeMo's OOMptimizer). The result is stored beside the runs, by device,
+model and precision, and used by every run whose data.max_seconds_per_forward is not set.
 """
 
 import math
@@ -29,11 +29,11 @@ from trainer.distributed.accelerator import build_accelerator, give_back_memory
 from trainer.distributed.engine import Engine, build_engine
 from trainer.model import prepare_training
 from trainer.out_of_memory import rehearse
-from trainer.plan.forward_limit import FittingBatch, budget_of, fit_path
+from trainer.plan.forward_limit import FittingBatch, fit_path, pass_budget
 
-SHARE = 0.9  # of the memory: the rest is for what comes and goes, and for fragments
-STRAIGHT = 5  # trials along the line, before the range is halved
-BUCKETS = 6  # of a corpus that are tried, evenly spread; and 30 s
+MEMORY_SHARE = 0.9  # of the device: the rest is for temporary tensors and fragmentation
+LINEAR_TRIALS = 5  # trials by linear extrapolation, before bisection
+BUCKETS = 6  # buckets of a corpus to try, evenly spread; 30 s is tried too
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,24 +45,23 @@ class FitConfig(Config):
 
 
 class PeakMemory:
-    """Reads a device's peak of memory: what the GPU's allocator gave, or this process on Linux."""
+    """Measures peak memory: of PyTorch's allocator on a GPU, of this process on Linux."""
 
     def __init__(self, device: torch.device) -> None:
-        """Take the device."""
+        """Store whether the device is a GPU."""
         self._cuda = device.type == "cuda"
 
     @property
     def capacity(self) -> float:
-        """Return all the memory that there is to take, in bytes."""
+        """Memory that this process can use, in bytes."""
         if self._cuda:
             return float(torch.cuda.mem_get_info()[1])
-        told = Path("/proc/meminfo").read_text(
-            encoding="ascii"
-        )  # free, and what files' cache holds
-        return float(re.findall(r"MemAvailable:\s+(\d+) kB", told)[0]) * 1024
+        # MemAvailable is free memory and the page cache
+        meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
+        return float(re.findall(r"MemAvailable:\s+(\d+) kB", meminfo)[0]) * 1024
 
-    def begin(self) -> None:
-        """Forget the peak."""
+    def reset(self) -> None:
+        """Start a new measurement."""
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
         else:
@@ -71,45 +70,53 @@ class PeakMemory:
 
     @property
     def peak(self) -> float:
-        """Return the peak since begin(), in bytes."""
+        """Peak since reset(), in bytes."""
         if self._cuda:
             torch.cuda.synchronize()
             return float(torch.cuda.max_memory_allocated())
-        told = Path("/proc/self/status").read_text(encoding="ascii")
-        return float(re.findall(r"VmHWM:\s+(\d+) kB", told)[0]) * 1024
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return float(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
 
 
 def fit(config: FitConfig) -> None:
-    """Search, show, and keep what was found.
+    """Find the largest passes, show them, and write the budget to a file.
 
     Raises:
-        InputError: not even one clip fits.
+        InputError: not even one clip fits in memory.
     """
     folder = Path(config.run_dir)
     accelerator = build_accelerator(
         precision=config.precision, deterministic=config.deterministic, trackers=()
     )
     whisper = load_whisper(config.model.name, config.model.revision)
-    shapes = worst_shapes(config.data, whisper, folder)
+    shapes = largest_shapes(config.data, whisper, folder)
     module = prepare_training(whisper, config.model)
     engine = build_engine(accelerator, module, config.optim)
-    gauge = PeakMemory(accelerator.device)
-    limit = gauge.capacity * SHARE if config.gigabytes is None else config.gigabytes * 1e9
-    found = [largest(engine, shape, gauge, limit) for shape in shapes]
-    budget = budget_of(found)
+    memory = PeakMemory(accelerator.device)
+    limit = memory.capacity * MEMORY_SHARE
+    if config.gigabytes is not None:
+        limit = config.gigabytes * 1e9
+    batches = [fitting_batch(engine, shape, memory, limit) for shape in shapes]
+    budget = pass_budget(batches)
     path = fit_path(folder, accelerator, whisper.model.config, config.model, config.optim)
-    write_json(path, {**budget, "tried": [asdict(each) for each in found]})
+    write_json(path, {**budget, "tried": [asdict(batch) for batch in batches]})
     console = Console(highlight=False)
-    console.print(table(found, limit))
-    told = ", ".join(f"data.{key}={value}" for key, value in budget.items())
-    console.print(f"{told}\nkept in {path}, for runs that do not set data.max_seconds_per_forward")
+    console.print(table(batches, limit))
+    knobs = ", ".join(f"data.{key}={value}" for key, value in budget.items())
+    kept = f"written to {path}, for runs that do not set data.max_seconds_per_forward"
+    console.print(f"{knobs}\n{kept}")
 
 
-def worst_shapes(config: DataConfig, whisper: Whisper, folder: Path) -> list[Shape]:
-    """Return the rows of an update, frames and tokens of some buckets of a corpus, and of 30 s.
+def largest_shapes(config: DataConfig, whisper: Whisper, folder: Path) -> list[Shape]:
+    """Return the largest batch of an update for some buckets of a corpus, and for 30 s.
+
+    Args:
+        config: of the corpus.
+        whisper: counts the tokens of transcripts.
+        folder: of a run; the cache of clip lengths is beside it.
 
     Raises:
-        InputError: the corpus cannot be used.
+        InputError: the corpus cannot be read.
     """
     cache = scan_cache_path(folder.parent, config)
     manifest, _ = build_manifest(config, whisper.labels(), cache, show=True)
@@ -126,69 +133,80 @@ def worst_shapes(config: DataConfig, whisper: Whisper, folder: Path) -> list[Sha
     return [*(shape for shape in shapes if shape.frames < N_FRAMES), whole]
 
 
-def largest(engine: Engine, most: Shape, gauge: PeakMemory, limit: float) -> FittingBatch:
-    """Return the pass of the most rows that stays within a limit, no more than an update has.
+def fitting_batch(engine: Engine, largest: Shape, memory: PeakMemory, limit: float) -> FittingBatch:
+    """Find the largest number of rows that fits in memory.
+
+    Args:
+        engine: model and optimizer.
+        largest: frames, tokens, and the largest number of rows to try.
+        memory: measures the peak.
+        limit: bytes.
 
     Raises:
-        InputError: one row does not.
+        InputError: a single row does not fit.
     """
-    took: dict[int, tuple[float, float]] = {}
+    measured: dict[int, tuple[float, float]] = {}
 
     def peak(rows: int) -> float:
-        gauge.begin()
+        memory.reset()
         started = time.perf_counter()
-        refused = rehearse(engine, most._replace(rows=rows))
-        took[rows] = gauge.peak / 1e9, (time.perf_counter() - started) / 2  # it makes two of them
-        torch.cuda.empty_cache()  # does nothing where there is no GPU
-        return gauge.peak if refused is None else math.inf
+        error = rehearse(engine, largest._replace(rows=rows))
+        # rehearse() makes two passes
+        measured[rows] = memory.peak / 1e9, (time.perf_counter() - started) / 2
+        torch.cuda.empty_cache()  # does nothing without a GPU
+        return memory.peak if error is None else math.inf
 
-    rows = search(peak, limit, most.rows)
+    rows = search(peak, limit, largest.rows)
     if rows == 0:
         raise InputError(
-            f"one clip of {most.frames / FRAMES_PER_SECOND:.0f} s takes more than the "
-            f"{limit / 1e9:.1f} GB there are: set model.gradient_checkpointing=true, or take a "
-            "smaller model"
+            f"one clip of {largest.frames / FRAMES_PER_SECOND:.0f} s needs more than the limit of "
+            f"{limit / 1e9:.1f} GB: set model.gradient_checkpointing=true, or use a smaller model"
         )
-    gigabytes, seconds = took[rows]
-    shape = most._replace(rows=rows)
-    return FittingBatch(shape=shape, most=most.rows, gigabytes=gigabytes, took=seconds)
+    gigabytes, seconds = measured[rows]
+    shape = largest._replace(rows=rows)
+    return FittingBatch(shape=shape, most=largest.rows, gigabytes=gigabytes, took=seconds)
 
 
-def search(peak: Callable[[int], float], limit: float, most: int) -> int:
-    """Return the largest number of rows, up to `most`, whose peak is within a limit; 0 for none.
+def search(peak: Callable[[int], float], limit: float, max_rows: int) -> int:
+    """Return the largest number of rows whose peak memory is within a limit; 0 for none.
 
-    Memory grows with rows along a line: two trials tell about where it meets the limit. Where it
-    does not, the range is halved.
+    Memory is almost linear in the number of rows, so the next trial is extrapolated from the last
+    two. After LINEAR_TRIALS trials the range is bisected.
+
+    Args:
+        peak: returns the peak memory of a number of rows, inf if it ran out.
+        limit: in the unit of peak.
+        max_rows: the largest number of rows to try.
     """
     peaks: dict[int, float] = {}
-    good, bad, guess = 0, most + 1, 1
+    good, bad, guess = 0, max_rows + 1, 1
     while bad - good > 1:
         rows = min(max(guess, good + 1), bad - 1)
         peaks[rows] = peak(rows)
         good, bad = (rows, bad) if peaks[rows] <= limit else (good, rows)
-        known = sorted(row for row, found in peaks.items() if found < math.inf)[-2:]
+        finite = sorted(row for row, value in peaks.items() if value < math.inf)[-2:]
         guess = 2 * rows if good else 1
-        if len(peaks) >= STRAIGHT:
+        if len(peaks) >= LINEAR_TRIALS:
             guess = (good + bad) // 2
-        elif len(known) == 2 and peaks[known[1]] > peaks[known[0]]:
-            each = (peaks[known[1]] - peaks[known[0]]) / (known[1] - known[0])
-            guess = known[1] + int((limit - peaks[known[1]]) / each)
+        elif len(finite) == 2 and peaks[finite[1]] > peaks[finite[0]]:
+            slope = (peaks[finite[1]] - peaks[finite[0]]) / (finite[1] - finite[0])
+            guess = finite[1] + int((limit - peaks[finite[1]]) / slope)
     return good
 
 
-def table(found: Sequence[FittingBatch], limit: float) -> Table:
-    """Return one line a length."""
-    shown = Table(title=f"the largest passes within {limit / 1e9:.1f} GB", title_justify="left")
+def table(batches: Sequence[FittingBatch], limit: float) -> Table:
+    """Return the table for the console, one row for each length."""
+    shown = Table(title=f"largest passes within {limit / 1e9:.1f} GB", title_justify="left")
     for column in ("seconds", "tokens", "rows", "padded audio, s", "GB", "audio-s/s"):
         shown.add_column(column, justify="right")
-    for each in found:
-        shape = each.shape
+    for batch in batches:
+        shape = batch.shape
         shown.add_row(
             f"{shape.frames / FRAMES_PER_SECOND:.2f}",
             str(shape.tokens),
-            f"{shape.rows}{'' if shape.rows < each.most else ', all of an update'}",
+            f"{shape.rows}{'' if shape.rows < batch.most else ', all of an update'}",
             f"{shape.seconds:.0f}",
-            f"{each.gigabytes:.2f}",
-            f"{shape.seconds / each.took:.0f}",
+            f"{batch.gigabytes:.2f}",
+            f"{shape.seconds / batch.took:.0f}",
         )
     return shown

@@ -1,8 +1,7 @@
-"""`python -m trainer plan RECIPE …`: what a run will do, before it does it.
+"""`python -m trainer plan RECIPE …`: predict a run's updates, padding, speed, memory and disk.
 
-Padding and updates are counted from the plan itself. Time comes from a few of its own updates,
-really made; memory from what the model keeps of small passes, or from what find-batch-size
-measured.
+Updates and padding are counted from the epoch plan. Speed is measured on a few of its updates.
+Memory is estimated from small passes, or taken from the measurements of find-batch-size.
 """
 
 from dataclasses import asdict, dataclass
@@ -27,11 +26,11 @@ from trainer.metrics.recorder import NullRecorder
 from trainer.metrics.wall_clock import WallClock
 from trainer.model import prepare_training
 from trainer.optimizer import moments_of
-from trainer.plan.benchmark import UpdateBenchmark, scoring_seconds
-from trainer.plan.forward_limit import fit_path, fitted
-from trainer.plan.memory_estimate import DiskSpace, Memory, all_memory, room
-from trainer.plan.plan_tables import Told, show
-from trainer.plan.workload import Workload, averages
+from trainer.plan.benchmark import UpdateBenchmark, evaluation_seconds
+from trainer.plan.forward_limit import fit_path, with_fitted_budget
+from trainer.plan.memory_estimate import DiskSpace, MemoryEstimator, disk_space, total_memory
+from trainer.plan.plan_tables import Section, show
+from trainer.plan.workload import Workload, average_update
 from trainer.publish.export import set_generation_config
 from trainer.publish.uploader import HubUploader
 from trainer.resume import shaping
@@ -64,63 +63,63 @@ class PlanConfig(Config):
 
 
 def plan(config: PlanConfig) -> None:
-    """Count, measure, tell, and keep it for the run.
+    """Predict a run, show the prediction, and write it to a file for the run to compare with.
 
     Raises:
-        InputError: training would refuse to begin, or an update does not fit in memory.
+        InputError: training could not start, or an update does not fit in memory.
     """
-    draft = PlannedRun(config)
-    scoring = draft.scoring()  # before the updates, which move the weights
-    scoring_bytes = peak_memory(draft.accelerator.device) if scoring["after"] else 0
-    lengths = draft.memory.lengths(draft.updates)
-    pace = draft.bench.measure(draft.updates, draft.flops, config.seconds)
-    update_seconds = draft.update_seconds(pace)
-    told: Told = {
-        "speech": draft.speech(),
-        "updates": draft.counts(),
-        "seconds": {"training": draft.steps * update_seconds, "scoring": scoring},
+    run = PlannedRun(config)
+    scoring = run.evaluation_seconds()  # before the updates, which change the weights
+    scoring_bytes = peak_memory(run.accelerator.device) if scoring["after"] else 0
+    lengths = run.memory.lengths(run.updates)
+    pace = run.benchmark.measure(run.updates, run.flops, config.seconds)
+    update_seconds = run.update_seconds(pace)
+    sections: Section = {
+        "speech": run.speech(),
+        "updates": run.counts(),
+        "seconds": {"training": run.steps * update_seconds, "scoring": scoring},
         "audio_seconds_decoded_a_second": config.processes / pace.decode,
         "memory": {
-            "source": draft.memory.source,
-            "bytes": all_memory(draft.accelerator.device),
+            "source": run.memory.source,
+            "bytes": total_memory(run.accelerator.device),
             "scoring": scoring_bytes,
             "lengths": lengths,
         },
-        "disk": asdict(draft.room()),
+        "disk": asdict(run.disk_space()),
     }
     forecast = Forecast(
         pace=pace,
         update_seconds=update_seconds,
         scoring_seconds=scoring["after"],
-        of=draft.circumstances(),
+        of=run.circumstances(),
     )
-    path = plan_path(draft.folder)
-    write_json(path, {**told, "forecast": asdict(forecast)})
-    show(told, path)
+    path = plan_path(run.folder)
+    write_json(path, {**sections, "forecast": asdict(forecast)})
+    show(sections, path)
 
 
 class PlannedRun:
-    """A run that is built, and not begun."""
+    """A run that is set up for training, but does not train."""
 
     def __init__(self, config: PlanConfig) -> None:
-        """Read the corpus, load the model, and draw the plan.
+        """Read the corpus, load the model, and compute the epoch plan.
 
         Raises:
-            InputError: training would refuse to begin.
+            InputError: training could not start.
         """
         self.config, self.folder = config, Path(config.run_dir)
         self.accelerator = build_accelerator(
             precision=config.precision, deterministic=config.deterministic, trackers=()
         )
         self.whisper = load_whisper(config.model.name, config.model.revision)
-        self.manifest, self.left_out = self._read()
+        self.manifest, self.left_out = self._read_corpus()
         set_generation_config(self.whisper, self.manifest.train)
         module = prepare_training(self.whisper, config.model)
         engine = build_engine(self.accelerator, module, config.optim)
         self.flops = flops_of(self.whisper, config.model)
         architecture = self.whisper.model.config
         fit = fit_path(self.folder, self.accelerator, architecture, config.model, config.optim)
-        self.memory = Memory(
+        self.memory = MemoryEstimator(
             self.accelerator,
             engine.model,
             fit,
@@ -129,36 +128,37 @@ class PlannedRun:
         )
         self.plan = Plan.from_utterances(self.manifest.train, config.data, config.seed)
         self.steps = config.loop.max_steps or self.plan.num_updates(config.loop.epochs)
-        budget = fitted(config.data, fit)
+        budget = with_fitted_budget(config.data, fit)
         sampler = BucketedBatchSampler(self.plan, budget, updates=0, world_size=config.processes)
-        stages = BatchPreparer(self.whisper.labels(), self.whisper.n_mels, self.accelerator.device)
-        workload = Workload(self.manifest.train, sampler, self.whisper.labels())
+        labels = self.whisper.labels()
+        preparer = BatchPreparer(labels, self.whisper.n_mels, self.accelerator.device)
+        workload = Workload(self.manifest.train, sampler, labels)
         self.updates = list(workload.updates(min(self.steps, len(self.plan.updates(0)))))
-        self.bench = UpdateBenchmark(
+        self.benchmark = UpdateBenchmark(
             engine=engine,
-            passes=train_batches(self.manifest.train, config.data, stages, sampler),
+            passes=train_batches(self.manifest.train, config.data, preparer, sampler),
             max_norm=config.optim.max_norm,
             workers=config.data.workers,
         )
 
-    def _read(self) -> tuple[Manifest, dict[str, dict[str, int]]]:
-        """Return the corpus as training would freeze it, and how much was left out and why."""
-        data, named_in = self.config.data, plan_path(self.folder).with_suffix(".drops.jsonl")
+    def _read_corpus(self) -> tuple[Manifest, dict[str, dict[str, int]]]:
+        """Return the manifest that training would use, and the counts of clips left out."""
+        data, drops_path = self.config.data, plan_path(self.folder).with_suffix(".drops.jsonl")
         cache = scan_cache_path(self.folder.parent, data)
         manifest, drops = build_manifest(data, self.whisper.labels(), cache, show=True)
-        write_jsonl(named_in, map(asdict, drops))
+        write_jsonl(drops_path, map(asdict, drops))
         rows = len(manifest.train) + sum(drop.split == data.train_split for drop in drops)
-        refuse_broken(drops, rows, data, named_in)
+        refuse_broken(drops, rows, data, drops_path)
         return manifest, count_reasons(drops)
 
     @property
-    def looks(self) -> set[int]:
-        """Return the updates after which dev is scored."""
+    def evaluated_updates(self) -> set[int]:
+        """Updates after which dev is scored."""
         every = self.config.loop.eval_every
         return {*range(every, self.steps, every), self.steps} if self.manifest.dev else set()
 
-    def scoring(self) -> Told:
-        """Return the seconds of all evaluations: before the first update, and after it."""
+    def evaluation_seconds(self) -> Section:
+        """Return the seconds of evaluations before and after the first update."""
         evaluator = Evaluator(
             accelerator=self.accelerator,
             whisper=self.whisper,
@@ -166,7 +166,7 @@ class PlannedRun:
             config=self.config.eval,
             silence=self.config.model.silence_states,
         )
-        scoring = Validation(
+        validation = Validation(
             evaluator=evaluator,
             manifest=self.manifest,
             folder=self.folder,
@@ -175,42 +175,44 @@ class PlannedRun:
             eval_clips=self.config.loop.eval_clips,
             uploader=HubUploader(self.folder, self.config.publish, print),  # never started
         )
-        took = scoring_seconds(scoring, evaluator, self.manifest, looks=len(self.looks))
-        return {name: seconds / self.config.processes for name, seconds in took.items()}
+        measured = evaluation_seconds(
+            validation, evaluator, self.manifest, evaluations=len(self.evaluated_updates)
+        )
+        return {name: seconds / self.config.processes for name, seconds in measured.items()}
 
-    def speech(self) -> Told:
-        """Return the clips and hours of each split, and what was left out."""
-        told: Told = {"left_out": self.left_out}
+    def speech(self) -> Section:
+        """Return the clips and hours of each split, and the counts of clips left out."""
+        section: Section = {"left_out": self.left_out}
         for split in ("train", "dev", "test"):
-            held = getattr(self.manifest, split)
-            told[split] = {"clips": len(held), "hours": sum(u.seconds for u in held) / 3600}
-        return told
+            clips = getattr(self.manifest, split)
+            section[split] = {"clips": len(clips), "hours": sum(u.seconds for u in clips) / 3600}
+        return section
 
-    def counts(self) -> Told:
-        """Return how many updates there are, and what one holds."""
+    def counts(self) -> Section:
+        """Return the number of updates, and the average content of one."""
         return {
             "all": self.steps,
             "an_epoch": len(self.plan.updates(0)),
             "buckets": len(self.plan.buckets),
-            **averages(self.updates),
+            **average_update(self.updates),
         }
 
     def update_seconds(self, pace: UpdateTime) -> float:
-        """Return what an update takes, on average."""
+        """Return the average seconds of an update."""
         number, audio = len(self.updates), sum(each.seconds for each in self.updates)
         flops = sum(each.flops(self.flops) for each in self.updates)
         audio /= self.config.processes
         return pace.seconds(updates=number, flops=flops, audio=audio) / number
 
-    def room(self) -> DiskSpace:
-        """Return what the run needs on the disk; asked after an update was made."""
+    def disk_space(self) -> DiskSpace:
+        """Return the disk space of the run; call this after an update was made."""
         every = self.config.checkpoint.save_every
-        saves = {*range(every, self.steps, every), self.steps} | self.looks
-        bench, config = self.bench, self.config.checkpoint
-        return room(bench.engine.model, bench.engine.optimizer, config, self.folder, saves)
+        saves = {*range(every, self.steps, every), self.steps} | self.evaluated_updates
+        engine, config = self.benchmark.engine, self.config.checkpoint
+        return disk_space(engine.model, engine.optimizer, config, self.folder, saves)
 
-    def circumstances(self) -> Told:
-        """Return what the plan holds for: a run in others is not compared with it."""
+    def circumstances(self) -> Section:
+        """Return the settings that the plan is valid for; other runs are not compared with it."""
         config, data = self.config, self.manifest.fingerprint()
         shape = {"seed": config.seed, "data": data}
         shape |= shaping(config.model, config.optim, config.data, self.steps)

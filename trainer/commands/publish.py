@@ -1,4 +1,4 @@
-"""`python -m trainer publish RUN` and `python -m trainer export RUN`: after the run, by hand."""
+"""`python -m trainer publish RUN` and `export RUN`: upload or copy the model of a finished run."""
 
 import json
 import os
@@ -21,8 +21,8 @@ from trainer.config import COMMANDS, Config, parse_as
 from trainer.publish.export import (
     FACTS,
     PublishConfig,
+    convert_to_fp16,
     exported_step,
-    halve,
     write_companions,
     write_facts,
 )
@@ -41,56 +41,56 @@ class ExportConfig(Config):
 
 
 def publish_run(arguments: Sequence[str]) -> None:
-    """Send a run's model to the Hub, and its newest checkpoint where publish.checkpoints asks.
+    """Upload a run's model to the Hub, and with publish.checkpoints its newest checkpoint.
 
     Args:
         arguments: the run's folder, then knobs that differ from its config.yaml.
 
     Raises:
-        InputError: there is no model, no name, or it could not be sent.
+        InputError: there is no model or no repository name, or the upload failed.
     """
-    run, config = _run_of(Config, "publish", arguments)
+    run, config = _read_run(Config, "publish", arguments)
     knobs = config.publish
     if knobs.repo is None:
         raise InputError(
-            f"{run}: publish.repo is not set: say where it goes with --publish.repo=USER/NAME"
+            f"{run}: publish.repo is not set: name the repository with --publish.repo=USER/NAME"
         )
     hub = Hub(knobs.repo, private=knobs.private)
-    hub.reach()
-    outbox = run / f".outbox-{os.getpid()}"  # a run that goes on replaces its model meanwhile
+    hub.ensure_exists()
+    outbox = run / f".outbox-{os.getpid()}"  # training may replace the run's model meanwhile
     try:
         hardlink_tree(run / "model", outbox)
-        told = f"the model of update {exported_step(outbox)}"
-        _describe(run, outbox, knobs)
-        print(f"sent {told}: {hub.send(outbox, told.capitalize())}")
+        title = f"the model of update {exported_step(outbox)}"
+        _update_card(run, outbox, knobs)
+        print(f"sent {title}: {hub.send(outbox, title.capitalize())}")
     finally:
         shutil.rmtree(outbox, ignore_errors=True)
-    for path in _newest(run, config):
-        told = f"the checkpoint of update {step_of(path)}"
-        print(f"sent {told}: {hub.send(path, told.capitalize(), LAST)}")
+    for path in _newest_checkpoint(run, config):
+        title = f"the checkpoint of update {step_of(path)}"
+        print(f"sent {title}: {hub.send(path, title.capitalize(), LAST)}")
     (run / UNSENT).unlink(missing_ok=True)
 
 
 def export_run(arguments: Sequence[str]) -> None:
-    """Copy a run's model into a new folder, with all files that other programs read.
+    """Copy a run's model into a new folder, with the files that other programs read.
 
     Args:
         arguments: the run's folder, --out=FOLDER, and knobs that differ from its config.yaml.
 
     Raises:
-        InputError: there is no model, the folder exists, fp16 cannot hold the weights, or the disk
-            is full.
+        InputError: there is no model, the folder exists, a weight is too large for fp16, or the
+            disk is full.
     """
-    run, config = _run_of(ExportConfig, "export", arguments)
+    run, config = _read_run(ExportConfig, "export", arguments)
     out, precision = Path(config.out), config.publish.precision
     if not config.out or out.exists():
-        what = f"{out} exists already" if config.out else "--out is not set"
-        raise InputError(f"{what}: name a folder that is not there yet with --out=")
-    held = json.loads((run / "model" / "config.json").read_text(encoding="utf-8")).get("dtype")
-    if precision == "fp32" and held == "float16":
+        problem = f"{out} exists already" if config.out else "--out is not set"
+        raise InputError(f"{problem}: name a new folder with --out=")
+    dtype = json.loads((run / "model" / "config.json").read_text(encoding="utf-8")).get("dtype")
+    if precision == "fp32" and dtype == "float16":
         raise InputError(
-            f"publish.precision=fp32: {run / 'model'} holds float16, and what it lost is gone: "
-            "leave it out"
+            f"publish.precision=fp32: {run / 'model'} is in float16, whose lost precision cannot "
+            "be restored: leave publish.precision out"
         )
     fresh = out.with_name(f".{out.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -99,9 +99,9 @@ def export_run(arguments: Sequence[str]) -> None:
             shutil.copytree(run / "model", fresh)
             write_companions(fresh, WhisperProcessor.from_pretrained(fresh))
             if precision == "fp16":
-                halve(fresh)
+                convert_to_fp16(fresh)
                 write_facts(fresh, json.loads((fresh / FACTS).read_text(encoding="utf-8")))
-            _describe(run, fresh, config.publish)
+            _update_card(run, fresh, config.publish)
             sync_tree(fresh)
             move(fresh, out, last=FACTS)
     finally:
@@ -109,8 +109,12 @@ def export_run(arguments: Sequence[str]) -> None:
     print(f"{out}: the model of update {exported_step(out)}, {precision}")
 
 
-def _run_of(kind: type[C], command: str, arguments: Sequence[str]) -> tuple[Path, C]:
-    """Return a run's folder, which holds a model, and its config with the arguments' changes."""
+def _read_run(kind: type[C], command: str, arguments: Sequence[str]) -> tuple[Path, C]:
+    """Return the folder of a run with a model, and its config with the arguments applied.
+
+    Raises:
+        InputError: no folder is named, or it has no config.yaml or no model.
+    """
     if any(word in arguments for word in (*HELP, ALL)):
         _print_help(kind, command)
         sys.exit(0)
@@ -119,7 +123,7 @@ def _run_of(kind: type[C], command: str, arguments: Sequence[str]) -> tuple[Path
     run = Path(arguments[0])
     if exported_step(run / "model") is None or not (run / "config.yaml").is_file():
         raise InputError(
-            f"{run}: no run with a model of whisper-loop there: name the folder that holds "
+            f"{run}: not a whisper-loop run with a model: name the folder that contains "
             "config.yaml and model/"
         )
     return run, parse_as(kind, [str(run / "config.yaml"), *arguments[1:]])
@@ -134,19 +138,22 @@ def _print_help(kind: type[Config], command: str) -> None:
     print_knobs(kind, {"Options": own + published})
 
 
-def _describe(run: Path, folder: Path, knobs: PublishConfig) -> None:
-    """Write the card of a copy again where its knobs changed, unless somebody edited it."""
+def _update_card(run: Path, folder: Path, knobs: PublishConfig) -> None:
+    """Write the model card of a copy with the current knobs, unless the card was edited."""
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     path = folder / "README.md"
     if path.read_text(encoding="utf-8") != card(run, facts):
-        print(f"{run / 'model' / path.name} was edited, or is an older version's: left as it is")
+        print(
+            f"{run / 'model' / path.name} was edited, or is from an older version: it is not "
+            "changed"
+        )
         return
     write_text(path, card(run, facts, repo=knobs.repo, licence=knobs.licence))
 
 
-def _newest(run: Path, config: Config) -> list[Path]:
-    """Return the newest whole checkpoint, where it is asked for and there is one."""
+def _newest_checkpoint(run: Path, config: Config) -> list[Path]:
+    """Return the newest complete checkpoint with publish.checkpoints, else []."""
     if not config.publish.checkpoints:
         return []
-    found = CheckpointRotation(run / "checkpoints", config.checkpoint).newest(print)
-    return [] if found is None else [found]
+    path = CheckpointRotation(run / "checkpoints", config.checkpoint).newest(print)
+    return [] if path is None else [path]

@@ -1,6 +1,7 @@
-"""A very small Whisper with random weights, and a tokenizer trained on a corpus's texts.
+"""`python -m trainer blank`: create a tiny Whisper with random weights for a corpus.
 
-For the demo and for tests: all else then runs through the code that any Whisper runs through.
+Its tokenizer is trained on the corpus. The demo and the tests use it; all other code is the same as
+for a published Whisper model.
 """
 
 import tempfile
@@ -28,7 +29,7 @@ from data.labels import END, NO_TIMESTAMPS, START
 from data.log_mel import FRAMES_PER_POSITION, N_FRAMES, exact_div
 
 TASKS = ("<|translate|>", "<|transcribe|>")
-OTHERS = ("<|startoflm|>", "<|startofprev|>", "<|nospeech|>", NO_TIMESTAMPS)
+OTHER_TOKENS = ("<|startoflm|>", "<|startofprev|>", "<|nospeech|>", NO_TIMESTAMPS)
 POSITION_SCALE = 2.0  # of the encoder's sinusoids
 POSITIONS = exact_div(N_FRAMES, FRAMES_PER_POSITION)  # 1500, of the encoder
 
@@ -53,7 +54,7 @@ class TinyModelConfig:
 
 
 def make_tiny_model(config: TinyModelConfig) -> None:
-    """Write a model, its tokenizer, its preprocessor and its generation config.
+    """Write a model with its tokenizer, feature extractor and generation config.
 
     Raises:
         InputError: the folder exists, or the corpus cannot be read.
@@ -65,8 +66,8 @@ def make_tiny_model(config: TinyModelConfig) -> None:
     languages = sorted({row.language for row in rows if row.language})
     tokenizer = train_tokenizer((row.text for row in rows), languages, config.vocabulary)
     torch.manual_seed(config.seed)
-    model = WhisperForConditionalGeneration(_shape(config, tokenizer))
-    with torch.no_grad():  # a model this small learns to follow the audio sooner so
+    model = WhisperForConditionalGeneration(_model_config(config, tokenizer))
+    with torch.no_grad():  # a model this small then learns to attend to the audio sooner
         model.model.encoder.embed_positions.weight.mul_(POSITION_SCALE)
     model.generation_config = generation_config(tokenizer, languages)
     extractor = WhisperFeatureExtractor(feature_size=config.n_mels)
@@ -77,7 +78,13 @@ def make_tiny_model(config: TinyModelConfig) -> None:
 
 
 def train_tokenizer(texts: Iterable[str], languages: Sequence[str], vocabulary: int) -> Any:
-    """Return a WhisperTokenizer of byte-level pieces, with the special tokens in their order."""
+    """Train a WhisperTokenizer with byte-level BPE, and add Whisper's special tokens.
+
+    Args:
+        texts: to train on.
+        languages: Whisper's codes.
+        vocabulary: number of tokens without special ones.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -86,7 +93,9 @@ def train_tokenizer(texts: Iterable[str], languages: Sequence[str], vocabulary: 
         vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator(texts, trainer)
-    bpe.add_special_tokens([END, START, *(f"<|{code}|>" for code in languages), *TASKS, *OTHERS])
+    bpe.add_special_tokens(
+        [END, START, *(f"<|{code}|>" for code in languages), *TASKS, *OTHER_TOKENS]
+    )
     with tempfile.TemporaryDirectory() as folder:
         bpe.save(str(Path(folder) / "tokenizer.json"))
         return WhisperTokenizer.from_pretrained(
@@ -94,8 +103,8 @@ def train_tokenizer(texts: Iterable[str], languages: Sequence[str], vocabulary: 
         )
 
 
-def _shape(config: TinyModelConfig, tokenizer: Any) -> WhisperConfig:
-    """Return a config with explicit ids: its defaults are the English-only model's."""
+def _model_config(config: TinyModelConfig, tokenizer: Any) -> WhisperConfig:
+    """Return a WhisperConfig with explicit ids: the defaults are those of English-only models."""
     return WhisperConfig(
         vocab_size=len(tokenizer.get_vocab()),
         num_mel_bins=config.n_mels,
@@ -116,14 +125,14 @@ def _shape(config: TinyModelConfig, tokenizer: Any) -> WhisperConfig:
 
 
 def special_ids(tokenizer: Any) -> dict[str, int]:
-    """Return the ids of the tokens that begin, end and pad a text, as transformers names them."""
+    """Return bos, eos, pad and decoder start ids, by transformers' names."""
     ids = tokenizer.get_vocab()
     ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), ids[END])
     return {**ends, "decoder_start_token_id": ids[START]}
 
 
 def generation_config(tokenizer: Any, languages: Sequence[str]) -> GenerationConfig:
-    """Return how a model that speaks these languages decodes."""
+    """Return the generation config of a model for these languages."""
     ids = tokenizer.get_vocab()
     return GenerationConfig(
         **special_ids(tokenizer),

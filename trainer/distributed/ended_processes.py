@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch.distributed import Store
 
 from data.errors import InputError
-from eval.main_process import holds, put, wait_for
+from eval.main_process import has_key, put, wait_for
 
 BEAT_SECONDS = 1.0  # between two signs of life of a process, and between two looks at them
 SILENT_SECONDS = 120.0  # without one: the process has ended
@@ -70,7 +70,7 @@ class HeartbeatMonitor:
         if now - self._looked < BEAT_SECONDS:
             return
         self._looked = now
-        if holds(self._store, f"{self._key}/failed"):
+        if has_key(self._store, f"{self._key}/failed"):
             mistake, told = wait_for(self._store, f"{self._key}/failed")
             raise InputError(told) if mistake else RuntimeError(told)
         for rank, (before, since) in self._heard.items():

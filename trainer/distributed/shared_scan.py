@@ -21,7 +21,7 @@ from data.screening.durations import MeasureFiles, iter_measurements, measure_lo
 from data.screening.scan_cache import MeasurementCache, Measurements, Stamps, read_rows
 from eval.main_process import (
     default_store,
-    holds,
+    has_key,
     new_key,
     put,
     run_on_main_process,
@@ -175,7 +175,7 @@ class SharedScan:
 
     def _went_on(self, number: int) -> bool:
         """Tell whether there is a task after this one: the main process does not wait for it."""
-        return holds(self._store, self._task(number + 1))
+        return has_key(self._store, self._task(number + 1))
 
     def _task(self, number: int) -> str:
         return f"{self._key}/task/{number}"

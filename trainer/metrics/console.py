@@ -207,7 +207,7 @@ def _verdict(found: Compare) -> str:
         low, high = 100 * told.interval.low, 100 * told.interval.high
         change += f" (95 % interval {low:+.2f} to {high:+.2f})"
     better = "better" if told.change < 0 else "worse"
-    result = f"{better} than before training" if told.sure else "no difference can be shown"
+    result = f"{better} than before training" if told.significant else "no difference can be shown"
     return f"{found.name}: {result}: {change}, paired test of {found.clips:,} clips"
 
 
@@ -223,9 +223,9 @@ def weakness(found: Compare, split: str) -> str | None:
     if few := too_few(split, found.clips):
         return few
     told = found.difference
-    least = SHOWN_CHANGE * told.first
+    least = SHOWN_CHANGE * told.rate_a
     half = (told.interval.high - told.interval.low) / 2 if told.interval else 0.0
-    if told.sure or not least or half <= least:
+    if told.significant or not least or half <= least:
         return None
     needed = 10 * math.ceil(found.clips * (half / least) ** 2 / 10)
     return (

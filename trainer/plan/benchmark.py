@@ -1,4 +1,4 @@
-"""How long updates and evaluations take on this hardware: a few of each are made."""
+"""Benchmark a few updates and an evaluation batch, to predict how long a run takes."""
 
 import time
 from bisect import bisect_left
@@ -14,7 +14,7 @@ from data.dataloader import TrainLoader
 from data.log_mel import CHUNK_SECONDS
 from data.manifest import Manifest
 from data.utterance import Utterance
-from eval.device import naming_out_of_memory
+from eval.device import explain_out_of_memory
 from eval.evaluate import Evaluator
 from trainer.distributed.engine import Engine
 from trainer.loop import SILENCE_STATES_EVERY
@@ -24,13 +24,13 @@ from trainer.plan.workload import Update
 from trainer.step import train_step
 from trainer.validation import Validation
 
-PARTS = 3  # of the compute; the update in the middle of each is made
-SPREAD = 1.3  # of FLOPs between the updates made: with less, noise would tilt the line
+PARTS = 3  # of equal compute; the update in the middle of each is measured
+MIN_FLOPS_RATIO = 1.3  # of the largest to the smallest update, to fit a line through the times
 
 
 @dataclass(kw_only=True, slots=True)
 class UpdateBenchmark:
-    """A model that can be trained, for a look at how fast that is. Its weights are thrown away."""
+    """Measures the speed of real updates. The model's weights change and are not saved."""
 
     engine: Engine
     passes: TrainLoader
@@ -38,127 +38,146 @@ class UpdateBenchmark:
     workers: int
 
     def measure(self, updates: Sequence[Update], flops: WhisperFlops, seconds: float) -> UpdateTime:
-        """Make some of a plan's updates, over and over for about so many seconds.
+        """Repeat a few updates of a plan for about `seconds`, and fit their time.
+
+        Args:
+            updates: of the plan.
+            flops: of the model.
+            seconds: to measure for.
 
         Raises:
-            InputError: a pass does not fit in memory.
+            InputError: a forward pass does not fit in memory.
         """
-        numbers = chosen(updates, flops)
+        numbers = representative_updates(updates, flops)
         batches = [list(self.passes.start(Position(0, number), 1)) for number in numbers]
         self.passes.close()
         self.engine.model.train()
-        took: list[list[float]] = []
+        times: list[list[float]] = []
         began = time.perf_counter()
-        while not took or time.perf_counter() - began < seconds:
-            took.append([self._make(each) for each in batches])
-        steady = took[1:] or took  # the first takes memory, which later ones find there
-        update, flop = line(
+        while not times or time.perf_counter() - began < seconds:
+            times.append([self._update_seconds(passes) for passes in batches])
+        steady = times[1:] or times  # the first round allocates memory
+        update, flop = fit_line(
             [updates[number].flops(flops) for number in numbers],
-            [float(np.median(each)) for each in zip(*steady, strict=True)],
+            [float(np.median(column)) for column in zip(*steady, strict=True)],
         )
-        work = sum(sum(b.worker_seconds.values()) for each in batches for b in each)
-        audio = sum(sum(b.seconds) for each in batches for b in each)
+        work = sum(sum(b.worker_seconds.values()) for passes in batches for b in passes)
+        audio = sum(sum(b.seconds) for passes in batches for b in passes)
         return UpdateTime(
-            update=update + self._listening() / SILENCE_STATES_EVERY,
+            update=update + self._silence_seconds() / SILENCE_STATES_EVERY,
             flop=flop,
             decode=work / max(1, self.workers) / audio,
             alone=self.workers == 0,
         )
 
-    def _make(self, batches: Sequence[Batch]) -> float:
-        """Make an update; return its seconds."""
+    def _update_seconds(self, batches: Sequence[Batch]) -> float:
+        """Make an update, and return its seconds."""
         tokens = sum(sum(batch.tokens) for batch in batches)
         longest = max(batch.shape.seconds for batch in batches)
         began = time.perf_counter()
-        with naming_out_of_memory(
+        with explain_out_of_memory(
             f"in an update whose largest pass holds {longest:.0f} s of padded audio: "
             "python -m trainer find-batch-size finds the most that fits; or set "
             "data.max_seconds_per_forward"
         ):
             train_step(self.engine, batches, tokens=tokens, max_norm=self.max_norm)
-        self._wait()
+        self._synchronize()
         return time.perf_counter() - began
 
-    def _listening(self) -> float:
-        """Return the seconds in which the model hears silence, as it does every few updates."""
+    def _silence_seconds(self) -> float:
+        """Compute the silence states, as training does every few updates; return the seconds."""
         began = time.perf_counter()
         module = self.engine.module
         module.update_silence_states(module.whisper)
-        self._wait()
+        self._synchronize()
         return time.perf_counter() - began
 
-    def _wait(self) -> None:
+    def _synchronize(self) -> None:
         if self.engine.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
 
 
-def chosen(updates: Sequence[Update], flops: WhisperFlops) -> list[int]:
-    """Return the numbers of a few updates: from the shortest clips to the longest.
+def representative_updates(updates: Sequence[Update], flops: WhisperFlops) -> list[int]:
+    """Return the indices of a few updates, from short clips to long ones.
 
-    In order of length they are cut into parts of equal compute, and each part's middle is taken.
+    The updates are sorted by length and cut into parts of equal compute; the middle update of each
+    part is chosen.
     """
     order = sorted(
-        range(len(updates)), key=lambda i: max(each.shape.frames for each in updates[i].passes)
+        range(len(updates)), key=lambda i: max(p.shape.frames for p in updates[i].passes)
     )
     total = list(accumulate(updates[i].flops(flops) for i in order))
     middles = [(2 * part + 1) / (2 * PARTS) * total[-1] for part in range(PARTS)]
     return list(dict.fromkeys(order[bisect_left(total, middle)] for middle in middles))
 
 
-def line(flops: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
-    """Return the seconds of an update and of a FLOP that fit what was measured.
+def fit_line(flops: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
+    """Fit measured seconds by a constant per update and a constant per FLOP.
 
-    Where the updates are too much alike to tell the two apart, all is put on the FLOPs.
+    If the updates are too similar for a fit, all time is attributed to the FLOPs.
+
+    Returns:
+        Seconds per update, and seconds per FLOP.
     """
-    if max(flops) > SPREAD * min(flops):
-        slope, start = np.polyfit(flops, seconds, 1)
-        if slope > 0 and start >= 0:
-            return float(start), float(slope)
+    if max(flops) > MIN_FLOPS_RATIO * min(flops):
+        slope, intercept = np.polyfit(flops, seconds, 1)
+        if slope > 0 and intercept >= 0:
+            return float(intercept), float(slope)
     return 0.0, sum(seconds) / sum(flops)
 
 
-def scoring_seconds(
-    scoring: Validation, evaluator: Evaluator, manifest: Manifest, looks: int
+def evaluation_seconds(
+    validation: Validation, evaluator: Evaluator, manifest: Manifest, evaluations: int
 ) -> dict[str, float]:
-    """Return about how long evaluations take: before training, then all that follow; one of dev.
+    """Estimate how long evaluations take, from a batch of clips of median length.
 
-    A batch of clips of middle length is transcribed. Longer audio counts by the windows it fills.
+    Audio over 30 s counts by the number of its windows.
 
     Args:
-        scoring: knows the sample of dev, and which evaluations are at true length.
+        validation: knows the sample of dev, and which evaluations are at true length.
         evaluator: the run's.
         manifest: what the run would score.
-        looks: how often the sample of dev is scored after training began.
+        evaluations: number of evaluations of the dev sample after the first update.
+
+    Returns:
+        Seconds of all evaluations before training, of all after the first update, and of one
+        evaluation of dev.
 
     Raises:
         InputError: a batch does not fit in memory.
     """
-    dev, test = _windows(scoring.sample), _windows(manifest.test)
-    all_of_dev = _windows(manifest.dev) if scoring.sampled else 0.0  # at the end
+    dev, test = _windows(validation.sample), _windows(manifest.test)
+    whole_dev = _windows(manifest.dev) if validation.sampled else 0.0  # at the end
     if not dev + test:
         return {"before": 0.0, "after": 0.0, "dev": 0.0}
-    short = {split: scoring.short(split) for split in ("dev", "test")}
-    scored = sorted([*manifest.dev, *manifest.test], key=lambda u: u.seconds)
-    took = {
-        each: _window_seconds(evaluator, scored, true_length=each) for each in set(short.values())
+    kinds = {split: validation.short(split) for split in ("dev", "test")}
+    ordered = sorted([*manifest.dev, *manifest.test], key=lambda u: u.seconds)
+    seconds = {
+        kind: _window_seconds(evaluator, ordered, true_length=kind) for kind in set(kinds.values())
     }
-    on_dev, on_test = (took[short[split]] for split in ("dev", "test"))
+    each_dev, each_test = (seconds[kinds[split]] for split in ("dev", "test"))
     return {
-        "before": on_dev * dev + on_test * test,
-        "after": on_dev * (looks * dev + all_of_dev) + on_test * test,
-        "dev": on_dev * dev,
+        "before": each_dev * dev + each_test * test,
+        "after": each_dev * (evaluations * dev + whole_dev) + each_test * test,
+        "dev": each_dev * dev,
     }
 
 
 def _window_seconds(
     evaluator: Evaluator, ordered: Sequence[Utterance], *, true_length: bool
 ) -> float:
-    """Return the seconds that a window of 30 s takes; `ordered` is by length."""
+    """Measure the evaluation of a batch; return its seconds per window of 30 s.
+
+    Args:
+        evaluator: the run's.
+        ordered: what would be scored, by length; the batch is taken from its middle.
+        true_length: encode clips at their own length.
+    """
     size = min(len(ordered), max(1, int(evaluator.config.batch_seconds / CHUNK_SECONDS)))
     sample = ordered[(len(ordered) - size) // 2 :][:size]
-    evaluator.evaluate(sample[:1], "a first clip", true_length=true_length)
+    evaluator.evaluate(sample[:1], "warm-up", true_length=true_length)
     began = time.perf_counter()
-    evaluator.evaluate(sample, "some clips", true_length=true_length, costs=True)
+    evaluator.evaluate(sample, "benchmark", true_length=true_length, with_reference_loss=True)
     return (time.perf_counter() - began) / _windows(sample)
 
 

@@ -1,4 +1,4 @@
-"""What a pass may hold: knobs from what fitted, kept beside the runs, and taken by later ones."""
+"""Limits of a forward pass that find-batch-size found, and the file that keeps them."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from data.log_mel import FRAMES_PER_SECOND
 from trainer.model import ModelConfig
 from trainer.optimizer import OptimConfig
 
-# what a Whisper's memory depends on, by the names of transformers' WhisperConfig
+# fields of transformers' WhisperConfig that memory depends on
 ARCHITECTURE = (
     "d_model",
     "encoder_layers",
@@ -36,48 +36,48 @@ ARCHITECTURE = (
     "activation_dropout",
 )
 
+# knobs of data that the file sets
+BUDGET = ("max_seconds_per_forward", "quadratic_memory_seconds", "max_tokens_per_forward")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FittingBatch:
-    """The most rows of one length that fit, and what they took."""
+    """The largest number of rows of one length that fit in memory."""
 
     shape: Shape
-    most: int  # rows that were asked for: an update has no more
-    gigabytes: float  # at the peak
-    took: float  # seconds, forward and backward
+    most: int  # rows that were tried at most: those of an update
+    gigabytes: float  # peak memory
+    took: float  # seconds of forward and backward
 
 
-def budget_of(found: Sequence[FittingBatch]) -> dict[str, float | None]:
-    """Return the knobs of a budget that every bucket keeps within what fitted.
+def pass_budget(batches: Sequence[FittingBatch]) -> dict[str, float | None]:
+    """Return the knobs of BUDGET that fit every bucket.
 
-    Where long rows have room for fewer seconds in all, attention is what they pay for: a row of s
-    seconds then counts s + s² / q, with the q that fits best.
+    If fewer seconds of long rows fit than of short ones, because attention is quadratic, a row of s
+    seconds counts s + s² / q, with the q of the best fit.
     """
-    tokens = max(each.shape.rows * each.shape.tokens for each in found)
-    full = [each.shape for each in found if each.shape.rows < each.most]
-    if not full:  # memory is no limit for this update
-        most = max(each.shape.seconds for each in found)
-        return {
-            "max_seconds_per_forward": most,
-            "quadratic_memory_seconds": None,
-            "max_tokens_per_forward": tokens,
-        }
-    quadratic = _quadratic(full)
-    room = min(shape.rows * _weight(shape.frames / FRAMES_PER_SECOND, quadratic) for shape in full)
+    tokens = max(batch.shape.rows * batch.shape.tokens for batch in batches)
+    limited = [batch.shape for batch in batches if batch.shape.rows < batch.most]
+    quadratic = None
+    if limited:
+        quadratic = _fit_quadratic(limited)
+        seconds = min(s.rows * _weight(s.frames / FRAMES_PER_SECOND, quadratic) for s in limited)
+    else:  # memory does not limit this update
+        seconds = max(batch.shape.seconds for batch in batches)
     return {
-        "max_seconds_per_forward": room,
+        "max_seconds_per_forward": seconds,
         "quadratic_memory_seconds": quadratic,
         "max_tokens_per_forward": tokens,
     }
 
 
-def _quadratic(full: Sequence[Shape]) -> float | None:
-    """Fit 1 / (rows * s) = (1 + s / q) / budget by least squares; None where it does not fall."""
-    if len({shape.frames for shape in full}) < 2:
+def _fit_quadratic(shapes: Sequence[Shape]) -> float | None:
+    """Fit q of 1 / (rows * s) = (1 + s / q) / budget by least squares; None if not quadratic."""
+    if len({shape.frames for shape in shapes}) < 2:
         return None
-    seconds = np.array([shape.frames / FRAMES_PER_SECOND for shape in full])
-    slope, start = np.polyfit(seconds, [1 / shape.seconds for shape in full], 1)
-    return float(start / slope) if slope > 0 and start > 0 else None
+    seconds = np.array([shape.frames / FRAMES_PER_SECOND for shape in shapes])
+    slope, intercept = np.polyfit(seconds, [1 / shape.seconds for shape in shapes], 1)
+    return float(intercept / slope) if slope > 0 and intercept > 0 else None
 
 
 def _weight(seconds: float, quadratic: float | None) -> float:
@@ -91,24 +91,35 @@ def fit_path(
     model: ModelConfig,
     optim: OptimConfig,
 ) -> Path:
-    """Return where the budget of a device, a model, what is trained and a precision is kept.
+    """Return the file of the budget for a device, model, trained parameters and precision.
 
-    A model is known by its architecture, not by its name: two folders may have the same name, and a
-    fine-tuned model takes the memory of the one that it came from.
+    A model is identified by its architecture, not by its name: two folders may have the same name,
+    and a fine-tuned model needs the memory of its base model.
+
+    Args:
+        folder: of a run; the file is beside it.
+        accelerator: gives device and precision.
+        architecture: config of the model.
+        model: which parameters are trained.
+        optim: gives the optimizer's name.
     """
     device, cuda = accelerator.device, accelerator.device.type == "cuda"
-    kept = {key: getattr(architecture, key) for key in ARCHITECTURE}
-    kept |= {key: value for key, value in asdict(model).items() if key not in ("name", "revision")}
-    told = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+    values = {key: getattr(architecture, key) for key in ARCHITECTURE}
+    values |= {k: value for k, value in asdict(model).items() if k not in ("name", "revision")}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
     parts = [torch.cuda.get_device_name(device) if cuda else "cpu", "whisper"]
     parts += [str(getattr(architecture, key)) for key in ARCHITECTURE[:3]]
-    parts += [accelerator.mixed_precision, optim.name, told]
+    parts += [accelerator.mixed_precision, optim.name, digest]
     name = re.sub(r"[^\w.]+", "-", "-".join(parts))
     return folder.parent / ".fit" / f"{name}.json"
 
 
-def fitted(config: DataConfig, path: Path) -> DataConfig:
-    """Return the knobs with the budget that was found, unless they name one.
+def with_fitted_budget(config: DataConfig, path: Path) -> DataConfig:
+    """Return the config with a file's budget, unless max_seconds_per_forward is set.
+
+    Args:
+        config: of a run.
+        path: what fit_path() returned; the file may be missing.
 
     Raises:
         InputError: the file is damaged.
@@ -116,17 +127,10 @@ def fitted(config: DataConfig, path: Path) -> DataConfig:
     if config.max_seconds_per_forward is not None or not path.exists():
         return config
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        budget = {
-            key: told[key]
-            for key in (
-                "max_seconds_per_forward",
-                "quadratic_memory_seconds",
-                "max_tokens_per_forward",
-            )
-        }
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        budget = {key: saved[key] for key in BUDGET}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: holds no budget that find-batch-size wrote: remove it, or run that again"
+            f"{path}: not a budget written by find-batch-size: remove it, or run that again"
         ) from error
     return replace(config, **budget)

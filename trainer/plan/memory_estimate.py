@@ -1,4 +1,4 @@
-"""What a run takes: memory for its passes, and room on the disk."""
+"""Estimate the peak memory of forward passes, and the disk space of a run."""
 
 import json
 import os
@@ -18,18 +18,18 @@ from trainer.checkpoint.rotation import CheckpointConfig
 from trainer.metrics.flops import WhisperFlops
 from trainer.metrics.meter import peak_memory
 from trainer.plan.forward_limit import FittingBatch
-from trainer.plan.workload import Update, by_length
+from trainer.plan.workload import Update, group_by_length
 
-LENGTHS = 6  # lines of the table
-LOGITS = 3  # of them at a time in the backward pass: the log-softmax, and two gradients
-HEAP = 2.0  # times what passes need: a CPU's heap is full of holes after 50 updates (1.2 to 2.0)
+LENGTHS = 6  # rows of the table
+LOGITS = 3  # copies in the backward pass: the log-softmax, and two gradients
+HEAP_FACTOR = 2.0  # of a CPU's fragmented heap after 50 updates; 1.2 to 2.0 were measured
 
 
-class Memory:
-    """Estimates the peak of a pass, from what the model keeps of two small ones for its backward.
+class MemoryEstimator:
+    """Estimates the peak memory of a pass from the activations that two small passes save.
 
-    On a CPU (whisper-tiny.en and whisper-base, 1 to 32 rows of 3 to 30 s) a pass on its own takes
-    0.95 to 1.15 times as much; with gradient checkpointing up to 1.4 times.
+    On a CPU (whisper-tiny.en and whisper-base, 1 to 32 rows of 3 to 30 s) a single pass takes 0.95
+    to 1.15 times the estimate; with gradient checkpointing up to 1.4 times.
     """
 
     def __init__(
@@ -41,37 +41,37 @@ class Memory:
         moments: int,
         flops: WhisperFlops,
     ) -> None:
-        """Begin before the first update.
+        """Measure the memory in use; call this before the first update.
 
         Args:
-            accelerator: knows the device and autocast.
+            accelerator: gives device and autocast.
             model: a prepared TrainingModule.
-            fit: where find-batch-size keeps its figures, if it made some.
-            moments: bytes that the optimizer will keep.
-            flops: the model's shapes, and what is trained of it.
+            fit: file of find-batch-size for this device and model, which need not exist.
+            moments: bytes of the optimizer's state.
+            flops: the model's shapes and trained parameters.
         """
         self._accelerator = accelerator
         self._model = model
         self._flops = flops
         self._config = accelerator.unwrap_model(model).whisper.config
-        self.rest = peak_memory(accelerator.device)  # weights; on a CPU, libraries and all
-        self.rest += moments + sum(p.nbytes for p in model.parameters() if p.requires_grad)
+        self.base = peak_memory(accelerator.device)  # weights; on a CPU the whole process
+        self.base += moments + sum(p.nbytes for p in model.parameters() if p.requires_grad)
         head = accelerator.unwrap_model(model).whisper.proj_out.weight
-        # the embedding's gradient comes twice, since the LM head has the same weights
-        self.rest += head.nbytes if head.requires_grad else 0
-        self._fitted = _fitted(fit)
+        # the tied weights of embedding and LM head have two gradients
+        self.base += head.nbytes if head.requires_grad else 0
+        self._measured = _read_measurements(fit)
 
     @property
     def source(self) -> str:
-        """Return where the figures come from."""
-        return "as find-batch-size measured" if self._fitted else "estimated from shapes"
+        """Source of the figures: measured by find-batch-size, or estimated."""
+        return "as find-batch-size measured" if self._measured else "estimated from shapes"
 
     def lengths(self, updates: Sequence[Update]) -> list[dict[str, float]]:
-        """Return the largest pass of each length, and the bytes at its peak."""
-        told = []
-        for shapes in by_length(updates, LENGTHS):
+        """Return the largest pass of each range of lengths, and its peak memory in bytes."""
+        rows = []
+        for shapes in group_by_length(updates, LENGTHS):
             largest = max(shapes, key=self._flops.activation_bytes)
-            told.append(
+            rows.append(
                 {
                     "from_seconds": min(s.frames for s in shapes) / FRAMES_PER_SECOND,
                     "to_seconds": max(s.frames for s in shapes) / FRAMES_PER_SECOND,
@@ -80,69 +80,71 @@ class Memory:
                     "bytes": self.peak(largest),
                 }
             )
-        return told
+        return rows
 
     def peak(self, shape: Shape) -> float:
-        """Return the bytes at the peak of a pass.
+        """Return the peak memory of a pass in bytes.
 
-        Where find-batch-size measured one of like length, that is scaled to this one.
+        If find-batch-size has measured passes, the measurement of the nearest length is scaled to
+        the shape.
         """
-        needed = self._needed(shape)
-        if self._fitted:
-            near = min(self._fitted, key=lambda each: abs(each.shape.frames - shape.frames))
-            measured = near.gigabytes * 1e9 - self.rest
-            needed *= max(0.0, measured) / self._needed(near.shape)
-        return self.rest + needed * (HEAP if self._accelerator.device.type == "cpu" else 1.0)
+        needed = self._activations(shape)
+        if self._measured:
+            nearest = min(self._measured, key=lambda batch: abs(batch.shape.frames - shape.frames))
+            measured = nearest.gigabytes * 1e9 - self.base
+            needed *= max(0.0, measured) / self._activations(nearest.shape)
+        on_cpu = self._accelerator.device.type == "cpu"
+        return self.base + needed * (HEAP_FACTOR if on_cpu else 1.0)
 
-    def _needed(self, shape: Shape) -> float:
-        """Return the bytes that a pass takes while it is made."""
-        one, two = (self._kept(shape._replace(rows=rows)) for rows in (1, 2))
-        each = two - one  # what is left are weights in half precision
+    def _activations(self, shape: Shape) -> float:
+        """Return the bytes of a pass's activations and logits."""
+        one, two = (self._saved_bytes(shape._replace(rows=rows)) for rows in (1, 2))
+        per_row = two - one  # the remainder are weights cast to half precision
         logits = shape.rows * shape.tokens * self._config.vocab_size * 4
-        return one + (shape.rows - 1) * each + LOGITS * logits
+        return one + (shape.rows - 1) * per_row + LOGITS * logits
 
-    def _kept(self, shape: Shape) -> int:
-        """Return the bytes that a pass keeps for its backward."""
+    def _saved_bytes(self, shape: Shape) -> int:
+        """Run a forward pass, and return the bytes that it saves for backward."""
         device, config = self._accelerator.device, self._config
         features = torch.zeros(shape.rows, config.num_mel_bins, shape.frames, device=device)
         ids = torch.zeros(shape.rows, shape.tokens, dtype=torch.long, device=device)
-        kept = self._count(lambda: self._model(features, ids, ids))
-        if self._flops.recomputes:  # the backward makes one layer's states anew at a time
+        saved = self._count_saved(lambda: self._model(features, ids, ids))
+        if self._flops.recomputes:  # checkpointing: backward recomputes one layer at a time
             layer = self._accelerator.unwrap_model(self._model).whisper.model.encoder.layers[0]
             positions = shape.frames // FRAMES_PER_POSITION
             states = torch.zeros(shape.rows, positions, config.d_model, device=device)
             states.requires_grad_()
-            layer.eval()  # when not training it keeps all
+            layer.eval()  # in eval mode it does not checkpoint
             with self._accelerator.autocast():
-                kept += self._count(lambda: layer(states, None))
+                saved += self._count_saved(lambda: layer(states, None))
             layer.train()
-        return kept
+        return saved
 
-    def _count(self, forward: Callable[[], Any]) -> int:
-        """Return the bytes of what a forward keeps, weights left out."""
-        own = {p.untyped_storage().data_ptr() for p in self._model.parameters()}
-        kept: dict[int, Any] = {}  # storages, held so that none takes another's address
+    def _count_saved(self, forward: Callable[[], Any]) -> int:
+        """Return the bytes of the tensors that a forward saves, without parameters."""
+        parameters = {p.untyped_storage().data_ptr() for p in self._model.parameters()}
+        saved: dict[int, Any] = {}  # storages by address, kept alive so that addresses stay unique
 
-        def keep(tensor: Tensor) -> None:
+        def save(tensor: Tensor) -> None:
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                kept[storage.data_ptr()] = storage
+            if storage.data_ptr() not in parameters:
+                saved[storage.data_ptr()] = storage
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda _: torch.empty(0)):
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda _: torch.empty(0)):
             forward()
-        return sum(storage.nbytes() for storage in kept.values())
+        return sum(storage.nbytes() for storage in saved.values())
 
 
-def _fitted(path: Path) -> list[FittingBatch]:
-    """Return what find-batch-size measured on this device with this model, if it did."""
+def _read_measurements(path: Path) -> list[FittingBatch]:
+    """Return the batches that find-batch-size measured with this device and model, or []."""
     if not path.exists():
         return []
     tried = json.loads(path.read_text(encoding="utf-8"))["tried"]
-    return [FittingBatch(**{**each, "shape": Shape(*each["shape"])}) for each in tried]
+    return [FittingBatch(**{**row, "shape": Shape(*row["shape"])}) for row in tried]
 
 
-def all_memory(device: torch.device) -> float:
-    """Return the bytes that a device has, used or free."""
+def total_memory(device: torch.device) -> float:
+    """Return a device's total memory in bytes."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[1])
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -150,41 +152,40 @@ def all_memory(device: torch.device) -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiskSpace:
-    """What a run will write, and what there is room for; in bytes. Curves and texts are nothing."""
+    """Disk space of a run in bytes; logs and texts are negligible."""
 
     checkpoint: int
     model: int
-    kept: int  # checkpoints at the end, at most
-    # the next are written before the old ones go, where there is twice a checkpoint's size
-    needed: int
+    kept: int  # largest number of checkpoints at the end
+    needed: int  # with two more checkpoints: new ones are written before old ones are deleted
     free: int
 
 
-def room(
+def disk_space(
     model: nn.Module, optimizer: Any, config: CheckpointConfig, folder: Path, saves: Collection[int]
 ) -> DiskSpace:
-    """Return what a run needs on its folder's disk.
+    """Return the space that a run needs on its folder's disk.
 
     Args:
         model: the TrainingModule.
-        optimizer: its optimizer, after an update: its state is counted as it is.
-        config: what is kept.
-        folder: the run's, which need not exist.
-        saves: the updates that may be saved.
+        optimizer: after an update, so that its state exists and can be counted.
+        config: which checkpoints are kept.
+        folder: of the run, which need not exist.
+        saves: the updates at which checkpoints are saved.
     """
     weights = sum(p.nbytes for p in model.parameters())
     buffers = sum(b.nbytes for b in model.buffers())
-    kept_by = (value for state in optimizer.state.values() for value in state.values())
-    moments = sum(value.nbytes for value in kept_by if isinstance(value, Tensor))
-    for_good = [s for s in saves if config.keep_every is not None and s % config.keep_every == 0]
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    state = (value for values in optimizer.state.values() for value in values.values())
+    moments = sum(value.nbytes for value in state if isinstance(value, Tensor))
+    permanent = [s for s in saves if config.keep_every is not None and s % config.keep_every == 0]
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     checkpoint = weights + buffers + moments
-    # each keeps the best one before it as well
-    kept = min(len(saves), 2 * (config.keep + len(for_good)))
+    # each kept checkpoint also keeps the best one before it
+    kept = min(len(saves), 2 * (config.keep + len(permanent)))
     return DiskSpace(
         checkpoint=checkpoint,
         model=weights,
         kept=kept,
         needed=(kept + 2) * checkpoint + 2 * weights,
-        free=shutil.disk_usage(there).free,
+        free=shutil.disk_usage(existing).free,
     )

@@ -1,1 +1,1 @@
-"""Exports the model, writes its card, and uploads both to the Hub."""
+"""Export a model, write its model card, and upload both to the Hub."""

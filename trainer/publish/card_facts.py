@@ -1,4 +1,4 @@
-"""What a model's card tells that no other file of the run does."""
+"""Collect the facts of a model card that no other file of the run holds."""
 
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,15 @@ from trainer.state import TrainState
 
 
 def facts_of(
-    evaluator: Evaluator, outline: ManifestColumns, clock: WallClock, state: TrainState
+    evaluator: Evaluator, columns: ManifestColumns, clock: WallClock, state: TrainState
 ) -> dict[str, Any]:
-    """Return the facts of the model that is the best so far; no path of this machine is in them.
+    """Return the facts of the best model so far, without any path of this machine.
 
     Args:
-        evaluator: knows the base model, and whether the corpus is a stream.
-        outline: of what is trained on.
+        evaluator: holds the base model's name and the data config.
+        columns: of the training manifest.
         clock: of this start.
-        state: where training stands.
+        state: of training.
     """
     streamed = evaluator.data.streaming
     name = evaluator.whisper.name
@@ -27,10 +27,10 @@ def facts_of(
         "step": state.best_step or state.step,
         "updates": state.step,
         "base_model": Path(name).name if Path(name).exists() else name,
-        "languages": sorted({language for _, language, _ in outline.kinds}),
-        "clips": None if streamed else len(outline.seconds),
-        "hours": state.audio_seconds / 3600 if streamed else outline.hours,
-        "corpora": [] if streamed else _corpora(outline),
+        "languages": sorted({language for _, language, _ in columns.kinds}),
+        "clips": None if streamed else len(columns.seconds),
+        "hours": state.audio_seconds / 3600 if streamed else columns.hours,
+        "corpora": [] if streamed else _corpora(columns),
         "error": state.best_error,
         "seconds": round(clock.seconds, 1),
         "since": clock.since,
@@ -38,9 +38,9 @@ def facts_of(
     }
 
 
-def _corpora(outline: ManifestColumns) -> list[dict[str, Any]]:
-    """Return each corpus with its clips and hours; of a folder, the last parts of its name."""
-    corpora = outline.corpora()
+def _corpora(columns: ManifestColumns) -> list[dict[str, Any]]:
+    """Return name, clips and hours of each corpus; of a folder, only the last parts of its path."""
+    corpora = columns.corpora()
     local = [name for name in corpora if Path(name).exists()]
     short = dict(zip(local, short_names(local), strict=True)) if local else {}
     return [

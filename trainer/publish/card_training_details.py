@@ -1,4 +1,4 @@
-"""How a model was trained, as its card says it: knobs, machine, time, versions."""
+"""Training details of a model card: hyperparameters, hardware, time and versions."""
 
 import json
 from collections.abc import Iterator
@@ -8,32 +8,32 @@ from typing import Any
 from data.atomic_files import read_jsonl
 from trainer.metrics.recorder import METRICS
 
-# knobs that shaped the weights; paths are no one else's business
+# knobs that affect the weights; paths are left out as private
 SHOWN = {
     "model": ("revision", "freeze_encoder", "dropout", "silence_states"),
     "data": ("pad", "trailing_silence", "timestamp_probability", "prompt_probability"),
 }
-BUDGET = ("update_seconds", "update_tokens")  # or update_clips in their place
+BUDGET = ("update_seconds", "update_tokens")  # unless update_clips is set
 
 Facts = dict[str, Any]
 
 
 def table(run: Path, config: Facts, facts: Facts) -> list[tuple[str, Any]]:
-    """Return names and values; what is not known is left out, or said not to be measured.
+    """Return names and values of the table; unknown values are left out.
 
     Args:
-        run: its folder.
-        config: what its config.yaml holds.
-        facts: what facts_of() returns.
+        run: folder of the run.
+        config: content of its config.yaml.
+        facts: what facts_of() returned.
     """
     path = run / "environment.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    environment = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return [
         *_knobs(config),
-        *_machine(run, known),
+        *_hardware(run, environment),
         *_time(facts),
         ("energy", "not measured"),
-        *_versions(known),
+        *_versions(environment),
     ]
 
 
@@ -47,67 +47,69 @@ def _knobs(config: Facts) -> Iterator[tuple[str, str]]:
         values = config.get(section) or {}
         for key in keys:
             if values.get(key) not in (None, []):
-                yield f"{section}.{key}", _told(values[key])
+                yield f"{section}.{key}", _formatted(values[key])
     augment = data.get("augment") or {}
     for key, value in augment.items():
-        if _used(key, augment) and value:
-            yield f"data.augment.{key}", _told(value)
+        if _has_effect(key, augment) and value:
+            yield f"data.augment.{key}", _formatted(value)
     if "seed" in config:
-        yield "seed", _told(config["seed"])
+        yield "seed", _formatted(config["seed"])
 
 
-def _used(key: str, augment: Facts) -> bool:
-    """Tell whether a knob of augmentation did anything; the folder of noises is a path."""
+def _has_effect(key: str, augment: Facts) -> bool:
+    """Return whether a knob of augmentation has an effect; False for the path of the noise."""
     if key.startswith("noise"):
         return key != "noise" and bool(augment.get("noise"))
     group = {"time_width": "time_masks", "mel_width": "mel_masks"}.get(key, key)
     return bool(augment.get(group))
 
 
-def _machine(run: Path, known: Facts) -> Iterator[tuple[str, Any]]:
-    if known:
-        threads, processes = known["threads"], known["processes"]
-        each = f"{threads} CPU thread{'s' * (threads > 1)}"
-        each += f" in each of {processes} processes" if processes > 1 else ""
-        yield "hardware", f"{known['device']}, {each}"
-        yield "computed in", {"no": "fp32"}.get(known["precision"], known["precision"])
-    path, most = run / METRICS, 0.0
+def _hardware(run: Path, environment: Facts) -> Iterator[tuple[str, Any]]:
+    if environment:
+        threads, processes = environment["threads"], environment["processes"]
+        cpu = f"{threads} CPU thread{'s' * (threads > 1)}"
+        cpu += f" in each of {processes} processes" if processes > 1 else ""
+        yield "hardware", f"{environment['device']}, {cpu}"
+        precision = environment["precision"]
+        yield "precision", {"no": "fp32"}.get(precision, precision)
+    path, peak = run / METRICS, 0.0
     for row in read_jsonl(path) if path.is_file() else ():
-        most = max(most, row.get("memory/peak_gb", 0.0))
-    if most:
-        yield "peak memory of a process", f"{most:.1f} GB"
+        peak = max(peak, row.get("memory/peak_gb", 0.0))
+    if peak:
+        yield "peak memory of a process", f"{peak:.1f} GB"
 
 
 def _time(facts: Facts) -> Iterator[tuple[str, str]]:
     if "seconds" not in facts:
         return
     since = facts["since"]
-    told = f"{_length(facts['seconds'])} for updates {since:,} to {facts['updates']:,}"
+    text = f"{_duration(facts['seconds'])} for updates {since:,} to {facts['updates']:,}"
     if since:
-        told += ", the last start's; those before are not in it"
+        text += " of the last start; earlier starts are not included"
     parts = [f"{part.removesuffix('_share')} {x:.0%}" for part, x in facts["shares"].items()]
-    yield "time", f"{told} ({', '.join(parts)})"
+    yield "time", f"{text} ({', '.join(parts)})"
 
 
-def _versions(known: Facts) -> Iterator[tuple[str, Any]]:
-    if known:
-        yield "code", known["commit"] or "no commit known"
-        yield "data", f"fingerprint {known['data']}"
-        for corpus, commit in known["revisions"].items():
+def _versions(environment: Facts) -> Iterator[tuple[str, Any]]:
+    if environment:
+        yield "code", environment["commit"] or "commit unknown"
+        yield "data", f"fingerprint {environment['data']}"
+        for corpus, commit in environment["revisions"].items():
             yield f"revision of {Path(corpus).name}", commit
-        told = [f"{name} {found}" for name, found in known["packages"].items() if found]
-        yield "versions", ", ".join([f"Python {known['python']}", *told])
+        packages = environment["packages"].items()
+        versions = [f"{name} {version}" for name, version in packages if version]
+        yield "versions", ", ".join([f"Python {environment['python']}", *versions])
 
 
-def _length(seconds: float) -> str:
-    """Return a time as people say it."""
+def _duration(seconds: float) -> str:
+    """Format a duration: 42 s, 13 min, 2 h 5 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _told(value: Any) -> str:
+def _formatted(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(_told, value))
+        return ", ".join(map(_formatted, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The model leaves the run: a folder that from_pretrained takes, whole or absent."""
+"""Export a model to a folder for from_pretrained(), which is complete or absent."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ from trainer.publish.model_card import card
 
 Precision = Literal["fp32", "fp16"]
 
-FACTS = "whisper_loop.json"  # which update the weights are from; without it a model is not whole
+FACTS = "whisper_loop.json"  # holds the update of the weights; an export without it is incomplete
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,10 +49,10 @@ class PublishConfig:
     wait_seconds: float = 600.0
 
     def __post_init__(self) -> None:
-        """Refuse values that could not work.
+        """Check the values.
 
         Raises:
-            InputError: no repository can have this name, or a number is out of its range.
+            InputError: the repository name is not valid, or a number is out of its range.
         """
         if not self.wait_seconds >= 0:
             raise InputError(f"publish.wait_seconds must be 0 or more, got {self.wait_seconds}")
@@ -62,20 +62,24 @@ class PublishConfig:
             validate_repo_id(self.repo)
         except HFValidationError as error:
             raise InputError(
-                f"publish.repo={self.repo!r} is no name that the Hub takes: give NAME or "
+                f"publish.repo={self.repo!r} is not a valid repository name: use NAME or "
                 "USER/NAME, of letters, digits, '-', '_' and '.'"
             ) from error
 
 
 def set_generation_config(whisper: Whisper, utterances: Sequence[Utterance]) -> None:
-    """Set what generate() does when nobody tells it, as the guide does: language and task.
+    """Set the default language and task of generate(), as the guide does.
 
-    Several languages leave the choice to the model, several tasks to stock's default.
-    forced_decoder_ids, the old way to say it, would make newer versions of transformers refuse.
+    With several languages generate() detects the language; with several tasks it transcribes.
+    forced_decoder_ids is removed: newer versions of transformers raise an error if it is set.
+
+    Args:
+        whisper: the model to change.
+        utterances: that it is trained on.
     """
     generation = whisper.model.generation_config
-    for told in (generation, whisper.model.config):
-        vars(told).pop("forced_decoder_ids", None)
+    for config in (generation, whisper.model.config):
+        vars(config).pop("forced_decoder_ids", None)
     if whisper.multilingual:
         kinds = ManifestColumns.from_utterances(utterances).kinds
         languages, tasks = ({kind[place] for kind in kinds} for place in (1, 2))
@@ -86,13 +90,13 @@ def set_generation_config(whisper: Whisper, utterances: Sequence[Utterance]) -> 
 def export(
     whisper: Whisper, folder: Path, facts: dict[str, Any], precision: Precision = "fp32"
 ) -> None:
-    """Write model, processor and card into a new folder, and put it in the old one's place.
+    """Export model, processor and model card, replacing the folder in one step.
 
     Args:
-        whisper: stays as it is, whatever the precision.
-        folder: in a run's folder, whose files the card is made of.
-        facts: what those files do not say.
-        precision: of the weights in the folder.
+        whisper: does not change, whatever the precision.
+        folder: in a run's folder, from whose files the card is made.
+        facts: what facts_of() returned.
+        precision: of the exported weights.
 
     Raises:
         InputError: a weight is too large for fp16.
@@ -104,34 +108,34 @@ def export(
         whisper.processor.save_pretrained(fresh)
         write_companions(fresh, whisper.processor)
         if precision == "fp16":
-            halve(fresh)
+            convert_to_fp16(fresh)
         describe(fresh, facts)
         sync_tree(fresh)
-        discard(folder, last=FACTS)  # killed here, the next start exports from the checkpoint
+        discard(folder, last=FACTS)  # if killed here, the next start exports from the checkpoint
         move(fresh, folder, last=FACTS)
-    finally:  # a full disk is left no fuller than it was
+    finally:  # free the space again if the disk is full
         shutil.rmtree(fresh, ignore_errors=True)
 
 
 def describe(folder: Path, facts: dict[str, Any]) -> None:
-    """Write the card of an exported model, and what it was made of."""
+    """Write the model card and the facts of an exported model."""
     write_text(folder / "README.md", card(folder.parent, facts))
     write_facts(folder, facts)
 
 
 def write_facts(folder: Path, facts: dict[str, Any]) -> None:
-    """Write what an exported model was made of, with the size and the sha256 of its weights."""
+    """Write the facts of an exported model, with size and sha256 of its weights."""
     write_json(folder / FACTS, facts | {"weights": digest(folder / WEIGHTS)})
 
 
 def restore(whisper: Whisper, folder: Path) -> None:
-    """Load exported weights into the model in hand."""
+    """Load exported weights into a model in memory."""
     remove_adapters(whisper.model)
     fill(whisper.model, wait_until_visible(folder / WEIGHTS))
 
 
 def exported_step(folder: Path) -> int | None:
-    """Return the update that an exported model is from; None where there is none, or damaged."""
+    """Return the update of an exported model; None if it is missing or incomplete."""
     try:
         return int(json.loads((folder / FACTS).read_text(encoding="utf-8"))["step"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -139,46 +143,49 @@ def exported_step(folder: Path) -> int | None:
 
 
 def whole_step(folder: Path) -> int | None:
-    """Return the same, of a model whose weights are what was written; this reads all of them."""
+    """Return the update of an exported model whose weights match their sha256, else None.
+
+    This reads the whole file of weights.
+    """
     step = exported_step(folder)
     if step is None or not (folder / WEIGHTS).is_file():
         return None
-    written = json.loads((folder / FACTS).read_text(encoding="utf-8")).get("weights")
-    # earlier versions did not note it
-    return step if written is None or digest(folder / WEIGHTS) == written else None
+    expected = json.loads((folder / FACTS).read_text(encoding="utf-8")).get("weights")
+    # earlier versions wrote no digest
+    return step if expected is None or digest(folder / WEIGHTS) == expected else None
 
 
 def write_companions(folder: Path, processor: Any) -> None:
-    """Write the files of older readers into an exported model's folder."""
+    """Write files that older programs read: preprocessor config, vocabulary, merges, normalizer."""
     processor.feature_extractor.save_pretrained(folder)  # preprocessor_config.json
-    told = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    vocabulary, merges = told["model"]["vocab"], told["model"]["merges"]
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
     pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
     write_json(folder / "vocab.json", vocabulary)
     write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *pairs]) + "\n")
-    added = {each["content"]: each["id"] for each in told["added_tokens"]}
+    added = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
     write_json(
         folder / "added_tokens.json", {k: v for k, v in added.items() if k not in vocabulary}
     )
-    # without it tokenizer.normalize() crashes; transformers' wheel does not hold it
+    # tokenizer.normalize() crashes without this file, which is not in transformers' wheel
     write_json(folder / "normalizer.json", EnglishSpellingNormalizer().mapping)
 
 
-def halve(folder: Path) -> None:
-    """Turn the weights of an exported model into float16: half the size, and what GPUs decode in.
+def convert_to_fp16(folder: Path) -> None:
+    """Convert the weights of an exported model to float16, which halves their size.
 
     Raises:
-        InputError: a weight is too large for it.
+        InputError: a weight is too large for float16.
     """
     path = folder / "model.safetensors"
     weights = {
         name: w.half() if w.is_floating_point() else w for name, w in load_file(path).items()
     }
-    wrong = [name for name, w in weights.items() if not torch.isfinite(w).all()]
-    if wrong:
+    overflowing = [name for name, w in weights.items() if not torch.isfinite(w).all()]
+    if overflowing:
         raise InputError(
-            f"publish.precision=fp16: {wrong[0]} has weights beyond 65,504, which fp16 cannot "
-            "hold: set publish.precision=fp32"
+            f"publish.precision=fp16: {overflowing[0]} has weights beyond 65,504, the largest "
+            "value of fp16: set publish.precision=fp32"
         )
     save_file(weights, path, metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
-"""A repository on the Hugging Face Hub that takes a model: what goes wrong is one sentence.
+"""Create a repository on the Hugging Face Hub and commit folders to it.
 
-The login is huggingface_hub's own: HF_TOKEN, or what `hf auth login` wrote. Requests are repeated
-by huggingface_hub. A folder is one commit: whole or absent there too.
+The token is HF_TOKEN or that of `hf auth login`. huggingface_hub retries requests. A folder is sent
+as one commit, so it is complete or absent on the Hub too. Every error is an InputError.
 """
 
 from collections.abc import Iterator
@@ -15,124 +15,139 @@ from data.errors import InputError
 
 
 class Hub:
-    """One repository, which exists from its first use on."""
+    """A model repository, which is created on first use."""
 
     def __init__(self, repo: str, *, private: bool) -> None:
-        """Take its name, NAME or USER/NAME, and whether nobody else may see it."""
+        """Store the name; nothing is sent yet.
+
+        Args:
+            repo: NAME or USER/NAME.
+            private: create it as private, and refuse an existing public one.
+        """
         self.repo = repo
         self.private = private
-        self._reached = False
+        self._exists = False
 
-    def reach(self) -> None:
-        """Make the repository, or see that it is there and may be written to.
+    def ensure_exists(self) -> None:
+        """Create the repository, or check that it exists with the right visibility.
 
         Raises:
-            InputError: it cannot be: no network, no token, another's name, a public one.
+            InputError: no network, no token, no write access, or the repository is public.
         """
-        if self._reached:
+        if self._exists:
             return
         if constants.is_offline_mode():
-            raise InputError("HF_HUB_OFFLINE is set, so nothing is sent: unset it")
+            raise InputError("HF_HUB_OFFLINE is set, so nothing can be uploaded: unset it")
         if get_token() is None:
             raise InputError(
-                "no token of the Hugging Face Hub was found: run `hf auth login`, or set HF_TOKEN"
+                "no token for the Hugging Face Hub was found: run `hf auth login`, or set HF_TOKEN"
             )
         api = HfApi()
-        with self._told():
+        with self._explain_errors():
             user = api.whoami()["name"]
         if "/" not in self.repo:
             self.repo = f"{user}/{self.repo}"
-        self._make(api)
-        self._reached = True
+        self._create(api)
+        self._exists = True
 
     def send(self, folder: Path, message: str, place: str = "") -> str:
-        """Send all files of a folder, as one commit.
+        """Upload all files of a folder as one commit.
 
         Args:
-            folder: what to send.
+            folder: local folder.
             message: of the commit.
-            place: the folder in the repository.
+            place: folder in the repository.
 
         Returns:
-            where a person can look at it.
+            The address of the repository.
 
         Raises:
-            InputError: it could not be sent.
+            InputError: the upload failed.
         """
-        self.reach()
+        self.ensure_exists()
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         operations = [
             CommitOperationAdd(str(Path(place) / path.relative_to(folder)), path) for path in files
         ]
         api = HfApi()
-        with self._told():
+        with self._explain_errors():
             api.create_commit(self.repo, operations, commit_message=message)
         return f"{api.endpoint}/{self.repo}"
 
-    def _make(self, api: HfApi) -> None:
+    def _create(self, api: HfApi) -> None:
         try:
             api.create_repo(self.repo, private=self.private)
         except HfHubHTTPError as error:
             status = _status(error)
-            if status not in (401, 403, 409):  # a token for one repository alone may make none
-                with self._told():
+            if status not in (401, 403, 409):  # a token for a single repository may not create any
+                with self._explain_errors():
                     raise
-            self._find(api, status)
+            self._check_existing(api, status)
         except Exception:
-            with self._told():
+            with self._explain_errors():
                 raise
 
-    def _find(self, api: HfApi, refused: int | None) -> None:
-        """See that a repository which could not be made is there already, and is as private."""
+    def _check_existing(self, api: HfApi, create_status: int | None) -> None:
+        """Check that a repository that could not be created exists, and is private if it must be.
+
+        Args:
+            api: the client.
+            create_status: HTTP status of the attempt to create it.
+
+        Raises:
+            InputError: it does not exist, belongs to somebody else, or is public.
+        """
         try:
-            found = api.model_info(self.repo)
+            info = api.model_info(self.repo)
         except HfHubHTTPError as error:
             if _status(error) not in (401, 403, 404):
-                with self._told():
+                with self._explain_errors():
                     raise
-            why = "is somebody else's" if refused == 409 else "cannot be made with your token"
+            why = "belongs to somebody else"
+            if create_status != 409:
+                why = "cannot be created with your token"
             raise InputError(
-                f"publish.repo={self.repo}: it {why}: take a name of your own (USER/NAME), or a "
-                "token that may write there"
+                f"publish.repo={self.repo}: it {why}: use a name of your own (USER/NAME), or a "
+                "token with write access to it"
             ) from error
-        if self.private and not found.private:
+        if self.private and not info.private:
             raise InputError(
-                f"publish.repo={self.repo}: it exists and everybody can see it: take another "
-                "name, or set publish.private=false"
+                f"publish.repo={self.repo}: it exists and is public: use another name, or set "
+                "publish.private=false"
             )
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turn whatever a request raises into a sentence."""
+    def _explain_errors(self) -> Iterator[None]:
+        """Turn any exception of a request into an InputError."""
         try:
             yield
         except InputError:
             raise
-        except Exception as error:  # of whichever library carries the request
-            raise InputError(f"publish.repo={self.repo}: {_sentence(error)}") from error
+        except Exception as error:  # also of httpx or requests
+            raise InputError(f"publish.repo={self.repo}: {_explanation(error)}") from error
 
 
-def _sentence(error: BaseException) -> str:
+def _explanation(error: BaseException) -> str:
     """Return what went wrong, and what to do."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
-    answered = next((each for each in chain if isinstance(each, HfHubHTTPError)), None)
-    if isinstance(error, ValueError) and answered is not error:  # the card, or a strange answer
-        return f"the Hub did not take it: {_line(error)}"
-    if answered is None:
-        return f"the Hub could not be reached, or the connection was cut ({_line(chain[-1])})"
-    status = _status(answered)
+    http_error = next((e for e in chain if isinstance(e, HfHubHTTPError)), None)
+    if isinstance(error, ValueError) and http_error is not error:  # invalid card, or odd response
+        return f"the Hub rejected it: {_one_line(error)}"
+    if http_error is None:
+        return f"the Hub could not be reached, or the connection was lost ({_one_line(chain[-1])})"
+    status = _status(http_error)
     if status == 401:
-        return "the Hub does not know your token: run `hf auth login`, or set another HF_TOKEN"
+        return "the Hub does not accept your token: run `hf auth login`, or set another HF_TOKEN"
     if status == 403:
-        return "your token may not write there: take one with write access, or a name of your own"
+        return "your token has no write access: use one that has, or a name of your own"
     if status == 404:
-        return "the Hub has no such repository, or does not show it to your token"
+        return "the Hub has no such repository, or your token has no access to it"
     if status == 429 or (status or 0) >= 500:
-        return f"the Hub answers with status {status}: try again later"
-    told = getattr(answered, "server_message", None) or _line(answered)
-    return f"the Hub answers with status {status}: {told}"
+        return f"the Hub answered with status {status}: try again later"
+    message = getattr(http_error, "server_message", None) or _one_line(http_error)
+    return f"the Hub answered with status {status}: {message}"
 
 
 def _status(error: BaseException) -> int | None:
@@ -140,6 +155,6 @@ def _status(error: BaseException) -> int | None:
     return None if response is None else int(response.status_code)
 
 
-def _line(error: BaseException) -> str:
-    told = " ".join(str(error).split())
-    return f"{type(error).__name__}: {told[:200]}" if told else type(error).__name__
+def _one_line(error: BaseException) -> str:
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message[:200]}" if message else type(error).__name__

@@ -56,7 +56,7 @@ def write_report(folder: Path, facts: dict[str, Any]) -> None:
         curves=[Markup(to_svg(each)) for each in figures_of(folder, rows).values()],
         scores=_table(folder, scored),
         forgetting=_table(folder, [each for each in found if each[1] == "forgetting"]),
-        signs=[SIGNS[name].called for name in COUNTS],
+        signs=[SIGNS[name].label for name in COUNTS],
         hallucinations=list(_hallucinations(scored)),
         samples=_samples(folder),
         latest=next((row for row in reversed(rows) if "train/loss" in row), {}),

@@ -85,7 +85,7 @@ def clips_per_second(
         data=DataConfig(workers=0),
         config=EvalConfig(batch_seconds=seconds, max_length=4 if smoke() else TOKENS),
     )
-    scores, _ = evaluator.evaluate(utterances, "speed", hear=hear)
+    scores, _ = evaluator.evaluate(utterances, "speed", load_audio=hear)
     return count / scores.seconds
 
 

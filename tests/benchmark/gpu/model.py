@@ -33,7 +33,7 @@ from data.sampling.bucketed_sampler import SampleSpec
 from data.sampling.epoch_plan import padded_frames
 from data.utterance import Drop, Utterance
 from eval.device import set_up_cuda
-from eval.silence_states import install
+from eval.silence_states import patch_attention
 from eval.whisper import TrueLengthEncoder, Whisper
 from trainer.commands.tiny_model import generation_config, special_ids, train_tokenizer
 
@@ -53,7 +53,7 @@ def random_whisper(size: str, device: torch.device) -> Whisper:
         model: Any = WhisperForConditionalGeneration(config)
     model.generation_config = generation_config(tokenizer, list(LANGUAGES))
     model.model.encoder.__class__ = TrueLengthEncoder
-    install(model)
+    patch_attention(model)
     extractor = WhisperFeatureExtractor(feature_size=config.num_mel_bins)
     processor = WhisperProcessor(feature_extractor=extractor, tokenizer=tokenizer)
     return Whisper(model=model.to(device), processor=processor, name=size)

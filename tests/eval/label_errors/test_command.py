@@ -9,7 +9,7 @@ import pytest
 
 from data.atomic_files import read_jsonl, write_jsonl
 from data.errors import InputError
-from eval.label_errors.command import LabelErrorsConfig, find_label_errors, heard_by
+from eval.label_errors.command import LabelErrorsConfig, find_label_errors, read_utterances
 from eval.label_errors.excess_loss import TranscriptLoss
 from tests.conftest import Trainer
 from tests.forked import run_module
@@ -53,10 +53,10 @@ def test_a_wrong_transcript_is_the_first_to_be_looked_at(ran: Path) -> None:
 def test_clips_of_a_stream_are_gone_and_said_to_be(tmp_path: Path) -> None:
     row = {"split": "train", "id": "a", "audio": "/a.mp3", "text": "one", "seconds": 1.0}
     write_jsonl(tmp_path / "manifest.jsonl", [row])
-    ranked = [TranscriptLoss(id=name, loss=1.0, excess=2.0, hearings=1) for name in ("b", "a")]
-    assert [u.id for u in heard_by(tmp_path, ranked)] == ["a"]
+    ranked = [TranscriptLoss(id=name, loss=1.0, excess=2.0, passes=1) for name in ("b", "a")]
+    assert [u.id for u in read_utterances(tmp_path, ranked)] == ["a"]
     with pytest.raises(InputError, match="came from a stream"):
-        heard_by(tmp_path, ranked[:1])
+        read_utterances(tmp_path, ranked[:1])
 
 
 def test_values_that_could_not_work_are_refused() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data.errors import InputError
-from eval.label_errors.excess_loss import LOSSES, costs, excesses
+from eval.label_errors.excess_loss import LOSSES, excess_losses, transcript_losses
 
 
 def hearings(clips: int, epochs: int) -> tuple[Any, Any, Any, Any]:
@@ -25,7 +25,7 @@ def test_a_clip_is_held_against_those_of_its_length_and_time() -> None:
     order, tokens, steps, losses = hearings(400, 3)
     wrong = np.isin(order, [3, 77, 200])
     losses[wrong] += 1.5
-    excess = excesses(losses, tokens, steps)
+    excess = excess_losses(losses, tokens, steps)
     mean = np.bincount(order, excess) / 3
     assert set(np.argsort(-mean)[:3]) == {3, 77, 200}
     raw = np.bincount(order, losses) / 3
@@ -37,7 +37,7 @@ def test_a_clip_is_held_against_those_of_its_length_and_time() -> None:
 
 def test_losses_that_are_all_alike_are_no_error() -> None:
     same = np.ones(5)
-    assert not excesses(same, np.full(5, 3), np.arange(5)).any()
+    assert not excess_losses(same, np.full(5, 3), np.arange(5)).any()
 
 
 def write(run: Path, rows: list[dict[str, Any]]) -> Path:
@@ -52,13 +52,13 @@ def test_a_clip_that_was_heard_often_has_one_figure(tmp_path: Path) -> None:
         {"step": 1, "epoch": 0, "ids": ["a", "b"], "tokens": [2, 4], "nll": [4.0, 4.0]},
         {"step": 2, "epoch": 1, "ids": ["b", "a"], "tokens": [4, 2], "nll": [2.0, 2.0]},
     ]
-    found = {cost.id: cost for cost in costs(write(tmp_path / "run", rows))}
+    found = {cost.id: cost for cost in transcript_losses(write(tmp_path / "run", rows))}
     assert (found["a"].loss, found["b"].loss) == (1.5, 0.75)
-    assert (found["a"].hearings, found["b"].hearings) == (2, 2)
+    assert (found["a"].passes, found["b"].passes) == (2, 2)
 
 
-def test_a_folder_that_is_no_run_and_a_run_that_heard_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="give the folder of a run that has trained"):
-        costs(tmp_path)
-    with pytest.raises(InputError, match="holds no clip yet"):
-        costs(write(tmp_path / "run", []))
+def test_a_folder_without_losses_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="name the folder of a run that has trained"):
+        transcript_losses(tmp_path)
+    with pytest.raises(InputError, match="has no clips yet"):
+        transcript_losses(write(tmp_path / "run", []))

@@ -1,4 +1,4 @@
-"""Traditional and simplified: folded, an output in the other script is as right as it sounds."""
+"""Traditional and simplified Chinese: folded scores, and outputs in the wrong script."""
 
 from typing import Any
 
@@ -10,10 +10,14 @@ from eval.metrics.hypothesis import Hypothesis, compare_texts
 from eval.metrics.wer import ErrorCounts
 
 
-def counts(said: str, heard: str, language: str = "zh", **knobs: Any) -> dict[str, ErrorCounts]:
+def counts(
+    reference: str, hypothesis: str, language: str = "zh", **knobs: Any
+) -> dict[str, ErrorCounts]:
     """Return the counts of a pair of texts."""
-    utterance = Utterance(id="a", audio="/a.wav", text=said, seconds=2.0, language=language)
-    return dict(compare_texts(Hypothesis(utterance=utterance, text=heard), "auto", **knobs).counts)
+    utterance = Utterance(id="a", audio="/a.wav", text=reference, seconds=2.0, language=language)
+    return dict(
+        compare_texts(Hypothesis(utterance=utterance, text=hypothesis), "auto", **knobs).counts
+    )
 
 
 @pytest.mark.parametrize(
@@ -24,12 +28,12 @@ def counts(said: str, heard: str, language: str = "zh", **knobs: Any) -> dict[st
         ("zh", "群羣 為爲为 線綫线 麵麪面", "群群 为为为 线线线 面面面"),
         ("zh", "看著 看着 著名", "看着 看着 著名"),
         ("zh", "乾隆 乾淨 干净", "乾隆 干净 干净"),
-        ("zh", "軟體 网络 abc 123", "软体 网络 abc 123"),  # words stay those that were said
+        ("zh", "軟體 网络 abc 123", "软体 网络 abc 123"),  # only the script changes, not the words
         ("yue", "衛衞卫 佢哋喺度", "卫卫卫 佢哋喺度"),
         ("zh", "", ""),
     ],
 )
-def test_both_scripts_become_one(language: str, text: str, expected: str) -> None:
+def test_both_scripts_fold_to_simplified(language: str, text: str, expected: str) -> None:
     assert fold(text, language) == expected
     assert fold(expected, language) == expected
 
@@ -46,7 +50,7 @@ def test_only_languages_of_two_scripts_are_folded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "heard", "wrong", "told"),
+    ("reference", "hypothesis", "wrong", "counted"),
     [
         ("晨霧", "晨霧", 0, 1),
         ("晨霧", "晨雾", 1, 1),
@@ -58,13 +62,13 @@ def test_only_languages_of_two_scripts_are_folded() -> None:
         ("晨霧", "morning fog", 0, 0),
     ],
 )
-def test_an_output_is_in_the_references_script_or_not_or_cannot_be_told(
-    said: str, heard: str, wrong: int, told: int
+def test_wrong_script_counts_only_texts_whose_script_is_known(
+    reference: str, hypothesis: str, wrong: int, counted: int
 ) -> None:
-    assert wrong_script(said, heard, "zh") == ErrorCounts(wrong, 0, 0, told)
+    assert wrong_script(reference, hypothesis, "zh") == ErrorCounts(wrong, 0, 0, counted)
 
 
-def test_raw_and_folded_errors_stand_beside_each_other() -> None:
+def test_raw_and_folded_errors_are_both_counted() -> None:
     found = counts("臺灣的晨霧。", "台湾的晨雾")
     assert found["cer"] == ErrorCounts(3, 0, 0, 5)
     assert found["cer_folded"] == ErrorCounts(0, 0, 0, 5)

@@ -1,4 +1,4 @@
-"""Two models on the same utterances: which is better, and whether that can be said."""
+"""Comparison of two models on the same utterances."""
 
 import json
 from pathlib import Path
@@ -16,18 +16,18 @@ from eval.metrics.scores import score
 from eval.report.console_tables import difference_table, sentences
 
 
-def heard(number: int, found: str, **settings: Any) -> Hypothesis:
-    """Return what was heard in one of many utterances."""
+def hypothesis(number: int, found: str, **settings: Any) -> Hypothesis:
+    """Return a hypothesis of one of many utterances."""
     known = {"text": "one two six", "audio": f"/{number}.wav", "seconds": 2.0, "language": "de"}
     return Hypothesis(utterance=Utterance(id=f"{number}", **{**known, **settings}), text=found)
 
 
 def model(wrong: int, count: int = 100) -> list[Hypothesis]:
-    """Return what a model heard that gets one word wrong in some utterances."""
-    return [heard(n, "one two" if n < wrong else "One, two, six.") for n in range(count)]
+    """Return the hypotheses of a model with one wrong word in some utterances."""
+    return [hypothesis(n, "one two" if n < wrong else "One, two, six.") for n in range(count)]
 
 
-def test_a_better_model_is_better_and_the_other_way_round_worse() -> None:
+def test_a_better_model_is_better_and_worse_if_swapped() -> None:
     (found,) = compare(model(60), model(20), "auto")
     assert (found.name, found.metric, found.clips) == ("de", "WER", 100)
     assert (found.difference.better, found.difference.worse, found.difference.equal) == (40, 0, 60)
@@ -39,11 +39,11 @@ def test_a_better_model_is_better_and_the_other_way_round_worse() -> None:
 def test_a_model_compared_with_itself_shows_no_difference() -> None:
     (found,) = compare(model(50), model(50), "auto")
     assert found.difference.verdict.startswith("no difference can be shown: +0.0 points")
-    (close,) = compare(model(50), [*model(49)[:-1], heard(99, "one")], "auto")
+    (close,) = compare(model(50), [*model(49)[:-1], hypothesis(99, "one")], "auto")
     assert close.difference.verdict.startswith("no difference can be shown")
 
 
-def test_order_does_not_matter_and_what_one_did_not_hear_is_left_out() -> None:
+def test_order_does_not_matter_and_unshared_utterances_are_left_out() -> None:
     first, second = model(60), model(20)
     assert compare(first, second[::-1], "auto") == compare(first, second, "auto")
     (found,) = compare(first[:70], second[10:], "auto")
@@ -55,9 +55,9 @@ def test_languages_and_long_audio_are_compared_apart_and_together() -> None:
         more = {"language": "zh", "text": "零一"}
         long = {"seconds": 31.0}
         return [
-            *(heard(n, "one two six") for n in range(5)),
-            *(heard(n, text, **more) for n in range(5, 10)),
-            *(heard(n, text, **long) for n in range(10, 13)),
+            *(hypothesis(n, "one two six") for n in range(5)),
+            *(hypothesis(n, text, **more) for n in range(5, 10)),
+            *(hypothesis(n, text, **long) for n in range(10, 13)),
         ]
 
     found = {each.name: each for each in compare(both("零"), both("零一"), "auto")}
@@ -70,23 +70,23 @@ def test_languages_and_long_audio_are_compared_apart_and_together() -> None:
 
 
 def test_empty_references_are_left_out() -> None:
-    empty = heard(1, "anything", text="...")
-    (found,) = compare([heard(0, "one"), empty], [heard(0, "one two"), empty], "auto")
+    empty = hypothesis(1, "anything", text="...")
+    (found,) = compare([hypothesis(0, "one"), empty], [hypothesis(0, "one two"), empty], "auto")
     assert found.clips == 1
     with pytest.raises(InputError, match="have no utterance with a reference in common"):
         compare([empty], [empty], "auto")
 
 
-def test_what_shares_nothing_or_has_two_references_is_refused() -> None:
+def test_no_shared_utterance_or_two_references_are_rejected() -> None:
     with pytest.raises(InputError, match="have no utterance with a reference in common"):
-        compare([heard(0, "one")], [heard(1, "one")], "auto")
+        compare([hypothesis(0, "one")], [hypothesis(1, "one")], "auto")
     with pytest.raises(InputError, match="0: A was scored against 'one' in 'de', B against 'two'"):
-        compare([heard(0, "", text="one")], [heard(0, "", text="two")], "auto")
+        compare([hypothesis(0, "", text="one")], [hypothesis(0, "", text="two")], "auto")
     with pytest.raises(InputError, match="in 'en'"):
-        compare([heard(0, "")], [heard(0, "", language="en")], "auto")
+        compare([hypothesis(0, "")], [hypothesis(0, "", language="en")], "auto")
 
 
-def test_the_files_of_evaluations_are_compared_as_what_they_were_made_of(tmp_path: Path) -> None:
+def test_saved_evaluations_compare_like_the_originals(tmp_path: Path) -> None:
     models = {"a": model(60), "b": model(20)}
     for name, rows in models.items():
         save(tmp_path / name, score(rows, "none", 1.0), rows)
@@ -94,7 +94,7 @@ def test_the_files_of_evaluations_are_compared_as_what_they_were_made_of(tmp_pat
     assert compare(*read, "auto") == compare(*models.values(), "auto")
 
 
-def test_files_of_before_are_read_too(tmp_path: Path) -> None:
+def test_files_of_earlier_versions_are_read(tmp_path: Path) -> None:
     old = {"id": "a", "language": "en", "seconds": 2.0, "reference": "One.", "hypothesis": "one"}
     write(tmp_path, old | {"edits": 1, "audio": "/a.wav"})
     ((found),) = read_hypotheses(tmp_path)
@@ -111,24 +111,24 @@ def write(folder: Path, *rows: Any) -> Path:
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        (["{"], "not what an evaluation wrote .*; score the model again"),
-        (["[1]"], "not what an evaluation wrote"),
-        ([{"id": "a", "reference": "one"}], "not what an evaluation wrote .*hypothesis"),
+        (["{"], "not written by an evaluation .*; score the model again"),
+        (["[1]"], "not written by an evaluation"),
+        ([{"id": "a", "reference": "one"}], "not written by an evaluation .*hypothesis"),
         ([{"id": "a", "reference": "o", "hypothesis": "o", "language": "en"}] * 2, "'a' is listed"),
     ],
 )
-def test_a_file_that_is_none_is_a_sentence(rows: list[Any], told: str, tmp_path: Path) -> None:
+def test_an_invalid_file_is_an_input_error(rows: list[Any], told: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=told) as error:
         read_hypotheses(write(tmp_path, *rows))
     assert str(tmp_path) in str(error.value)
 
 
-def test_a_folder_without_the_file_is_a_sentence(tmp_path: Path) -> None:
+def test_a_folder_without_the_file_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"utterances\.jsonl: no such file; name two folders"):
         read_hypotheses(tmp_path)
 
 
-def test_the_table_tells_rates_shares_and_normaliser() -> None:
+def test_the_table_shows_rates_shares_and_normalizer() -> None:
     found = compare(model(60), model(20), "auto")
     console = Console(width=120)
     with console.capture() as shown:

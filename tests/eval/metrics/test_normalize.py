@@ -1,4 +1,4 @@
-"""What is compared, under a name that stands beside every figure."""
+"""Normalizers remove what is not spoken, and have names with versions."""
 
 import unicodedata
 
@@ -50,7 +50,7 @@ def test_spaced_texts_lose_case_and_punctuation(kind: str, text: str, expected: 
         ("yo", "Yorùbá ẹ̀kọ́", "yorùbá ẹ kọ", "yorùbá ẹ̀kọ́"),
     ],
 )
-def test_marks_are_letters_to_unicode_and_spaces_to_basic(
+def test_unicode_keeps_combining_marks_and_basic_removes_them(
     language: str, text: str, basic: str, expected: str
 ) -> None:
     assert normalizer_for("basic", language).apply(text) == basic
@@ -71,7 +71,7 @@ def test_marks_are_letters_to_unicode_and_spaces_to_basic(
         ("☎︎", ""),
     ],
 )
-def test_what_cannot_be_seen_is_not_compared(text: str, expected: str) -> None:
+def test_invisible_characters_are_removed(text: str, expected: str) -> None:
     assert normalizer_for("unicode", "fa").apply(text) == expected
 
 
@@ -124,7 +124,7 @@ def test_unspaced_texts_lose_their_spaces_and_widths_too(
         ("", ""),
     ],
 )
-def test_english_is_written_in_one_way(text: str, expected: str) -> None:
+def test_english_spelling_and_numbers_are_unified(text: str, expected: str) -> None:
     assert normalizer_for("english", "en").apply(text) == expected
     assert normalizer_for("auto", "en").apply(text) == expected
 
@@ -135,7 +135,7 @@ def test_auto_is_english_for_english_and_unicode_else() -> None:
         assert normalizer_for("auto", language).name == normalizer_for("unicode", language).name
 
 
-def test_spaces_stay_where_words_are_counted() -> None:
+def test_spaces_are_kept_if_words_are_counted() -> None:
     assert normalizer_for("basic", "zh", "mixed").apply("我 有 big apple。") == "我 有 big apple"
     assert normalizer_for("unicode", "zh", "word").apply("我 有") == "我 有"
     assert normalizer_for("unicode", "ko").apply("안녕 하세요") == "안녕하세요"
@@ -143,14 +143,14 @@ def test_spaces_stay_where_words_are_counted() -> None:
     assert normalizer_for("unicode", "en", "character").apply("One two") == "one two"
 
 
-def test_none_leaves_a_text_as_it_is() -> None:
+def test_none_does_not_change_a_text() -> None:
     for language in ("en", "zh"):
         normalizer = normalizer_for("none", language)
         assert normalizer.name == "none"
         assert normalizer.apply(" He said: „No“  零 一. ") == "He said: „No“  零 一."
 
 
-def test_the_name_says_what_was_done_and_by_which_version() -> None:
+def test_names_contain_kind_and_version() -> None:
     name = normalizer_for("basic", "en").name
     assert name == f"whisper-basic (transformers {transformers.__version__})"
     assert normalizer_for("basic", "zh").name == f"{name}, no spaces"
@@ -161,7 +161,7 @@ def test_the_name_says_what_was_done_and_by_which_version() -> None:
 
 
 @pytest.mark.parametrize("kind", ["basic", "unicode"])
-def test_normalising_twice_is_normalising_once(kind: str) -> None:
+def test_normalization_is_idempotent(kind: str) -> None:
     for language in ("en", "zh", "th", "hi", "tr"):
         apply = normalizer_for(kind, language).apply
         for text in ("He said: 'no' (twice)!", "零 一，二", "A  b－c", "नमस्ते", "İI", "ำ ｶﾞ ㎏"):

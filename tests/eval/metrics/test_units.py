@@ -3,8 +3,8 @@
 import pytest
 
 from data.labels import UNSPACED
-from eval.metrics.units import pieces, unit_of
-from eval.metrics.wer import ErrorCounts, errors
+from eval.metrics.units import split_units, unit_of
+from eval.metrics.wer import ErrorCounts, count_errors
 
 
 def test_errors_are_counted_in_characters_where_words_have_no_spaces() -> None:
@@ -13,7 +13,7 @@ def test_errors_are_counted_in_characters_where_words_have_no_spaces() -> None:
     assert {unit_of(language) for language in ("en", "de", "vi", "hi", "")} == {"word"}
 
 
-def test_a_unit_that_was_asked_for_is_for_all_languages() -> None:
+def test_a_requested_unit_applies_to_all_languages() -> None:
     for unit in ("word", "character", "mixed"):
         assert {unit_of(language, unit) for language in ("en", "zh", "ko")} == {unit}
 
@@ -40,18 +40,18 @@ def test_a_unit_that_was_asked_for_is_for_all_languages() -> None:
         ("我有3個", "mixed", ["我", "有", "3", "個"]),
     ],
 )
-def test_a_text_falls_into_its_units(text: str, unit: str, expected: list[str]) -> None:
-    assert list(pieces(text, unit)) == expected
+def test_a_text_is_split_into_its_units(text: str, unit: str, expected: list[str]) -> None:
+    assert list(split_units(text, unit)) == expected
 
 
 def test_mixed_units_of_a_text_in_one_script_are_its_own() -> None:
     english = ("one two three", "one too three four")
-    assert errors(*english, "mixed") == errors(*english, "word")
+    assert count_errors(*english, "mixed") == count_errors(*english, "word")
     mandarin = ("零一二三", "零一四")
-    assert errors(*mandarin, "mixed") == errors(*mandarin, "character")
+    assert count_errors(*mandarin, "mixed") == count_errors(*mandarin, "character")
 
 
 def test_a_wrong_word_in_a_foreign_sentence_is_one_error() -> None:
     said, heard = "我要買coffee和tea", "我要賣coffee和T恤"
-    assert errors(said, heard, "mixed") == ErrorCounts(2, 0, 1, 6)
-    assert errors(said, heard, "word") == ErrorCounts(1, 0, 0, 1)
+    assert count_errors(said, heard, "mixed") == ErrorCounts(2, 0, 1, 6)
+    assert count_errors(said, heard, "word") == ErrorCounts(1, 0, 0, 1)

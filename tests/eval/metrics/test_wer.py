@@ -1,4 +1,4 @@
-"""Edits and lengths add up; rates are divided once."""
+"""Error counts are additive, and equal those of jiwer."""
 
 import random
 
@@ -62,14 +62,14 @@ def test_characters_count_their_spaces() -> None:
     assert character_errors(["零一二"], ["零一三"]) == ErrorCounts(1, 0, 0, 3)
 
 
-def test_a_rate_may_pass_one_and_nothing_is_no_error() -> None:
+def test_a_rate_can_exceed_one_and_no_units_give_zero() -> None:
     assert word_errors(["one"], ["a b c"]).rate == 3.0
     for count in (word_errors, character_errors):
         assert count([], []) == ErrorCounts()
     assert ErrorCounts().rate == 0.0
 
 
-def test_what_is_written_holds_counts_and_their_rate() -> None:
+def test_json_contains_counts_and_rate() -> None:
     assert ErrorCounts(1, 2, 3, 12).to_json() == {
         "rate": 0.5,
         "substitutions": 1,

@@ -1,4 +1,4 @@
-"""What a model unlearns is scored on the same clips all along, and told beside its errors."""
+"""Forgetting is scored on the same clips in all evaluations of a run."""
 
 import json
 import time
@@ -23,7 +23,7 @@ from eval.config import EvalConfig
 from eval.evaluate import Evaluator
 from eval.metrics.hypothesis import Hypothesis
 from eval.probes.forgetting import CHOSEN
-from eval.probes.run_probes import Evaluation, ProbeResults, run_probes
+from eval.probes.run_probes import ProbeResults, run_probes
 from eval.whisper import load_whisper
 
 
@@ -40,7 +40,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def evaluator(blank_model: Path, tone_corpus: Path, other: Path) -> Evaluator:
-    """Return what scores English, and remembers Mandarin."""
+    """Return an evaluator of English that measures forgetting of Mandarin."""
     return Evaluator(
         accelerator=Accelerator(cpu=True),
         whisper=load_whisper(str(blank_model)),
@@ -74,61 +74,63 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in told), encoding="utf-8")
 
 
-def look(evaluator: Evaluator, run: Path, step: int, **how: bool) -> ProbeResults:
-    """Look beside an evaluation of dev, and save."""
+def probe(evaluator: Evaluator, run: Path, step: int, **how: bool) -> ProbeResults:
+    """Run the probes of a dev evaluation, and save them."""
     at = run / "eval" / f"step-{step:08d}" / "dev"
     found = run_probes(
-        evaluator, heard_nothing(), at, **{"forgetting": True, "true_length": True, **how}
+        evaluator, empty_evaluation(), at, **{"forgetting": True, "true_length": True, **how}
     )
     found.save(at, step)
     return found
 
 
-def heard_nothing() -> list[Hypothesis]:
-    """Return an evaluation of nothing."""
+def empty_evaluation() -> list[Hypothesis]:
+    """Return the scores of an empty evaluation."""
     return []
 
 
 def change(evaluator: Evaluator, seed: int) -> None:
-    """Train the model to something else."""
+    """Change the model's weights."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in evaluator.whisper.model.model.decoder.parameters():
             weight += 0.5 * torch.randn(weight.shape, generator=generator)
 
 
-def test_the_same_clips_are_heard_all_along(
+def test_all_evaluations_score_the_same_clips(
     evaluator: Evaluator, other: Path, tmp_path: Path
 ) -> None:
-    first = look(evaluator, tmp_path / "run", 0)
+    first = probe(evaluator, tmp_path / "run", 0)
     rows = list(read_jsonl(tmp_path / "run" / "eval" / CHOSEN))
     assert len(rows) == 4
     lines = other.read_text(encoding="utf-8").splitlines()
     other.write_text("\n".join(lines[::-1]) + "\n", encoding="utf-8")
-    again = look(evaluator, tmp_path / "other_run", 0)  # whatever order the corpus is in
+    again = probe(evaluator, tmp_path / "other_run", 0)  # whatever order the corpus is in
     assert first.forgetting is not None
     assert again.forgetting is not None
-    ids = {h.utterance.audio for h in first.forgetting.heard}
-    assert {h.utterance.audio for h in again.forgetting.heard} == ids
+    ids = {h.utterance.audio for h in first.forgetting.hypotheses}
+    assert {h.utterance.audio for h in again.forgetting.hypotheses} == ids
     other.write_text("", encoding="utf-8")  # a run does not ask again
-    later = look(evaluator, tmp_path / "run", 20)
+    later = probe(evaluator, tmp_path / "run", 20)
     assert later.forgetting is not None
-    assert {h.utterance.audio for h in later.forgetting.heard} == ids
+    assert {h.utterance.audio for h in later.forgetting.hypotheses} == ids
     names = {path.parent.parent.name for path in tmp_path.glob("run/eval/*/forgetting/scores.json")}
     assert names == {"step-00000000", "step-00000020"}
 
 
-def test_it_is_told_against_the_first_evaluation(evaluator: Evaluator, tmp_path: Path) -> None:
-    first = look(evaluator, tmp_path, 0)
+def test_forgetting_is_compared_with_the_first_evaluation(
+    evaluator: Evaluator, tmp_path: Path
+) -> None:
+    first = probe(evaluator, tmp_path, 0)
     assert first.forgetting is not None
     was = first.forgetting.scores.error
     (row,) = first.summaries()
     assert (row.split, row.language, row.change) == ("forgetting", "zh", "")
     assert row.error.startswith(f"CER {100 * was:.2f} %")
     assert first.metrics() == {"meters/forgetting": was}
-    assert first.forgetting.grown() == []
+    assert first.forgetting.warnings() == []
     change(evaluator, 1)
-    second = look(evaluator, tmp_path, 20)
+    second = probe(evaluator, tmp_path, 20)
     assert second.forgetting is not None
     now = second.forgetting.scores.error
     assert now != was
@@ -147,47 +149,42 @@ def test_it_is_told_against_the_first_evaluation(evaluator: Evaluator, tmp_path:
         (0.0, 0.02, True),
     ],
 )
-def test_growth_is_warned_of_by_a_tenth_and_a_point(
+def test_a_warning_needs_an_increase_of_a_tenth_and_a_point(
     was: float, now: float, warned: bool, evaluator: Evaluator, tmp_path: Path
 ) -> None:
-    found = look(evaluator, tmp_path, 0).forgetting
+    found = probe(evaluator, tmp_path, 0).forgetting
     assert found is not None
-    grown = replace(found, first={"error": was}, scores=replace(found.scores, error=now)).grown()
+    grown = replace(found, first={"error": was}, scores=replace(found.scores, error=now)).warnings()
     assert bool(grown) is warned
     if warned:
         assert grown[0].startswith(f"forgetting: {was:.1%} → {now:.1%}: lower optim.lr")
 
 
-def test_without_texts_the_first_ones_heard_are_the_references(
+def test_without_transcripts_the_first_hypotheses_are_the_references(
     evaluator: Evaluator, other: Path, tmp_path: Path
 ) -> None:
     rows = [json.loads(line) for line in other.read_text(encoding="utf-8").splitlines()]
     other.write_text("".join(json.dumps(row | {"text": ""}) + "\n" for row in rows))
-    first = look(evaluator, tmp_path, 0).forgetting
+    first = probe(evaluator, tmp_path, 0).forgetting
     assert first is not None
     assert first.own
     assert first.scores.error == 0.0
-    assert all(h.utterance.text == h.text for h in first.heard)
+    assert all(h.utterance.text == h.text for h in first.hypotheses)
     change(evaluator, 1)
-    beside = look(evaluator, tmp_path, 20)
-    second = beside.forgetting
+    second = probe(evaluator, tmp_path, 20).forgetting
     assert second is not None
-    assert [h.utterance.text for h in second.heard] == [h.text for h in first.heard]
+    assert [h.utterance.text for h in second.hypotheses] == [h.text for h in first.hypotheses]
     assert second.scores.error > 0
-    saved = {"error": 0.5, "true_length": True, "languages": {}, "long": {}, "corpora": {}}
-    notes = Evaluation.of("dev", saved, beside, {}).notes
-    assert "forgetting: the references are the texts of the first evaluation" in notes
+    assert "against the first evaluation's transcripts" in str(second)
 
 
-def test_another_corpus_in_the_same_run_is_one_sentence(
+def test_another_corpus_in_the_same_run_is_an_input_error(
     evaluator: Evaluator, tone_corpus: Path, tmp_path: Path
 ) -> None:
-    look(evaluator, tmp_path, 0)
+    probe(evaluator, tmp_path, 0)
     config = replace(evaluator.config, forgetting_corpus=str(tone_corpus))
-    with pytest.raises(
-        InputError, match=r"forgetting_corpus is .* has heard .* so far: set it back"
-    ):
-        look(replace(evaluator, config=config), tmp_path, 20)
+    with pytest.raises(InputError, match=r"forgetting_corpus is .* but earlier evaluations"):
+        probe(replace(evaluator, config=config), tmp_path, 20)
 
 
 @pytest.mark.parametrize(
@@ -198,23 +195,25 @@ def test_another_corpus_in_the_same_run_is_one_sentence(
         ({"forgetting_language": "xx"}, "'xx'"),
     ],
 )
-def test_a_corpus_that_cannot_be_used_is_one_sentence(
+def test_a_corpus_that_cannot_be_read_is_an_input_error(
     knobs: dict[str, Any], sentence: str, evaluator: Evaluator, tmp_path: Path
 ) -> None:
     config = replace(evaluator.config, **knobs)
     with pytest.raises(InputError, match=sentence):
-        look(replace(evaluator, config=config), tmp_path, 0)
+        probe(replace(evaluator, config=config), tmp_path, 0)
     assert not (tmp_path / "eval" / CHOSEN).exists()
 
 
-def test_what_no_recipe_names_is_not_heard(evaluator: Evaluator, tmp_path: Path) -> None:
+def test_without_forget_corpus_nothing_is_scored(evaluator: Evaluator, tmp_path: Path) -> None:
     unnamed = replace(evaluator, config=replace(evaluator.config, forgetting_corpus=None))
-    assert look(unnamed, tmp_path, 0).forgetting is None
-    assert look(evaluator, tmp_path, 0, forgetting=False).forgetting is None
+    assert probe(unnamed, tmp_path, 0).forgetting is None
+    assert probe(evaluator, tmp_path, 0, forgetting=False).forgetting is None
     assert not (tmp_path / "eval").exists()
 
 
-def test_a_run_tells_meters_noise_and_forgetting(trainer: Any, other: Path, tmp_path: Path) -> None:
+def test_a_run_prints_hallucination_noise_and_forgetting(
+    trainer: Any, other: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     done = trainer(
         run,
@@ -244,7 +243,7 @@ def test_a_run_tells_meters_noise_and_forgetting(trainer: Any, other: Path, tmp_
 
 
 def measure_slowly(notes: Path) -> None:
-    """Take longer for the other corpus than a collective and the watchdog wait."""
+    """Make the scan of the other corpus longer than the timeouts of collective and watchdog."""
     from data.screening import durations as scanning
     from trainer.process.watchdog import Watchdog
 

@@ -1,4 +1,4 @@
-"""Signs of trouble are counted where the reference does not explain them, and warned of in time."""
+"""Signs of hallucination are counted relative to the reference, and increases give warnings."""
 
 import json
 from pathlib import Path
@@ -10,18 +10,22 @@ from data.utterance import Utterance
 from eval.metrics.hypothesis import Hypothesis
 from eval.probes.hallucination import (
     HallucinationCounts,
-    fast,
     first_hallucination_counts,
-    loops,
-    repeats,
+    is_loop,
+    is_too_fast,
+    max_repeats,
 )
 
 
-def said(text: str, meant: str = "", *, seconds: float = 5.0, **more: Any) -> Hypothesis:
-    """Return what was heard in a clip."""
+def hypothesis(text: str, reference: str = "", *, seconds: float = 5.0, **more: Any) -> Hypothesis:
+    """Return a hypothesis."""
     knobs = {"tokens": more.pop("tokens", 0), "truncated": more.pop("truncated", False)}
     u = Utterance(
-        id=more.pop("id", "a"), audio="", text=meant, seconds=seconds, **{"language": "en", **more}
+        id=more.pop("id", "a"),
+        audio="",
+        text=reference,
+        seconds=seconds,
+        **{"language": "en", **more},
     )
     return Hypothesis(utterance=u, text=text, **knobs)
 
@@ -51,16 +55,16 @@ def said(text: str, meant: str = "", *, seconds: float = 5.0, **more: Any) -> Hy
         (" ".join(map(str, range(41))) + " " + " ".join(map(str, range(41))), True, 1),
     ],
 )
-def test_repeats_are_counted_in_a_row(text: str, spaced: bool, times: int) -> None:
-    assert repeats(text, spaced=spaced) == times
+def test_consecutive_repeats_are_counted(text: str, spaced: bool, times: int) -> None:
+    assert max_repeats(text, spaced=spaced) == times
 
 
 @pytest.mark.parametrize(
-    ("text", "meant", "language", "looped"),
+    ("text", "reference", "language", "looped"),
     [
         ("thank you thank you thank you thank you", "thank you", "en", True),
         ("thank you thank you thank you", "thank you", "en", False),
-        ("five five five five", "five five five five", "en", False),  # it was said
+        ("five five five five", "five five five five", "en", False),  # the reference repeats too
         ("five five five five five", "five five five five", "en", True),
         ("five five five", "five five five five", "en", False),
         ("謝謝觀看" * 4, "謝謝觀看", "zh", True),
@@ -71,19 +75,19 @@ def test_repeats_are_counted_in_a_row(text: str, spaced: bool, times: int) -> No
         ("x" * 10_000, "", "en", True),
     ],
 )
-def test_a_loop_is_what_the_reference_does_not_say(
-    text: str, meant: str, language: str, looped: bool
+def test_a_repetition_in_the_reference_is_not_a_loop(
+    text: str, reference: str, language: str, looped: bool
 ) -> None:
-    assert loops(said(text, meant, language=language)) is looped
+    assert is_loop(hypothesis(text, reference, language=language)) is looped
 
 
-def test_a_translation_loops_in_words() -> None:
-    h = said("thank you thank you thank you thank you", language="zh", task="translate")
-    assert loops(h)
+def test_loops_of_a_translation_are_counted_in_words() -> None:
+    h = hypothesis("thank you thank you thank you thank you", language="zh", task="translate")
+    assert is_loop(h)
 
 
 @pytest.mark.parametrize(
-    ("tokens", "seconds", "meant", "too_fast"),
+    ("tokens", "seconds", "reference", "too_fast"),
     [
         (25, 1.0, 0, False),
         (26, 1.0, 0, True),
@@ -95,11 +99,11 @@ def test_a_translation_loops_in_words() -> None:
         (131, 5.0, 65, True),
     ],
 )
-def test_more_tokens_than_anybody_says_are_too_fast(
-    tokens: int, seconds: float, meant: int, too_fast: bool
+def test_more_tokens_than_speech_has_are_too_fast(
+    tokens: int, seconds: float, reference: int, too_fast: bool
 ) -> None:
-    u = Utterance(id="a", audio="", text="", seconds=seconds, tokens=meant)
-    assert fast(Hypothesis(utterance=u, text="", tokens=tokens)) is too_fast
+    u = Utterance(id="a", audio="", text="", seconds=seconds, tokens=reference)
+    assert is_too_fast(Hypothesis(utterance=u, text="", tokens=tokens)) is too_fast
 
 
 LOOP = "so so so so"
@@ -107,14 +111,15 @@ LOOP = "so so so so"
 
 def test_each_sign_is_counted_once_a_clip() -> None:
     heard = [
-        said("one", "one"),
-        said(LOOP, "one", tokens=200, truncated=True),
-        said("", "one"),
-        said("", "   "),
-        said("", ""),
+        hypothesis("one", "one"),
+        hypothesis(LOOP, "one", tokens=200, truncated=True),
+        hypothesis("", "one"),
+        hypothesis("", "   "),
+        hypothesis("", ""),
     ]
     meters = HallucinationCounts.of(
-        heard, [said("you", id="white"), said("", id="silence"), said("ab", id="x")]
+        heard,
+        [hypothesis("you", id="white"), hypothesis("", id="silence"), hypothesis("ab", id="x")],
     )
     assert (meters.clips, meters.loops, meters.fast, meters.empty, meters.truncated) == (
         5,
@@ -145,16 +150,18 @@ def test_each_sign_is_counted_once_a_clip() -> None:
     )
 
 
-def test_nothing_heard_is_nothing_to_count() -> None:
+def test_counts_of_an_empty_evaluation_are_zero() -> None:
     meters = HallucinationCounts.of([])
     assert meters.metrics() == {}
-    assert meters.grown(meters.to_json()) == []
+    assert meters.warnings(meters.to_json()) == []
     assert str(meters) == "hallucinations: loops 0, too fast 0, empty 0, cut off 0 of 0 clips"
 
 
 def of(loops: int, clips: int) -> HallucinationCounts:
     """Return meters of so many clips, with so many loops."""
-    return HallucinationCounts.of([said(LOOP)] * loops + [said("one")] * (clips - loops))
+    return HallucinationCounts.of(
+        [hypothesis(LOOP)] * loops + [hypothesis("one")] * (clips - loops)
+    )
 
 
 @pytest.mark.parametrize(
@@ -173,34 +180,34 @@ def of(loops: int, clips: int) -> HallucinationCounts:
         ((9, 10), (1, 10), False),
     ],
 )
-def test_a_sign_that_grew_is_warned_of(
+def test_an_increased_sign_gives_a_warning(
     first: tuple[int, int], now: tuple[int, int], warned: bool
 ) -> None:
-    found = of(*now).grown(of(*first).to_json())
+    found = of(*now).warnings(of(*first).to_json())
     assert bool(found) is warned
     if warned:
         told = f"loops: {now[0]} of {now[1]} clips, {first[0]} of {first[1]} at first: the model"
         assert found[0].startswith(told)
 
 
-def test_texts_of_noise_that_grew_are_warned_of() -> None:
+def test_more_texts_for_noise_give_a_warning() -> None:
     quiet, loud = (
-        [said("", id=str(n)) for n in range(12)],
-        [said("you", id=str(n)) for n in range(12)],
+        [hypothesis("", id=str(n)) for n in range(12)],
+        [hypothesis("you", id=str(n)) for n in range(12)],
     )
     before, after = (
-        HallucinationCounts.of([said("one")], quiet),
-        HallucinationCounts.of([said("one")], loud),
+        HallucinationCounts.of([hypothesis("one")], quiet),
+        HallucinationCounts.of([hypothesis("one")], loud),
     )
-    (told,) = after.grown(before.to_json())
+    (told,) = after.warnings(before.to_json())
     assert told.startswith("noise: 12 of 12 clips, 0 of 12 at first: the model invents text")
-    assert HallucinationCounts.of([said("one")]).grown(before.to_json()) == []
+    assert HallucinationCounts.of([hypothesis("one")]).warnings(before.to_json()) == []
     assert (
-        after.grown(HallucinationCounts.of([said("one")]).to_json()) == []
+        after.warnings(HallucinationCounts.of([hypothesis("one")]).to_json()) == []
     )  # nobody knows how it was
 
 
-def test_the_first_evaluation_is_what_later_ones_are_held_against(tmp_path: Path) -> None:
+def test_later_evaluations_are_compared_with_the_first(tmp_path: Path) -> None:
     assert first_hallucination_counts(tmp_path, "dev") is None
     for step, count in ((20, 2), (0, 1)):
         folder = tmp_path / f"step-{step:08d}" / "dev"
@@ -211,4 +218,4 @@ def test_the_first_evaluation_is_what_later_ones_are_held_against(tmp_path: Path
     assert first is not None
     assert first["loops"] == 1
     assert first_hallucination_counts(tmp_path, "test") is None
-    assert of(1, 9).grown(None) == []
+    assert of(1, 9).warnings(None) == []

@@ -12,9 +12,9 @@ import soundfile
 
 from data.atomic_files import read_jsonl, write_json, write_jsonl
 from data.errors import InputError
-from eval.metrics.alignment import align, frequent
+from eval.metrics.alignment import align, frequent_edits
 from eval.metrics.breakdown import breakdowns
-from eval.metrics.wer import errors
+from eval.metrics.wer import count_errors
 from eval.report.page import ReportConfig, report, write_page
 
 Browser = Any  # selenium's WebDriver
@@ -35,7 +35,7 @@ HOSTILE = {
 def row(name: str, reference: str, hypothesis: str, **more: Any) -> Row:
     """Return a row of utterances.jsonl, with its edits counted."""
     unit = more.get("unit", "word")
-    counts = errors(reference, hypothesis, unit) if reference.strip() else None
+    counts = count_errors(reference, hypothesis, unit) if reference.strip() else None
     texts = {"reference": reference, "hypothesis": hypothesis}
     return {
         "id": name,
@@ -350,7 +350,7 @@ def test_in_mixed_text_a_word_is_one_unit_and_so_is_a_character() -> None:
 
 def test_the_most_frequent_edits_say_in_how_many_clips_they_are() -> None:
     rows = [row("a", "the cat", "the hat"), row("b", "a cat", "a hat"), row("c", "no", "no no no")]
-    found = frequent([align(each) for each in rows])
+    found = frequent_edits([align(each) for each in rows])
     assert found["substitutions"] == [("cat", "hat", 2, 2)]
     assert found["insertions"] == [("", "no", 2, 1)]
     assert found["deletions"] == []

@@ -1,4 +1,4 @@
-"""`python -m eval transcribe`: every file is written whole, or named in one sentence."""
+"""`python -m eval transcribe`: every file is transcribed, or listed as a failure."""
 
 import json
 import os
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def timed(tmp_path_factory: pytest.TempPathFactory, blank_model: Path) -> Path:
-    """Return the folder of a model with tokens of times."""
+    """Return the folder of a model with timestamp tokens."""
     model = WhisperForConditionalGeneration.from_pretrained(blank_model)
     torch.manual_seed(0)
     model.resize_token_embeddings(model.config.vocab_size + LAST_TIME + 1, mean_resizing=False)
@@ -39,7 +39,7 @@ def timed(tmp_path_factory: pytest.TempPathFactory, blank_model: Path) -> Path:
 
 @pytest.fixture
 def transcribe(timed: Path, tmp_path: Path) -> Transcribe:
-    """Return what transcribes with that model as a person does, and the folder it writes to."""
+    """Return a function that runs the command with that model."""
 
     def run(*arguments: object, model: Path = timed, out: bool = True) -> Path:
         folder = tmp_path / "out"
@@ -53,7 +53,7 @@ def transcribe(timed: Path, tmp_path: Path) -> Transcribe:
 
 @pytest.fixture
 def clips(tmp_path: Path, write_clip: Any) -> Path:
-    """Return a folder of two clips, one below, and what is no audio."""
+    """Return a folder with two clips, one in a subfolder, and a file that is not audio."""
     folder = tmp_path / "clips"
     write_clip(folder / "a.wav", 1.0)
     write_clip(folder / "below" / "b.flac", 2.0, 48_000, 2)
@@ -110,7 +110,7 @@ def test_one_text_is_printed_alone_and_several_below_their_names(
     assert capsys.readouterr().out.startswith("WEBVTT\n\n")
 
 
-def test_long_audio_is_heard_whole_and_between_short_clips(
+def test_long_audio_is_transcribed_whole_between_short_clips(
     transcribe: Transcribe, tmp_path: Path, write_clip: Any
 ) -> None:
     for name, seconds in (("a", 1.0), ("b", 61.0), ("c", 1.0)):
@@ -125,13 +125,13 @@ def test_long_audio_is_heard_whole_and_between_short_clips(
     ].replace(" ", "")
 
 
-def test_how_texts_are_decoded_is_an_evaluations_knob(transcribe: Transcribe, clips: Path) -> None:
+def test_eval_knobs_control_decoding(transcribe: Transcribe, clips: Path) -> None:
     knobs = ("--eval.num_beams=2", "--eval.fallback=true", "--eval.pad=bucket")
     out = transcribe(clips / "a.wav", "--format=json", "--task=translate", *knobs)
     assert json.loads((out / "a.json").read_text())["task"] == "translate"
 
 
-def test_a_language_that_nobody_named_is_the_models_or_detected(
+def test_without_a_language_the_models_own_or_a_detected_one_is_used(
     transcribe: Transcribe, clips: Path, timed: Path, tmp_path: Path
 ) -> None:
     def language(model: Path) -> str:
@@ -147,7 +147,7 @@ def test_a_language_that_nobody_named_is_the_models_or_detected(
     assert language(tuned) == "zh"
 
 
-def test_a_run_stands_for_its_model(
+def test_a_run_folder_is_resolved_to_its_model(
     transcribe: Transcribe, clips: Path, timed: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -159,7 +159,7 @@ def test_a_run_stands_for_its_model(
     assert written(transcribe(clips, model=run)) == ["a.txt", "below/b.txt"]
 
 
-def test_what_cannot_be_read_is_named_at_the_end_and_the_rest_is_written(
+def test_unreadable_files_are_listed_at_the_end_and_the_others_written(
     transcribe: Transcribe, clips: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -178,7 +178,7 @@ def test_what_cannot_be_read_is_named_at_the_end_and_the_rest_is_written(
         assert part in str(told.value)
 
 
-def test_of_many_failures_the_first_are_named(transcribe: Transcribe) -> None:
+def test_only_the_first_of_many_failures_are_listed(transcribe: Transcribe) -> None:
     with pytest.raises(InputError, match=r"^7 not transcribed: /0\.wav: .*; and 2 more$"):
         transcribe(*(f"/{number}.wav" for number in range(7)))
 
@@ -191,22 +191,22 @@ def test_of_many_failures_the_first_are_named(transcribe: Transcribe) -> None:
         (("--eval.num_beams=0",), "eval.num_beams must be at least 1"),
     ],
 )
-def test_what_the_model_cannot_do_is_one_sentence(
+def test_unsupported_options_are_input_errors(
     transcribe: Transcribe, clips: Path, arguments: tuple[str, ...], told: str
 ) -> None:
     with pytest.raises(InputError, match=told):
         transcribe(clips, *arguments)
 
 
-def test_a_model_without_times_writes_text_and_no_subtitles(
+def test_a_model_without_timestamps_writes_text_but_no_subtitles(
     transcribe: Transcribe, clips: Path, blank_model: Path
 ) -> None:
-    with pytest.raises(InputError, match="no tokens of times, which subtitles need"):
+    with pytest.raises(InputError, match="no timestamp tokens, which subtitles need"):
         transcribe(clips, "--format=srt", model=blank_model)
     assert written(transcribe(clips, model=blank_model)) == ["a.txt", "below/b.txt"]
 
 
-def test_an_english_model_is_told_no_other_language(
+def test_an_english_only_model_rejects_other_languages(
     transcribe: Transcribe, clips: Path, timed: Path, tmp_path: Path
 ) -> None:
     english = tmp_path / "english"
@@ -220,9 +220,7 @@ def test_an_english_model_is_told_no_other_language(
     assert written(transcribe(clips, "--language=en", model=english)) == ["a.txt", "below/b.txt"]
 
 
-def test_what_could_not_be_told_apart_is_refused(
-    transcribe: Transcribe, clips: Path, write_clip: Any
-) -> None:
+def test_ambiguous_output_is_rejected(transcribe: Transcribe, clips: Path, write_clip: Any) -> None:
     with pytest.raises(InputError, match="one can be printed"):
         transcribe(clips, "--format", "txt", "srt", out=False)
     with pytest.raises(InputError, match="2 files as srt cannot be printed"):
@@ -234,16 +232,16 @@ def test_what_could_not_be_told_apart_is_refused(
         transcribe(clips / "a.wav", twin)
 
 
-def test_a_folder_that_cannot_be_made_is_one_sentence(
+def test_an_output_folder_that_cannot_be_created_is_an_input_error(
     transcribe: Transcribe, clips: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(InputError, match="no such folder can be made"):
+    with pytest.raises(InputError, match="the folder cannot be created"):
         transcribe(clips)
 
 
 @pytest.mark.parametrize("arguments", [("--format=docx",), ("--task=sing",)])
-def test_an_unknown_format_is_refused_by_name(
+def test_an_unknown_format_is_rejected(
     transcribe: Transcribe, clips: Path, arguments: tuple[str, ...]
 ) -> None:
     with pytest.raises(SystemExit) as left:
@@ -254,7 +252,7 @@ def test_an_unknown_format_is_refused_by_name(
 @pytest.mark.realdata
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="WHISPER_LOOP_REALDATA names no folder")
-def test_a_real_recording_over_30_s_is_heard_whole_and_at_its_times(
+def test_a_real_recording_over_30_s_is_transcribed_with_correct_times(
     transcribe: Transcribe, tmp_path: Path
 ) -> None:
     model = tmp_path / "tiny.en"

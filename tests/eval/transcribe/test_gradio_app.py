@@ -1,4 +1,4 @@
-"""`python -m eval try`: a real server says what two models hear, and refuses what is no audio."""
+"""`python -m eval try`: a real server transcribes with two models, and reports invalid audio."""
 
 import json
 import os
@@ -14,8 +14,8 @@ import pytest
 
 from data.config_parser import parse_dataclass
 from data.errors import InputError
-from eval.transcribe.command import loaded
-from eval.transcribe.gradio_app import TryCommand, page, said
+from eval.transcribe.command import load_transcriber
+from eval.transcribe.gradio_app import TryCommand, build_page, transcribe_file
 
 ROOT = Path(__file__).resolve().parents[3]
 SHORT = "--eval.max_length=6"
@@ -24,7 +24,7 @@ import json, sys
 from gradio_client import Client, handle_file
 given = handle_file(sys.argv[2]) if len(sys.argv) > 2 else None
 try:
-    told = Client(sys.argv[1], verbose=False).predict(given, api_name="/hear")
+    told = Client(sys.argv[1], verbose=False).predict(given, api_name="/transcribe")
 except Exception as error:
     told = str(error)
 print(json.dumps(told))
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def start(model: Path, port: int) -> subprocess.Popen[str]:
-    """Serve the page as a person does."""
+    """Start the page's server in a process of its own."""
     command = [sys.executable, "-m", "eval", "try", str(model), str(model), f"--port={port}", SHORT]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -50,7 +50,7 @@ def start(model: Path, port: int) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def url(blank_model: Path) -> Iterator[str]:
-    """Return the address of the page, served."""
+    """Return the address of the running page."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -66,23 +66,23 @@ def url(blank_model: Path) -> Iterator[str]:
 
 
 def ask(url: str, *audio: Path) -> object:
-    """Return what the page answers to a file, or to nothing."""
+    """Return the page's answer to a file, or to no file."""
     command = [sys.executable, "-c", ASK, url, *map(str, audio)]
     return json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
 
 
 @gradio
-def test_both_models_say_what_they_hear(
+def test_both_models_transcribe_a_clip(
     url: str, blank_model: Path, tmp_path: Path, write_clip: Callable[..., Path]
 ) -> None:
     clip = write_clip(tmp_path / "a.wav", 1.0)
     config = parse_dataclass(TryCommand, [str(blank_model), str(blank_model), SHORT]).eval
-    text = said(loaded(str(blank_model), config, "no"), str(clip), None)
+    text = transcribe_file(load_transcriber(str(blank_model), config, "no"), str(clip), None)
     assert ask(url, clip) == [text, text]
 
 
 @gradio
-def test_what_is_no_audio_is_told_and_the_page_lives_on(
+def test_invalid_audio_is_reported_and_the_page_keeps_working(
     url: str, tmp_path: Path, write_clip: Callable[..., Path]
 ) -> None:
     bad = tmp_path / "bad.wav"
@@ -93,7 +93,7 @@ def test_what_is_no_audio_is_told_and_the_page_lives_on(
 
 
 @gradio
-def test_a_port_that_is_taken_is_told(blank_model: Path) -> None:
+def test_a_port_in_use_is_reported(blank_model: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -105,10 +105,10 @@ def test_a_port_that_is_taken_is_told(blank_model: Path) -> None:
     assert "Traceback" not in told
 
 
-def test_without_gradio_the_extra_is_named(
+def test_without_gradio_the_error_names_the_extra(
     blank_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     command = parse_dataclass(TryCommand, [str(blank_model), str(blank_model)])
     with pytest.raises(InputError, match=r'pip install "whisper-loop\[page\]"'):
-        page(command)
+        build_page(command)

@@ -1,4 +1,4 @@
-"""What is written as subtitles is read back as it was; times run forward and end with the audio."""
+"""Subtitles survive a round trip; segments do not overlap and end within the audio."""
 
 import html
 import math
@@ -6,7 +6,7 @@ import math
 import pytest
 
 from data.corpora.subtitle_parser import parse, screen_overlaps
-from eval.segments import Segment, between_times, joined, tidy
+from eval.segments import Segment, clean_up_segments, join_texts, parse_timestamps
 from eval.transcribe.subtitles import srt, vtt
 
 SAID = [
@@ -19,7 +19,7 @@ LINES = [" ".join(each.text.split()) for each in SAID]
 
 
 @pytest.mark.parametrize(("write", "read"), [(srt, str), (vtt, html.unescape)])
-def test_subtitles_are_read_back_as_they_were(write: object, read: object) -> None:
+def test_written_subtitles_are_parsed_back_unchanged(write: object, read: object) -> None:
     cues = list(parse(write(SAID)))  # type: ignore[operator]
     assert [(cue.start, cue.end) for cue in cues] == [(each.start, each.end) for each in SAID]
     assert [read(cue.text) for cue in cues] == LINES  # type: ignore[operator]
@@ -27,28 +27,28 @@ def test_subtitles_are_read_back_as_they_were(write: object, read: object) -> No
 
 
 @pytest.mark.parametrize("write", [srt, vtt])
-def test_an_arrow_in_a_text_makes_no_cue(write: object) -> None:
+def test_an_arrow_in_a_text_does_not_start_a_cue(write: object) -> None:
     (cue,) = parse(write([Segment(0.0, 1.0, "00:01 --> 00:02")]))  # type: ignore[operator]
     assert not cue.fault
     assert html.unescape(cue.text) in ("00:01 → 00:02", "00:01 --> 00:02")
 
 
-def test_nothing_said_is_a_file_without_cues() -> None:
+def test_no_segments_give_a_file_without_cues() -> None:
     assert (srt([]), vtt([])) == ("", "WEBVTT\n")
 
 
-def test_what_stands_between_tokens_of_times_is_a_segment() -> None:
+def test_text_between_timestamp_tokens_is_a_segment() -> None:
     def read(ids: list[int]) -> str:
         return "".join(map(chr, ids))
 
     special, first = range(200, 2000), 300
     row = [201, 300, 97, 98, 310, 310, 99, 350, 375, 100]
-    assert between_times(row, special, first, read) == (
+    assert parse_timestamps(row, special, first, read) == (
         Segment(0.0, 0.2, "ab"),
         Segment(0.2, 1.0, "c"),
         Segment(1.5, math.inf, "d"),  # the model ended without a last time
     )
-    assert between_times([201, 97, 98], special, first, read) == ()
+    assert parse_timestamps([201, 97, 98], special, first, read) == ()
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,10 @@ def test_what_stands_between_tokens_of_times_is_a_segment() -> None:
         ([], []),
     ],
 )
-def test_segments_follow_one_another_and_end_with_the_audio(segments: list, kept: list) -> None:
+def test_segments_do_not_overlap_and_end_within_the_audio(segments: list, kept: list) -> None:
     seconds = 5.1009
     language = "zh" if any("一" in each[2] for each in segments) else "en"
-    found = tidy([Segment(*each) for each in segments], seconds, language)
+    found = clean_up_segments([Segment(*each) for each in segments], seconds, language)
     assert found == [Segment(*each) for each in kept]
     assert "".join(s.text for s in found).replace(" ", "") == "".join(
         each[2] for each in segments
@@ -90,7 +90,7 @@ def test_segments_follow_one_another_and_end_with_the_audio(segments: list, kept
         ((" one", " two"), None, " one two"),
     ],
 )
-def test_windows_are_joined_as_their_language_is_written(
+def test_windows_are_joined_with_or_without_spaces_by_language(
     texts: tuple[str, str], language: str | None, told: str
 ) -> None:
-    assert joined(*texts, language) == told
+    assert join_texts(*texts, language) == told

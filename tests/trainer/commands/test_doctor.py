@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong, says what to do, and goes on."""
+"""`python -m trainer doctor` finds faults, suggests remedies, and runs all checks."""
 
 import subprocess
 import sys
@@ -12,11 +12,11 @@ from rich.console import Console
 from data.errors import InputError
 from trainer.commands import doctor_audio as pipeline
 from trainer.commands import doctor_machine as machine
-from trainer.commands.doctor import DoctorConfig, checks, doctor, examine, shown
+from trainer.commands.doctor import DoctorConfig, checks, doctor, result_table, run_check
 from trainer.commands.doctor_machine import CheckResult
 
 
-def test_a_sound_machine_is_told_so_and_nothing_is_left_behind(tmp_path: Path) -> None:
+def test_a_healthy_machine_passes_and_no_files_remain(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "trainer", "doctor", f"--runs={tmp_path / 'runs'}"],
         capture_output=True,
@@ -31,7 +31,7 @@ def test_a_sound_machine_is_told_so_and_nothing_is_left_behind(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_wrong_makes_the_status_1_and_the_rest_goes_on(
+def test_a_failed_check_sets_status_1_and_other_checks_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
@@ -44,40 +44,40 @@ def test_what_is_wrong_makes_the_status_1_and_the_rest_goes_on(
     assert "fine" in told
 
 
-def test_what_nobody_looked_at_is_not_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_skipped_check_is_not_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "trainer.commands.doctor.checks", lambda *_: [("a", lambda: CheckResult(None, ""))]
     )
     assert doctor(DoctorConfig()) == 0
 
 
-def test_a_sentence_for_the_user_is_shown_as_it_is() -> None:
+def test_an_input_error_is_shown_unchanged() -> None:
     def fail() -> CheckResult:
         raise InputError("no/model: cannot be loaded: set model.name")
 
-    assert examine(fail) == CheckResult(False, "no/model: cannot be loaded: set model.name", "")
+    assert run_check(fail) == CheckResult(False, "no/model: cannot be loaded: set model.name", "")
 
 
-def test_square_brackets_are_no_markup() -> None:
+def test_square_brackets_are_not_markup() -> None:
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(shown([("a", CheckResult(False, "[red]x[/red]", "[b]"))]))
+        console.print(result_table([("a", CheckResult(False, "[red]x[/red]", "[b]"))]))
     assert "[red]x[/red]" in captured.get()
 
 
 def test_a_package_of_the_wrong_version_or_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ["torch>=99", "no-such-package>=1", "rich>=1", 'pytest>=99; extra == "test"']
     monkeypatch.setattr(machine, "requires", lambda _: asked)
-    symptom = machine.versions()
-    assert symptom.ok is False
-    assert symptom.remedy
-    assert "torch" in symptom.found
-    assert "no-such-package is missing" in symptom.found
-    assert "rich" not in symptom.found
-    assert "pytest" not in symptom.found
+    result = machine.versions()
+    assert result.ok is False
+    assert result.remedy
+    assert "torch" in result.finding
+    assert "no-such-package is missing" in result.finding
+    assert "rich" not in result.finding
+    assert "pytest" not in result.finding
 
 
-def test_a_codec_that_does_not_load_is_wrong(
+def test_a_torchcodec_that_does_not_load_fails(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "torchcodec.py").write_text("raise OSError('libavutil is missing')")
@@ -88,7 +88,7 @@ def test_a_codec_that_does_not_load_is_wrong(
     assert machine.torchcodec().ok is True
 
 
-def test_a_gpu_that_torch_does_not_see_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_torch_does_not_see_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(machine.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
     assert machine.gpu().ok is False
@@ -96,42 +96,42 @@ def test_a_gpu_that_torch_does_not_see_is_wrong(monkeypatch: pytest.MonkeyPatch)
     assert machine.gpu().ok is None
 
 
-def test_little_room_is_wrong_and_says_what_to_do(
+def test_too_little_space_fails_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name, look in {
-        "LEAST_DISK": lambda: machine.disk(tmp_path),
-        "LEAST_MEMORY": machine.memory,
-        "LEAST_SHARED": machine.shared_memory,
+        "MIN_DISK": lambda: machine.disk(tmp_path),
+        "MIN_MEMORY": machine.memory,
+        "MIN_SHARED_MEMORY": machine.shared_memory,
     }.items():
         monkeypatch.setattr(machine, name, 1e9)
-        symptom = look()
-        assert symptom.ok is False, name
-        assert symptom.remedy
+        result = look()
+        assert result.ok is False, name
+        assert result.remedy
 
 
-def test_a_folder_that_cannot_be_written_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    symptom = machine.disk(Path("/proc/self/runs"))
-    assert symptom.ok is False
-    assert "cannot be written" in symptom.found
+def test_a_folder_that_is_not_writable_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = machine.disk(Path("/proc/self/runs"))
+    assert result.ok is False
+    assert "cannot be written" in result.finding
 
 
-def test_a_broken_decoder_resampler_and_mel_are_found(
+def test_a_broken_decoder_resampler_or_mel_fails(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     write = soundfile.write
     monkeypatch.setattr(
         pipeline.soundfile, "write", lambda path, data, *a, **k: write(path, data / 3, *a, **k)
     )
-    assert pipeline.decoded("mp3", tmp_path).ok is False
+    assert pipeline.decoding("mp3", tmp_path).ok is False
     monkeypatch.setattr(pipeline, "resampler", lambda _: lambda tone: tone[:16_000])
-    assert pipeline.resampled(48_000).ok is False
+    assert pipeline.resampling(48_000).ok is False
     monkeypatch.setattr(pipeline, "LogMel", lambda _: lambda audio: torch.zeros(1, 80, 300))
-    assert pipeline.mel().ok is False
+    assert pipeline.log_mel().ok is False
 
 
-def test_a_model_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_model_is_a_failed_check(tmp_path: Path) -> None:
     found = dict(checks(DoctorConfig(model=str(tmp_path / "none")), tmp_path))
-    symptom = examine(found["tokenizer"])
-    assert symptom.ok is False
-    assert "none" in symptom.found
+    result = run_check(found["tokenizer"])
+    assert result.ok is False
+    assert "none" in result.finding

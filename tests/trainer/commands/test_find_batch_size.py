@@ -1,4 +1,4 @@
-"""The largest passes that fit are found on the real model, kept, and taken by later runs."""
+"""`python -m trainer fit` finds the largest passes that fit; later runs use them."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from tests.forked import run_module
 from trainer.commands.find_batch_size import search
 from trainer.model import ModelConfig
 from trainer.optimizer import OptimConfig
-from trainer.plan.forward_limit import FittingBatch, budget_of, fit_path, fitted
+from trainer.plan.forward_limit import FittingBatch, fit_path, pass_budget, with_fitted_budget
 
 SHAPES = ["rising", "bent", "odd"]  # names that are the same in every process
 
@@ -41,7 +41,7 @@ def test_the_search_finds_the_largest_that_fits(most: int, memory: Callable[[int
 
 
 def found(need: Callable[[float], float], most: int = 10**6) -> list[FittingBatch]:
-    """Return what a search finds where a row of some seconds needs so much of 1,000."""
+    """Return the largest batches for a memory need per row, of 1,000 units."""
     shapes = [Shape(int(1000 / need(s)), round(100 * s), 10 + round(4 * s)) for s in (2, 5, 11, 30)]
     return [FittingBatch(shape=s, most=most, gigabytes=1.0, took=1.0) for s in shapes]
 
@@ -49,9 +49,9 @@ def found(need: Callable[[float], float], most: int = 10**6) -> list[FittingBatc
 @pytest.mark.parametrize(
     "need", [lambda s: s, lambda s: 3 + s, lambda s: s + s**2 / 20], ids=SHAPES
 )
-def test_every_bucket_keeps_within_what_fitted_and_near_it(need: Callable[[float], float]) -> None:
+def test_the_budget_of_every_bucket_is_close_to_what_fits(need: Callable[[float], float]) -> None:
     tried = found(need)
-    budget = budget_of(tried)
+    budget = pass_budget(tried)
     room, q = budget["max_seconds_per_forward"], budget["quadratic_memory_seconds"]
     assert room is not None
     for each in tried:
@@ -64,16 +64,16 @@ def test_every_bucket_keeps_within_what_fitted_and_near_it(need: Callable[[float
             assert rows >= 0.85 * each.shape.rows - 1
 
 
-def test_where_memory_is_no_limit_a_pass_holds_an_update() -> None:
+def test_with_enough_memory_a_pass_is_an_update() -> None:
     tried = [FittingBatch(shape=Shape(8, 700, 40), most=8, gigabytes=1.0, took=1.0)]
-    assert budget_of(tried) == {
+    assert pass_budget(tried) == {
         "max_seconds_per_forward": 56.0,
         "quadratic_memory_seconds": None,
         "max_tokens_per_forward": 320,
     }
 
 
-def test_a_fit_is_kept_and_taken_by_runs_that_set_no_limit(
+def test_a_budget_is_saved_and_used_by_runs_without_pass_seconds(
     tone_corpus: Path, blank_model: Path, tmp_path: Path
 ) -> None:
     arguments = [
@@ -88,33 +88,34 @@ def test_a_fit_is_kept_and_taken_by_runs_that_set_no_limit(
     assert {each["most"] for each in told["tried"]} == {4}
     assert max(each["shape"][1] for each in told["tried"]) == 3000
     assert "30.00" in done.stdout
-    config = fitted(DataConfig(), path)
+    config = with_fitted_budget(DataConfig(), path)
     assert config.max_seconds_per_forward == told["max_seconds_per_forward"] > 0
-    assert fitted(DataConfig(max_seconds_per_forward=9.0), path).max_seconds_per_forward == 9.0
-    assert fitted(DataConfig(), tmp_path / "none.json") == DataConfig()
+    set_by_hand = DataConfig(max_seconds_per_forward=9.0)
+    assert with_fitted_budget(set_by_hand, path).max_seconds_per_forward == 9.0
+    assert with_fitted_budget(DataConfig(), tmp_path / "none.json") == DataConfig()
     none = run_module("trainer", "find-batch-size", *arguments, "--gigabytes=0.01")
     assert none.returncode == 2
-    assert "takes more than the 0.0 GB there are" in none.stderr + none.stdout
+    assert "needs more than the limit of 0.0 GB" in none.stderr + none.stdout
     assert "Traceback" not in none.stderr
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"max_seconds_per_forward": 1}'])
-def test_a_damaged_budget_is_a_sentence(content: str, tmp_path: Path) -> None:
+def test_a_damaged_budget_is_an_input_error(content: str, tmp_path: Path) -> None:
     path = tmp_path / "cpu.json"
     path.write_text(content)
     with pytest.raises(
-        InputError, match=r"cpu.json: holds no budget that find-batch-size wrote: remove it"
+        InputError, match=r"cpu.json: not a budget written by find-batch-size: remove it"
     ):
-        fitted(DataConfig(), path)
+        with_fitted_budget(DataConfig(), path)
 
 
 def kept_at(folder: Path, architecture: WhisperConfig, name: str = "m", **knobs: object) -> Path:
-    """Return where the budget of such a model is kept."""
+    """Return the file of a model's budget."""
     model = ModelConfig(name=name, **knobs)  # type: ignore[arg-type]
     return fit_path(folder / "run", Accelerator(cpu=True), architecture, model, OptimConfig())
 
 
-def test_models_share_a_budget_where_their_architecture_is_the_same_whatever_their_name(
+def test_models_of_the_same_architecture_share_a_budget(
     tmp_path: Path,
 ) -> None:
     small, wide = WhisperConfig(d_model=64), WhisperConfig(d_model=128)
@@ -124,7 +125,7 @@ def test_models_share_a_budget_where_their_architecture_is_the_same_whatever_the
     assert len({kept_at(tmp_path, each, "/a/model") for each in (small, wide, more_words)}) == 3
 
 
-def test_what_is_trained_and_what_is_kept_for_the_backward_part_budgets(tmp_path: Path) -> None:
+def test_trained_parameters_and_checkpointing_have_their_own_budgets(tmp_path: Path) -> None:
     kinds = [
         {},
         {"dropout": 0.1},

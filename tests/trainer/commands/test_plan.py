@@ -1,4 +1,4 @@
-"""`python -m trainer plan` tells what a run will do, and leaves none behind; the run looks back."""
+"""`python -m trainer plan` predicts a run without starting it; the run compares its speed."""
 
 import json
 import subprocess
@@ -13,42 +13,44 @@ from data.errors import InputError
 from tests.forked import run_module
 from trainer.commands.plan import PlanConfig, plan
 from trainer.config import parse_as
-from trainer.plan import plan_tables as outlook
+from trainer.plan import plan_tables
 
 HERE = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "2"}  # as the fixture's runs have it
 
 
 @pytest.fixture(autouse=True)
 def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide a GPU, where there is one."""
+    """Hide all GPUs."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
 
 
 def planned(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run the command, as a person does."""
+    """Run the command in a process of its own."""
     return run_module("trainer", "plan", *arguments, "--seconds=0.1", **HERE)
 
 
-def told_of(run: Path) -> dict[str, Any]:
-    """Return what a plan says of a run."""
+def read_plan(run: Path) -> dict[str, Any]:
+    """Read the plan of a run."""
     text = (run.parent / ".plan" / f"{run.name}.json").read_text(encoding="utf-8")
     told: dict[str, Any] = json.loads(text)
     return told
 
 
-def test_the_run_that_was_planned_begins_and_compares_itself(trainer: Any, tmp_path: Path) -> None:
+def test_a_planned_run_starts_and_compares_its_speed_with_the_plan(
+    trainer: Any, tmp_path: Path
+) -> None:
     run = tmp_path / "runs" / "mine"
     extra = ("--data.update_clips=2", "--loop.max_steps=52", "--log.log_every=13")
     extra += ("--data.dev_split=dev", "--eval.max_length=4")
     done = planned(trainer.arguments(run, *extra))
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in run.parent.iterdir()) == [".plan", ".scan"]
-    told = told_of(run)
+    told = read_plan(run)
     assert (told["updates"]["all"], told["updates"]["an_epoch"]) == (52, 12)
     assert told["speech"]["train"]["clips"] == 24
     assert told["seconds"]["scoring"]["after"] > 0
     assert "train 24 clips" in done.stdout
-    assert "begun now, it ends at" in " ".join(done.stdout.split())
+    assert "started now, it ends at" in " ".join(done.stdout.split())
     ran = trainer(run, *extra)
     assert "after 52 updates: " in ran.output
     assert "clips/s, the plan said " in ran.output
@@ -59,7 +61,7 @@ def test_the_run_that_was_planned_begins_and_compares_itself(trainer: Any, tmp_p
     )
 
 
-def test_a_plan_of_other_knobs_is_not_compared_with(trainer: Any, tmp_path: Path) -> None:
+def test_a_run_with_other_knobs_is_not_compared_with_the_plan(trainer: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert planned(trainer.arguments(run)).returncode == 0
     done = trainer(run, "--data.update_clips=4", "--loop.max_steps=1")
@@ -67,7 +69,7 @@ def test_a_plan_of_other_knobs_is_not_compared_with(trainer: Any, tmp_path: Path
     assert "the plan said" not in done.output
 
 
-def test_what_training_would_refuse_is_refused_and_the_clips_are_named(
+def test_broken_clips_are_rejected_and_listed_as_in_training(
     trainer: Any, copied: Path, tmp_path: Path
 ) -> None:
     for clip in sorted((copied / "clips").glob("*train*"))[:3]:
@@ -97,9 +99,9 @@ def test_a_share_of_the_rows_takes_a_share_of_the_time(
     monkeypatch.setattr("trainer.plan.benchmark.time", SimpleNamespace(perf_counter=lambda: now[0]))
     arguments = [*trainer.arguments(tmp_path / "run"), "--seconds=0.1", "--data.pad=30s"]
     plan(parse_as(PlanConfig, arguments))
-    alone = told_of(tmp_path / "run")
+    alone = read_plan(tmp_path / "run")
     plan(parse_as(PlanConfig, [*arguments, "--processes=4"]))
-    shared = told_of(tmp_path / "run")
+    shared = read_plan(tmp_path / "run")
     capsys.readouterr()
     assert [each["memory"]["lengths"][0]["rows"] for each in (alone, shared)] == [8, 2]
     assert alone["updates"]["clips"] == shared["updates"]["clips"] == 8
@@ -116,7 +118,7 @@ def test_a_share_of_the_rows_takes_a_share_of_the_time(
         ("eval.evaluate.transcribe", r"evaluation batch of 1 clips: set eval\.batch_seconds lower"),
     ],
 )
-def test_what_does_not_fit_is_a_sentence(
+def test_out_of_memory_is_an_input_error(
     trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, told: str
 ) -> None:
     def full(*_: Any, **__: Any) -> Any:
@@ -130,12 +132,12 @@ def test_what_does_not_fit_is_a_sentence(
 
 
 @pytest.mark.parametrize(("knob", "value"), [("processes", 0), ("seconds", 0.0)])
-def test_values_that_could_not_work_are_refused(knob: str, value: float) -> None:
+def test_invalid_values_are_rejected(knob: str, value: float) -> None:
     with pytest.raises(InputError, match=knob):
         PlanConfig(**{knob: value})  # type: ignore[arg-type]  # of any type
 
 
-def test_what_will_not_go_well_is_warned_of() -> None:
+def test_warnings_name_a_remedy() -> None:
     fine: dict[str, Any] = {
         "updates": {"all": 100, "audio_seconds": 60.0},
         "seconds": {"training": 100.0},
@@ -143,7 +145,7 @@ def test_what_will_not_go_well_is_warned_of() -> None:
         "memory": {"bytes": 8e9, "lengths": [{"bytes": 2e9}, {"bytes": 7e9}]},
         "disk": {"needed": 1e9, "free": 2e9},
     }
-    assert outlook.warnings(fine) == []
+    assert plan_tables.warnings(fine) == []
     slow = {**fine, "audio_seconds_decoded_a_second": 60.0}
     small = {**fine, "memory": {**fine["memory"], "bytes": 6e9}}
     full = {**fine, "disk": {"needed": 3e9, "free": 2e9}}
@@ -152,7 +154,7 @@ def test_what_will_not_go_well_is_warned_of() -> None:
         (small, "set data.max_seconds_per_forward lower"),
         (full, "checkpoint.keep"),
     ):
-        (warning,) = outlook.warnings(told)
+        (warning,) = plan_tables.warnings(told)
         assert remedy in warning
 
 

@@ -147,7 +147,7 @@ def test_a_main_process_that_dies_in_the_scan_ends_the_others(trainer: Any, tmp_
     run, notes = tmp_path / "run", tmp_path / "notes"
     both = trainer.start(run, processes=2, sabotage=partial(watch, notes, 0.5, {"0": 1}))
     assert ends(both, 60) == [-signal.SIGKILL, 1]
-    assert "the main process has ended" in (tmp_path / "run.1.log").read_text()
+    assert "the main process exited" in (tmp_path / "run.1.log").read_text()
     assert len(noted(notes)["1"]) < 12
 
 

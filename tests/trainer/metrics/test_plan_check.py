@@ -19,7 +19,7 @@ from trainer.metrics.plan_check import (
     read_forecast,
 )
 from trainer.metrics.recorder import Recorder
-from trainer.plan.benchmark import chosen, line
+from trainer.plan.benchmark import fit_line, representative_updates
 from trainer.plan.workload import Pass, Update
 
 PACE = UpdateTime(update=0.5, flop=1e-12, decode=0.001, alone=False)
@@ -101,11 +101,11 @@ def test_a_plan_is_read_back_and_only_compared_with_its_own_circumstances(
 
 def test_the_line_is_that_of_what_was_measured_and_never_falls() -> None:
     flops = [1e12, 2e12, 5e12]
-    assert line(flops, [0.3 + 2e-12 * f for f in flops]) == pytest.approx((0.3, 2e-12))
-    assert line([1e12, 1.1e12], [3.0, 1.2]) == (0.0, pytest.approx(2e-12))  # too much alike
-    assert line(flops, [3.0, 3.0, 2.0]) == (0.0, pytest.approx(1e-12))  # noise
-    assert line([1e12, 2e12], [1.0, 3.0]) == (0.0, pytest.approx(4 / 3 * 1e-12))
-    assert line([4e12], [2.0]) == (0.0, pytest.approx(5e-13))
+    assert fit_line(flops, [0.3 + 2e-12 * f for f in flops]) == pytest.approx((0.3, 2e-12))
+    assert fit_line([1e12, 1.1e12], [3.0, 1.2]) == (0.0, pytest.approx(2e-12))  # too much alike
+    assert fit_line(flops, [3.0, 3.0, 2.0]) == (0.0, pytest.approx(1e-12))  # noise
+    assert fit_line([1e12, 2e12], [1.0, 3.0]) == (0.0, pytest.approx(4 / 3 * 1e-12))
+    assert fit_line([4e12], [2.0]) == (0.0, pytest.approx(5e-13))
 
 
 def test_the_updates_that_are_made_lie_in_the_middle_of_each_third_of_the_compute() -> None:
@@ -121,9 +121,9 @@ def test_the_updates_that_are_made_lie_in_the_middle_of_each_third_of_the_comput
         )
         for shape in reversed(shapes)
     ]
-    numbers = chosen(updates, TINY)
+    numbers = representative_updates(updates, TINY)
     cost = sorted(each.flops(TINY) for each in updates)
     for part, number in enumerate(numbers):
         below = sum(each for each in cost if each < updates[number].flops(TINY))
         assert below / sum(cost) == pytest.approx((2 * part + 1) / 6, abs=0.02)
-    assert chosen(updates[:1], TINY) == [0]
+    assert representative_updates(updates[:1], TINY) == [0]

@@ -1,4 +1,4 @@
-"""Memory and disk are as much as was said."""
+"""Estimates of memory and disk space agree with measurements."""
 
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,19 @@ from data.batch import Shape
 from eval.whisper import load_whisper
 from trainer.checkpoint.rotation import CheckpointConfig
 from trainer.commands.find_batch_size import PeakMemory
-from trainer.distributed.engine import Engine
 from trainer.metrics.flops import WhisperFlops
 from trainer.metrics.meter import peak_memory
 from trainer.model import ModelConfig, TrainingModule, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer, moments_of
 from trainer.out_of_memory import rehearse
-from trainer.plan.memory_estimate import HEAP, Memory, all_memory, room
+from trainer.plan.memory_estimate import HEAP_FACTOR, MemoryEstimator, disk_space, total_memory
 
 NONE = Path("none.json")
 LARGE = Shape(12, 1504, 60)
 
 
 def prepared(model: Path, **knobs: Any) -> tuple[Accelerator, TrainingModule, Any]:
-    """Return what trains."""
+    """Return accelerator, model and optimizer."""
     accelerator = Accelerator(cpu=True)
     module = prepare_training(load_whisper(str(model)), ModelConfig(**knobs))
     trained, optimizer = accelerator.prepare(module, build_optimizer(module, OptimConfig()))
@@ -40,25 +39,23 @@ def memory_of(
     *,
     moments: int = 0,
     recomputes: bool = False,
-) -> Memory:
-    """Return what estimates the memory of passes."""
+) -> MemoryEstimator:
+    """Return a MemoryEstimator."""
     config = accelerator.unwrap_model(model).whisper.config
     flops = WhisperFlops.of(config, recomputes=recomputes)
-    return Memory(accelerator, model, fit, moments=moments, flops=flops)
+    return MemoryEstimator(accelerator, model, fit, moments=moments, flops=flops)
 
 
 @pytest.mark.parametrize("recomputes", [False, True])
-def test_a_pass_takes_about_the_memory_that_was_estimated(
-    wide_model: Path, recomputes: bool
-) -> None:
+def test_estimated_and_measured_memory_of_a_pass_agree(wide_model: Path, recomputes: bool) -> None:
     accelerator, model, optimizer = prepared(wide_model, gradient_checkpointing=recomputes)
     gauge = PeakMemory(accelerator.device)
     memory = memory_of(accelerator, model, recomputes=recomputes)
-    rehearse(Engine(accelerator, model, optimizer), Shape(1, 16, 1))
-    gauge.begin()
+    rehearse(accelerator, model, optimizer, Shape(1, 16, 1))
+    gauge.reset()
     before = gauge.peak
-    rehearse(Engine(accelerator, model, optimizer), LARGE)
-    taken = (memory.peak(LARGE) - memory.rest) / HEAP
+    rehearse(accelerator, model, optimizer, LARGE)
+    taken = (memory.peak(LARGE) - memory.base) / HEAP_FACTOR
     assert taken > 100e6
     assert 0.6 * taken < gauge.peak - before < 2.5 * taken  # a heap has holes of its own
 
@@ -69,7 +66,7 @@ def test_passes_are_compared_by_bytes_that_grow_as_what_they_keep(wide_model: Pa
     small = Shape(8, 400, 8)
 
     def ratio(large: Shape) -> float:
-        counted = (memory.peak(large) - memory.peak(small)) / HEAP
+        counted = (memory.peak(large) - memory.peak(small)) / HEAP_FACTOR
         return counted / (flops.activation_bytes(large) - flops.activation_bytes(small))
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -92,7 +89,7 @@ def test_longer_passes_and_more_rows_take_more_and_checkpointing_takes_less(
     assert less.peak(LARGE) < memory.peak(LARGE)
 
 
-def test_what_fit_measured_is_taken_and_scaled(wide_model: Path, tmp_path: Path) -> None:
+def test_measurements_of_fit_are_scaled(wide_model: Path, tmp_path: Path) -> None:
     accelerator, model, _ = prepared(wide_model)
     guess = memory_of(accelerator, model)
     tried = [
@@ -101,21 +98,21 @@ def test_what_fit_measured_is_taken_and_scaled(wide_model: Path, tmp_path: Path)
     ]
     write_json(tmp_path / "fit.json", {"max_seconds_per_forward": 1.0, "tried": tried})
     known = memory_of(accelerator, model, tmp_path / "fit.json")
-    assert (guess.source, known.source) == ("estimated from shapes", "as find-batch-size measured")
-    assert known.peak(LARGE) == pytest.approx(known.rest + HEAP * (9e9 - known.rest))
-    half = guess.peak(LARGE._replace(rows=6)) - guess.rest
-    share = half / (guess.peak(LARGE) - guess.rest)
+    assert (guess.source, known.source) == ("estimated from shapes", "as `fit` measured")
+    assert known.peak(LARGE) == pytest.approx(known.base + HEAP_FACTOR * (9e9 - known.base))
+    half = guess.peak(LARGE._replace(rows=6)) - guess.base
+    share = half / (guess.peak(LARGE) - guess.base)
     assert known.peak(LARGE._replace(rows=6)) == pytest.approx(
-        known.rest + share * HEAP * (9e9 - known.rest)
+        known.base + share * HEAP_FACTOR * (9e9 - known.base)
     )
 
 
-def test_a_checkpoint_and_a_model_are_as_large_as_was_said(trainer: Any, tmp_path: Path) -> None:
+def test_estimated_sizes_of_checkpoint_and_model_are_exact(trainer: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     trainer(run, "--loop.max_steps=1")
     accelerator, model, optimizer = prepared(trainer.model)
-    rehearse(Engine(accelerator, model, optimizer), Shape(1, 16, 1))
-    told = room(model, optimizer, CheckpointConfig(), tmp_path / "not" / "there", {1})
+    rehearse(accelerator, model, optimizer, Shape(1, 16, 1))
+    told = disk_space(model, optimizer, CheckpointConfig(), tmp_path / "not" / "there", {1})
     sizes = {path: path.stat().st_size for path in run.rglob("*") if path.is_file()}
     saved = sum(size for path, size in sizes.items() if "step-00000001" in path.parts)
     assert told.checkpoint == pytest.approx(saved, rel=0.02)
@@ -133,23 +130,23 @@ def test_a_checkpoint_and_a_model_are_as_large_as_was_said(trainer: Any, tmp_pat
         ({"keep": 1, "keep_every": 2000}, set(range(500, 5001, 500)), 6),
     ],
 )
-def test_only_what_is_kept_takes_room(
+def test_only_kept_checkpoints_are_counted(
     blank_model: Path, tmp_path: Path, knobs: dict[str, int], saves: set[int], kept: int
 ) -> None:
     _, model, optimizer = prepared(blank_model)
-    assert room(model, optimizer, CheckpointConfig(**knobs), tmp_path, saves).kept == kept
+    assert disk_space(model, optimizer, CheckpointConfig(**knobs), tmp_path, saves).kept == kept
 
 
 def test_a_device_has_memory() -> None:
-    assert all_memory(torch.device("cpu")) > 1e8
+    assert total_memory(torch.device("cpu")) > 1e8
 
 
-def test_what_is_frozen_has_neither_gradient_nor_moments(wide_model: Path) -> None:
+def test_frozen_weights_have_no_gradients_or_optimizer_state(wide_model: Path) -> None:
     def taken(optim: OptimConfig, **knobs: Any) -> float:
         accelerator, model, _ = prepared(wide_model, **knobs)
         moments = moments_of(model, optim)
         memory = memory_of(accelerator, model, moments=moments)
-        return memory.rest - peak_memory(accelerator.device)
+        return memory.base - peak_memory(accelerator.device)
 
     def weights(**knobs: Any) -> list[int]:
         _, model, _ = prepared(wide_model, **knobs)

@@ -1,4 +1,4 @@
-"""What a plan is said to hold is what its epochs really make."""
+"""The predicted workload of a plan equals that of real epochs."""
 
 from dataclasses import replace
 from itertools import chain, pairwise
@@ -16,20 +16,20 @@ from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
 from data.utterance import Utterance
 from eval.whisper import load_whisper
-from trainer.plan.workload import Update, Workload, averages, by_length
+from trainer.plan.workload import Update, Workload, average_update, group_by_length
 
 EPOCHS = 2
 
 
 @pytest.fixture(scope="module")
 def encoder(blank_model: Path) -> LabelEncoder:
-    """Return what makes labels."""
+    """Return the LabelEncoder."""
     return load_whisper(str(blank_model)).labels()
 
 
 @pytest.fixture
 def rows(tone_corpus: Path, encoder: LabelEncoder, tmp_path: Path) -> list[Utterance]:
-    """Return what is trained on, measured."""
+    """Return the training split, with lengths."""
     config = DataConfig(corpus=(str(tone_corpus),), dev_split=None, test_split=None, workers=0)
     manifest, _ = build_manifest(config, encoder, tmp_path / "scan.jsonl", show=False)
     return manifest.train
@@ -67,14 +67,14 @@ def test_padding_and_passes_are_those_that_epochs_make(
     positions = sum(b.shape.rows * b.shape.frames / 2 for b in every)
     slots = sum(b.shape.rows * b.shape.tokens for b in every)
     heard, learnt = (sum(sum(getattr(b, key)) for b in every) for key in ("seconds", "tokens"))
-    found = averages(told)
+    found = average_update(told)
     assert found["encoder_padding"] == pytest.approx(1 - 50 * heard / positions, abs=2e-3)
     assert found["decoder_padding"] == pytest.approx(1 - learnt / slots, abs=1e-12)
     assert found["passes"] == sum(len(update.passes) for update in told) / len(told)
 
 
 @pytest.mark.parametrize("pad", ["bucket", "packed"])
-def test_tokens_of_times_and_prompts_are_counted(
+def test_timestamp_and_prompt_tokens_are_counted(
     rows: list[Utterance], encoder: LabelEncoder, pad: str
 ) -> None:
     timed = LabelEncoder(
@@ -106,14 +106,14 @@ def test_groups_by_length_hold_every_pass_and_split_no_length(
     told, _ = both(rows, encoder, 1, trailing_silence=0.5)
     shapes = [each.shape for update in told for each in update.passes]
     for most in (1, 3, 100):
-        groups = by_length(told, most)
+        groups = group_by_length(told, most)
         assert sorted(chain(*groups)) == sorted(shapes)
         lengths = [{shape.frames for shape in group} for group in groups]
         assert all(max(a) < min(b) for a, b in pairwise(lengths))
         assert len(groups) == min(most, len({shape.frames for shape in shapes}))
 
 
-def test_silence_of_no_weight_is_a_row_that_nothing_is_learnt_from(encoder: LabelEncoder) -> None:
+def test_a_row_without_clips_has_no_targets(encoder: LabelEncoder) -> None:
     one = Utterance(id="a", audio="", text="one", language="en", seconds=1.0, tokens=6)
     config = DataConfig(workers=0, pad="bucket")
     sampler = BucketedBatchSampler(

@@ -1,4 +1,4 @@
-"""What leaves the run is a stock model folder, whole or absent."""
+"""An exported model is a stock model folder, complete or absent."""
 
 import errno
 import json
@@ -79,7 +79,7 @@ def test_a_new_model_replaces_the_old_one(whisper: Whisper, tmp_path: Path) -> N
     assert "openai/whisper-small" in card
 
 
-def test_a_full_disk_leaves_the_old_model_whole(
+def test_a_full_disk_leaves_the_old_model_intact(
     whisper: Whisper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export(whisper, tmp_path / "model", FACTS)
@@ -94,7 +94,7 @@ def test_a_full_disk_leaves_the_old_model_whole(
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_weights_come_back(whisper: Whisper, tmp_path: Path) -> None:
+def test_exported_weights_can_be_restored(whisper: Whisper, tmp_path: Path) -> None:
     export(whisper, tmp_path / "model", FACTS | {"error": None})
     was = whisper.model.proj_out.weight.clone()
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_weights_come_back(whisper: Whisper, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "model")
 
 
-def test_a_stock_pipeline_hears_what_the_model_hears(
+def test_a_stock_pipeline_gives_the_same_transcripts(
     whisper: Whisper, tmp_path: Path, write_clip: Callable[..., Path]
 ) -> None:
     set_generation_config(whisper, [said("en")])
@@ -121,7 +121,7 @@ def test_a_stock_pipeline_hears_what_the_model_hears(
     assert text == whisper.processor.batch_decode(ids, skip_special_tokens=True)[0]
 
 
-def test_older_readers_find_their_files(whisper: Whisper, tmp_path: Path) -> None:
+def test_older_programs_find_their_files(whisper: Whisper, tmp_path: Path) -> None:
     folder, tokenizer = tmp_path / "model", whisper.processor.tokenizer
     export(whisper, folder, FACTS)
     told = {path.name: path for path in folder.iterdir()}
@@ -141,7 +141,7 @@ def test_older_readers_find_their_files(whisper: Whisper, tmp_path: Path) -> Non
         assert "forced_decoder_ids" not in told[name].read_text(encoding="utf-8")
 
 
-def test_half_precision_halves_the_folder_and_leaves_the_weights_in_hand(
+def test_fp16_halves_the_folder_and_keeps_the_model_in_memory(
     whisper: Whisper, tmp_path: Path
 ) -> None:
     was = {name: w.clone() for name, w in whisper.model.state_dict().items()}
@@ -159,9 +159,7 @@ def test_half_precision_halves_the_folder_and_leaves_the_weights_in_hand(
     assert whisper.model.dtype == torch.float32
 
 
-def test_a_weight_that_half_precision_cannot_hold_is_one_sentence(
-    whisper: Whisper, tmp_path: Path
-) -> None:
+def test_a_weight_too_large_for_fp16_is_an_input_error(whisper: Whisper, tmp_path: Path) -> None:
     export(whisper, tmp_path / "model", FACTS)
     with torch.no_grad():
         whisper.model.model.encoder.conv1.bias[0] = 1e5
@@ -173,13 +171,13 @@ def test_a_weight_that_half_precision_cannot_hold_is_one_sentence(
 
 @pytest.fixture
 def run(whisper: Whisper, tmp_path: Path) -> Path:
-    """Return the folder of a run that has ended."""
+    """Return the folder of a finished run."""
     write_text(tmp_path / "run" / "config.yaml", Config().to_yaml())
     export(whisper, tmp_path / "run" / "model", FACTS)
     return tmp_path / "run"
 
 
-def test_a_copy_in_half_precision_is_made_after_the_run(run: Path) -> None:
+def test_export_copies_a_model_in_fp16(run: Path) -> None:
     out = run.with_name("half")
     (run / "model" / "vocab.json").unlink()  # an earlier version wrote none
     knobs = ["--publish.precision=fp16", "--publish.licence=cc-by-4.0"]
@@ -188,24 +186,24 @@ def test_a_copy_in_half_precision_is_made_after_the_run(run: Path) -> None:
     assert (out / "vocab.json").is_file()
     assert "license: cc-by-4.0" in (out / "README.md").read_text(encoding="utf-8")
     assert json.loads((run / "model" / "config.json").read_text())["dtype"] == "float32"
-    with pytest.raises(InputError, match="half exists already: name a folder that is not there"):
+    with pytest.raises(InputError, match="half exists already: name a new folder"):
         export_run([str(run), f"--out={out}"])
     with pytest.raises(InputError, match="--out is not set"):
         export_run([str(run)])
     shutil.rmtree(run / "model")
     out.rename(run / "model")
-    with pytest.raises(InputError, match="holds float16, and what it lost is gone"):
+    with pytest.raises(InputError, match="is in float16, whose lost precision cannot be restored"):
         export_run([str(run), f"--out={out}", "--publish.precision=fp32"])
 
 
-def test_a_card_that_somebody_edited_stays(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_edited_card_is_kept(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_text(run / "model" / "README.md", "mine")
     export_run([str(run), f"--out={run.with_name('copy')}", "--publish.licence=mit"])
     assert "README.md was edited" in capsys.readouterr().out
     assert (run.with_name("copy") / "README.md").read_text(encoding="utf-8") == "mine"
 
 
-def test_a_full_disk_leaves_no_half_of_a_copy(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_partial_copy(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

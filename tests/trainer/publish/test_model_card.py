@@ -1,4 +1,4 @@
-"""A card tells what the run's files hold, and no text in them changes what it says."""
+"""The model card contains the facts of the run's files, and escapes their texts."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ METERS = {"clips": 10, "loops": 2, "fast": 0, "empty": 1, "truncated": 0}
 
 
 def figure(rate: float) -> dict[str, Any]:
-    """Return a figure as scores.json has it."""
+    """Return a metric as scores.json has it."""
     edits = {"substitutions": 1, "deletions": 0, "insertions": 0, "units": 100}
     return {"rate": rate, **edits, "interval": [rate / 2, rate * 2], "bootstrap": "speakers"}
 
@@ -51,7 +51,7 @@ def scores(rate: float, *, spoken: int, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Return a run's folder with all that a card is made of."""
+    """Return a run's folder with all files that the card is made from."""
     config = Config(publish=PublishConfig(repo="ann/digits", licence="My Licence"))
     write_text(tmp_path / "config.yaml", config.to_yaml())
     known = {"device": "NVIDIA H100", "processes": 2, "threads": 4, "precision": "bf16"}
@@ -66,28 +66,28 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_it_tells_what_the_files_of_the_run_hold(run: Path) -> None:
+def test_the_card_contains_the_facts_of_the_runs_files(run: Path) -> None:
     told = card(run, FACTS)
     before, after = "50.00 % (25.0 to 100.0)", "25.00 % (12.5 to 50.0)"
     assert f"| no | 10 | CER | {before} | **{after}** | 50.00 % |" in told
     assert "- no: characters, unicode (1.0)" in told
-    assert "- 2 of 10 texts repeat themselves (before: 2)." in told
-    assert "- It says something to 3 of 12 clips of silence and noise" in told
+    assert "- 2 of 10 texts repeat a phrase (decoding loop) (before: 2)." in told
+    assert "- It hallucinates text for 3 of 12 clips of silence and noise" in told
     assert "(before: 1)" in told
-    assert "errors there are not counted here" in told
+    assert "the error rate there was not measured" in told
     assert "| zh/a\\_b\\|c | 1,234 | 5.68 |" in told
     assert "| train | too long | 2 |" in told
     assert "Licence of this model: My Licence." in told
-    assert "in dev or test were taken out of what was trained on: 1 × speaker of dev" in told
+    assert "in dev or test were removed from the training data: 1 × speaker of dev" in told
     assert "Sentences and speakers were not compared" in told
     assert "| hardware | NVIDIA H100, 4 CPU threads in each of 2 processes |" in told
-    assert "| time | 83 min for updates 300 to 800, the last start's" in told
+    assert "| time | 83 min for updates 300 to 800 of the last start" in told
     assert "| energy | not measured |" in told
     assert "| optim.lr | 1e-05 |" in told
     assert 'model="ann/digits"' in told
 
 
-def test_scores_of_padded_clips_are_those_of_stock_pipelines_and_need_no_word(run: Path) -> None:
+def test_scores_of_padded_clips_need_no_note_on_stock_pipelines(run: Path) -> None:
     for step in (0, 500):
         path = run / "eval" / f"step-{step:08d}" / "test" / "scores.json"
         told = json.loads(path.read_text(encoding="utf-8"))
@@ -127,7 +127,7 @@ def test_a_licence_is_one_that_the_hub_knows_or_other(
     assert {k: v for k, v in found.items() if k.startswith("license")} == told
 
 
-def test_what_nobody_knows_is_said_not_to_be_known(tmp_path: Path) -> None:
+def test_missing_facts_are_stated_as_unknown(tmp_path: Path) -> None:
     least = {k: FACTS[k] for k in ("step", "base_model", "languages", "hours")}
     told = card(tmp_path, least | {"clips": None, "error": None})
     assert "on 5.68 hours of a stream." in told
@@ -135,25 +135,25 @@ def test_what_nobody_knows_is_said_not_to_be_known(tmp_path: Path) -> None:
     assert "Not measured yet" in told
     assert "Licence of this model: not stated." in told
     assert "Nothing was left out." in told
-    assert "nothing was held out" in told
+    assert "no split was held out" in told
     assert 'model="THIS_FOLDER"' in told
     data = ModelCard(told).data
     assert data.eval_results is None
     assert data.get("license") is None
 
 
-def test_without_test_it_says_that_dev_flatters(run: Path) -> None:
+def test_without_a_test_split_dev_scores_are_called_optimistic(run: Path) -> None:
     for path in (run / "eval").glob("step-*"):
         (path / "test").rename(path / "dev")
     told = card(run, FACTS)
     assert "On the dev split, before and after" in told
-    assert "The model was chosen by these clips, which flatters it" in told
+    assert "The model was selected by its error on these clips" in told
     for path in (run / "eval").glob("step-*"):
         (path / "dev").rename(path / "forgetting")
-    assert "What it unlearned" in card(run, FACTS)
+    assert "Forgetting, on clips of a language or task" in card(run, FACTS)
 
 
-def test_no_text_is_taken_for_markdown() -> None:
+def test_texts_are_escaped_for_markdown() -> None:
     assert escape("a|b\n# c") == "a\\|b \\# c"
     assert escape("<img src=x> & [a](b) `c` *d*") == (
         "&lt;img src=x&gt; &amp; \\[a\\](b) \\`c\\` \\*d\\*"
@@ -161,7 +161,7 @@ def test_no_text_is_taken_for_markdown() -> None:
 
 
 @pytest.mark.parametrize("name", ["a: b", "- x", "'", "---\nlicense: mit\n---", "#", "{{ 1 + 1 }}"])
-def test_no_text_is_taken_for_yaml_or_a_template(run: Path, name: str) -> None:
+def test_texts_are_escaped_for_yaml_and_templates(run: Path, name: str) -> None:
     corpora = [{"name": name, "hub": True, "clips": 1, "hours": 1.0}]
     told = card(run, FACTS | {"corpora": corpora}, licence=name)
     data = ModelCard(told).data
@@ -169,7 +169,7 @@ def test_no_text_is_taken_for_yaml_or_a_template(run: Path, name: str) -> None:
     assert data.license == "other"
 
 
-def test_no_path_of_this_machine_is_in_it(tmp_path: Path) -> None:
+def test_the_card_contains_no_local_path(tmp_path: Path) -> None:
     folders = [tmp_path / "secret" / each for each in ("one/zh", "two/zh")]
     rows = []
     for number, folder in enumerate(folders):
@@ -183,7 +183,7 @@ def test_no_path_of_this_machine_is_in_it(tmp_path: Path) -> None:
     ]
 
 
-def test_a_run_leaves_a_card_of_the_end(trainer: Any, tmp_path: Path) -> None:
+def test_a_run_writes_a_card_with_its_final_scores(trainer: Any, tmp_path: Path) -> None:
     splits = ["--data.dev_split=dev", "--data.test_split=test", "--eval.max_length=4"]
     trainer(tmp_path / "run", "--loop.max_steps=1", *splits)
     told = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
@@ -194,7 +194,7 @@ def test_a_run_leaves_a_card_of_the_end(trainer: Any, tmp_path: Path) -> None:
     assert told == card(tmp_path / "run", facts)
 
 
-def test_what_chooses_is_heard_as_training_hears_and_what_is_reported_as_stock_pipelines_hear(
+def test_dev_is_scored_at_true_length_as_in_training_and_test_padded_as_in_stock_pipelines(
     trainer: Any, tmp_path: Path
 ) -> None:
     splits = ["--data.dev_split=dev", "--data.test_split=test", "--eval.max_length=4"]

@@ -1,4 +1,4 @@
-"""A model goes to the Hub whole, and whatever goes wrong is one sentence with the model safe."""
+"""Uploads to the Hub are complete, and errors never stop training or lose the model."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 
 @pytest.fixture
 def run(tmp_path: Path, blank_model: Path) -> Path:
-    """Return the folder of a run that has ended."""
+    """Return the folder of a finished run."""
     folder = tmp_path / "run"
     write_text(folder / "config.yaml", Config().to_yaml())
     export(load_whisper(str(blank_model)), folder / "model", FACTS)
@@ -63,7 +63,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def uploader(run: Path, **knobs: Any) -> tuple[HubUploader, list[str]]:
-    """Return what sends a run's model, started, and what it says."""
+    """Return a started uploader, and the list of its messages."""
     said: list[str] = []
     knobs = {"repo": "ann/digits", "wait_seconds": 20.0, **knobs}
     started = HubUploader(run, PublishConfig(**knobs), said.append)
@@ -85,7 +85,7 @@ def test_a_model_arrives_byte_for_byte_as_one_commit_and_is_private(
     publish_run([str(run), "--publish.repo=digits"])  # it is there by now, and ours
 
 
-def test_what_is_replaced_while_it_is_sent_arrives_whole(
+def test_a_model_replaced_during_the_upload_arrives_complete(
     hub: FakeHub, run: Path, blank_model: Path
 ) -> None:
     sender, said = uploader(run)
@@ -103,7 +103,7 @@ def test_what_is_replaced_while_it_is_sent_arrives_whole(
     assert {path.name for path in run.iterdir()} == {"config.yaml", "model"}
 
 
-def test_the_newest_checkpoint_arrives_where_it_is_asked_for(hub: FakeHub, run: Path) -> None:
+def test_the_newest_checkpoint_is_uploaded_on_request(hub: FakeHub, run: Path) -> None:
     rotation = CheckpointRotation(run / "checkpoints", CheckpointConfig())
     for step in (3, 4):
         write_text(rotation.pending(step) / "model.safetensors", f"weights of {step}")
@@ -122,7 +122,7 @@ def test_the_newest_checkpoint_arrives_where_it_is_asked_for(hub: FakeHub, run: 
 
 @pytest.mark.parametrize("path", ["preupload", "/lfs/", "objects/batch"])
 @pytest.mark.parametrize("fault", [500, CUT])
-def test_a_fault_that_passes_is_tried_again(hub: FakeHub, run: Path, path: str, fault: int) -> None:
+def test_temporary_faults_are_retried(hub: FakeHub, run: Path, path: str, fault: int) -> None:
     hub.faults = [(path, fault)]
     publish_run([str(run), "--publish.repo=digits"])
     assert not hub.faults
@@ -132,19 +132,19 @@ def test_a_fault_that_passes_is_tried_again(hub: FakeHub, run: Path, path: str, 
 @pytest.mark.parametrize(
     ("faults", "sentence"),
     [
-        ([("whoami", 401)], "does not know your token: run `hf auth login`, or set another"),
-        ([("whoami", 500)], "answers with status 500: try again later"),
-        ([("create", 500)], "answers with status 500: try again later"),
-        ([("create", CUT)], "could not be reached, or the connection was cut"),
-        ([("preupload", 404)], "has no such repository, or does not show it"),
-        ([("commit", 403)], "may not write there: take one with write access"),
-        ([("commit", 500)], "answers with status 500: try again later"),
-        ([("commit", CUT)], "could not be reached, or the connection was cut"),
-        ([("commit", 413)], "answers with status 413: as told"),
-        ([("/lfs/", CUT)] * 6, "could not be reached, or the connection was cut"),
+        ([("whoami", 401)], "does not accept your token: run `hf auth login`, or set another"),
+        ([("whoami", 500)], "answered with status 500: try again later"),
+        ([("create", 500)], "answered with status 500: try again later"),
+        ([("create", CUT)], "could not be reached, or the connection was lost"),
+        ([("preupload", 404)], "has no such repository, or your token has no access to it"),
+        ([("commit", 403)], "has no write access: use one that has"),
+        ([("commit", 500)], "answered with status 500: try again later"),
+        ([("commit", CUT)], "could not be reached, or the connection was lost"),
+        ([("commit", 413)], "answered with status 413: as told"),
+        ([("/lfs/", CUT)] * 6, "could not be reached, or the connection was lost"),
     ],
 )
-def test_what_goes_wrong_is_one_sentence(
+def test_upload_errors_are_input_errors(
     hub: FakeHub, run: Path, faults: list[tuple[str, int]], sentence: str
 ) -> None:
     hub.faults, before = list(faults), files(run)
@@ -154,64 +154,70 @@ def test_what_goes_wrong_is_one_sentence(
     assert files(run) == before
 
 
-def test_a_card_that_the_hub_refuses_is_one_sentence(hub: FakeHub, run: Path) -> None:
+def test_a_card_rejected_by_the_hub_is_an_input_error(hub: FakeHub, run: Path) -> None:
     write_text(run / "model" / "README.md", "---\nbase_model: here\n---\n")
-    with pytest.raises(InputError, match=r"did not take it: .*base_model must be a repository"):
+    with pytest.raises(InputError, match=r"rejected it: .*base_model must be a repository"):
         publish_run([str(run), "--publish.repo=digits"])
 
 
-def test_a_name_of_somebody_else_is_refused(hub: FakeHub, run: Path) -> None:
-    with pytest.raises(InputError, match="cannot be made with your token: take a name of your own"):
+def test_a_repository_of_another_user_is_rejected(hub: FakeHub, run: Path) -> None:
+    with pytest.raises(
+        InputError, match="cannot be created with your token: use a name of your own"
+    ):
         publish_run([str(run), "--publish.repo=bob/digits"])
     hub.repos["bob/digits"] = {}
-    with pytest.raises(InputError, match="may not write there"):
+    with pytest.raises(InputError, match="has no write access"):
         publish_run([str(run), "--publish.repo=bob/digits"])
     assert hub.repos["bob/digits"] == {}
     hub.faults = [("create", 409)]
-    with pytest.raises(InputError, match="is somebody else's"):
+    with pytest.raises(InputError, match="belongs to somebody else"):
         publish_run([str(run), "--publish.repo=eve/digits"])
     hub.faults = [("create", 409), ("api/models", 502)]
     with pytest.raises(InputError, match="status 502"):
         publish_run([str(run), "--publish.repo=eve/digits"])
 
 
-def test_what_everybody_can_see_is_sent_only_where_that_is_meant(hub: FakeHub, run: Path) -> None:
+def test_a_public_repository_needs_private_false(hub: FakeHub, run: Path) -> None:
     publish_run([str(run), "--publish.repo=open", "--publish.private=false"])
     assert hub.public == {"ann/open"}
-    with pytest.raises(InputError, match=r"everybody can see it: .* set publish\.private=false"):
+    with pytest.raises(InputError, match=r"it exists and is public: .* set publish\.private=false"):
         publish_run([str(run), "--publish.repo=open"])
     assert len(hub.commits) == 1
 
 
-def test_without_network_token_or_login_nothing_is_asked(
+def test_without_network_or_token_no_request_is_made(
     hub: FakeHub, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="HF_HUB_OFFLINE is set, so nothing is sent: unset it"):
-        Hub("digits", private=True).reach()
+    with pytest.raises(
+        InputError, match="HF_HUB_OFFLINE is set, so nothing can be uploaded: unset it"
+    ):
+        Hub("digits", private=True).ensure_exists()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     with pytest.raises(InputError, match=r"no token .* run `hf auth login`, or set HF_TOKEN"):
-        Hub("digits", private=True).reach()
+        Hub("digits", private=True).ensure_exists()
     assert not hub.asked
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(InputError, match="could not be reached, or the connection was cut"):
-        Hub("digits", private=True).reach()
+    with pytest.raises(InputError, match="could not be reached, or the connection was lost"):
+        Hub("digits", private=True).ensure_exists()
 
 
-def test_what_was_not_sent_is_said_kept_and_sent_later(
+def test_failed_uploads_are_reported_saved_and_sent_later(
     hub: FakeHub, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub.faults = [("whoami", 401)] * 3
     sender, said = uploader(run)
     sender.offer_model()
     sender.close()
-    sentence = "publish.repo=ann/digits: the Hub does not know your token"
-    assert said[0].startswith(f"warning: nothing is published for now: {sentence}")
-    assert said[-1].startswith(f"WARNING: not sent to the Hub: the model of update 5: {sentence}")
-    assert said[-1].endswith(f"python -m trainer publish {run} sends it")
+    sentence = "publish.repo=ann/digits: the Hub does not accept your token"
+    assert said[0].startswith(f"warning: upload to the Hub failed: {sentence}")
+    assert said[-1].startswith(
+        f"WARNING: not uploaded to the Hub: the model of update 5: {sentence}"
+    )
+    assert said[-1].endswith(f"upload it with python -m trainer publish {run}")
     assert len([line for line in said if sentence in line]) == 2  # not at every try
     kept = json.loads((run / UNSENT).read_text())
     assert kept["unsent"] == ["the model of update 5"]
@@ -222,23 +228,23 @@ def test_what_was_not_sent_is_said_kept_and_sent_later(
     assert hub.commits == ["The model of update 5"]
 
 
-def test_the_next_start_sends_what_the_last_one_could_not(hub: FakeHub, run: Path) -> None:
+def test_the_next_start_sends_pending_uploads(hub: FakeHub, run: Path) -> None:
     write_json(run / UNSENT, {"repo": "ann/digits", "unsent": [], "reason": ""})
     uploader(run)[0].close()
     assert hub.commits == ["The model of update 5"]
     assert not (run / UNSENT).exists()
 
 
-def test_a_hub_that_never_answers_keeps_nobody(hub: FakeHub, run: Path) -> None:
+def test_a_hub_that_never_answers_does_not_block_the_exit(hub: FakeHub, run: Path) -> None:
     hub.hold.clear()
     sender, said = uploader(run, wait_seconds=0.2)
     sender.offer_model()
     sender.close()
-    assert "not through after 0.2 s (publish.wait_seconds)" in said[-1]
+    assert "not finished after 0.2 s (publish.wait_seconds)" in said[-1]
     assert (run / UNSENT).is_file()
 
 
-def test_a_token_is_in_no_sentence(
+def test_no_message_contains_the_token(
     hub: FakeHub, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def leak(*_: Any, **__: Any) -> None:
@@ -257,35 +263,35 @@ def test_a_token_is_in_no_sentence(
 
 
 @pytest.mark.parametrize("name", ["a b", "a/b/c", "-a", "a..b", "ann/x.git"])
-def test_a_name_that_no_repository_can_have_is_refused_before_training(name: str) -> None:
-    with pytest.raises(InputError, match=r"publish\.repo=.* give NAME or USER/NAME"):
+def test_an_invalid_repository_name_is_rejected_before_training(name: str) -> None:
+    with pytest.raises(InputError, match=r"publish\.repo=.* use NAME or USER/NAME"):
         parse([f"--publish.repo={name}"])
 
 
-def test_a_wait_below_zero_is_refused() -> None:
+def test_a_negative_wait_is_rejected() -> None:
     with pytest.raises(InputError, match=r"publish\.wait_seconds must be 0 or more, got -1"):
         PublishConfig(wait_seconds=-1)
 
 
-def test_a_folder_that_is_no_run_is_refused(run: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_rejected(run: Path, tmp_path: Path) -> None:
     for folder in (tmp_path, run / "model", tmp_path / "absent"):
-        with pytest.raises(InputError, match="no run with a model of whisper-loop there"):
+        with pytest.raises(InputError, match="not a whisper-loop run with a model"):
             publish_run([str(folder)])
     with pytest.raises(InputError, match=r"python -m trainer publish RUN"):
         publish_run(["--publish.repo=digits"])
-    with pytest.raises(InputError, match=r"say where it goes with --publish\.repo=USER/NAME"):
+    with pytest.raises(InputError, match=r"name the repository with --publish\.repo=USER/NAME"):
         publish_run([str(run)])
 
 
 def be_ann(url: str) -> None:
-    """Make a process talk to a server in the Hub's place."""
+    """Make a process use a fake server instead of the Hub."""
     os.environ["HF_TOKEN"] = TOKEN
     constants.ENDPOINT, constants.HF_HUB_OFFLINE = url, False
     constants.HF_HUB_DISABLE_XET = True
     sys.modules["huggingface_hub.utils._http"].time.sleep = lambda _: None  # type: ignore[attr-defined]
 
 
-def test_a_run_publishes_its_best_model_and_ends_well_where_it_cannot(
+def test_a_run_publishes_its_best_model_and_finishes_if_it_cannot(
     hub: FakeHub, trainer: Any, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -300,6 +306,6 @@ def test_a_run_publishes_its_best_model_and_ends_well_where_it_cannot(
     assert not (run / UNSENT).exists()
     hub.faults = [("whoami", 500)] * 99
     done = trainer(tmp_path / "other", *knobs, sabotage=partial(be_ann, hub.url))
-    assert "WARNING: not sent to the Hub: the model of update 1 and" in done.output
+    assert "WARNING: not uploaded to the Hub: the model of update 1 and" in done.output
     assert json.loads((tmp_path / "other" / "status.json").read_text())["status"] == "finished"
     assert (tmp_path / "other" / UNSENT).is_file()
