@@ -51,12 +51,12 @@ train() {
   supervise accelerate launch --quiet ${ACCELERATE_ARGS:-$flags} "$here/trainer/main.py" "$@"
 }
 
-# Runs a launcher in a process group of its own. SIGTERM kills `accelerate launch` and orphans its child, SIGUSR1
-# does so to torchrun: here the launcher is deaf, the trainer below it hears, and the script exits with its status.
+# Runs a launcher in its own process group. SIGTERM kills `accelerate launch` and orphans its child, and SIGUSR1 does
+# so to torchrun. Here the launcher ignores signals, the trainer receives them, and the script exits with its status.
 supervise() {
-  local told launcher status path
-  told=$(mktemp)
-  export WHISPER_LOOP_EXIT=$told
+  local status_file launcher status path
+  status_file=$(mktemp)
+  export WHISPER_LOOP_EXIT=$status_file
   set -m
   (
     trap '' HUP INT TERM USR1
@@ -71,13 +71,13 @@ supervise() {
     kill -s 0 "$launcher" 2>/dev/null || break # else only a signal came in
   done
   kill -s KILL -- "-$launcher" 2>/dev/null || true
-  if [ -s "$told" ]; then
-    # a trainer that was killed together with what watched it could not say so
-    path=$(sed -n 2p "$told")
+  if [ -s "$status_file" ]; then
+    # a trainer that was killed together with its watchdog could not write its status
+    path=$(sed -n 2p "$status_file")
     [ -z "$path" ] || python -I -S "$here/trainer/process/watchdog_process.py" --gone "$path" || true
-    status=$(sed -n 1p "$told")
+    status=$(sed -n 1p "$status_file")
   fi
-  rm -f "$told"
+  rm -f "$status_file"
   exit "$status"
 }
 

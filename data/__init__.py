@@ -27,7 +27,7 @@ Streaming datasets are trained on window by window (streaming/): stream reads ro
 position, tar_window writes a window's audio to one tar file, windows screens each window,
 windowed_loader yields its forward passes, and window_log records where windows begin, for resuming.
 
-commands/ holds `python -m data inspect`, `split`, `leakage` and `demo`; pages/ their HTML.
+commands/ holds `python -m data inspect`, `split`, `leakage` and `demo-corpus`; pages/ their HTML.
 
 Sampling looks at metadata only. Audio is decoded after sampling, on demand, and nothing is
 precomputed to disk. This package does not depend on models, devices or process groups.

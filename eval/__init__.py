@@ -1,26 +1,26 @@
-"""From a model and batches to scores a person can trust.
+"""Load a Whisper model, transcribe audio with it, and score the transcripts.
 
-    whisper     a name or folder   → a Whisper that takes short audio, and its tokenizer
-    silence     a Whisper          → the states of silence that short audio's attention rests on
-    decode      a Batch            → texts; what is decoded again: fallback
-    normalize   texts              → what is compared, under a name that stands beside every figure
-    units       a text             → its words, characters, or both
-    errors      text pairs         → ErrorCounts, which add up
-    script      Chinese texts      → the same in one script; who wrote the other one
-    hypothesis  an utterance heard → its counts, once, for all figures
-    groups      many of them       → figures of a language, with intervals (bootstrap)
-    evaluate    utterances         → Scores, the same on every process
-    ct2         the same           → the same, of a model that CTranslate2 converted
-    likelihood  the same           → what references cost the model
-    meters      what was heard     → signs of trouble; of silence and noise too (noise)
-    forgetting  another corpus     → what the model unlearns; all that is beside errors: beside
-    page        its files          → report.html (figures, breakdown, alignment, sound)
-    transcribe  any audio          → text and subtitles (sources, scribe, segments, subtitles)
-    compare     two evaluations    → whether B is better, in pairs
-    store       the main process   → its decision, on every process, without a collective
+    config                the options of an evaluation
+    whisper               load a checkpoint; an encoder for audio of any length up to 30 s
+    silence_states        encoder states of silence, which short audio attends to
+    half_precision        a copy of the model in bf16 or fp16
+    device                precision, GPU settings, out-of-memory errors
+    decode                a Batch → hypotheses
+    fallback              when a clip is decoded again
+    segments              timestamp tokens → segments with start and end
+    subset                a stratified part of a split
+    evaluate              utterances → Scores, the same on every process
+    reference_loss        negative log likelihood of the references
+    faster_whisper_model  load, decode and score a model that CTranslate2 converted
+    main_process          wait for the main process without a collective
+    metrics/              WER, CER, normalization, confidence intervals, comparison of two models
+    probes/               hallucination, forgetting, output on silence and noise
+    report/               report.html of an evaluation, and its tables on the console
+    transcribe/           `python -m eval transcribe` and `try`: text and subtitles of any audio
+    label_errors/         `python -m eval label-errors`: transcripts that are probably wrong
 
-Edits and lengths are summed over clips and processes, and divided once. This package knows nothing
-of training.
+Edits and reference lengths are summed over clips and processes, and divided once. This package does
+not import trainer/.
 """
 
 import data as _data  # noqa: F401 - makes torchaudio importable before transformers asks for it

@@ -30,7 +30,7 @@ def noting(owner: Any, name: str) -> None:
 
 def note_calls() -> None:
     """Note who counts the updates of a run, and who makes an index."""
-    noting(Plan, "length")
+    noting(Plan, "num_updates")
     noting(data.manifest, "build_index")
 
 
@@ -44,7 +44,7 @@ def test_the_main_process_alone_counts_updates_and_makes_a_missing_index(
     index.unlink()  # as in a run from before there was one
     trainer(run, *epochs, "--loop.epochs=2", "--resume=auto", processes=2, sabotage=note_calls)
     noted = sorted(path.name for path in tmp_path.glob("*.[01]"))
-    assert noted == ["build_index.0", "length.0"]
+    assert noted == ["build_index.0", "num_updates.0"]
     assert index.exists()
     assert losses(run) == losses(whole)
 
@@ -66,11 +66,13 @@ def test_the_worst_pass_is_found_in_a_part_of_the_updates(
     ]
     plan = Plan.from_utterances(rows, config, seed=0)
     drawn: list[object] = []
-    rows_of = data.sampling.bucketed_sampler.rows_of
+    make_rows = data.sampling.bucketed_sampler.make_rows
     monkeypatch.setattr(
-        data.buckets, "rows_of", lambda *given: drawn.append(given) or rows_of(*given)
+        data.sampling.bucketed_sampler,
+        "make_rows",
+        lambda *given: drawn.append(given) or make_rows(*given),
     )
-    BucketedBatchSampler(plan, config, updates=0).worst()
+    BucketedBatchSampler(plan, config, updates=0).largest()
     updates = len(plan.updates(0))
     assert updates >= 500
     assert len(drawn) < updates / 3

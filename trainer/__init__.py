@@ -1,33 +1,35 @@
 """From a config to a trained model.
 
-config      a recipe and arguments → Config
-main        builds everything in order, and trains
-loop        update, record, evaluate, save: when each is due
-run         everything that the loop touches: what trains, what is saved, who watches
-recovery    what it does where something goes wrong
-step        one update; distributed/engine: what DDP and FSDP2 do differently in it
-model       what training adds to Whisper: selected positions, summed loss; freezing: which parts
-            are not trained; lora: adapters beside frozen weights
-optim       AdamW's groups; the learning rate as a function of the update; eightbit: small moments
-state       all progress there is
-checkpoint  writes and loads; snapshot is the copy in memory, sealed the folder that is complete or
-            absent, shelf where they stand
-resume      going on where a run stopped
-run_folder  the run's files, and its corpus, frozen at the first start; run_lock: one start at a
-            time; run_status: status.json; shared_scan: all processes measure the corpus;
-            liveness: which of them have ended
-passes      where batches come from: the frozen corpus, or a stream
-pulse       beats between units of work: signals are heeded, and the watchdog is fed;
-            watchdog_process: a process that kills a training process that stalls
-processes   sums over all processes, and the end of their group
-guard       updates that gave no finite gradient
-memory      passes that do not fit: found first, and cut smaller
-fit         searches for the largest that fit; budget keeps what it found
-planning    what a run will do: workload counts, bench times, footprint weighs, outlook tells
-forecast    what was planned, and the run held against it
-drops       clips that failed on the way
-telemetry   throughput; recorder: metrics.jsonl and the display; trackers: TensorBoard, wandb …
-report      report.html; plots: its curves, and pictures of them at the end
+The modules, in the order in which a run uses them:
+
+    config            a recipe and arguments → Config
+    main              builds everything in order, and trains
+    run_dir           the run's folder, and its corpus, frozen at the first start
+    train_loader      training batches: from the frozen corpus, or from a stream
+    model             what training adds to Whisper: selected positions, summed loss, frozen parts
+    lora              adapters beside frozen weights
+    optimizer         AdamW and its parameter groups; the learning rate of each update
+    out_of_memory     forward passes that do not fit: found before training, and cut smaller
+    run               everything that the loop uses
+    loop              update, record, evaluate, save: when each is due
+    step              one update
+    state             progress: the same on every process, saved as JSON
+    validation        evaluations: before training, when due, and of the best model at the end
+    best_model        which of two models is better
+    heartbeat         between forward passes: signals are handled, and the watchdog's timer is reset
+    nonfinite         updates whose loss or gradient was not finite
+    recovery          what a run does after an error
+    resume            continue from a checkpoint
+    checkpoint/       copied in memory, written beside training; complete or absent; rotated
+    distributed/      devices, DDP and FSDP2 (engine), sums over processes, the shared scan
+    process/          signals, the watchdog, the run's lock, status.json
+    metrics/          throughput, FLOPs, the console, metrics.jsonl, trackers, the profiler
+    plan/             what a run will take: updates, time, memory and disk
+    report/           report.html and plots of a run
+    publish/          the exported model, its card, and uploads to the Hub
+    commands/         `python -m trainer plan`, `find-batch-size`, `doctor`, `tiny-model`, `publish`
+
+loop and step do not depend on whether one process, DDP or FSDP2 trains: distributed/engine does.
 """
 
 import os

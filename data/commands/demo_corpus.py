@@ -1,4 +1,4 @@
-"""`python -m data demo`: synthesize a corpus of spoken numbers with espeak-ng.
+"""`python -m data demo-corpus`: synthesize a corpus of spoken numbers with espeak-ng.
 
 The corpus is in English and Mandarin, and has Mozilla Common Voice's folder layout, so that any
 reader of Common Voice can read it. This needs the optional extra `whisper-loop[demo]`, and no

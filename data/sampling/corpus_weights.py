@@ -1,4 +1,4 @@
-"""How often an epoch repeats the utterances of each corpus (data.weights, data.hours)."""
+"""How often an epoch repeats the utterances of each corpus (data.weights, data.hours_per_epoch)."""
 
 import random
 from collections.abc import Mapping

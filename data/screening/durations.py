@@ -56,7 +56,7 @@ def scan(
     show: bool,
     measure_files: MeasureFiles = measure_locally,
 ) -> Measurements:
-    """Measure all clips of unknown duration, or all clips if data.check is decode.
+    """Measure all clips of unknown duration, or all clips if data.scan is decode.
 
     Args:
         utterances: to measure.

@@ -103,7 +103,7 @@ def screen_repeats(utterances: Iterable[Utterance], split: str) -> Screened:
 
 
 def refuse_missing(drops: Sequence[Drop], config: DataConfig) -> None:
-    """Raise an error if audio files are missing, unless data.missing is drop.
+    """Raise an error if audio files are missing, unless data.missing_audio is drop.
 
     Raises:
         InputError: clips are missing and data.missing_audio is error.
@@ -129,7 +129,7 @@ def max_broken_clips(rows: int, config: DataConfig) -> float:
 
 
 def refuse_broken(drops: Iterable[Drop], rows: int, config: DataConfig, named_in: Path) -> None:
-    """Raise an error if more training clips are broken than data.max_broken allows.
+    """Raise an error if more training clips are broken than data.max_broken_share allows.
 
     One is always allowed, unless data.max_broken_share is 0: of 50 clips it would be 2 %. Clips
     that are left out on purpose, such as too long ones, are not broken; neither are missing ones
@@ -138,7 +138,7 @@ def refuse_broken(drops: Iterable[Drop], rows: int, config: DataConfig, named_in
     Args:
         drops: of all splits so far; a clip may occur once per epoch.
         rows: number of clips of the training split, dropped or kept.
-        config: has data.max_broken.
+        config: has data.max_broken_share.
         named_in: the file that lists the drops.
 
     Raises:

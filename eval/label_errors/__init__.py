@@ -1,1 +1,1 @@
-"""`python -m eval suspects`: find label errors by the training loss of transcripts."""
+"""`python -m eval label-errors`: find label errors by the training loss of transcripts."""

@@ -26,7 +26,7 @@ class Evaluation(NamedTuple):
             probes: results of its probes.
             first: contents of scores.json before training, or an empty dict.
         """
-        rows = [*summaries(split, saved, first), *_forgetting_rows(probes)]
+        rows = [*summaries(split, saved, first), *forgetting_rows(probes)]
         notes = normalizers(totals(saved, {}))
         notes += [f"{split} decoded at true length"] if saved["true_length"] else []
         if probes.forgetting is not None and probes.forgetting.own:
@@ -35,7 +35,8 @@ class Evaluation(NamedTuple):
         return cls(saved["error"], rows, notes, warnings)
 
 
-def _forgetting_rows(probes: ProbeResults) -> list[Summary]:
+def forgetting_rows(probes: ProbeResults) -> list[Summary]:
+    """Return the rows of forgetting in the table of an evaluation."""
     forgetting = probes.forgetting
     if forgetting is None:
         return []

@@ -100,8 +100,8 @@ def train_for(task: Task, side: Side, minutes: float) -> None:
     now = side.evaluate(updates, "minutes").after.score(task)
     found = Figures(
         same_time_updates=updates,
-        same_time_wer=now.of("wer").rate,
-        same_time_cer=now.of("cer").rate,
+        same_time_wer=now.counts("wer").rate,
+        same_time_cer=now.counts("cer").rate,
     )
     side.figures = joined(side.figures, found)
 

@@ -89,9 +89,9 @@ def scored(task: Task, found: Evaluation) -> Figures:
     figures = Figures(
         evaluation_clips_per_second=len(task.test) / found.before.seconds,
         evaluation_tree_bytes=found.tree_bytes,
-        wer_before=was.of("wer").rate,
-        wer=now.of("wer").rate,
-        cer=now.of("cer").rate,
+        wer_before=was.counts("wer").rate,
+        wer=now.counts("wer").rate,
+        cer=now.counts("cer").rate,
     )
     if found.short is None:
         return figures
@@ -100,6 +100,6 @@ def scored(task: Task, found: Evaluation) -> Figures:
     return replace(
         figures,
         short_clips_per_second=speed,
-        short_wer=short.of("wer").rate,
-        short_cer=short.of("cer").rate,
+        short_wer=short.counts("wer").rate,
+        short_cer=short.counts("cer").rate,
     )

@@ -194,7 +194,7 @@ def test_a_process_short_of_clips_makes_as_many_passes(
 
 
 def test_training_pads_as_the_user_says(config: DataConfig, label_encoder: LabelEncoder) -> None:
-    config = replace(config, max_seconds_per_forward=120.0, update_clips=1, padded_share=0.8)
+    config = replace(config, max_seconds_per_forward=120.0, update_clips=1)
     rows = utterances_of(config, label_encoder)[:8]
     lengths = {}
     for pad in ("30s", "bucket", "mixed"):

@@ -107,8 +107,8 @@ def test_scores_of_an_evaluation_equal_jiwer_on_its_rows() -> None:
     rows = [each.to_json(scores.compared[each.utterance.id]) for each in heard]
     said, text = ([row[f"{key}_normalized"] for row in rows] for key in ("reference", "hypothesis"))
     (group,) = scores.groups
-    assert group.of("wer").rate == scores.error == pytest.approx(jiwer.wer(said, text))
-    assert group.of("cer").rate == pytest.approx(jiwer.cer(said, text))
+    assert group.counts("wer").rate == scores.error == pytest.approx(jiwer.wer(said, text))
+    assert group.counts("cer").rate == pytest.approx(jiwer.cer(said, text))
     assert sum(row["edits"] for row in rows) / sum(row["units"] for row in rows) == scores.error
 
 

@@ -232,7 +232,7 @@ def test_a_streams_worst_pass_is_smaller_once_passes_were_cut() -> None:
 def test_passes_are_cut_until_the_rehearsal_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     utterances = [Utterance(id=str(i), audio="", text="", seconds=5.0, tokens=9) for i in range(40)]
     config = DataConfig(update_clips=20)
-    plan = Plan.of(utterances, config, seed=0)
+    plan = Plan.from_utterances(utterances, config, seed=0)
     passes = TrainLoader(BucketedBatchSampler(plan, config, updates=1), lambda _: iter(()))  # type: ignore[arg-type,return-value]  # no batch is drawn
     first, said = passes.worst.seconds, list[str]()
     outcomes = iter([ALLOCATOR, SIGNS[0], None])

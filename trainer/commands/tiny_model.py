@@ -1,4 +1,4 @@
-"""`python -m trainer blank`: create a tiny Whisper with random weights for a corpus.
+"""`python -m trainer tiny-model`: create a tiny Whisper with random weights for a corpus.
 
 Its tokenizer is trained on the corpus. The demo and the tests use it; all other code is the same as
 for a published Whisper model.

@@ -143,7 +143,7 @@ def test_the_first_window_is_read_for_the_manifest_and_leaves_nothing(
     tmp_path: Path, label_encoder: LabelEncoder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_parquet(tmp_path / "mine")
-    config = DataConfig(corpus=(str(folder),), streaming=True, window=SIZE, workers=0)
+    config = DataConfig(corpus=(str(folder),), streaming=True, shuffle_buffer=SIZE, workers=0)
     window = first_window(config, label_encoder, [], tmp_path / "runs", seed=0, show=True)
     assert len(window.utterances) == SIZE
     assert list((tmp_path / "runs").iterdir()) == []

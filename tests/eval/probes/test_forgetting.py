@@ -24,6 +24,7 @@ from eval.evaluate import Evaluator
 from eval.metrics.hypothesis import Hypothesis
 from eval.probes.forgetting import CHOSEN
 from eval.probes.run_probes import ProbeResults, run_probes
+from eval.report.summary import Evaluation, forgetting_rows
 from eval.whisper import load_whisper
 
 
@@ -124,7 +125,7 @@ def test_forgetting_is_compared_with_the_first_evaluation(
     first = probe(evaluator, tmp_path, 0)
     assert first.forgetting is not None
     was = first.forgetting.scores.error
-    (row,) = first.summaries()
+    (row,) = forgetting_rows(first)
     assert (row.split, row.language, row.change) == ("forgetting", "zh", "")
     assert row.error.startswith(f"CER {100 * was:.2f} %")
     assert first.metrics() == {"meters/forgetting": was}
@@ -135,7 +136,7 @@ def test_forgetting_is_compared_with_the_first_evaluation(
     now = second.forgetting.scores.error
     assert now != was
     # what was measured before a first evaluation of dev is kept is not compared
-    (row,) = replace(second, first={}).summaries()
+    (row,) = forgetting_rows(replace(second, first={}))
     assert row.change == f"{100 * (now - was):+.2f} points"
 
 
@@ -171,11 +172,14 @@ def test_without_transcripts_the_first_hypotheses_are_the_references(
     assert first.scores.error == 0.0
     assert all(h.utterance.text == h.text for h in first.hypotheses)
     change(evaluator, 1)
-    second = probe(evaluator, tmp_path, 20).forgetting
+    results = probe(evaluator, tmp_path, 20)
+    second = results.forgetting
     assert second is not None
     assert [h.utterance.text for h in second.hypotheses] == [h.text for h in first.hypotheses]
     assert second.scores.error > 0
-    assert "against the first evaluation's transcripts" in str(second)
+    saved = {"error": 0.5, "true_length": True, "languages": {}, "long": {}, "corpora": {}}
+    notes = Evaluation.of("dev", saved, results, {}).notes
+    assert "forgetting: the references are the texts of the first evaluation" in notes
 
 
 def test_another_corpus_in_the_same_run_is_an_input_error(

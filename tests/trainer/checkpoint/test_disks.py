@@ -123,7 +123,7 @@ def full_now_and_then(seed: int) -> None:
     trainer.checkpoint.manager.RETRIES = ()
     for owner, name in (
         (Snapshot, "write"),
-        (trainer.rotation, "hardlink_tree"),
+        (trainer.checkpoint.rotation, "hardlink_tree"),
         (trainer.validation, "export"),
     ):
         refuse_at_random(owner, name, random.Random(f"{seed} {name}"))

@@ -16,6 +16,7 @@ from data.log_mel import LogMel
 from data.sampling.bucketed_sampler import SampleSpec
 from data.utterance import Drop, Utterance
 from eval.whisper import Whisper, load_whisper
+from trainer.distributed.engine import Engine
 from trainer.metrics.clip_losses import ClipLosses
 from trainer.metrics.recorder import NullRecorder
 from trainer.model import ModelConfig, prepare_training
@@ -52,7 +53,8 @@ def update(whisper: Whisper, batches: list[Batch]) -> StepResult:
     tokens = sum(sum(batch.tokens) for batch in batches)
     for batch in batches:
         batch.is_last = batch is batches[-1]
-    return train_step(Accelerator(cpu=True), module, optimizer, batches, tokens=tokens, max_norm=1)
+    engine = Engine(Accelerator(cpu=True), module, optimizer)
+    return train_step(engine, batches, tokens=tokens, max_norm=1)
 
 
 def kept(folder: Path) -> ClipLosses:

@@ -27,6 +27,6 @@ def test_a_run_announces_what_exists(
     assert list(found) == lines
     assert all(path.exists() for path in found.values())
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert "Update 2: loss" in page
-    assert ("<h2>Scores" in page) == ("scores" in lines)
+    assert "2: training loss" in page
+    assert ("<h2>Evaluations" in page) == ("scores" in lines)
     assert end[-1].startswith("next: ")

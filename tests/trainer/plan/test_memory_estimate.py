@@ -12,6 +12,7 @@ from data.batch import Shape
 from eval.whisper import load_whisper
 from trainer.checkpoint.rotation import CheckpointConfig
 from trainer.commands.find_batch_size import PeakMemory
+from trainer.distributed.engine import Engine
 from trainer.metrics.flops import WhisperFlops
 from trainer.metrics.meter import peak_memory
 from trainer.model import ModelConfig, TrainingModule, prepare_training
@@ -51,10 +52,10 @@ def test_estimated_and_measured_memory_of_a_pass_agree(wide_model: Path, recompu
     accelerator, model, optimizer = prepared(wide_model, gradient_checkpointing=recomputes)
     gauge = PeakMemory(accelerator.device)
     memory = memory_of(accelerator, model, recomputes=recomputes)
-    rehearse(accelerator, model, optimizer, Shape(1, 16, 1))
+    rehearse(Engine(accelerator, model, optimizer), Shape(1, 16, 1))
     gauge.reset()
     before = gauge.peak
-    rehearse(accelerator, model, optimizer, LARGE)
+    rehearse(Engine(accelerator, model, optimizer), LARGE)
     taken = (memory.peak(LARGE) - memory.base) / HEAP_FACTOR
     assert taken > 100e6
     assert 0.6 * taken < gauge.peak - before < 2.5 * taken  # a heap has holes of its own
@@ -98,7 +99,7 @@ def test_measurements_of_fit_are_scaled(wide_model: Path, tmp_path: Path) -> Non
     ]
     write_json(tmp_path / "fit.json", {"max_seconds_per_forward": 1.0, "tried": tried})
     known = memory_of(accelerator, model, tmp_path / "fit.json")
-    assert (guess.source, known.source) == ("estimated from shapes", "as `fit` measured")
+    assert (guess.source, known.source) == ("estimated from shapes", "as find-batch-size measured")
     assert known.peak(LARGE) == pytest.approx(known.base + HEAP_FACTOR * (9e9 - known.base))
     half = guess.peak(LARGE._replace(rows=6)) - guess.base
     share = half / (guess.peak(LARGE) - guess.base)
@@ -111,7 +112,7 @@ def test_estimated_sizes_of_checkpoint_and_model_are_exact(trainer: Any, tmp_pat
     run = tmp_path / "run"
     trainer(run, "--loop.max_steps=1")
     accelerator, model, optimizer = prepared(trainer.model)
-    rehearse(accelerator, model, optimizer, Shape(1, 16, 1))
+    rehearse(Engine(accelerator, model, optimizer), Shape(1, 16, 1))
     told = disk_space(model, optimizer, CheckpointConfig(), tmp_path / "not" / "there", {1})
     sizes = {path: path.stat().st_size for path in run.rglob("*") if path.is_file()}
     saved = sum(size for path, size in sizes.items() if "step-00000001" in path.parts)
