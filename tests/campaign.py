@@ -122,7 +122,7 @@ class Campaign:
             self.go_on(delay)
 
     def go_on(self, delay: float, *extra: str) -> None:
-        """Go on with the run, and kill it a while after it has said from where."""
+        """Resume the run, and kill it some time after it started."""
         processes = self.start(self.run, *extra)
         log = self.folder / f"{self.run.name}.0.log"
         said = time.monotonic() + 60
@@ -230,7 +230,7 @@ def counts(title: str, found: Mapping[str, int]) -> Table:
 
 
 def digests(run: Path) -> dict[str, str]:
-    """Return the hash of the exported weights, of the last checkpoint, and of what was heard."""
+    """Return the hash of the exported weights, of the last checkpoint, and of the hypotheses."""
     last = max((run / "checkpoints").glob("step-*"))
     files = [run / "model" / "model.safetensors", *run.glob("eval/step-0*/dev/utterances.jsonl")]
     files += [last / name for name in ("model.safetensors", "optimizer.bin", "state.json")]

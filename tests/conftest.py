@@ -339,7 +339,7 @@ class Trainer:
     def reference(self, *extra: str, processes: int = 1, sabotage: Sabotage | None = None) -> Path:
         """Return a run that was left alone: one for all tests that ask for these arguments.
 
-        It is read and copied, and never gone on with.
+        Tests read or copy it, and never resume it.
         """
         what = (*self.arguments(Path(), *extra), str(processes))
         if isinstance(sabotage, partial):

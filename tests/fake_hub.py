@@ -1,4 +1,4 @@
-"""A small server that speaks the part of the Hub's API that uploads use, and fails when told to."""
+"""A small server with the part of the Hub's API that uploads use; it can inject failures."""
 
 import base64
 import hashlib
@@ -176,14 +176,14 @@ def mode(path: str) -> dict[str, Any]:
 
 def validate(content: str) -> tuple[int, Any]:
     """Check a card's metadata, as far as the Hub is known to."""
-    told = yaml.safe_load(content.split("---\n")[1])
+    metadata = yaml.safe_load(content.split("---\n")[1])
     errors = []
-    languages = told.get("language") or []
+    languages = metadata.get("language") or []
     if not all(isinstance(each, str) and 2 <= len(each) <= 3 for each in languages):
         errors.append("language must be ISO 639 codes")
-    if "/" not in (told.get("base_model") or "a/b"):
+    if "/" not in (metadata.get("base_model") or "a/b"):
         errors.append("base_model must be a repository")
-    if told.get("license") == "other" and not told.get("license_name"):
+    if metadata.get("license") == "other" and not metadata.get("license_name"):
         errors.append("license other needs a license_name")
     named = [{"message": error} for error in errors]
     return (400 if errors else 200), {"errors": named, "warnings": []}

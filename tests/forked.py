@@ -84,8 +84,8 @@ def run_module(
         if process.exitcode is None:
             process.kill()
             process.join()
-        told = [path.read_text(encoding="utf-8") for path in (out, err)]
-    return subprocess.CompletedProcess([module, *map(str, arguments)], process.exitcode, *told)
+        outputs = [path.read_text(encoding="utf-8") for path in (out, err)]
+    return subprocess.CompletedProcess([module, *map(str, arguments)], process.exitcode, *outputs)
 
 
 def _run_as_main(module: str) -> None:

@@ -47,9 +47,9 @@ def choose_at_random(seed: int) -> None:
 
     def chosen(_best: Path, _new: Path, _error: float, state: Any) -> Verdict:
         better = random.Random(f"{seed} {state.step}").random() < 0.5
-        return Verdict(better=better, told="better" if better else "not better")
+        return Verdict(better=better, reason="better" if better else "not better")
 
-    trainer.validation.choose = chosen  # type: ignore[assignment]
+    trainer.validation.compare_with_best = chosen  # type: ignore[assignment]
 
 
 def fail(where: str, number: int) -> None:
@@ -98,9 +98,9 @@ def observe(folder: Path, fate: Fate) -> None:
         marks = mmap.mmap(file.fileno(), 0)
     wrap(trainer.loop, "train_step", marks, 0, PHASES.index("update"))
     wrap(Evaluator, "evaluate", marks, 0, PHASES.index("evaluation"))
-    wrap(Validation, "keep_best", marks, 0, PHASES.index("export"))
+    wrap(Validation, "export_best", marks, 0, PHASES.index("export"))
     wrap(Checkpoints, "_write", marks, SAVING, 1)
-    begin = Heartbeat.begin
+    begin = Heartbeat.begin_update
 
     def noted(self: Heartbeat, batches: Any, dropped: int) -> Any:
         row = {
@@ -111,7 +111,7 @@ def observe(folder: Path, fate: Fate) -> None:
             ids.write(json.dumps(row) + "\n")
         return begin(self, batches, dropped)
 
-    Heartbeat.begin = noted  # type: ignore[method-assign]
+    Heartbeat.begin_update = noted  # type: ignore[method-assign]
     choose_at_random(fate.seed)
     if fate.fails is not None:
         fail(*fate.fails)

@@ -35,7 +35,7 @@ def tone(number: int) -> bytes:
 
 
 def text_of(number: int) -> str:
-    """Return what is said in a clip."""
+    """Return the transcript of a clip."""
     return f"{WORDS[number // 5]} {WORDS[number % 5]}"
 
 
@@ -68,8 +68,8 @@ def write_tars(folder: Path, kind: str = "json", texts: Mapping[int, str] | None
         with tarfile.open(folder / f"train-{shard:06d}.tar", "w") as tar:
             for number in numbers(shard):
                 text = (texts or {}).get(number, text_of(number))
-                told = json.dumps({"text": text, "language": "en"}) if kind == "json" else text
-                _add(tar, f"{number:06d}.{kind}", told.encode())
+                content = json.dumps({"text": text, "language": "en"}) if kind == "json" else text
+                _add(tar, f"{number:06d}.{kind}", content.encode())
                 _add(tar, f"{number:06d}.flac", tone(number))
     return folder
 

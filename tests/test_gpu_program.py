@@ -43,11 +43,11 @@ def test_every_step_leaves_a_line_that_says_ok(names: tuple[str, ...], tmp_path:
     out = tmp_path / "gpu.jsonl"
     done = run(out, "--smoke", "--jobs=1", "--rows", *names)
     ends = {row["step"]: row["status"] for row in rows_of(out) if "status" in row}
-    told = done.stdout + done.stderr + out.read_text(encoding="utf-8")
-    assert set(ends) == set(names), told
+    output = done.stdout + done.stderr + out.read_text(encoding="utf-8")
+    assert set(ends) == set(names), output
     for name, status in ends.items():
-        assert status == "ok" or (status == "skipped" and name in SKIPPED), told
-    assert done.returncode == 0, told
+        assert status == "ok" or (status == "skipped" and name in SKIPPED), output
+    assert done.returncode == 0, output
     assert all(name in done.stdout for name in names)  # in the table
 
 
@@ -89,7 +89,7 @@ def test_all_steps_together_take_nine_minutes_at_most(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ((), "there is no GPU here: --smoke tries the program on a CPU"),
         (("--smoke", "--rows", "tets"), "there is no step 'tets'; known: device, "),
@@ -98,8 +98,10 @@ def test_all_steps_together_take_nine_minutes_at_most(tmp_path: Path) -> None:
         (("--smoke", "--model=folder"), "give both or neither"),
     ],
 )
-def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+def test_a_mistake_is_one_sentence(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
     done = run(tmp_path / "gpu.jsonl", *arguments)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

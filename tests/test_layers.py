@@ -24,7 +24,7 @@ NEIGHBOURS = {
 FUNCTION_LINES, PARAMETERS, FILE_LINES, FOLDER_FILES = 40, 6, 200, 20
 LIMITS = {"train": 40, "train_step": 30, "main": 60}  # lines
 # What is over a limit today. A bound may only fall; what is no longer over one is taken out
-LONG_FUNCTIONS = {"trainer/main.py: build": 70}
+LONG_FUNCTIONS: dict[str, int] = {}
 LONG_FILES: dict[str, int] = {}
 
 Graph = dict[str, set[str]]

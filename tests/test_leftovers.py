@@ -48,12 +48,12 @@ def test_waits():
 
 def marked(mark: str) -> list[str]:
     """Return the processes that inherited a mark in their environment."""
-    found = []
+    commands = []
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended meanwhile
             if mark.encode() in (path / "environ").read_bytes():
-                found.append((path / "cmdline").read_text().replace("\0", " "))
-    return found
+                commands.append((path / "cmdline").read_text().replace("\0", " "))
+    return commands
 
 
 @pytest.mark.parametrize("ends", ["fails", "hangs"])

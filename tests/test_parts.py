@@ -67,9 +67,9 @@ def test_a_missing_or_damaged_part_is_named_and_nothing_is_written(
 def test_parts_cannot_write_outside_of_the_folder(folder: Path, tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     call("split", folder, f"--out={parts}")
-    told = json.loads((parts / "parts.json").read_text())
-    told["files"][0]["name"] = "../outside"
-    (parts / "parts.json").write_text(json.dumps(told))
+    manifest = json.loads((parts / "parts.json").read_text())
+    manifest["files"][0]["name"] = "../outside"
+    (parts / "parts.json").write_text(json.dumps(manifest))
     done = call("join", parts, f"--out={tmp_path / 'back'}")
     assert done.returncode == 2
     assert "would be written outside" in done.stderr
@@ -79,9 +79,9 @@ def test_parts_cannot_write_outside_of_the_folder(folder: Path, tmp_path: Path) 
 def test_files_that_are_not_what_was_split_are_refused(folder: Path, tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     call("split", folder, f"--out={parts}")
-    told = json.loads((parts / "parts.json").read_text())
-    told["files"][0]["sha256"] = "0"
-    (parts / "parts.json").write_text(json.dumps(told))
+    manifest = json.loads((parts / "parts.json").read_text())
+    manifest["files"][0]["sha256"] = "0"
+    (parts / "parts.json").write_text(json.dumps(manifest))
     done = call("join", parts, f"--out={tmp_path / 'back'}")
     assert done.returncode == 2
     assert "is not what was split" in done.stderr
@@ -89,7 +89,7 @@ def test_files_that_are_not_what_was_split_are_refused(folder: Path, tmp_path: P
 
 def test_a_mistake_is_one_sentence(folder: Path, tmp_path: Path) -> None:
     parts = tmp_path / "parts"
-    for arguments, told in (
+    for arguments, message in (
         (("split", tmp_path / "none", f"--out={parts}"), "holds no files"),
         (("split", folder, f"--out={folder}"), "exists already"),
         (("split", folder, f"--out={parts}", "--megabytes=0"), "must be greater than 0"),
@@ -97,5 +97,5 @@ def test_a_mistake_is_one_sentence(folder: Path, tmp_path: Path) -> None:
     ):
         done = call(*arguments)
         assert done.returncode == 2
-        assert told in done.stderr
+        assert message in done.stderr
         assert "Traceback" not in done.stderr

@@ -18,10 +18,10 @@ from data.config import DataConfig
 from data.config_parser import RENAMED
 from data.errors import InputError
 from eval.config import EvalConfig
-from trainer.best_model import TEXTS
+from trainer.best_model import UTTERANCES
 from trainer.model import ModelConfig
 from trainer.optimizer import OptimConfig
-from trainer.resume import evaluation_knobs, refuse_change, shaping
+from trainer.resume import evaluation_knobs, refuse_changed_knobs, training_knobs
 
 # 24 clips, 16 an update: an epoch is two updates, so its end lies on the way more than once
 HARD = ("--data.update_clips=16", "--model.dropout=0.1", "--loop.max_steps=6")
@@ -72,15 +72,15 @@ def note_ids(notes: Path) -> None:
     """Write down which clips a process brings to which update."""
     from trainer.heartbeat import Heartbeat
 
-    begin, rank = Heartbeat.begin, os.environ.get("RANK", "0")
+    begin, rank = Heartbeat.begin_update, os.environ.get("RANK", "0")
 
     def noted(self: Heartbeat, batches: Any, dropped: int) -> Any:
-        row = [list(batches[0].at), [each for batch in batches for each in batch.ids]]
+        row = [list(batches[0].position), [each for batch in batches for each in batch.ids]]
         with (notes / rank).open("a") as file:
             file.write(json.dumps(row) + "\n")
         return begin(self, batches, dropped)
 
-    Heartbeat.begin = noted  # type: ignore[method-assign]
+    Heartbeat.begin_update = noted  # type: ignore[method-assign]
 
 
 def order(notes: Path, processes: int) -> list[Any]:
@@ -203,7 +203,7 @@ def test_a_run_that_goes_on_chooses_the_same_best_on_any_processes(
     assert states[0] == states[1]
     assert states[0]["best_step"] == states[2]["best_step"]
     heard = [
-        [row["id"] for row in read_jsonl(run / "eval" / f"step-0000000{step}" / "dev" / TEXTS)]
+        [row["id"] for row in read_jsonl(run / "eval" / f"step-0000000{step}" / "dev" / UTTERANCES)]
         for run in (whole, cut, two)
         for step in range(5)
     ]
@@ -243,7 +243,7 @@ def test_a_knob_that_figures_depend_on_is_refused_at_resume_unless_accepted(
     done = trainer(run, *again, check=False)
     assert done.returncode == 2
     assert "eval.pad=auto, now it is 30s" in done.output
-    assert "the best model so far keeps the figure that it got with auto" in done.output
+    assert "the best model so far keeps the score that it got with auto" in done.output
     assert "going on after update 3" in trainer(run, *again, "--accept", "eval.pad").output
 
 
@@ -251,24 +251,24 @@ def test_a_checkpoint_from_before_figures_were_compared_goes_on(tmp_path: Path) 
     old = tmp_path / "step-00000003"
     old.mkdir()
     write_json(old / "state.json", {"shape": {"seed": 0}})
-    refuse_change(old, {"seed": 0} | evaluation_knobs(EvalConfig(num_beams=5)), ())
+    refuse_changed_knobs(old, {"seed": 0} | evaluation_knobs(EvalConfig(num_beams=5)), ())
     write_json(old / "state.json", {"shape": {"seed": 0} | evaluation_knobs(EvalConfig())})
     with pytest.raises(InputError, match=r"eval\.num_beams=1, now it is 5"):
-        refuse_change(old, {"seed": 0} | evaluation_knobs(EvalConfig(num_beams=5)), ())
+        refuse_changed_knobs(old, {"seed": 0} | evaluation_knobs(EvalConfig(num_beams=5)), ())
 
 
 def test_a_checkpoint_with_old_names_of_knobs_is_compared_by_the_new_ones(tmp_path: Path) -> None:
-    now = shaping(*KNOBS, steps=7) | evaluation_knobs(EvalConfig())
+    now = training_knobs(*KNOBS, steps=7) | evaluation_knobs(EvalConfig())
     before = {new: old for old, new in RENAMED.items()}
     saved = {before.get(key, key): value for key, value in now.items()}
     assert {"data.padding", "data.hours", "model.silence", "eval.unit"} <= saved.keys()
     assert not saved.keys() & before.keys()
     write_json(tmp_path / "state.json", {"shape": saved})
-    refuse_change(tmp_path, now, ())
+    refuse_changed_knobs(tmp_path, now, ())
     write_json(tmp_path / "state.json", {"shape": saved | {"data.padding": 0.5}})
     with pytest.raises(InputError, match=r"data\.max_padding=0\.5, now it is 0\.04"):
-        refuse_change(tmp_path, now, ())
-    refuse_change(tmp_path, now, ("data.max_padding",))
+        refuse_changed_knobs(tmp_path, now, ())
+    refuse_changed_knobs(tmp_path, now, ("data.max_padding",))
 
 
 def test_a_checkpoint_that_names_a_removed_knob_goes_on_unless_it_did_something(
@@ -279,11 +279,11 @@ def test_a_checkpoint_that_names_a_removed_knob_goes_on_unless_it_did_something(
     write_json(
         old / "state.json", {"shape": {"seed": 0, "data.repair": 0.0, "data.padded_share": 0.15}}
     )
-    refuse_change(old, {"seed": 0}, ())
+    refuse_changed_knobs(old, {"seed": 0}, ())
     write_json(old / "state.json", {"shape": {"seed": 0, "data.repair": 0.25}})
-    refuse_change(old, {"seed": 0}, ("data.repair",))
+    refuse_changed_knobs(old, {"seed": 0}, ("data.repair",))
     with pytest.raises(InputError, match=r"data\.repair=0\.25, a knob that was removed: start"):
-        refuse_change(old, {"seed": 0}, ())
+        refuse_changed_knobs(old, {"seed": 0}, ())
 
 
 def test_what_changes_no_figure_may_change_between_starts() -> None:
@@ -306,10 +306,10 @@ KNOBS = ModelConfig(), OptimConfig(), DataConfig()
     ],
 )
 def test_what_a_resume_compares_is_what_weights_depend_on(free: bool, changed: Any) -> None:
-    assert (shaping(*KNOBS, steps=7) == shaping(*changed, steps=7)) == free
+    assert (training_knobs(*KNOBS, steps=7) == training_knobs(*changed, steps=7)) == free
 
 
 def test_more_updates_are_no_change_where_the_learning_rate_does_not_depend_on_them() -> None:
-    assert shaping(*KNOBS, steps=7) == shaping(*KNOBS, steps=8)
+    assert training_knobs(*KNOBS, steps=7) == training_knobs(*KNOBS, steps=8)
     cosine = (KNOBS[0], replace(KNOBS[1], schedule="cosine"), KNOBS[2])
-    assert shaping(*cosine, steps=7) != shaping(*cosine, steps=8)
+    assert training_knobs(*cosine, steps=7) != training_knobs(*cosine, steps=8)

@@ -27,9 +27,9 @@ def best_at(*steps: int) -> None:
     from trainer.best_model import Verdict
 
     def chosen(_best: Path, _challenger: Path, _error: float, state: Any) -> Verdict:
-        return Verdict(better=state.step in steps, told="as told")
+        return Verdict(better=state.step in steps, reason="as told")
 
-    trainer.validation.choose = chosen  # type: ignore[assignment]
+    trainer.validation.compare_with_best = chosen  # type: ignore[assignment]
 
 
 def state_of(run: Path, step: int) -> dict[str, Any]:
@@ -55,8 +55,8 @@ def whole(trainer: Any, tmp_path: Path) -> Path:
 
 
 def test_what_a_kept_checkpoint_names_as_the_best_is_kept(whole: Path) -> None:
-    kept = sorted(path.name for path in (whole / "checkpoints").iterdir())
-    assert kept == ["step-00000004", "step-00000006", "step-00000008"]
+    names = sorted(path.name for path in (whole / "checkpoints").iterdir())
+    assert names == ["step-00000004", "step-00000006", "step-00000008"]
     assert [state_of(whole, step)["best_step"] for step in (4, 6, 8)] == [4, 4, 4]
 
 
@@ -84,7 +84,7 @@ def test_a_best_model_that_is_gone_is_told_and_the_run_goes_on(
     if resume == "auto":
         damage(whole, 8)
     done = trainer(whole, *LOOKS, f"--resume={resume}", sabotage=partial(best_at, 8))
-    assert "the best model so far, of update 4, is gone" in done.output
+    assert "the best model so far, of update 4, is lost" in done.output
     assert losses(whole) == before
     assert exported_step(whole / "model") == 8
     again = trainer(whole, *LOOKS, "--resume=auto", sabotage=partial(best_at, 8))

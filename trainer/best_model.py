@@ -1,4 +1,4 @@
-"""Which of two models is the better one: by a paired test on the same clips, then by dev loss."""
+"""Choose the better of two models: by a paired test on the same clips of dev, then by dev loss."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,100 +13,105 @@ from eval.metrics.confidence import Difference, paired_bootstrap
 from eval.metrics.hypothesis import Hypothesis
 from trainer.state import TrainState
 
-TEXTS, LOSSES = "utterances.jsonl", "losses.jsonl"
-LEAST = 1e-4  # nats a token: where dev losses differ by less, nothing was learned
+UTTERANCES, LOSSES = "utterances.jsonl", "losses.jsonl"
+MIN_LOSS_DIFFERENCE = 1e-4  # nats per token; dev losses that differ by less count as equal
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """Whether a model takes the best one's place, and why, for a person."""
+    """Whether a model is better than the best one so far, and the reason."""
 
     better: bool
-    told: str
+    reason: str  # for the console
 
 
 def write_losses(folder: Path, hypotheses: Sequence[Hypothesis]) -> None:
-    """Keep what each reference cost beside an evaluation's texts."""
-    known = ((h.utterance.id, h.reference_loss) for h in hypotheses if h.reference_loss)
-    write_jsonl(folder / LOSSES, ({"id": name, **cost._asdict()} for name, cost in known))
+    """Write the loss of each reference to an evaluation's folder."""
+    losses = ((h.utterance.id, h.reference_loss) for h in hypotheses if h.reference_loss)
+    write_jsonl(folder / LOSSES, ({"id": name, **loss._asdict()} for name, loss in losses))
 
 
-def choose(best: Path, challenger: Path, error: float, state: TrainState) -> Verdict:
-    """Tell whether a model is the best so far.
+def compare_with_best(best: Path, challenger: Path, error: float, state: TrainState) -> Verdict:
+    """Return whether a model is the best so far.
 
-    What is compared are files of the run: they are there on every start, with any processes.
+    It compares files in the run's folder, so that the result does not depend on resumes or on the
+    number of processes.
 
     Args:
-        best: folder of the evaluation of the best one before it.
-        challenger: folder of its own.
-        error: its bare figure, a fraction.
-        state: knows the best one's figure and update.
+        best: evaluation folder of the best model so far.
+        challenger: evaluation folder of the new model.
+        error: of the new model, a fraction.
+        state: holds the error and the update of the best model.
     """
     if state.best_error is None:
-        return Verdict(better=True, told="the best so far: the first one")
-    found = compare(best, challenger)
-    if found is None:  # a full disk took one, or loop.eval_clips was changed to other clips
-        told = f"nothing is left to compare clip by clip, {error:.2%} after {state.best_error:.2%}"
-        found = Verdict(better=error < state.best_error, told=told)
+        return Verdict(better=True, reason="the best so far: the first one")
+    verdict = compare(best, challenger)
+    if verdict is None:
+        reason = f"no clips in common to compare, {error:.2%} after {state.best_error:.2%}"
+        verdict = Verdict(better=error < state.best_error, reason=reason)
     old = f"update {state.best_step}"
-    stands = f"the best so far; against {old}" if found.better else f"{old} stays; against it"
-    return Verdict(better=found.better, told=f"{stands}: {found.told}")
+    outcome = f"the best so far; against {old}" if verdict.better else f"{old} stays; against it"
+    return Verdict(better=verdict.better, reason=f"{outcome}: {verdict.reason}")
 
 
 def compare(best: Path, challenger: Path) -> Verdict | None:
-    """Compare two evaluations, on the clips up to 30 s that both have.
+    """Compare two evaluations on the clips up to 30 s that they have in common.
 
     Args:
-        best: folder of the best one's.
-        challenger: folder of the other's.
+        best: evaluation folder of the best model so far.
+        challenger: evaluation folder of the new model.
 
     Returns:
-        None where they share no clip: a full disk took one, or it is of other clips.
+        None if there are no such clips: a full disk prevented one evaluation from being written, or
+        loop.eval_clips was changed.
     """
     old, new = _rows(best), _rows(challenger)
     shared = [name for name, row in new.items() if old.get(name, {}).get("units") == row["units"]]
     if not shared:
         return None
-    found = paired_bootstrap(
+    difference = paired_bootstrap(
         np.array([old[name]["edits"] for name in shared]),
         np.array([new[name]["edits"] for name in shared]),
         np.array([new[name]["units"] for name in shared]),
         [new[name].get("speaker") for name in shared],
     )
-    if found.significant:
-        better = found.change < 0
-        return Verdict(better=better, told=f"{'better' if better else 'worse'}, {_told(found)}")
-    known = [name for name in shared if old[name]["loss"] and new[name]["loss"]]
-    before, after = (_loss(rows, known) for rows in (old, new))
-    better = after < before - LEAST
-    told = f"no difference can be shown, {_told(found)}; dev loss {after:.4f} after {before:.4f}"
-    return Verdict(better=better, told=told)
+    points = _in_points(difference)
+    if difference.significant:
+        better = difference.change < 0
+        return Verdict(better=better, reason=f"{'better' if better else 'worse'}, {points}")
+    with_loss = [name for name in shared if old[name]["loss"] and new[name]["loss"]]
+    before, after = (_mean_loss(rows, with_loss) for rows in (old, new))
+    better = after < before - MIN_LOSS_DIFFERENCE
+    reason = f"no difference can be shown, {points}; dev loss {after:.4f} after {before:.4f}"
+    return Verdict(better=better, reason=reason)
 
 
-def _told(found: Difference) -> str:
-    told = f"{100 * found.change:+.2f} points"
-    if found.interval is not None:
-        told += f" ({100 * found.interval.low:+.2f} to {100 * found.interval.high:+.2f})"
-    return told
+def _in_points(difference: Difference) -> str:
+    """Return a difference and its interval in percentage points."""
+    interval = difference.interval
+    points = f"{100 * difference.change:+.2f} points"
+    return points + (
+        f" ({100 * interval.low:+.2f} to {100 * interval.high:+.2f})" if interval else ""
+    )
 
 
 def _rows(folder: Path) -> dict[str, Row]:
-    """Return the rows that count, by id, with what their references cost."""
-    if not (folder / TEXTS).is_file():
+    """Return the scored utterances up to 30 s by id, with their reference losses."""
+    if not (folder / UTTERANCES).is_file():
         return {}
     losses = {}
     if (folder / LOSSES).is_file():
         losses = {row["id"]: (row["nll"], row["tokens"]) for row in read_jsonl(folder / LOSSES)}
     return {
         row["id"]: {**row, "loss": losses.get(row["id"])}
-        for row in read_jsonl(folder / TEXTS)
+        for row in read_jsonl(folder / UTTERANCES)
         if row["edits"] is not None and row["seconds"] <= CHUNK_SECONDS
     }
 
 
-def _loss(rows: dict[str, Row], known: list[str]) -> float:
-    """Return nats a token; 0 where no reference fits a label: nothing is known to be better."""
-    losses = [rows[name]["loss"] for name in known]
+def _mean_loss(rows: dict[str, Row], names: list[str]) -> float:
+    """Return the loss of some utterances in nats per token; 0 without utterances."""
+    losses = [rows[name]["loss"] for name in names]
     return sum(nll for nll, _ in losses) / max(1, sum(tokens for _, tokens in losses))

@@ -1,4 +1,4 @@
-"""All knobs of a run: a recipe, then the command line. `--help` shows those that people set."""
+"""Config: all knobs of a run, from a recipe and the command line; and the --help page."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from trainer.publish.export import PublishConfig
 from trainer.run import LoopConfig
 
 RECIPES = Path(__file__).parent / "recipes"
-STARTS = ("print_config", "resume", "accept")  # say how to start, not what to train
+START_KNOBS = ("print_config", "resume", "accept")  # of one start, not of the run
 PROG = "accelerate launch trainer/main.py"
 COMMANDS = {
     "train": "Train. This is also what happens without a command.",
@@ -40,7 +40,7 @@ COMMANDS = {
     "publish": "Upload a run's model to the Hugging Face Hub.",
     "export": "Copy a run's model to a new folder.",
 }
-# the knobs that --help shows, by what a person wants to do
+# the knobs that --help shows, by purpose
 GROUPS = {
     "Corpus": (
         "data.corpus",
@@ -91,11 +91,11 @@ class Config:
     publish: PublishConfig = field(default_factory=PublishConfig)
 
     def __post_init__(self) -> None:
-        """Refuse values that could not work.
+        """Check the values.
 
         Raises:
-            InputError: the data is a stream and the number of updates is not set, or accept has a
-                name that a knob had before.
+            InputError: the data is a stream and loop.max_steps is not set, or `accept` has the old
+                name of a knob.
         """
         for key in self.accept:
             if key in RENAMED:
@@ -108,12 +108,12 @@ class Config:
 
     def to_yaml(self) -> str:
         """Return a recipe with every knob."""
-        settings = {k: v for k, v in asdict(self).items() if k not in STARTS}
+        settings = {k: v for k, v in asdict(self).items() if k not in START_KNOBS}
         return yaml.safe_dump(_plain(settings), sort_keys=False, allow_unicode=True)
 
     def flat(self) -> dict[str, str | float | int | None]:
-        """Return every knob by its full name, as trackers take it."""
-        return dict(_flat("", {k: v for k, v in asdict(self).items() if k not in STARTS}))
+        """Return every knob by its full name, for trackers."""
+        return dict(_flat("", {k: v for k, v in asdict(self).items() if k not in START_KNOBS}))
 
 
 C = TypeVar("C", bound=Config)
@@ -124,18 +124,18 @@ def parse(arguments: Sequence[str]) -> Config:
 
     Raises:
         InputError: a recipe is missing, or has an unknown key or a wrong value.
-        SystemExit: the command line has one (status 2), or asks for help (0).
+        SystemExit: the command line has an unknown key or a wrong value (status 2), or --help (0).
     """
     return parse_as(Config, arguments)
 
 
 def parse_as(kind: type[C], arguments: Sequence[str], prog: str = PROG) -> C:
-    """Parse the same arguments, and more, as a kind of Config.
+    """Parse the same arguments as a subclass of Config.
 
     Args:
-        kind: the dataclass; what it adds to Config comes first in --help.
+        kind: the dataclass; --help shows the knobs that it adds to Config first.
         arguments: of the command line.
-        prog: what a person typed before them.
+        prog: the program's name in the usage line.
 
     Raises:
         InputError: as parse().
@@ -161,7 +161,7 @@ def print_help(kind: type[Config], prog: str) -> None:
     recipes = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
     recipe = f"A YAML file of these keys, or one that comes with the project: {recipes}."
     print_table("Arguments", {"RECIPE": recipe})
-    own = [each.name for each in fields(kind) if each.name not in Config.__dataclass_fields__]
+    own = [f.name for f in fields(kind) if f.name not in Config.__dataclass_fields__]
     print_knobs(kind, {"This command's own options": own, **GROUPS})
     print_table(
         "More",
@@ -175,10 +175,10 @@ def print_help(kind: type[Config], prog: str) -> None:
 
 
 def find_recipe(name: str) -> Path:
-    """Return a recipe's path: as given, or by its name among those that come with the project.
+    """Return the path of a recipe: a file, or the name of a recipe of this project.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such recipe.
     """
     for path in (Path(name), RECIPES / name, RECIPES / f"{name}.yaml"):
         if path.is_file():
@@ -197,14 +197,14 @@ def _flat(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, str | floa
 
 
 def _plain(value: Any) -> Any:
-    """Turn tuples into lists, which YAML can write."""
+    """Convert tuples to lists, for YAML."""
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 
 def command_line() -> Config:
-    """Parse this process's arguments; print the config and stop where they ask for it.
+    """Parse this process's arguments; with --print_config print the config and exit.
 
     Raises:
         InputError: as parse().

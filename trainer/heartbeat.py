@@ -1,4 +1,4 @@
-"""Heartbeats between passes: requests to stop take effect there; missing ones mean a stall."""
+"""Heartbeat: checks for stop requests and feeds the watchdog between forward passes."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -6,53 +6,57 @@ from collections.abc import Iterator, Sequence
 from accelerate import Accelerator
 
 from data.batch import Batch
-from trainer.distributed.collectives import add_up
+from trainer.distributed.collectives import sum_over_processes
 from trainer.process.signals import Stopped, StopSignal
 from trainer.process.watchdog import Watchdog
 from trainer.state import Totals
 
-SLOW_SECONDS = 20.0  # torchrun kills 30 s after it was asked; a checkpoint has to fit in as well
+SLOW_SECONDS = 20.0  # torchrun kills 30 s after SIGTERM; an update and a save must take less
 
 
 class Heartbeat:
-    """Stop requests and the stall watchdog; every process comes to the same decision."""
+    """Stop requests and the stall watchdog; all processes stop at the same point."""
 
     def __init__(self, accelerator: Accelerator, stop: StopSignal, watchdog: Watchdog) -> None:
-        """Take who else has to agree, who asks to stop, and who notices a stall."""
+        """Take the other processes, this process's stop signal and its watchdog."""
         self.accelerator = accelerator
         self._stop = stop
         self._watchdog = watchdog
-        self._began = 0.0
+        self._update_started = 0.0
         self._update_seconds = 0.0
-        self._slow = False  # an update takes long on some process: it may end between its passes
-        self.save_seconds = 0.0  # the last checkpoint took
+        self._slow = False  # an update is slow on some process: it may stop between its passes
+        self.save_seconds = 0.0  # duration of the last save
 
-    def begin(self, batches: Sequence[Batch], dropped: int) -> Totals:
-        """Begin an update; return what it holds on all processes together, by one all-reduce.
+    def begin_update(self, batches: Sequence[Batch], dropped: int) -> Totals:
+        """Begin an update; return its counts, summed over all processes by one all-reduce.
 
         Args:
-            batches: this process's passes.
+            batches: this process's forward passes.
             dropped: clips that failed on this process.
 
         Raises:
             Stopped: a process was asked to stop.
         """
-        self._watchdog.rest()  # to wait for the others is no stall of this process
+        self._watchdog.pause()  # waiting for other processes is not a stall of this one
         slow = self._update_seconds + self.save_seconds > SLOW_SECONDS
-        mine = [*Totals.of(batches, dropped), self._stop.asked, slow]
-        tokens, seconds, dropped_by_all, stop, slow_by_all = add_up(self.accelerator, mine)
+        mine = [*Totals.of(batches, dropped), self._stop.requested, slow]
+        tokens, seconds, dropped_by_all, stop, slow_by_all = sum_over_processes(
+            self.accelerator, mine
+        )
         if stop:
             raise Stopped
         self._slow = slow_by_all > 0
-        self._watchdog.feed(self._watchdog.first_seconds)  # before a pass nothing was measured
-        self._began = time.monotonic()
+        self._watchdog.feed(self._watchdog.first_seconds)  # until the first pass begins
+        self._update_started = time.monotonic()
         return Totals(int(tokens), seconds, int(dropped_by_all))
 
-    def passes(self, batches: Sequence[Batch]) -> Iterator[Batch]:
-        """Yield an update's passes. A slow update is given up for a stop: no weight has moved yet.
+    def watch(self, batches: Sequence[Batch]) -> Iterator[Batch]:
+        """Yield the passes of an update, and feed the watchdog before each.
+
+        A stop request abandons a slow update, which has not changed a weight yet.
 
         Raises:
-            Stopped: as begin().
+            Stopped: as begin_update().
         """
         for batch in batches:
             if self._slow:
@@ -60,30 +64,30 @@ class Heartbeat:
             self._watchdog.feed()
             yield batch
 
-    def end(self) -> None:
-        """End an update; what follows may take any time."""
-        self._update_seconds = time.monotonic() - self._began
+    def end_update(self) -> None:
+        """End an update, and pause the watchdog."""
+        self._update_seconds = time.monotonic() - self._update_started
         self.pause_watchdog()
 
     def pause_watchdog(self) -> None:
-        """Pause the stall watchdog until the next beat: what follows may take any time."""
-        self._watchdog.rest()
+        """Pause the watchdog until the next heartbeat, before work of unknown length."""
+        self._watchdog.pause()
 
     def beat(self) -> None:
-        """Mark a batch of an evaluation: every process calls this as often.
+        """Begin a batch of an evaluation. All processes must call this equally often.
 
         Raises:
-            Stopped: as begin().
+            Stopped: as begin_update().
         """
         self._raise_if_stopped()
         self.show_progress()
 
     def show_progress(self) -> None:
-        """Mark progress within a batch of an evaluation; the other processes are not asked."""
+        """Show progress within a batch of an evaluation, on this process only."""
         self._watchdog.feed(self._watchdog.first_seconds, "an evaluation")
 
     def _raise_if_stopped(self) -> None:
-        self._watchdog.rest()
-        (asked,) = add_up(self.accelerator, [float(self._stop.asked)])
-        if asked:
+        self._watchdog.pause()
+        (requests,) = sum_over_processes(self.accelerator, [float(self._stop.requested)])
+        if requests:
             raise Stopped

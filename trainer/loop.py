@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop: fetch, update, record, evaluate and save."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,7 @@ from torch.profiler import record_function as phase
 from data.batch import Batch
 from eval.device import out_of_memory
 from trainer.optimizer import lr_at
-from trainer.recovery import cut_passes, rolled_back
+from trainer.recovery import roll_back_if_failing, shrink_passes
 from trainer.run import LoopConfig, Run, ensure_saved, save
 from trainer.state import Totals, TrainState
 from trainer.step import StepResult, reseed, set_lr, train_step
@@ -22,16 +22,17 @@ def train(run: Run) -> None:
     if evaluation_missed(run):
         evaluate_and_save(run)
     monitors.meter.start()
-    while left := steps_left(run.config, state, run.steps):
-        # draw: again after a rollback, and after passes were cut smaller
-        passes = run.training.passes.start(state.position, left, state.gone)
+    while remaining := steps_left(run.config, state, run.steps):
+        # start at the current position: again after a rollback or an out-of-memory error
+        loader = run.training.train_loader
+        iterator = loader.start(state.position, remaining, state.skipped_positions)
 
-        # fetch
-        while batches := fetch(run, passes):
-            totals = monitors.heartbeat.begin(batches, monitors.drops.take())
+        # fetch the forward passes of an update
+        while batches := fetch(run, iterator):
+            totals = monitors.heartbeat.begin_update(batches, monitors.drops.take())
             monitors.drops.count(totals.dropped)
 
-            # forward + backward of every pass, optimizer
+            # forward and backward passes, optimizer
             lr = prepare_step(run)
             result = try_step(run, batches, totals)
             if result is None:  # out of memory
@@ -40,7 +41,7 @@ def train(run: Run) -> None:
             # record
             state.advance(batches[-1].next_position, totals)
             monitors.add(state.step, batches, result)
-            if rolled_back(run, batches, result):
+            if roll_back_if_failing(run, batches, result):
                 break
             if due(state.step, monitors.log_every, last=state.step == run.steps):
                 monitors.losses.write()
@@ -53,31 +54,31 @@ def train(run: Run) -> None:
                 break
 
 
-def fetch(run: Run, passes: Iterator[Batch]) -> list[Batch]:
-    """Return the passes of the next update; measure the wait, and name clips that failed.
+def fetch(run: Run, iterator: Iterator[Batch]) -> list[Batch]:
+    """Return the forward passes of the next update.
 
-    Returns an empty list where none is left, or where there was no memory to move one to the
-    device: smaller ones are then to be drawn from here on.
+    Returns an empty list at the end of the data, and after an out-of-memory error while a batch was
+    moved to the device: the iterator must then be restarted, with smaller passes.
     """
-    monitors, update = run.monitors, list[Batch]()
+    monitors, batches = run.monitors, list[Batch]()
     try:
-        while not (update and update[-1].is_last):
+        while not (batches and batches[-1].is_last):
             with monitors.meter.waiting(), monitors.clock.on("waiting"), phase("data wait"):
-                batch = next(passes, None)
+                batch = next(iterator, None)
             if batch is None:
-                return update
+                return batches
             monitors.drops.add(batch.drops)
-            update.append(batch)
-        return update
+            batches.append(batch)
+        return batches
     except RuntimeError as error:
         reason = out_of_memory(error)
-    update.clear()  # behind the except, which holds what was allocated
-    cut_passes(run, [run.training.passes.largest], reason)
+    batches.clear()  # after the except block, whose traceback holds what was allocated
+    shrink_passes(run, [run.training.train_loader.largest], reason)
     return []
 
 
 def prepare_step(run: Run) -> float:
-    """Set randomness, the states of silence and the learning rate of the next update.
+    """Set the seed, the silence states and the learning rate of the next update.
 
     Returns:
         The learning rate.
@@ -92,64 +93,64 @@ def prepare_step(run: Run) -> float:
 
 
 def try_step(run: Run, batches: Sequence[Batch], totals: Totals) -> StepResult | None:
-    """Make an update; return what it did, or None where a pass did not fit in memory."""
+    """Make an update and return its result, or None if a pass did not fit in memory."""
     engine, heartbeat = run.training.engine, run.monitors.heartbeat
     tokens, max_norm = totals.tokens, run.training.optim.max_norm
     try:
-        return train_step(engine, heartbeat.passes(batches), tokens=tokens, max_norm=max_norm)
+        return train_step(engine, heartbeat.watch(batches), tokens=tokens, max_norm=max_norm)
     except RuntimeError as error:
         reason = out_of_memory(error)
     finally:
-        heartbeat.end()
-    cut_passes(run, [batch.shape for batch in batches], reason)
+        heartbeat.end_update()
+    shrink_passes(run, [batch.shape for batch in batches], reason)
     return None
 
 
 def evaluate_and_save(run: Run) -> None:
-    """Save and evaluate, where due."""
+    """Save and evaluate, each if due."""
     step = run.state.step
     if evaluation_due(run) or due(step, run.saving.save_every, last=step == run.steps):
-        save(run)  # first: whatever ends an evaluation shall cost no update
+        save(run)  # before the evaluation: if that fails, no update is lost
     if evaluation_due(run):
         evaluate(run)
 
 
 def evaluate(run: Run) -> None:
-    """Evaluate, and export the model if it is the best so far: one that is on the disk."""
+    """Evaluate dev, and export the model if it is the best so far and its checkpoint is on disk."""
     state, validation = run.state, run.validation
     run.training.full_model.refresh()
     error, better = validation.evaluate_dev(state)
     on_disk = better and ensure_saved(run)
-    state.note_evaluation(error, better=better, on_disk=on_disk)
+    state.record_evaluation(error, better=better, on_disk=on_disk)
     if better and not on_disk:
         best = f"update {state.best_step} stays the best" if state.best_step else "there is no best"
         run.monitors.recorder.print(
             f"WARNING: update {state.step} is better, but its checkpoint could not be written: "
-            f"{best}; free some space"
+            f"{best}; free some disk space"
         )
         return
     save(run)
     if better:
-        validation.keep_best(state)
+        validation.export_best(state)
 
 
 def evaluation_due(run: Run) -> bool:
-    """Return whether the update that was made last is to be evaluated."""
+    """Return whether the model is to be evaluated after the last update made."""
     step = run.state.step
     return run.has_dev and due(step, run.config.eval_every, last=step == run.steps)
 
 
 def evaluation_missed(run: Run) -> bool:
-    """Return whether the run was stopped before the evaluation of its last update was through."""
+    """Return whether the run was stopped before the evaluation of its last update had finished."""
     return evaluation_due(run) and run.state.evaluated_step < run.state.step
 
 
 def due(step: int, every: int, *, last: bool) -> bool:
-    """Return whether what happens every so many updates, and after the last one, happens now."""
+    """Return whether an action that happens every so many updates, and after the last, is due."""
     return step % every == 0 or last
 
 
 def steps_left(config: LoopConfig, state: TrainState, steps: int) -> int:
-    """Return the updates that are still to be made: none where patience ran out before."""
+    """Return the number of updates left: 0 if evaluations without a better model ran out."""
     exhausted = config.patience is not None and state.evaluations_since_best >= config.patience
     return 0 if exhausted else max(0, steps - state.step)

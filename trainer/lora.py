@@ -1,7 +1,7 @@
-"""LoRA: small matrices beside frozen weights, which join them where the model leaves the run.
+"""LoRA: add adapters to a frozen Whisper, and merge them into its weights for an export.
 
-peft puts them in (the extra lora). The Whisper around them stays what it is: its classes, its names
-of modules and generate(). A checkpoint holds all weights, frozen ones too.
+peft injects the adapters (the extra lora), which keeps Whisper's classes, module names and
+generate(). A checkpoint holds all weights, including frozen ones.
 https://arxiv.org/abs/2106.09685
 """
 
@@ -16,23 +16,23 @@ from torch import nn
 from data.errors import InputError
 from eval.half_precision import ADAPTER, adapted_layers
 
-OWN, BASE = ".lora_", ".base_layer."  # in the names of weights: an adapter's, and what it adapts
+LORA, BASE = ".lora_", ".base_layer."  # in names of weights: of an adapter, and of its base layer
 
 
 def add_adapters(
     model: Any, modules: Sequence[str], *, rank: int, alpha: float, dropout: float
 ) -> None:
-    """Freeze a Whisper, and put adapters beside its linear layers that are not frozen already.
+    """Freeze a Whisper, and add adapters to linear layers that were not frozen before.
 
     Args:
         model: a transformers WhisperForConditionalGeneration.
         modules: ends of the layers' names, or patterns of them.
-        rank: of the small matrices.
-        alpha: what they say weighs alpha / rank.
-        dropout: of what they hear.
+        rank: of the adapters' matrices.
+        alpha: the adapters' output is scaled by alpha / rank.
+        dropout: probability, of the adapters' input.
 
     Raises:
-        InputError: peft is not installed, or a name fits no layer that may change.
+        InputError: peft is not installed, or a name matches no layer that is not frozen.
     """
     peft = _peft()
     config = peft.LoraConfig(
@@ -42,17 +42,17 @@ def add_adapters(
         target_modules=_targets(model, modules),
     )
     with torch.random.fork_rng([]):
-        torch.manual_seed(0)  # all processes draw the same, at every start
+        torch.manual_seed(0)  # the same initial weights on all processes, at every start
         peft.inject_adapter_in_model(config, model)
     for _, layer in adapted_layers(model):
-        layer.cast_input_dtype_enabled = False  # under autocast it would keep a copy in float32
+        layer.cast_input_dtype_enabled = False  # under autocast it would keep a float32 copy
 
 
 @torch.no_grad()
-def merged(model: Any) -> Any:
-    """Return a stock Whisper that says the same; the model itself where it has no adapters.
+def merge_adapters(model: Any) -> Any:
+    """Return a stock Whisper with the adapters merged in, or the model itself if it has none.
 
-    It is another one, in host memory: adding and taking off again would not give the same bits.
+    It is a copy in host memory: merging in place and unmerging would not restore the same bits.
     """
     adapted = dict(adapted_layers(model))
     if not adapted:
@@ -60,11 +60,11 @@ def merged(model: Any) -> Any:
     weights = {
         name.replace(BASE, "."): weight.detach()
         for name, weight in model.state_dict().items()
-        if OWN not in name
+        if LORA not in name
     }
     for name, layer in adapted.items():
         weights[f"{name}.weight"] = layer.get_base_layer().weight + layer.get_delta_weight(ADAPTER)
-    with torch.device("meta"):  # no memory, and no time to draw weights
+    with torch.device("meta"):  # without memory and initialization
         stock = type(model)(model.config)
     stock.load_state_dict({n: w.to("cpu", copy=True) for n, w in weights.items()}, assign=True)
     if model.proj_out.weight is model.model.decoder.embed_tokens.weight:
@@ -74,26 +74,26 @@ def merged(model: Any) -> Any:
 
 
 def _targets(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Return the full names of the layers.
+    """Return the full names of the layers that match.
 
-    The LM head is left out: its weights are the embedding's too, which would not follow.
+    The LM head is left out: its weights are tied to the embedding, which would not be adapted.
     """
-    free = [
+    trainable = [
         name
         for name, module in model.get_submodule("model").named_modules(prefix="model")
         if isinstance(module, nn.Linear) and module.weight.requires_grad
     ]
-    found: list[str] = []
+    targets: list[str] = []
     for pattern in patterns:
-        fitting = [name for name in free if fnmatchcase(name, f"*.{pattern}")]
-        if not fitting:
-            known = ", ".join(sorted({name.rpartition(".")[2] for name in free})) or "none"
+        matches = [name for name in trainable if fnmatchcase(name, f"*.{pattern}")]
+        if not matches:
+            known = ", ".join(sorted({name.rpartition(".")[2] for name in trainable})) or "none"
             raise InputError(
-                f"model.lora_modules: {pattern!r} fits no linear layer that is not frozen; their "
-                f"names end with: {known}"
+                f"model.lora_modules: {pattern!r} matches no linear layer that is not frozen; "
+                f"their names end with: {known}"
             )
-        found += fitting
-    return list(dict.fromkeys(found))
+        targets += matches
+    return list(dict.fromkeys(targets))
 
 
 def _peft() -> Any:

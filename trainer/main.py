@@ -6,7 +6,6 @@ accelerate launch trainer/main.py RECIPE.yaml --run_dir=runs/mine --data.corpus 
 import sys
 from collections.abc import Iterable
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.rotation import CHECKPOINTS, CheckpointRotation
 from trainer.config import Config, command_line
 from trainer.distributed.accelerator import build_accelerator
-from trainer.distributed.collectives import process_group_ended
+from trainer.distributed.collectives import closing_process_group
 from trainer.distributed.engine import build_engine
 from trainer.distributed.fsdp import FullModel
 from trainer.heartbeat import Heartbeat
@@ -41,15 +40,21 @@ from trainer.metrics.recorder import JsonlLog, NullRecorder, Recorder
 from trainer.metrics.wall_clock import WallClock
 from trainer.model import prepare_training
 from trainer.nonfinite import NonFiniteGuard
-from trainer.process.run_status import launcher_told_of_mistakes, status
+from trainer.process.run_status import record_status, report_input_errors
 from trainer.process.signals import StopSignal
 from trainer.process.watchdog import Watchdog
 from trainer.publish.export import set_generation_config
 from trainer.publish.uploader import HubUploader
-from trainer.recovery import fit_in_memory, saved_on_exit, stop_explained
-from trainer.resume import evaluation_knobs, refuse_change, resume, retry_best_export, shaping
+from trainer.recovery import explain_stop, fit_passes_in_memory, save_on_exit
+from trainer.resume import (
+    evaluation_knobs,
+    refuse_changed_knobs,
+    resume,
+    retry_best_export,
+    training_knobs,
+)
 from trainer.run import Monitors, Run, Saving, Training
-from trainer.run_dir import freeze_corpus, opened, write_settings
+from trainer.run_dir import freeze_corpus, open_run_dir, write_settings
 from trainer.state import TrainState
 from trainer.train_loader import build_train_loader
 from trainer.validation import Validation
@@ -57,35 +62,35 @@ from trainer.validation import Validation
 
 def main() -> None:
     """Parse the arguments and train."""
-    with plain_errors(), launcher_told_of_mistakes():
+    with plain_errors(), report_input_errors():
         config = command_line()
         folder = Path(config.run_dir)
-        with opened(folder, config.resume), status(folder) as path:
-            watchdog = Watchdog(config.loop.stall_seconds, path, folder / CHECKPOINTS)
+        with open_run_dir(folder, config.resume), record_status(folder) as status_path:
+            watchdog = Watchdog(config.loop.stall_seconds, status_path, folder / CHECKPOINTS)
             stop = StopSignal(watchdog.exit_now)
-            stop.listen()
+            stop.install_handlers()
             accelerator = build_accelerator(
                 precision=config.precision,
                 deterministic=config.deterministic,
                 trackers=config.log.trackers,
             )
-            with process_group_ended(accelerator, watchdog):
+            with closing_process_group(accelerator, watchdog):
                 fit(build(config, Heartbeat(accelerator, stop, watchdog)), stop)
 
 
 def fit(run: Run, stop: StopSignal) -> None:
-    """Score the model as it came, train, and score the best model."""
+    """Evaluate the model before training, train, and evaluate the best model."""
     stop.defer()
     monitors, validation, checkpoints = run.monitors, run.validation, run.saving.checkpoints
-    with monitors.recorder, closing(run.training.passes), stop_explained(run):
-        validation.before(run.state)
-        with saved_on_exit(run):
-            fit_in_memory(run)
+    with monitors.recorder, closing(run.training.train_loader), explain_stop(run):
+        validation.before_training(run.state)
+        with save_on_exit(run):
+            fit_passes_in_memory(run)
             train(run)
         run.training.full_model.refresh()
         retry_best_export(checkpoints, run.state, validation, run.training.full_model)
-        checkpoints.wait_for_copy()  # the best model's weights are going to replace the last
-        validation.after(run.state)
+        checkpoints.wait_for_copy()  # before the best model's weights replace the last ones
+        validation.after_training(run.state)
         monitors.profiler.close()
         checkpoints.close()
         validation.uploader.close()
@@ -95,7 +100,7 @@ def fit(run: Run, stop: StopSignal) -> None:
 
 
 def build(config: Config, heartbeat: Heartbeat) -> Run:
-    """Build everything that the loop touches, in order."""
+    """Build everything that the training loop uses, in order."""
     folder, accelerator = Path(config.run_dir), heartbeat.accelerator
     recorder = Recorder(folder, accelerator) if accelerator.is_main_process else NullRecorder()
     rotation = CheckpointRotation(folder / CHECKPOINTS, config.checkpoint)
@@ -108,12 +113,10 @@ def build(config: Config, heartbeat: Heartbeat) -> Run:
     )
     set_generation_config(whisper, manifest.train)
     plan = Plan.from_utterances(manifest.train, config.data, config.seed)
-    steps = config.loop.max_steps or run_on_main_process(
-        accelerator, partial(plan.num_updates, config.loop.epochs)
-    )
-    shape = shape_of(config, manifest, steps)
+    steps = num_steps(config, plan, accelerator)
+    knobs = fixed_knobs(config, manifest, steps)
     if saved is not None:
-        refuse_change(saved, shape, config.accept)
+        refuse_changed_knobs(saved, knobs, config.accept)
 
     monitors = build_monitors(config, heartbeat, recorder, whisper, plan, steps)
     validation = build_validation(config, heartbeat, monitors, whisper, manifest)
@@ -123,29 +126,35 @@ def build(config: Config, heartbeat: Heartbeat) -> Run:
     if saved is not None:
         resume(saved, checkpoints, state, validation, training.full_model)
 
+    every = config.checkpoint.save_every
     run = Run(
         config=config.loop,
         state=state,
         training=training,
-        saving=Saving(
-            checkpoints=checkpoints, shape=shape, save_every=config.checkpoint.save_every
-        ),
+        saving=Saving(checkpoints=checkpoints, fixed_knobs=knobs, save_every=every),
         monitors=monitors,
         validation=validation,
         has_dev=bool(manifest.dev),
         steps=steps,
     )
-    begin_records(config, run, whisper, manifest, plan)
+    start_logs(config, run, whisper, manifest, plan)
     return run
 
 
-def shape_of(config: Config, manifest: Manifest, steps: int) -> dict[str, Any]:
-    """Return the knobs that shape training, and the choice of its best model."""
+def num_steps(config: Config, plan: Plan, accelerator: Accelerator) -> int:
+    """Return the number of updates to make in total."""
+    if config.loop.max_steps is not None:
+        return config.loop.max_steps
+    return run_on_main_process(accelerator, lambda: plan.num_updates(config.loop.epochs))
+
+
+def fixed_knobs(config: Config, manifest: Manifest, steps: int) -> dict[str, Any]:
+    """Return the knobs that a resume must not change: of training, and of the choice of a model."""
     return {
         "seed": config.seed,
         "precision": config.precision,
         "data": manifest.fingerprint(),
-        **shaping(config.model, config.optim, config.data, steps),
+        **training_knobs(config.model, config.optim, config.data, steps),
         **evaluation_knobs(config.eval),
     }
 
@@ -158,7 +167,7 @@ def build_monitors(
     plan: Plan,
     steps: int,
 ) -> Monitors:
-    """Build what watches training, and what writes down how it goes."""
+    """Build what watches over training, and its logs."""
     folder, accelerator = Path(config.run_dir), heartbeat.accelerator
     flops, clips = flops_of(whisper, config.model), clips_of_run(config.data, plan, steps)
     peak = Peak(accelerator.device, *peak_flops(accelerator.device))
@@ -180,7 +189,7 @@ def build_monitors(
 def build_validation(
     config: Config, heartbeat: Heartbeat, monitors: Monitors, whisper: Whisper, manifest: Manifest
 ) -> Validation:
-    """Build what scores the model on dev and test, and keeps the best one."""
+    """Build what evaluates the model on dev and test, and exports the best one."""
     folder, recorder = Path(config.run_dir), monitors.recorder
     evaluator = Evaluator(
         accelerator=heartbeat.accelerator,
@@ -210,32 +219,30 @@ def build_training(
     whisper: Whisper,
     manifest: Manifest,
     plan: Plan,
-    lethal: Iterable[str],
+    fatal_ids: Iterable[str],
 ) -> Training:
-    """Build what makes updates: the model, its optimizer, and the passes that they are made of."""
+    """Build the model, its optimizer and its data."""
     engine = build_engine(accelerator, prepare_training(whisper, config.model), config.optim)
     return Training(
         engine=engine,
         full_model=FullModel(accelerator, engine.model, whisper),
-        passes=build_train_loader(config, accelerator, whisper, manifest, plan, lethal),
+        train_loader=build_train_loader(config, accelerator, whisper, manifest, plan, fatal_ids),
         optim=config.optim,
         flops=flops_of(whisper, config.model),
         seed=config.seed,
     )
 
 
-def begin_records(
-    config: Config, run: Run, whisper: Whisper, manifest: Manifest, plan: Plan
-) -> None:
-    """Write what was asked for, cut logs back to where the run goes on, and say what it will do."""
+def start_logs(config: Config, run: Run, whisper: Whisper, manifest: Manifest, plan: Plan) -> None:
+    """Write the settings, truncate logs to the current update, and print an overview of the run."""
     folder, state, steps = Path(config.run_dir), run.state, run.steps
-    accelerator, shape = run.training.engine.accelerator, run.saving.shape
+    accelerator, knobs = run.training.engine.accelerator, run.saving.fixed_knobs
     recorder, peak = run.monitors.recorder, run.monitors.meter.peak
-    origin = {"data": shape["data"], "revisions": manifest.revisions()}
+    origin = {"data": knobs["data"], "revisions": manifest.revisions()}
     write_settings(folder, config.to_yaml(), accelerator, origin, peak)
     recorder.begin(config.log, config.flat(), step=state.step, steps=steps)
     run.monitors.losses.rewind(state.step)
-    recorder.expect(plan_path(folder), circumstances(accelerator, shape), state.step, steps)
+    recorder.expect(plan_path(folder), circumstances(accelerator, knobs), state.step, steps)
     streaming = config.data.streaming
     recorder.print(overview(manifest, plan, whisper.model, state, steps, streaming=streaming))
     bound = launch_bound(config.data, plan, run.training.flops, peak.per_second, accelerator)

@@ -1,4 +1,4 @@
-"""What training adds to Whisper: selected positions, and the loss of each target token."""
+"""TrainingModule: Whisper with the loss of each target token; dropout, freezing and adapters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class ModelConfig:
     lora_modules: tuple[str, ...] = ("q_proj", "v_proj")
 
     def __post_init__(self) -> None:
-        """Refuse values that could not work.
+        """Check the values.
 
         Raises:
             InputError: a number is out of its range.
@@ -56,28 +56,34 @@ class ModelConfig:
 
     @property
     def frozen_encoder(self) -> bool:
-        """Tell whether nothing of the encoder is trained."""
+        """Return whether the whole encoder is frozen."""
         return self.freeze_encoder or "model.encoder" in self.freeze
 
 
 class TrainingModule(nn.Module):
-    """The thing that Accelerate wraps. The stock Whisper inside it is what is saved."""
+    """The module that Accelerate wraps. It holds the stock Whisper, which is what is exported."""
 
     silence: Tensor | None
 
     def __init__(self, whisper: Any, *, freeze_encoder: bool, silence: bool = True) -> None:
-        """Wrap a transformers WhisperForConditionalGeneration."""
+        """Create the module.
+
+        Args:
+            whisper: a transformers WhisperForConditionalGeneration.
+            freeze_encoder: run the encoder without gradients.
+            silence: use silence states behind short clips.
+        """
         super().__init__()
         self.whisper = whisper
         self.freeze_encoder = freeze_encoder
-        # saved with the weights: it is what they made of silence some updates ago
+        # saved with the weights: it was computed from the weights of an earlier update
         self.register_buffer("silence", compute_silence_states(whisper) if silence else None)
 
     def update_silence_states(self, whisper: Any) -> None:
-        """Listen to silence anew: training moves what the encoder makes of it.
+        """Compute the encoder's silence states again, with the current weights.
 
         Args:
-            whisper: the model, whole; self.whisper unless that is cut up over processes.
+            whisper: the unsharded model; self.whisper unless that is sharded.
         """
         if self.silence is not None:
             self.silence.copy_(compute_silence_states(whisper))
@@ -92,48 +98,51 @@ class TrainingModule(nn.Module):
     ) -> Tensor:
         """Return the negative log likelihood of every target token, row by row. Shape: (targets,).
 
-        Positions without a target are left out before the LM head: over 51,865 classes they cost
-        more than their share. The step adds up, and divides once by the tokens of all processes.
+        Positions without a target are removed before the LM head, where they would be expensive: it
+        has 51,865 classes. The step sums the loss, and divides once by the tokens of all processes.
 
         Args:
             features: (batch, n_mels, frames).
             decoder_input_ids: (batch, tokens), starting with one start token.
-            labels: (batch, tokens), one token ahead, IGNORE where there is no target.
-            targets: target_positions(labels), shape (targets,). None: computed here, which on a
-                GPU synchronizes with the host.
+            labels: (batch, tokens), shifted by one token; IGNORE_INDEX where there is no target.
+            targets: target_positions(labels), shape (targets,). None computes them, which
+                synchronizes a GPU with the host.
         """
-        chosen = target_positions(labels) if targets is None else targets
-        hidden = self._states(features, decoder_input_ids, chosen)  # (targets, d)
+        if targets is None:
+            targets = target_positions(labels)
+        hidden = self._hidden_states(features, decoder_input_ids, targets)  # (targets, d)
         logits = self.whisper.proj_out(hidden)  # (targets, vocabulary)
-        logits = logits.to(
-            torch.promote_types(logits.dtype, torch.float32)
-        )  # half sums too coarsely
-        return nn.functional.cross_entropy(logits, labels.flatten()[chosen], reduction="none")
+        # sums in half precision are too inaccurate
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return nn.functional.cross_entropy(logits, labels.flatten()[targets], reduction="none")
 
-    def _states(self, features: Tensor, decoder_input_ids: Tensor, chosen: Tensor) -> Tensor:
-        """Return the decoder's last hidden states at chosen positions. Shape: (chosen, d)."""
-        set_silence_states(
-            self.whisper, self.silence
-        )  # an evaluation may have lent another, or some
+    def _hidden_states(
+        self, features: Tensor, decoder_input_ids: Tensor, targets: Tensor
+    ) -> Tensor:
+        """Return the decoder's last hidden states at the targets. Shape: (targets, d)."""
+        set_silence_states(self.whisper, self.silence)  # an evaluation may have set others
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
-            heard = self.whisper.model.encoder(features).last_hidden_state  # (batch, positions, d)
+            encoded = self.whisper.model.encoder(
+                features
+            ).last_hidden_state  # (batch, positions, d)
         states: Tensor = self.whisper.model.decoder(
-            input_ids=decoder_input_ids, encoder_hidden_states=heard, use_cache=False
+            input_ids=decoder_input_ids, encoder_hidden_states=encoded, use_cache=False
         ).last_hidden_state
-        return states.flatten(0, 1)[chosen]
+        return states.flatten(0, 1)[targets]
 
 
 def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:
     """Set dropout, gradient checkpointing, freezing and adapters, and wrap the model.
 
     Raises:
-        InputError: what is frozen or adapted is not there, or nothing is left to train.
+        InputError: a name in model.freeze or model.lora_modules matches nothing, or all weights are
+            frozen.
     """
     model = whisper.model
     if config.dropout is not None:
         _set_dropout(model, config.dropout)
     if config.gradient_checkpointing:
-        # transformers 5.20 renamed it, and warns of the old name
+        # transformers 5.20 renamed it; the old name warns
         enable = getattr(
             model, "activation_checkpointing_enable", model.gradient_checkpointing_enable
         )
@@ -154,34 +163,38 @@ def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:
 
 
 def _set_dropout(model: nn.Module, rate: float) -> None:
-    """Set the rate in the modules alone: config.json stays as it was published."""
+    """Set the dropout probability of the modules; config.json keeps the published one."""
     for module in model.modules():
         if isinstance(getattr(module, "dropout", None), float):
             module.dropout = rate  # type: ignore[assignment]  # modules declare it as a Tensor or Module
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Freeze the weights below each name: model.encoder, or *.layers.[01], or *.embed_positions.
+    """Freeze the weights whose names match: model.encoder, *.layers.[01] or *.embed_positions.
 
     Raises:
-        InputError: a name fits no weight.
+        InputError: a pattern matches no weight.
     """
     weights = list(model.named_parameters(remove_duplicate=False))  # the LM head has two names
     for pattern in patterns:
         below = f"{pattern}.*"
-        found = [w for name, w in weights if fnmatchcase(name, pattern) or fnmatchcase(name, below)]
-        if not found:
+        matches = [
+            w for name, w in weights if fnmatchcase(name, pattern) or fnmatchcase(name, below)
+        ]
+        if not matches:
             known = ", ".join(name for name, _ in model.named_modules() if 0 < name.count(".") < 2)
-            raise InputError(f"model.freeze: {pattern!r} fits no weight; names begin with: {known}")
-        for weight in found:
+            raise InputError(
+                f"model.freeze: {pattern!r} matches no weight; names begin with: {known}"
+            )
+        for weight in matches:
             weight.requires_grad_(False)
 
 
 def refuse_frozen(model: nn.Module) -> None:
-    """Refuse to train nothing.
+    """Check that some weights are trained.
 
     Raises:
         InputError: all weights are frozen.
     """
     if not any(weight.requires_grad for weight in model.parameters()):
-        raise InputError("model.freeze leaves nothing to train: freeze less")
+        raise InputError("all weights are frozen: remove names from model.freeze")

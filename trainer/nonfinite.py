@@ -1,4 +1,4 @@
-"""Updates whose loss or gradient was not a number: counted, named, and in the end passed over."""
+"""NonFiniteGuard: detects and logs updates whose loss or gradient is NaN or infinite."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,36 +16,43 @@ from trainer.metrics.recorder import JsonlLog
 from trainer.state import TrainState
 from trainer.step import StepResult
 
-COLLAPSED = 1e-5  # of fp16's loss scale, from 65536: nothing finite is left below (icefall's limit)
-FIRST_SCALE = 65536.0  # torch's default
-MAX_ROLLBACKS = 3  # of a run: the data or the learning rate are at fault then
+INITIAL_SCALE = 65536.0  # of GradScaler, its default
+MIN_SCALE = 1e-5  # gradients are not finite at any scale below (icefall's limit)
+MAX_ROLLBACKS = 3  # more mean that the data or the learning rate are at fault
 
 
 @dataclass(kw_only=True, slots=True)
 class _Update:
-    """An update whose outcome was not read yet."""
+    """An update whose outcome was not read from the device yet."""
 
-    finite: Tensor  # on the CPU; complete once `ready` is
+    finite: Tensor  # on the CPU; valid after `ready`
     ready: torch.cuda.Event | None
     position: Position
     ids: list[str]
 
 
 class NonFiniteGuard:
-    """Reads whether updates were made, one update late: reading at once would stall the GPU."""
+    """Reads whether an update was finite one update later: reading at once would stall the GPU."""
 
     def __init__(self, accelerator: Accelerator, log: JsonlLog, patience: int) -> None:
-        """Take the file that names what failed, and how many in a row are too many."""
+        """Create a guard.
+
+        Args:
+            accelerator: its GradScaler is checked too.
+            log: nonfinite.jsonl, which lists the clips of these updates.
+            patience: number of these updates in a row that triggers a rollback.
+        """
         self._scaler: Any = accelerator.scaler
         self._rank, self._main = accelerator.process_index, accelerator.is_main_process
         self._log = log
         self._patience = patience
-        self._searching = accelerator.scaler is not None  # for a first scale without overflow
+        # GradScaler starts with overflows until it finds a scale: these updates do not count
+        self._finding_scale = accelerator.scaler is not None
         self._unread: _Update | None = None
 
     def check(self, state: TrainState, batches: Sequence[Batch], result: StepResult) -> bool:
-        """Take in an update, read the one before; return whether too many in a row have failed."""
-        self.settle(state)
+        """Add an update, read the one before; return whether too many in a row were not finite."""
+        self.read_outcome(state)
         ready = None
         finite = result.finite.detach().to("cpu", non_blocking=True)
         if result.finite.is_cuda:
@@ -55,78 +62,78 @@ class NonFiniteGuard:
         self._unread = _Update(finite=finite, ready=ready, position=batches[0].position, ids=ids)
         return len(state.failed) >= self._patience
 
-    def settle(self, state: TrainState) -> None:
-        """Read the last update's outcome into the state: before it is saved, and at the end.
+    def read_outcome(self, state: TrainState) -> None:
+        """Read the last update's outcome into the state, and log it. Call it before a save.
 
-        Every process must call.
+        All processes must call this.
 
         Raises:
-            InputError: fp16's loss scale has collapsed.
+            InputError: fp16's loss scale fell below MIN_SCALE.
         """
         row = self._read(state)
         if row is not None:
-            rows = gather_object([row])  # no process has another norm: all are here
+            rows = gather_object([row])  # the norm is the same on all processes, so all come here
             if self._main:
                 self._log.append(rows)
 
-    def settle_alone(self, state: TrainState) -> None:
-        """Do so where an error ends training on this process: the others may be waiting elsewhere.
+    def read_outcome_alone(self, state: TrainState) -> None:
+        """Do the same without the other processes, after an error on this process.
 
         Raises:
-            InputError: as settle().
+            InputError: as read_outcome().
         """
         row = self._read(state)
         if row is not None:
             append_jsonl(self._log.path, [row])
 
     def _read(self, state: TrainState) -> dict[str, Any] | None:
-        """Return what names the last update's clips here, where it was not made."""
+        """Return the log row of the last update, or None if it was finite or was read before."""
         update, self._unread = self._unread, None
         if update is None:
             return None
         if update.ready is not None:
             update.ready.synchronize()
         if bool(update.finite):
-            self._searching = False
+            self._finding_scale = False
             state.failed = []
             return None
-        self._refuse_collapse()
-        if self._searching:
+        self._check_loss_scale()
+        if self._finding_scale:
             return None
         state.skipped += 1
         state.failed = [*state.failed, list(update.position)]
         epoch, number = update.position
         return {"epoch": epoch, "update": number, "process": self._rank, "ids": update.ids}
 
-    def forget(self) -> None:
-        """Leave the last update unread: a rollback has undone it."""
+    def discard_unread(self) -> None:
+        """Discard the last update, which a rollback undid."""
         self._unread = None
 
-    def _refuse_collapse(self) -> None:
-        if self._scaler is not None and (scale := self._scaler.get_scale()) < COLLAPSED:
-            self._scaler.update(FIRST_SCALE)  # what is saved now shall not begin collapsed
+    def _check_loss_scale(self) -> None:
+        if self._scaler is not None and (scale := self._scaler.get_scale()) < MIN_SCALE:
+            # a checkpoint saved now must not start at this scale
+            self._scaler.update(INITIAL_SCALE)
             raise InputError(
-                f"fp16's loss scale fell to {scale:.1e}: gradients overflow at "
-                "any scale; set precision to bf16 or fp32, or lower optim.lr, and go on with "
-                "--resume=auto"
+                f"fp16's loss scale fell to {scale:.1e}: gradients overflow at any scale; set "
+                "precision to bf16 or fp32, or lower optim.lr, and resume with --resume=auto"
             )
 
 
-def refuse_rollback(state: TrainState) -> None:
-    """End a run that has rolled back too often; a start that goes on counts failures anew.
+def refuse_more_rollbacks(state: TrainState) -> None:
+    """End the run if it rolled back too often; a resume counts failures from 0.
 
     Raises:
-        InputError: it has.
+        InputError: it rolled back MAX_ROLLBACKS times.
     """
     if state.rollbacks == MAX_ROLLBACKS:
         state.failed = []
         raise InputError(
-            f"after {MAX_ROLLBACKS} rollbacks updates still give no finite gradient: look at the "
-            "clips that nonfinite.jsonl names, or lower optim.lr, and go on with --resume=auto"
+            f"gradients are still not finite after {MAX_ROLLBACKS} rollbacks: check the clips in "
+            "nonfinite.jsonl, or lower optim.lr, and resume with --resume=auto"
         )
 
 
-def pass_over(state: TrainState, saved: TrainState) -> None:
-    """Make a rolled-back state skip the updates that failed, in this run and in later ones."""
+def exclude_failed_updates(state: TrainState, saved: TrainState) -> None:
+    """Make the state of a checkpoint skip the updates that failed in the state before it."""
     saved.passed_over = [*state.passed_over, *state.failed]
     saved.rollbacks, saved.skipped, saved.failed = state.rollbacks + 1, state.skipped, []

@@ -1,4 +1,4 @@
-"""AdamW's parameter groups, and the learning rate as a pure function of the update."""
+"""The optimizer (AdamW or 8-bit AdamW), and the learning rate as a function of the update."""
 
 import logging
 import math
@@ -29,7 +29,7 @@ class OptimConfig:
     max_norm: float = 1.0  # Norm that the gradient is clipped to.
 
     def __post_init__(self) -> None:
-        """Refuse values that could not work.
+        """Check the values.
 
         Raises:
             InputError: a number is out of its range.
@@ -43,10 +43,10 @@ class OptimConfig:
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Any:
-    """Make AdamW over what is trained, with weight decay on matrices only.
+    """Build AdamW for the weights that are trained, with weight decay on matrices only.
 
     Raises:
-        InputError: it is the one of 8 bits, and bitsandbytes is not installed.
+        InputError: the optimizer is adamw8bit, and bitsandbytes is not installed.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -59,44 +59,44 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Any:
     return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
 
 
-def moments_of(model: nn.Module, config: OptimConfig) -> int:
-    """Return the bytes of the two moments of each weight that is trained."""
+def optimizer_state_bytes(model: nn.Module, config: OptimConfig) -> int:
+    """Return the bytes of the optimizer's two moments of all trained weights."""
     trained = [p for p in model.parameters() if p.requires_grad]
     if config.name == "adamw8bit":
-        return sum(map(moment_bytes, trained))
+        return sum(map(_moment_bytes_8bit, trained))
     return 2 * sum(p.nbytes for p in trained)
 
 
 def lr_at(update: int, updates: int, config: OptimConfig) -> float:
-    """Return the learning rate of an update, counted from 1: every one of them moves weights.
+    """Return the learning rate of an update. It is never 0.
 
-    The peak is at the last update of the warm-up, and at the first one where there is none. Linear
-    and cosine would reach 0 one update after the last. PyTorch's and transformers' schedulers give
-    the k-th update the rate of k - 1 steps: without warm-up theirs are these, and with one their
-    first update moves nothing and the peak comes an update later.
+    The peak is at the last update of the warm-up, or at the first update without a warm-up. The
+    linear and cosine schedules reach 0 one update after the last. PyTorch's and transformers'
+    schedulers give update k the rate of k - 1 steps: without a warm-up the rates are the same, and
+    with one their first update has a rate of 0 and their peak is one update later.
 
     Args:
-        update: which one.
-        updates: how many there will be; only the linear and the cosine schedule ask.
+        update: its number, counted from 1.
+        updates: number of updates in total; used by the linear and the cosine schedule.
         config: peak, warm-up and schedule.
     """
     if update < config.warmup:
         return config.lr * update / config.warmup
     peak = max(1, config.warmup)
-    share = min(1.0, (update - peak) / max(1, updates + 1 - peak))
+    progress = min(1.0, (update - peak) / max(1, updates + 1 - peak))
     if config.schedule == "linear":
-        return config.lr * (1 - share)
+        return config.lr * (1 - progress)
     if config.schedule == "cosine":
-        return config.lr * (1 + math.cos(math.pi * share)) / 2
+        return config.lr * (1 + math.cos(math.pi * progress)) / 2
     return config.lr
 
 
-SMALLEST = 4096  # values of a tensor whose moments take a byte; those of smaller ones take four
-BLOCK = 256  # values that share a scale
+MIN_8BIT_SIZE = 4096  # values in a tensor; smaller ones have float32 moments
+BLOCK = 256  # values that share a float32 scale
 
 
 def adamw8bit(groups: list[dict[str, Any]], **knobs: Any) -> Any:
-    """Return the optimizer.
+    """Build the 8-bit AdamW of bitsandbytes.
 
     Args:
         groups: parameters, as torch's optimizers take them.
@@ -105,7 +105,8 @@ def adamw8bit(groups: list[dict[str, Any]], **knobs: Any) -> Any:
     Raises:
         InputError: bitsandbytes is not installed, or does not work on this machine.
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses what only 4 bits need
+    # it warns of missing parts that only 4 bits need
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         from bitsandbytes.optim import AdamW8bit
     except (ImportError, OSError, RuntimeError) as error:
@@ -115,26 +116,26 @@ def adamw8bit(groups: list[dict[str, Any]], **knobs: Any) -> Any:
             'pip install "whisper-loop[8bit]", or set optim.name=adamw'
         ) from error
 
-    class Guarded(AdamW8bit):
-        """Does nothing where a gradient was not finite, as torch's fused AdamW."""
+    class SkippingAdamW8bit(AdamW8bit):
+        """Skips a step whose gradient is not finite, as torch's fused AdamW does."""
 
         found_inf: Tensor | None = None
 
         def step(self, closure: Any = None) -> Any:
-            """Move the weights, unless told that a gradient is not finite."""
-            self._held = self.found_inf is not None and bool(self.found_inf)
+            """Update the weights, unless found_inf says that the gradient is not finite."""
+            self._skip = self.found_inf is not None and bool(self.found_inf)
             return super().step(closure)
 
-        def update_step(self, *which: Any) -> None:
-            """Move one weight; the memory of its moments is taken by now."""
-            if not self._held:
-                super().update_step(*which)
+        def update_step(self, *args: Any) -> None:
+            """Update one weight; its moments are allocated in any case."""
+            if not self._skip:
+                super().update_step(*args)
 
-    return Guarded(groups, min_8bit_size=SMALLEST, **knobs)
+    return SkippingAdamW8bit(groups, min_8bit_size=MIN_8BIT_SIZE, **knobs)
 
 
-def moment_bytes(weight: Tensor) -> int:
-    """Return what a weight's two moments take."""
-    if weight.numel() < SMALLEST:
+def _moment_bytes_8bit(weight: Tensor) -> int:
+    """Return the bytes of a weight's two moments in 8-bit AdamW."""
+    if weight.numel() < MIN_8BIT_SIZE:
         return 8 * weight.numel()
     return 2 * (weight.numel() + 4 * -(-weight.numel() // BLOCK))

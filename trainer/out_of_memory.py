@@ -1,4 +1,4 @@
-"""Passes that do not fit in a device's memory: found before training, and cut where they are."""
+"""Out-of-memory errors: try the largest forward pass before training, and compute a lower limit."""
 
 import torch
 from torch import Tensor
@@ -8,24 +8,24 @@ from data.errors import InputError
 from eval.device import out_of_memory
 from trainer.distributed.engine import Engine
 
-SHORTEST = Shape(1, 16, 2)  # of a pass that makes the moments
+SMALLEST_PASS = Shape(1, 16, 2)  # of an update that allocates the optimizer's moments
 
 
-def rehearse(engine: Engine, worst: Shape) -> str | None:
-    """Make the worst pass before training, and updates that move nothing.
+def try_largest_pass(engine: Engine, largest: Shape) -> str | None:
+    """Make the largest forward and backward pass before training, without changing weights.
 
-    Memory holds then what it will hold in the middle of an update: the optimizer's moments, which
-    a short pass makes, and the gradients of an earlier pass.
+    Memory then holds the same as in the middle of an update: the optimizer's moments, which an
+    update with a small pass allocates, and the gradients of an earlier pass.
 
     Args:
         engine: the model, the optimizer and the device.
-        worst: the pass that takes the most memory.
+        largest: shape of the pass that takes the most memory.
 
     Returns:
-        why it did not fit in memory, as the library words it; None: it did.
+        The library's message if the pass did not fit in memory, otherwise None.
     """
     try:
-        for update in ([SHORTEST], [worst, worst]):
+        for update in ([SMALLEST_PASS], [largest, largest]):
             for number, shape in enumerate(update, 1):
                 _make_pass(engine, shape, last=number == len(update))
             engine.skip_update()
@@ -35,7 +35,7 @@ def rehearse(engine: Engine, worst: Shape) -> str | None:
 
 
 def _make_pass(engine: Engine, shape: Shape, *, last: bool) -> None:
-    """Make a pass of zeros in which every token is a target, and a gradient that is not finite."""
+    """Make a pass of zeros in which every token is a target, with a NaN gradient."""
     n_mels, device = engine.module.whisper.config.num_mel_bins, engine.accelerator.device
     features = torch.zeros(shape.rows, n_mels, shape.frames, device=device)
     ids: Tensor = torch.zeros(shape.rows, shape.tokens, dtype=torch.long, device=device)
@@ -43,24 +43,29 @@ def _make_pass(engine: Engine, shape: Shape, *, last: bool) -> None:
         engine.backward(engine.model(features, ids, ids).sum() * torch.nan)  # no weight moves
 
 
-def seconds_after(worst: Shape, processes: int, reason: str) -> float:
-    """Return how many seconds a pass may hold, after one that did not fit for this reason.
+def reduced_limit(shape: Shape, processes: int, reason: str) -> float:
+    """Return a lower limit for the padded audio of a pass, in seconds.
+
+    Args:
+        shape: of the pass that did not fit in memory.
+        processes: number of processes.
+        reason: the library's message.
 
     Raises:
-        InputError: it cannot be cut. Or other processes wait for this one with half a gradient,
-            which nothing can mend.
+        InputError: the pass has a single row, or there are several processes: the others are then
+            in the middle of an update, which cannot be repeated.
     """
-    size = f"{worst.rows} rows and {worst.seconds:.0f} s of padded audio"
-    message = f"out of memory in a pass of {size} ({reason})"
-    if worst.rows == 1:
+    size = f"{shape.rows} rows and {shape.seconds:.0f} s of padded audio"
+    message = f"out of memory in a forward pass of {size} ({reason})"
+    if shape.rows == 1:
         raise InputError(
-            f"{message}, which cannot be cut: set model.gradient_checkpointing=true, lower "
-            "data.max_seconds, or take a smaller model"
+            f"{message}, which cannot be split: set model.gradient_checkpointing=true, lower "
+            "data.max_seconds, or use a smaller model"
         )
     if processes > 1:
         raise InputError(
-            f"{message}: set data.max_seconds_per_forward={worst.seconds / 2:.0f} or less "
-            "(python -m trainer find-batch-size finds the most that fits), and resume with "
+            f"{message}: set data.max_seconds_per_forward={shape.seconds / 2:.0f} or less "
+            "(python -m trainer find-batch-size finds the largest that fits), and resume with "
             "--resume=auto"
         )
-    return worst.seconds / 2
+    return shape.seconds / 2

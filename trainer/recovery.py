@@ -1,4 +1,4 @@
-"""What a run does where something goes wrong: it loses no finished update."""
+"""Recovery from errors during training: out of memory, non-finite gradients, stop requests."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 
 from data.batch import Batch, Shape
-from trainer.nonfinite import pass_over, refuse_rollback
-from trainer.out_of_memory import rehearse, seconds_after
+from trainer.nonfinite import exclude_failed_updates, refuse_more_rollbacks
+from trainer.out_of_memory import reduced_limit, try_largest_pass
 from trainer.process.signals import Stopped
 from trainer.resume import resume
 from trainer.run import Run, ensure_saved, save
@@ -15,91 +15,91 @@ from trainer.state import TrainState
 from trainer.step import StepResult
 
 
-def fit_in_memory(run: Run) -> None:
-    """On a GPU, make the pass that takes the most memory before training; cut passes until it fits.
+def fit_passes_in_memory(run: Run) -> None:
+    """On a GPU, try the largest pass before training, and make passes smaller until it fits.
 
     Raises:
-        InputError: it does not fit, and cannot be cut.
+        InputError: it does not fit, and cannot be made smaller.
     """
     training = run.training
     training.engine.model.train()
     while training.engine.accelerator.device.type == "cuda":
-        worst = training.passes.largest
-        reason = rehearse(training.engine, worst)
+        largest = training.train_loader.largest
+        reason = try_largest_pass(training.engine, largest)
         if reason is None:
             return
-        cut_passes(run, [worst], reason)
+        shrink_passes(run, [largest], reason)
 
 
-def cut_passes(run: Run, shapes: Sequence[Shape], reason: str) -> None:
-    """Cut passes smaller from here on, after one did not fit: the plan stays.
+def shrink_passes(run: Run, shapes: Sequence[Shape], reason: str) -> None:
+    """Make later forward passes smaller, after one did not fit; the plan does not change.
 
     Args:
         run: the run.
         shapes: of the passes, one of which did not fit.
-        reason: what the library said that had no memory.
+        reason: message of the out-of-memory error.
 
     Raises:
-        InputError: they cannot be cut.
+        InputError: they cannot be made smaller.
     """
     training = run.training
-    # one of a single row cannot be cut
+    # the largest; a pass with a single row cannot be made smaller
     shape = max(shapes, key=lambda shape: (shape.rows > 1, training.flops.activation_bytes(shape)))
     training.engine.discard_gradients()
     torch.cuda.empty_cache()
-    seconds = seconds_after(shape, training.engine.accelerator.num_processes, reason)
-    training.passes.shrink(seconds)
+    seconds = reduced_limit(shape, training.engine.accelerator.num_processes, reason)
+    training.train_loader.shrink(seconds)
     run.monitors.recorder.print(
-        f"warning: out of memory in a pass of {shape.seconds:.0f} s of padded audio ({reason}): "
-        f"from here on one holds {seconds:.0f} s (data.max_seconds_per_forward; "
-        "python -m trainer find-batch-size finds the most)"
+        f"warning: out of memory in a forward pass of {shape.seconds:.0f} s of padded audio "
+        f"({reason}): the limit is now {seconds:.0f} s (data.max_seconds_per_forward; "
+        "python -m trainer find-batch-size finds the largest that fits)"
     )
 
 
-def rolled_back(run: Run, batches: Sequence[Batch], result: StepResult) -> bool:
-    """Return to the last whole checkpoint where too many updates in a row have failed.
+def roll_back_if_failing(run: Run, batches: Sequence[Batch], result: StepResult) -> bool:
+    """Return to the newest checkpoint if too many updates in a row were not finite.
 
-    Those are passed over from there on.
+    Training skips these updates from then on.
 
     Returns:
-        Whether it did: the state is then another one, and the plan is to be drawn from there.
+        Whether it did. The state has then changed, and iteration must restart at its position.
 
     Raises:
-        InputError: it happened too often.
+        InputError: there were too many rollbacks.
     """
     state, monitors = run.state, run.monitors
     if not monitors.guard.check(state, batches, result):
         return False
-    refuse_rollback(state)
+    refuse_more_rollbacks(state)
     failed_state = TrainState()
     failed_state.load_state_dict(state.state_dict())
     _load_newest(run)
-    pass_over(failed_state, state)
+    exclude_failed_updates(failed_state, state)
     monitors.recorder.rewind(state.step)
     monitors.losses.rewind(state.step)
     monitors.recorder.print(
-        f"warning: {len(state.passed_over)} updates without a finite gradient are passed over "
-        f"(nonfinite.jsonl names their clips); back at update {state.step}"
+        f"warning: returned to update {state.step}; {len(state.passed_over)} updates without a "
+        "finite gradient are skipped (nonfinite.jsonl lists their clips)"
     )
     save(run)
     return True
 
 
 def _load_newest(run: Run) -> None:
-    """Load the newest whole checkpoint; where there is none, no weight has moved since."""
+    """Load the newest checkpoint; if there is none, no weight has changed yet."""
     checkpoints = run.saving.checkpoints
     checkpoints.settle()
-    found = checkpoints.find("auto")
-    if found is not None:
-        resume(found, checkpoints, run.state, run.validation, run.training.full_model)
-        run.monitors.guard.forget()
+    path = checkpoints.find("auto")
+    if path is not None:
+        resume(path, checkpoints, run.state, run.validation, run.training.full_model)
+        run.monitors.guard.discard_unread()
 
 
 @contextmanager
-def saved_on_exit(run: Run) -> Iterator[None]:
-    """Save the last finished update where somebody asks to stop, and where an error ends training.
+def save_on_exit(run: Run) -> Iterator[None]:
+    """Save the last finished update if the body is asked to stop or fails.
 
-    Its weights have to be those of the state: this is for the training loop alone.
+    The model must hold the weights of that update, so this is for the training loop only.
     """
     try:
         yield
@@ -113,36 +113,37 @@ def saved_on_exit(run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def stop_explained(run: Run) -> Iterator[None]:
-    """Give a request to stop a sentence for a person; every process is to come here with it.
+def explain_stop(run: Run) -> Iterator[None]:
+    """Add a message to Stopped: whether the last update was saved. All processes must call this.
 
     Raises:
-        Stopped: with the sentence.
+        Stopped: with the message.
     """
     try:
         yield
     except Stopped as stopped:
         on_disk = run.saving.checkpoints.is_saved(run.state.step)
-        stopped.args = (_stop_message(run, on_disk=on_disk),)  # a new one would keep the frames
+        # a new exception would keep the frames
+        stopped.args = (_stop_message(run, on_disk=on_disk),)
         raise
 
 
 def _save_after_error(run: Run) -> None:
-    """Save on this process alone; the error that ends training is worth more than why it failed."""
+    """Save on this process alone; errors while saving must not hide the one before."""
     monitors, checkpoints = run.monitors, run.saving.checkpoints
-    monitors.heartbeat.pause_watchdog()  # a checkpoint may take long
-    actions: list[Callable[[], None]] = [lambda: monitors.guard.settle_alone(run.state)]
+    monitors.heartbeat.pause_watchdog()  # a checkpoint may take any time
+    actions: list[Callable[[], None]] = [lambda: monitors.guard.read_outcome_alone(run.state)]
     if run.training.engine.accelerator.num_processes == 1:
-        actions.append(monitors.losses.write)  # of several, the others' shares are out of reach
-    actions.append(lambda: checkpoints.save_after_error(run.state, run.saving.shape))
+        actions.append(monitors.losses.write)  # with several, it would wait for the others
+    actions.append(lambda: checkpoints.save_after_error(run.state, run.saving.fixed_knobs))
     for action in actions:
         try:
             action()
-        except Exception as error:  # whatever it is
+        except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             checkpoints.print_fn(
-                f"WARNING: not all of update {run.state.step} could be saved ({reason}); "
-                "--resume=auto goes on from the newest whole checkpoint"
+                f"WARNING: update {run.state.step} could not be saved completely ({reason}); "
+                "--resume=auto continues from the newest complete checkpoint"
             )
 
 
@@ -152,7 +153,7 @@ def _stop_message(run: Run, *, on_disk: bool) -> str:
         return "stopped before the first update: start again with --resume=auto"
     if not on_disk:
         return (
-            f"stopped at update {step} of {run.steps}; it could NOT be saved: free some space; "
-            "--resume=auto goes on from the checkpoint before"
+            f"stopped at update {step} of {run.steps}, which could NOT be saved: free some disk "
+            "space; --resume=auto continues from the checkpoint before it"
         )
-    return f"stopped at update {step} of {run.steps}, saved: --resume=auto goes on from there"
+    return f"stopped at update {step} of {run.steps}, saved: --resume=auto continues from there"

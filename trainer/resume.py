@@ -1,4 +1,4 @@
-"""Going on where a run stopped."""
+"""Resume a run: compare its knobs with the checkpoint's, load it, and restore the best model."""
 
 from collections.abc import Collection
 from dataclasses import asdict
@@ -20,9 +20,8 @@ from trainer.publish.export import whole_step
 from trainer.state import TrainState
 from trainer.validation import Validation
 
-# those of the data's knobs that training depends on: not workers, memory or prefetching, and not
-# the corpus, whose frozen manifest has a fingerprint
-PLAN = (
+# fields of DataConfig that the plan depends on; the corpus is compared by its fingerprint
+PLAN_KNOBS = (
     "pad",
     "trailing_silence",
     "timestamp_probability",
@@ -36,8 +35,8 @@ PLAN = (
     "weights",
     "hours_per_epoch",
 )
-# and those that a stream's later windows depend on, which no manifest holds
-STREAM = (
+# fields of DataConfig that the later windows of a stream depend on
+STREAM_KNOBS = (
     "streaming",
     "shuffle_buffer",
     "train_split",
@@ -52,10 +51,9 @@ STREAM = (
     "min_seconds",
     "max_seconds",
 )
-
-# and of the evaluations' knobs those that change figures, which models are chosen by; another
-# loop.eval_clips is no such thing: the clips that two models both heard are compared
-FIGURES = (
+# fields of EvalConfig that scores depend on; loop.eval_clips may change, since two models are
+# compared on the clips that both transcribed
+EVAL_KNOBS = (
     "max_length",
     "tokens_per_second",
     "pad",
@@ -66,95 +64,104 @@ FIGURES = (
     "normalizer",
 )
 
-# knobs that were removed, with the values at which they did nothing: checkpoints may name them
-OFF = {"data.repair": 0.0, "data.padded_share": 0.15}
+# removed knobs that older checkpoints hold, with the values at which they had no effect
+REMOVED = {"data.repair": 0.0, "data.padded_share": 0.15}
 
-PATHS = ("model.name", "data.augment.noise", "data.data_files")  # or names on the Hub
-LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_modules")
+PATH_KNOBS = ("model.name", "data.augment.noise", "data.data_files")  # paths, or names on the Hub
+LORA_KNOBS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_modules")
 
 
-def shaping(model: ModelConfig, optim: OptimConfig, data: DataConfig, steps: int) -> dict[str, Any]:
-    """Return the knobs that a run's weights depend on: what a resume compares.
+def training_knobs(
+    model: ModelConfig, optim: OptimConfig, data: DataConfig, steps: int
+) -> dict[str, Any]:
+    """Return the knobs that trained weights depend on, by their full names.
 
     Args:
-        model: which Whisper; gradient checkpointing trades memory for time alone.
-        optim: how weights move.
-        data: how the plan is drawn.
-        steps: updates to make in all; they matter only where the learning rate asks.
+        model: all of it except gradient_checkpointing, which trades memory for time only.
+        optim: all of it.
+        data: PLAN_KNOBS, and STREAM_KNOBS of a stream.
+        steps: updates to make in total; included if the learning rate depends on them.
     """
-    knobs = _set(model, "model.", ("freeze", *LORA)) | _set(optim, "optim.", ("name",))
+    knobs = _knobs(model, "model.", ("freeze", *LORA_KNOBS)) | _knobs(optim, "optim.", ("name",))
     del knobs["model.gradient_checkpointing"]
-    asked = PLAN + STREAM if data.streaming else PLAN
-    knobs |= {f"data.{key}": getattr(data, key) for key in asked}
+    data_keys = PLAN_KNOBS + STREAM_KNOBS if data.streaming else PLAN_KNOBS
+    knobs |= {f"data.{key}": getattr(data, key) for key in data_keys}
     knobs |= {f"data.augment.{key}": value for key, value in asdict(data.augment).items()}
-    knobs = {key: list(v) if isinstance(v, tuple) else v for key, v in knobs.items()}  # as in JSON
+    knobs = {
+        key: list(v) if isinstance(v, tuple) else v for key, v in knobs.items()
+    }  # as JSON does
     knobs = _without_folders(knobs)
     return knobs if optim.schedule == "constant" else knobs | {"loop.max_steps": steps}
 
 
 def _without_folders(knobs: dict[str, Any]) -> dict[str, Any]:
-    """Return knobs with the last part alone of local paths: a checkpoint may be published."""
-    return knobs | {key: _last_part(knobs[key]) for key in PATHS if knobs.get(key)}
+    """Reduce local paths to their last part, because a checkpoint may be published."""
+    return knobs | {key: _last_part(knobs[key]) for key in PATH_KNOBS if knobs.get(key)}
 
 
 def _last_part(value: Any) -> Any:
     if isinstance(value, list):
-        return [_last_part(each) for each in value]
-    split, equals, place = value.rpartition("=")  # data.data_files may say train=FILES
-    local = place.startswith(("/", "~", ".")) or Path(place).exists()
-    return f"{split}{equals}{Path(place).name if local else place}"
+        return [_last_part(item) for item in value]
+    split, equals, path = value.rpartition("=")  # data.data_files may be train=FILES
+    local = path.startswith(("/", "~", ".")) or Path(path).exists()
+    return f"{split}{equals}{Path(path).name if local else path}"
 
 
 def evaluation_knobs(config: EvalConfig) -> dict[str, Any]:
-    """Return the knobs that figures depend on: models are not chosen between unlike ones."""
-    return {f"eval.{key}": getattr(config, key) for key in FIGURES}
+    """Return the knobs that the choice of the best model depends on, by their full names."""
+    return {f"eval.{key}": getattr(config, key) for key in EVAL_KNOBS}
 
 
-def _set(config: ModelConfig | OptimConfig, prefix: str, later: Collection[str]) -> dict[str, Any]:
-    """Return knobs by their full names, without those that are as in checkpoints from before them.
+def _knobs(config: ModelConfig | OptimConfig, prefix: str, new: Collection[str]) -> dict[str, Any]:
+    """Return the knobs of a config by their full names.
 
     Args:
         config: holds them.
         prefix: of their names.
-        later: those that came later.
+        new: those that older checkpoints lack; left out if they have the default value.
     """
     default = type(config)()
     return {
         f"{prefix}{key}": value
         for key, value in asdict(config).items()
-        if key not in later or value != getattr(default, key)
+        if key not in new or value != getattr(default, key)
     }
 
 
-def refuse_change(path: Path, now: dict[str, Any], accept: tuple[str, ...]) -> None:
-    """Compare the knobs that shape training, and its choice of a model, with a checkpoint's.
+def refuse_changed_knobs(path: Path, now: dict[str, Any], accept: tuple[str, ...]) -> None:
+    """Compare the knobs that a resume must not change with those of a checkpoint.
 
-    Checkpoints from before the evaluations' knobs were kept say nothing of them, and go on. Knobs
-    that have another name now are compared by it.
+    Older checkpoints hold no knobs of evaluations: these are then not compared. Renamed knobs are
+    compared under their current names.
+
+    Args:
+        path: of the checkpoint.
+        now: the knobs of this start, by their full names.
+        accept: names of knobs that may differ.
 
     Raises:
-        InputError: one differs, and its change was not accepted.
+        InputError: a knob differs and is not in `accept`.
     """
     saved = _without_folders(current_names(read_progress(path)["shape"]))
     for key in sorted(saved.keys() | now.keys()):
-        old, new, judges = saved.get(key), now.get(key), key.startswith("eval.")
-        if old == new or key in accept or (judges and key not in saved):
+        old, new, of_eval = saved.get(key), now.get(key), key.startswith("eval.")
+        if old == new or key in accept or (of_eval and key not in saved):
             continue
-        if key in OFF:
+        if key in REMOVED:
             _refuse_removed(path, key, old)
             continue
-        kept = f" (the best model so far keeps the figure that it got with {old})" if judges else ""
+        note = f" (the best model so far keeps the score that it got with {old})" if of_eval else ""
         raise InputError(
-            f"{path}: was {'judged' if judges else 'trained'} with {key}={old}, now it is {new}: "
-            f"set it back, start another run, or accept the change with --accept {key}{kept}"
+            f"{path}: {'evaluated' if of_eval else 'trained'} with {key}={old}, now it is {new}: "
+            f"set it back, start another run, or accept the change with --accept {key}{note}"
         )
 
 
 def _refuse_removed(path: Path, key: str, value: Any) -> None:
-    if value != OFF[key]:
+    if value != REMOVED[key]:
         raise InputError(
             f"{path}: was trained with {key}={value}, a knob that was removed: start another run, "
-            f"or go on without it with --accept {key}"
+            f"or continue without it with --accept {key}"
         )
 
 
@@ -167,36 +174,34 @@ def resume(
 ) -> None:
     """Load a checkpoint, and make the run's folder agree with it.
 
-    A crash between saving and exporting, or a resume from an older checkpoint, leaves another model
-    than the best in the run's folder: it is written again from the best checkpoint. Where that is
-    gone, a warning says so and the best is chosen anew. What the run made of a future that is given
-    up is set aside: checkpoints and evaluations.
+    After a crash between saving and exporting, or when resuming from an older checkpoint, model/ is
+    not the best model of the checkpoint: it is exported again. Checkpoints and evaluations of later
+    updates are renamed.
 
     Args:
-        saved: the checkpoint, verified.
-        checkpoints: the run's.
-        state: takes over the saved progress.
+        saved: path of the checkpoint, verified.
+        checkpoints: of the run.
+        state: receives the saved progress.
         validation: exports the best model.
-        full_model: is the model that is exported.
+        full_model: the model that is exported.
     """
-    target = TrainState()
+    target, rotation = TrainState(), checkpoints.rotation
     target.load_state_dict(read_progress(saved)["state"])
     best = run_on_main_process(
-        checkpoints.accelerator, lambda: _find_best(checkpoints.rotation, validation, target)
+        checkpoints.accelerator, lambda: _find_best(rotation, validation, target)
     )
     run_on_main_process(
-        checkpoints.accelerator, lambda: _set_aside(checkpoints.rotation, validation, target, best)
+        checkpoints.accelerator, lambda: _set_aside(rotation, validation, target, best)
     )
     if best.path is not None:
-        export_best(best.path, checkpoints, target, validation, full_model)
+        export_from_checkpoint(best.path, checkpoints, target, validation, full_model)
     checkpoints.load(saved, state)
-    if state.rollbacks == MAX_ROLLBACKS:  # the run ended with them: they are counted anew
+    if state.rollbacks == MAX_ROLLBACKS:  # the run ended because of them: count failures from 0
         state.failed = []
     if best.lost:
         checkpoints.print_fn(
-            f"WARNING: the best model so far, of update {target.best_step}, is gone ({best.lost}): "
-            "the best is chosen anew from the next evaluation on; model/, if there was one, is "
-            "renamed replaced-…"
+            f"WARNING: the best model so far, of update {target.best_step}, is lost ({best.lost}): "
+            "the next evaluation chooses a new best; model/, if it exists, is renamed replaced-…"
         )
         state.reset_best()
 
@@ -204,33 +209,33 @@ def resume(
 def retry_best_export(
     checkpoints: Checkpoints, state: TrainState, validation: Validation, full_model: FullModel
 ) -> None:
-    """Export the best model, at the end, where a full disk refused it when it was found."""
-    checkpoints.settle()  # the state of the last one may be on its way
+    """Export the best model at the end, if a full disk prevented that after its evaluation."""
+    checkpoints.settle()  # its state may still be being written
     best = run_on_main_process(
         checkpoints.accelerator, lambda: _find_best(checkpoints.rotation, validation, state)
     )
     if best.path is not None:
-        export_best(best.path, checkpoints, state, validation, full_model)
+        export_from_checkpoint(best.path, checkpoints, state, validation, full_model)
 
 
-def export_best(
+def export_from_checkpoint(
     path: Path,
     checkpoints: Checkpoints,
     state: TrainState,
     validation: Validation,
     full_model: FullModel,
 ) -> None:
-    """Write the run's model from the checkpoint of the best one, whose weights stay in hand."""
+    """Load the checkpoint of the best model, and export it."""
     checkpoints.load(path, TrainState())
     full_model.refresh()
-    validation.keep_best(state)
+    validation.export_best(state)
 
 
 class BestCheckpoint(NamedTuple):
-    """Where the best model is, if the run's model is another one."""
+    """The checkpoint of the best model, if model/ is another model."""
 
-    path: Path | None = None  # its checkpoint, verified
-    lost: str = ""  # why there is none
+    path: Path | None = None  # verified
+    lost: str = ""  # why there is no checkpoint
 
 
 def _find_best(
@@ -247,7 +252,7 @@ def _find_best(
 def _set_aside(
     rotation: CheckpointRotation, validation: Validation, state: TrainState, best: BestCheckpoint
 ) -> None:
-    """Rename what is of a future that was given up, and a model that is no longer the best."""
+    """Rename checkpoints and evaluations of later updates, and a model that is not the best."""
     rotation.set_aside(newer_than=state.step)
     validation.set_aside(newer_than=state.step)
     if best.lost and validation.model_folder.exists():

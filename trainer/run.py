@@ -1,4 +1,4 @@
-"""Everything that the loop touches, in three groups: what trains, what is saved, who watches."""
+"""Run: everything that the training loop uses, grouped into training, saving and monitors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class LoopConfig:
     stall_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        """Refuse values that could not work.
+        """Check the values.
 
         Raises:
             InputError: a number is out of its range.
@@ -66,11 +66,11 @@ class LoopConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
-    """What makes updates."""
+    """The model, its optimizer and its data."""
 
-    engine: Engine  # the model and its optimizer
-    full_model: FullModel  # the same weights, whole: what is evaluated and exported
-    passes: TrainLoader | StreamTrainLoader
+    engine: Engine  # model and optimizer
+    full_model: FullModel  # the unsharded weights, which are evaluated and exported
+    train_loader: TrainLoader | StreamTrainLoader
     optim: OptimConfig
     flops: WhisperFlops
     seed: int
@@ -78,16 +78,16 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saving:
-    """What is written to checkpoints."""
+    """Checkpoints, and what is saved with them."""
 
     checkpoints: Checkpoints
-    shape: dict[str, Any]  # the knobs that shape training: a resume compares them
+    fixed_knobs: dict[str, Any]  # knobs that a resume must not change
     save_every: int  # updates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Monitors:
-    """What watches training, and what writes down how it goes."""
+    """Watches over training, and its logs."""
 
     heartbeat: Heartbeat
     guard: NonFiniteGuard
@@ -100,7 +100,7 @@ class Monitors:
     log_every: int  # updates
 
     def add(self, step: int, batches: Sequence[Batch], result: StepResult) -> None:
-        """Take in an update; nothing is read from the device."""
+        """Add an update to the metrics, without reading from the device."""
         self.meter.add(batches, result)
         self.losses.add(step, batches, result)
         self.recorder.advance(step)
@@ -109,7 +109,7 @@ class Monitors:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """Everything that the loop touches, built in main."""
+    """Everything that the training loop uses; built in main."""
 
     config: LoopConfig
     state: TrainState
@@ -117,22 +117,22 @@ class Run:
     saving: Saving
     monitors: Monitors
     validation: Validation
-    has_dev: bool  # whether there are clips to evaluate on
-    steps: int  # updates to make in all
+    has_dev: bool  # whether the corpus has clips to evaluate on
+    steps: int  # updates to make in total
 
 
 def save(run: Run) -> None:
-    """Begin to write a checkpoint."""
+    """Start to write a checkpoint in the background."""
     monitors, checkpoints = run.monitors, run.saving.checkpoints
     with monitors.clock.on("saving"):
-        monitors.guard.settle(run.state)
-        monitors.losses.write()  # a start from this checkpoint does not make these updates again
-        checkpoints.save(run.state, run.saving.shape)
+        monitors.guard.read_outcome(run.state)
+        monitors.losses.write()  # a resume from this checkpoint does not repeat these updates
+        checkpoints.save(run.state, run.saving.fixed_knobs)
     monitors.heartbeat.save_seconds = checkpoints.seconds
 
 
 def ensure_saved(run: Run) -> bool:
-    """Save the last update unless it is on the disk; return whether it is there now."""
+    """Save the last update unless it is on disk; return whether it is on disk now."""
     checkpoints = run.saving.checkpoints
     if not checkpoints.is_saved(run.state.step):
         save(run)

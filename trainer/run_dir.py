@@ -1,4 +1,4 @@
-"""A run's folder: opened once, with what was asked, with what, and how it ended."""
+"""The run's folder: its lock, the frozen manifest, config.yaml and environment.json."""
 
 import platform
 import shutil
@@ -39,79 +39,75 @@ PACKAGES = (
     "soundfile",
 )
 
-SPOOL, PLACES = "stream", "stream.jsonl"  # audio of a stream, while it is needed; its windows
+SPOOL = "stream"  # audio of the current windows of a stream
+WINDOWS = "stream.jsonl"  # positions of the windows of a stream
 
 
 @contextmanager
-def opened(folder: Path, resume: str | None) -> Iterator[None]:
-    """Hold the lock of a run's folder, once it is settled that it may be written to.
+def open_run_dir(folder: Path, resume: str | None) -> Iterator[None]:
+    """Hold the lock of the run's folder while the body runs.
 
     Raises:
-        InputError: another process trains the run; or it is there, and nobody said to go on with
-            it.
+        InputError: another process trains this run, or the folder holds a run and `resume` is not
+            set.
     """
     with locked(folder):
-        _settle_folder(folder, resume)
+        if (folder / "config.yaml").exists() and resume is None:
+            raise InputError(
+                f"{folder}: holds a run already: resume it with --resume=auto, or set --run_dir= "
+                "to another folder"
+            )
+        if launched_rank() == "0":  # the process that holds the lock
+            shutil.rmtree(folder / SPOOL, ignore_errors=True)  # left by a start that was killed
         yield
-
-
-def _settle_folder(folder: Path, resume: str | None) -> None:
-    if (folder / "config.yaml").exists() and resume is None:
-        raise InputError(
-            f"{folder}: holds a run already: go on with --resume=auto, or name another: --run_dir="
-        )
-    if launched_rank() == "0":  # it has the lock
-        shutil.rmtree(folder / SPOOL, ignore_errors=True)  # what a start that was killed left
 
 
 def freeze_corpus(
     folder: Path,
     config: DataConfig,
-    encoder: LabelEncoder,
+    labels: LabelEncoder,
     accelerator: Accelerator,
     *,
     seed: int,
     resumed: bool,
 ) -> Manifest:
-    """Return the run's manifest: frozen at the first start, read back on every process.
+    """Write the run's manifest at the first start, or read it; return it on every process.
 
-    All processes measure the corpus; nobody waits in a collective, which would time out.
-    That of a stream holds its first window, by which a resume knows it again.
+    All processes measure the corpus, without collectives, which would time out. The manifest of a
+    stream holds its first window, by which a resume identifies the stream.
 
     Raises:
         InputError: the corpus cannot be used.
     """
     path = folder / "manifest.jsonl"
-    if resumed and run_on_main_process(
-        accelerator, lambda: ensure_index(path)
-    ):  # all of them, or none
+    if resumed and run_on_main_process(accelerator, lambda: ensure_index(path)):
         return Manifest.read(wait_until_visible(path))
-    frozen: list[Manifest] = []  # on the main process
+    written: list[Manifest] = []  # one, on the main process only
 
     def freeze(measure_files: MeasureFiles) -> None:
-        frozen.append(_freeze(path, config, encoder, seed, measure_files))
+        written.append(_write_manifest(path, config, labels, seed, measure_files))
 
     scan_together(accelerator, config, freeze)
-    return frozen[0] if frozen else Manifest.read(wait_until_visible(path))
+    return written[0] if written else Manifest.read(wait_until_visible(path))
 
 
-def _freeze(
+def _write_manifest(
     path: Path,
     config: DataConfig,
-    encoder: LabelEncoder,
+    labels: LabelEncoder,
     seed: int,
     measure_files: MeasureFiles,
 ) -> Manifest:
-    path.with_name(PLACES).unlink(missing_ok=True)  # of an earlier start, which saved nothing
-    named_in = path.with_name("drops.jsonl")
+    path.with_name(WINDOWS).unlink(missing_ok=True)  # of an earlier start that saved nothing
+    drops_path = path.with_name("drops.jsonl")
     cache = scan_cache_path(path.parent.parent, config)
     manifest, drops = build_manifest(
-        config, encoder, cache, show=True, seed=seed, measure_files=measure_files
+        config, labels, cache, show=True, seed=seed, measure_files=measure_files
     )
-    write_jsonl(named_in, map(asdict, drops))
+    write_jsonl(drops_path, map(asdict, drops))
     for split, reasons in count_reasons(drops).items():
         reasons_text = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
-        print(f"left out of {split}: {reasons_text} (named in {named_in})")
+        print(f"left out of {split}: {reasons_text} (listed in {drops_path})")
     changed = count_rules([*manifest.train, *manifest.dev, *manifest.test])
     if changed:
         write_json(path.with_name("transcripts.json"), changed)
@@ -119,7 +115,7 @@ def _freeze(
         rules_text = "; ".join(f"{count:,} × {rule}" for rule, count in rules.items())
         print(f"transcripts of {corpus} changed: {rules_text}")
     rows = len(manifest.train) + sum(drop.split == config.train_split for drop in drops)
-    refuse_broken(drops, rows, config, named_in)
+    refuse_broken(drops, rows, config, drops_path)
     return manifest.write(path)
 
 
@@ -135,9 +131,9 @@ def write_settings(
     Args:
         folder: the run's.
         config: the resolved config as YAML.
-        accelerator: knows the device, the processes and the precision.
-        data: the fingerprint of what is trained on, and the commits it is of.
-        peak: that MFU is a share of, as it is known at the start.
+        accelerator: device, processes and precision.
+        data: fingerprint of the training set, and the commits that it was read from.
+        peak: FLOP/s of the device, which MFU is relative to.
     """
     if not accelerator.is_main_process:
         return
@@ -163,12 +159,11 @@ def write_settings(
 
 
 def _commit() -> str | None:
-    """Return the commit of this code, marked where it has been changed since."""
-    here = Path(__file__).parent
+    """Return the commit of this code, with -dirty if there are uncommitted changes."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=here,
+            cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
             check=True,

@@ -1,4 +1,4 @@
-"""Where a run's batches come from: its frozen corpus, or a stream."""
+"""Build the loader of training batches, from the frozen manifest or from a stream."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -8,6 +8,7 @@ from accelerate import Accelerator
 
 from data.audio.augment import Augmentation
 from data.audio.source import revision_of
+from data.config import DataConfig
 from data.dataloader import BatchPreparer, TrainLoader, train_batches
 from data.labels import LabelEncoder
 from data.manifest import Manifest
@@ -24,7 +25,7 @@ from eval.whisper import Whisper
 from trainer.config import Config
 from trainer.metrics.flops import flops_of
 from trainer.plan.forward_limit import fit_path, with_fitted_budget
-from trainer.run_dir import PLACES, SPOOL
+from trainer.run_dir import SPOOL, WINDOWS
 
 
 def build_train_loader(
@@ -35,57 +36,59 @@ def build_train_loader(
     plan: Plan,
     fatal_ids: Iterable[str],
 ) -> TrainLoader | StreamTrainLoader:
-    """Build the way from the plan to batches, within the memory that there is.
+    """Build the loader of training batches, with forward passes that fit in memory.
 
     Args:
-        config: how batches are made, and what a pass may hold.
-        accelerator: knows the device, and this process's place among the others.
+        config: how batches are made, and how much audio a forward pass may hold.
+        accelerator: the device, and this process's rank.
         whisper: the model, for its labels and features.
-        manifest: what is trained on.
-        plan: of it, or of a stream's first window.
-        fatal_ids: ids of clips whose decoding killed a worker; read at every start of passes.
+        manifest: the training set.
+        plan: of the training set, or of a stream's first window.
+        fatal_ids: ids of clips whose decoding killed a worker, read at every start().
 
     Raises:
         InputError: a stream cannot be opened.
     """
     rank, world_size = accelerator.process_index, accelerator.num_processes
-    folder, flops = Path(config.run_dir), flops_of(whisper, config.model)
-    fit = fit_path(folder, accelerator, whisper.model.config, config.model, config.optim)
-    budget = run_on_main_process(
-        accelerator, lambda: with_fitted_budget(config.data, fit)
-    )  # or passes would not match
+    budget = _fitted_budget(config, accelerator, whisper)
+    cost = flops_of(whisper, config.model).activation_bytes
     augmentation = Augmentation(config.data.augment, config.seed, whisper.n_mels)
-    stages = BatchPreparer(whisper.labels(), whisper.n_mels, accelerator.device, augmentation)
+    preparer = BatchPreparer(whisper.labels(), whisper.n_mels, accelerator.device, augmentation)
 
-    def passes(utterances: Sequence[Utterance], plan: Plan) -> TrainLoader:
+    def build(utterances: Sequence[Utterance], plan: Plan) -> TrainLoader:
         sampler = BucketedBatchSampler(
-            plan,
-            budget,
-            updates=0,
-            rank=rank,
-            world_size=world_size,
-            pass_cost=flops.activation_bytes,
+            plan, budget, updates=0, rank=rank, world_size=world_size, pass_cost=cost
         )
-        return train_batches(utterances, config.data, stages, sampler, fatal_ids=fatal_ids)
+        return train_batches(utterances, config.data, preparer, sampler, fatal_ids=fatal_ids)
 
-    first = passes(manifest.train, plan)
+    first = build(manifest.train, plan)
     if not config.data.streaming:
         return first
     windows = build_windows(config, whisper.labels(), manifest, rank)
     plans = partial(Plan.from_utterances, config=config.data, seed=config.seed)
-    return StreamTrainLoader(windows, plans, passes, first, rank=rank, world_size=world_size)
+    return StreamTrainLoader(windows, plans, build, first, rank=rank, world_size=world_size)
 
 
-def build_windows(config: Config, encoder: LabelEncoder, manifest: Manifest, rank: int) -> Windows:
-    """Open the stream as the manifest knows it: of that commit, and with that beginning.
+def _fitted_budget(config: Config, accelerator: Accelerator, whisper: Whisper) -> DataConfig:
+    """Return config.data with the limits of a forward pass that find-batch-size found, if any.
+
+    The main process reads them: all processes must cut updates in the same way.
+    """
+    folder, model = Path(config.run_dir), whisper.model.config
+    path = fit_path(folder, accelerator, model, config.model, config.optim)
+    return run_on_main_process(accelerator, lambda: with_fitted_budget(config.data, path))
+
+
+def build_windows(config: Config, labels: LabelEncoder, manifest: Manifest, rank: int) -> Windows:
+    """Open the stream that the manifest was written for: the same commit, and the same beginning.
 
     Raises:
-        InputError: it cannot be opened.
+        InputError: the stream cannot be opened.
     """
     folder = Path(config.run_dir)
     commit = revision_of(manifest.train[0].audio) or config.data.revision
-    stream = Stream(with_model_language(config.data, encoder), config.seed, commit)
+    stream = Stream(with_model_language(config.data, labels), config.seed, commit)
     held_out = [*manifest.dev, *manifest.test]
-    screened = partial(screen_window, config=config.data, labels=encoder, held_out=held_out)
-    places = WindowLog(folder / PLACES, manifest.fingerprint(), rank=rank)
-    return Windows(stream, config.data.shuffle_buffer, screened, folder / SPOOL / str(rank), places)
+    screen = partial(screen_window, config=config.data, labels=labels, held_out=held_out)
+    log = WindowLog(folder / WINDOWS, manifest.fingerprint(), rank=rank)
+    return Windows(stream, config.data.shuffle_buffer, screen, folder / SPOOL / str(rank), log)

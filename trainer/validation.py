@@ -1,4 +1,4 @@
-"""The evaluations of a run: before training, when due, and of the best model at the end."""
+"""Validation: evaluates dev and test during a run, and exports the best model."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from eval.report.console_tables import evaluation_table
 from eval.report.page import write_page
 from eval.report.summary import Evaluation
 from eval.subset import stratified
-from trainer.best_model import TEXTS, choose, write_losses
+from trainer.best_model import UTTERANCES, compare_with_best, write_losses
 from trainer.checkpoint.rotation import set_aside
 from trainer.metrics.console import comparison, too_few, verdicts
 from trainer.metrics.recorder import NullRecorder, Recorder
@@ -30,97 +30,97 @@ from trainer.report.plots import write_plots
 from trainer.report.run_report import write_report
 from trainer.state import TrainState
 
-ALL_OF_DEV = "dev-all"  # beside "dev", the clips that models are chosen by
+ALL_OF_DEV = "dev-all"  # name of the whole split; "dev" is the sample that chooses the best model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Validation:
-    """Scores dev to choose and test to report; keeps the best model in the run's folder."""
+    """Evaluates dev to choose the best model, which it exports, and test to report its score."""
 
     evaluator: Evaluator
     manifest: Manifest
     folder: Path
     recorder: Recorder | NullRecorder
     clock: WallClock
-    eval_clips: int | None  # of dev, while training
+    eval_clips: int | None  # clips of dev in an evaluation during training; None: all
     uploader: HubUploader
 
     @property
     def sample(self) -> list[Utterance]:
-        """Return the clips of dev that models are chosen by."""
+        """Return the clips of dev that choose the best model."""
         return stratified(self.manifest.dev, self.eval_clips)
 
     @property
-    def sampled(self) -> bool:
-        """Tell whether they are a part of dev only."""
+    def is_sampled(self) -> bool:
+        """Return whether the sample is only a part of dev."""
         return len(self.sample) < len(self.manifest.dev)
 
     @property
     def model_folder(self) -> Path:
-        """Return where the best model goes."""
+        """Return the folder that the best model is exported to."""
         return self.folder / "model"
 
-    def before(self, state: TrainState) -> None:
-        """Score the model before training, on both splits; a run that goes on has done so."""
+    def before_training(self, state: TrainState) -> None:
+        """Evaluate the model on dev and test, unless the run was resumed."""
         self.clock.since = state.step
         if self.evaluator.accelerator.is_main_process:
             self.uploader.start()
         if self.manifest.dev and (few := too_few("dev", len(self.sample))):
             self.recorder.print(f"warning: {few}")
         splits = {"dev": self.sample, "test": self.manifest.test}
-        held = {split: utterances for split, utterances in splits.items() if utterances}
-        if not state.step and held:
-            self._evaluate(state, held)
+        splits = {split: utterances for split, utterances in splits.items() if utterances}
+        if not state.step and splits:
+            self._evaluate(state, splits)
 
     def evaluate_dev(self, state: TrainState) -> tuple[float, bool]:
-        """Score dev's sample; return the error, and whether this is the best so far."""
+        """Evaluate the sample of dev; return its error, and whether it is the best so far."""
         error = self._evaluate(state, {"dev": self.sample})["dev"]
-        old, new = (self._at(step, "dev") for step in (state.best_step, state.step))
+        best, new = (self._eval_folder(step, "dev") for step in (state.best_step, state.step))
         with self.clock.on("evaluation"):
             verdict = run_on_main_process(
-                self.evaluator.accelerator, lambda: choose(old, new, error, state)
+                self.evaluator.accelerator, lambda: compare_with_best(best, new, error, state)
             )
-        self.recorder.print(f"update {state.step:>6}  {verdict.told}")
+        self.recorder.print(f"update {state.step:>6}  {verdict.reason}")
         return error, verdict.better
 
     def set_aside(self, newer_than: int) -> None:
-        """Rename evaluations of a future that a resume from an older checkpoint gives up."""
+        """Rename the evaluations of later updates, when a run resumes from an older checkpoint."""
         for path in sorted((self.folder / "eval").glob("step-*")):
             if int(path.name.removeprefix("step-")) > newer_than:
                 set_aside(path)
 
-    def keep_best(self, state: TrainState) -> None:
-        """Write the model in hand as the run's model, while other processes wait."""
+    def export_best(self, state: TrainState) -> None:
+        """Export the current model to model/, while the other processes wait."""
         run_on_main_process(self.evaluator.accelerator, lambda: self._export(state))
-        self.evaluator.accelerator.wait_for_everyone()  # a run may end here: all have heard of it
+        self.evaluator.accelerator.wait_for_everyone()  # the main process may exit next
 
     def _export(self, state: TrainState) -> None:
-        told = f"{self.model_folder} of update {state.step}"
-        with self.clock.on("saving"), self.recorder.despite_disk(told):
+        what = f"{self.model_folder} of update {state.step}"
+        with self.clock.on("saving"), self.recorder.despite_disk(what):
             whisper, facts = self.evaluator.whisper, self._facts(state)
             export(whisper, self.model_folder, facts, self.uploader.config.precision)
             self.uploader.offer_model()
 
-    def after(self, state: TrainState) -> None:
-        """Take the best model back in hand and score it on all of dev, and on test.
+    def after_training(self, state: TrainState) -> None:
+        """Load the best model, evaluate it on all of dev and on test, and write the reports.
 
         Raises:
-            InputError: the disk did not take it when it was found.
+            InputError: a full disk prevented its export.
         """
-        if state.best_error is None:  # nothing was chosen: the last is the model
-            self.keep_best(state)
+        if state.best_error is None:  # without dev the last model is exported
+            self.export_best(state)
         accelerator = self.evaluator.accelerator
-        held = run_on_main_process(accelerator, lambda: exported_step(self.model_folder))
-        if held != (state.best_step or state.step):
+        step = run_on_main_process(accelerator, lambda: exported_step(self.model_folder))
+        if step != (state.best_step or state.step):
             raise InputError(
-                f"{self.model_folder}: the best model could not be written: free some space, and "
-                "go on with --resume=auto, which takes it from its checkpoint"
+                f"{self.model_folder}: the best model could not be written: free some disk space, "
+                "and resume with --resume=auto, which exports it from its checkpoint"
             )
         restore(self.evaluator.whisper, self.model_folder)
         splits = {"test": self.manifest.test} if self.manifest.test else {}
-        if self.sampled:  # the sample that it was chosen by flatters it
+        if self.is_sampled:  # the score on the sample that chose the model is biased
             splits = {ALL_OF_DEV: self.manifest.dev, **splits}
-        errors = self._evaluate(state, splits, held) if splits else {}
+        errors = self._evaluate(state, splits, step) if splits else {}
         self._describe(state, errors.get(ALL_OF_DEV, state.best_error))
         if not accelerator.is_main_process:
             return
@@ -129,113 +129,119 @@ class Validation:
             if self.manifest.dev or self.manifest.test:
                 write_plots(self.folder)
         if self.manifest.test:
-            self.recorder.print(comparison(self.folder, held))
-            for line in verdicts(self.folder, held):
+            self.recorder.print(comparison(self.folder, step))
+            for line in verdicts(self.folder, step):
                 self.recorder.print(line)
 
     def _describe(self, state: TrainState, error: float | None) -> None:
-        """Write the card of what is known at the end, and send it with the model."""
+        """Write the final model card, and upload it with the model."""
         if self.evaluator.accelerator.is_main_process:
             with self.recorder.despite_disk(str(self.model_folder)):
                 describe(self.model_folder, {**self._facts(state), "error": error})
                 self.uploader.offer_model()
 
-    def _at(self, step: int, split: str) -> Path:
+    def _eval_folder(self, step: int, split: str) -> Path:
         return self.folder / "eval" / f"step-{step:08d}" / split
 
     def _evaluate(
         self, state: TrainState, splits: Mapping[str, Sequence[Utterance]], step: int | None = None
     ) -> dict[str, float]:
-        """Score splits, and show what was found; return the error of each.
+        """Evaluate splits, and print the results; return the error of each split.
 
         Args:
-            state: where training stands.
+            state: progress of training.
             splits: name → utterances.
-            step: the update of the model in hand; None: the last.
+            step: update of the current model; None: the last one.
         """
         step = state.step if step is None else step
-        before = self.clock.spent("evaluation")
+        spent_before = self.clock.spent("evaluation")
         with self.clock.on("evaluation"):
-            found = {split: self._score(split, rows, step) for split, rows in splits.items()}
-        took = self.clock.spent("evaluation") - before
+            evaluations = {
+                split: self._evaluate_split(split, utterances, step)
+                for split, utterances in splits.items()
+            }
+        seconds = self.clock.spent("evaluation") - spent_before
         self.recorder.record(step, self.clock.shares())
         self.recorder.print(
-            f"update {step:>6}  evaluation took {took:.0f} s; so far {self.clock.summary()}"
+            f"update {step:>6}  evaluation took {seconds:.0f} s; so far {self.clock.summary()}"
         )
-        rows = [row for each in found.values() for row in each.rows]
-        notes = dict.fromkeys(note for each in found.values() for note in each.notes)
+        rows = [row for evaluation in evaluations.values() for row in evaluation.rows]
+        notes = dict.fromkeys(note for e in evaluations.values() for note in e.notes)
         notes |= {"change: since update 0": None} if any(row.change for row in rows) else {}
         self.recorder.print(evaluation_table(rows, "; ".join(notes)))
-        for each in found.values():
-            for line in each.warnings:
-                self.recorder.print(f"warning: {line}")
+        for evaluation in evaluations.values():
+            for warning in evaluation.warnings:
+                self.recorder.print(f"warning: {warning}")
         if self.evaluator.accelerator.is_main_process:
             with self.recorder.despite_disk(str(self.folder / "report.html")):
                 write_report(self.folder, self._facts(state))
-        return {split: each.error for split, each in found.items()}
+        return {split: evaluation.error for split, evaluation in evaluations.items()}
 
-    def _score(self, split: str, utterances: Sequence[Utterance], step: int) -> Evaluation:
-        config, short = self.evaluator.config, self.short(split)
+    def _evaluate_split(self, split: str, utterances: Sequence[Utterance], step: int) -> Evaluation:
+        config, true_length = self.evaluator.config, self.decodes_at_true_length(split)
         scores, hypotheses = self.evaluator.evaluate(
-            utterances, f"{split}, update {step}", true_length=short, with_reference_loss=True
+            utterances, f"{split}, update {step}", true_length=true_length, with_reference_loss=True
         )
-        at, forgets = self._at(step, split), split == "dev" or not self.manifest.dev
-        beside = run_probes(self.evaluator, hypotheses, at, forgetting=forgets, true_length=short)
+        folder, forgetting = self._eval_folder(step, split), split == "dev" or not self.manifest.dev
+        probes = run_probes(
+            self.evaluator, hypotheses, folder, forgetting=forgetting, true_length=true_length
+        )
         loss = mean_loss(h.reference_loss for h in hypotheses)
-        metrics = scores.metrics() | beside.metrics() | ({} if loss is None else {"loss": loss})
+        metrics = scores.metrics() | probes.metrics() | ({} if loss is None else {"loss": loss})
         self.recorder.record(step, {f"{split}/{name}": value for name, value in metrics.items()})
         facts: dict[str, Any] = {"step": step, "max_length": config.max_length}
-        facts |= {"beams": config.num_beams, "true_length": short, "loss": loss}
-        facts |= {"meters": beside.hallucination.to_json()}
-        first = self._first(split, step)
-        found = Evaluation.of(split, {**facts, **scores.to_json()}, beside, first)
+        facts |= {"beams": config.num_beams, "true_length": true_length, "loss": loss}
+        facts |= {"meters": probes.hallucination.to_json()}
+        before = self._scores_before_training(split, step)
+        evaluation = Evaluation.of(split, {**facts, **scores.to_json()}, probes, before)
         if self.evaluator.accelerator.is_main_process:
-            with self.recorder.despite_disk(str(at)):
-                (at / TEXTS).unlink(missing_ok=True)  # a full disk shall leave no other model's
-                beside.save(at, step)
-                save(at, scores, hypotheses, **facts)
-                write_losses(at, hypotheses)
-                self._show(at, split, step)
-        return found
+            with self.recorder.despite_disk(str(folder)):
+                # of another model, if this folder was written before; a full disk must not leave it
+                (folder / UTTERANCES).unlink(missing_ok=True)
+                probes.save(folder, step)
+                save(folder, scores, hypotheses, **facts)
+                write_losses(folder, hypotheses)
+                self._write_page(folder, split, step)
+        return evaluation
 
-    def _first(self, split: str, step: int) -> dict[str, Any]:
-        """Return the scores.json of a split before training, or nothing where there is none."""
-        path = self._at(0, split) / "scores.json"
+    def _scores_before_training(self, split: str, step: int) -> dict[str, Any]:
+        """Return scores.json of update 0, or an empty dict if there is none."""
+        path = self._eval_folder(0, split) / "scores.json"
         return dict(json.loads(path.read_text(encoding="utf-8"))) if step and path.is_file() else {}
 
-    def _show(self, at: Path, split: str, step: int) -> None:
-        """Make an evaluation's page, beside what the model made of it before training."""
-        config, first = self.evaluator.config, self.folder / "eval" / f"step-{0:08d}" / split
+    def _write_page(self, folder: Path, split: str, step: int) -> None:
+        """Write the report of an evaluation, with the hypotheses before training for comparison."""
+        config, first = self.evaluator.config, self._eval_folder(0, split)
         before = first if step and (first / "scores.json").is_file() else None
         try:
-            write_page(at, before, audio=config.audio, embed_clips=config.embed_clips)
-        except InputError as error:  # what an earlier version wrote must not end a run
-            self.recorder.print(f"WARNING: no page of {at}: {error}")
+            write_page(folder, before, audio=config.audio, embed_clips=config.embed_clips)
+        except InputError as error:  # files of an earlier version must not end a run
+            self.recorder.print(f"WARNING: no page of {folder}: {error}")
 
-    def short(self, split: str) -> bool:
-        """Tell whether to decode at true length: dev alike at every update, and test never.
+    def decodes_at_true_length(self, split: str) -> bool:
+        """Return whether clips of a split are decoded at true length instead of padded to 30 s.
 
-        Stock pipelines decode padded to 30 s, so what is reported is padded; what chooses may be
-        quick. A model that was never trained on true lengths needs the states of silence for them
-        (docs/ablation.md): without these dev is padded as well.
+        With eval.pad=auto test is padded, as in stock pipelines, and dev is decoded at true length,
+        which is faster, if the model has the silence states that this needs (docs/ablation.md). All
+        evaluations of dev in a run are decoded in the same way, so that they can be compared.
         """
-        asked = self.evaluator.config.pad
-        if asked != "auto" or self.evaluator.data.pad != "bucket" or split == "test":
-            return asked == "bucket"
-        return self.evaluator.silence or self._was_short()
+        pad = self.evaluator.config.pad
+        if pad != "auto" or self.evaluator.data.pad != "bucket" or split == "test":
+            return pad == "bucket"
+        return self.evaluator.silence or self._dev_was_at_true_length()
 
-    def _was_short(self) -> bool:
-        """Tell whether this run has decoded dev at true length so far, as earlier versions did.
+    def _dev_was_at_true_length(self) -> bool:
+        """Return whether the last evaluation of dev in this run was at true length.
 
-        The best model's figures and the next one's have to be of one decoding.
+        Earlier versions did so without silence states.
         """
 
-        def asked() -> bool:
+        def read() -> bool:
             paths = sorted((self.folder / "eval").glob("step-*/dev/scores.json"))
-            told = [json.loads(path.read_text(encoding="utf-8")) for path in paths[-1:]]
-            return any(each["step"] and each.get("true_length") for each in told)
+            last = [json.loads(path.read_text(encoding="utf-8")) for path in paths[-1:]]
+            return any(scores["step"] and scores.get("true_length") for scores in last)
 
-        return run_on_main_process(self.evaluator.accelerator, asked)
+        return run_on_main_process(self.evaluator.accelerator, read)
 
     def _facts(self, state: TrainState) -> dict[str, Any]:
         return facts_of(

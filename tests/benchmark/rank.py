@@ -30,7 +30,7 @@ from trainer.metrics.flops import WhisperFlops
 from trainer.metrics.recorder import NullRecorder
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig
-from trainer.resume import shaping
+from trainer.resume import training_knobs
 from trainer.state import TrainState
 
 WHAT, FOLDER, MODEL = sys.argv[2:5]
@@ -129,7 +129,7 @@ def save() -> Callable[[], Told]:
     frozen = data.manifest.Manifest.read(Path(FOLDER) / "manifest.jsonl")
     config, optim = DataConfig(update_seconds=80.0), OptimConfig(schedule="constant")
     shape = {"seed": 0, "precision": "auto", "data": frozen.fingerprint()}
-    shape |= shaping(ModelConfig(name=MODEL), optim, config, steps=0)
+    shape |= training_knobs(ModelConfig(name=MODEL), optim, config, steps=0)
 
     def work() -> Told:
         for parameter in model.parameters():

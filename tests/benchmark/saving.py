@@ -75,9 +75,9 @@ def measure(name: str, updates: int, saves: int) -> dict[str, Any]:
         train_step(engine, [batch], tokens=CLIPS * TOKENS, max_norm=1.0)
 
     def upkeep() -> None:
-        heartbeat.begin([batch], 0)
-        list(heartbeat.passes([batch]))
-        heartbeat.end()
+        heartbeat.begin_update([batch], 0)
+        list(heartbeat.watch([batch]))
+        heartbeat.end_update()
         guard.check(state, [batch], result)
 
     result = train_step(engine, [batch], tokens=1, max_norm=1.0)

@@ -18,7 +18,7 @@ from eval.whisper import TrueLengthEncoder, Whisper
 from tests.benchmark.synthetic import SHAPES
 from trainer.metrics.flops import flops_of
 from trainer.model import ModelConfig, prepare_training
-from trainer.optimizer import OptimConfig, moments_of
+from trainer.optimizer import OptimConfig, optimizer_state_bytes
 from trainer.plan.memory_estimate import HEAP_FACTOR, MemoryEstimator
 
 TOKENS = 64  # of a clip's text
@@ -61,7 +61,7 @@ def fixed(shape: str, model: ModelConfig, optim: OptimConfig) -> float:
     module = prepare_training(shaped(shape, SHAPES[shape][1:3], "meta"), model)
     trained = [p for p in module.parameters() if p.requires_grad]
     weights = sum(p.nbytes for p in module.parameters())
-    gradients, moments = sum(p.nbytes for p in trained), moments_of(module, optim)
+    gradients, moments = sum(p.nbytes for p in trained), optimizer_state_bytes(module, optim)
     head = module.whisper.proj_out.weight
     gradients += head.nbytes if head.requires_grad else 0
     print(f"trained {sum(p.numel() for p in trained) / 1e6:.1f} M of {weights / 4e6:.1f} M")

@@ -21,7 +21,7 @@ from eval.config import EvalConfig
 from eval.evaluate import Evaluator
 from eval.half_precision import half_precision_copy
 from eval.whisper import Whisper, load_whisper
-from trainer.lora import merged
+from trainer.lora import merge_adapters
 from trainer.model import ModelConfig, prepare_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -118,7 +118,7 @@ def test_adapters_are_merged_in_float32_before_casting(blank_model: Path) -> Non
     for name, weight in whisper.model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(weight, std=0.3)
-    expected: dict[str, Tensor] = merged(whisper.model).to(torch.bfloat16).state_dict()
+    expected: dict[str, Tensor] = merge_adapters(whisper.model).to(torch.bfloat16).state_dict()
     found = half_precision_copy(whisper, "bf16").model.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())

@@ -12,7 +12,7 @@ from eval.whisper import Whisper
 from trainer.distributed.engine import Engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer
-from trainer.out_of_memory import rehearse
+from trainer.out_of_memory import try_largest_pass
 from trainer.step import StepResult, train_step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
@@ -88,7 +88,7 @@ def test_a_rehearsal_makes_the_moments_and_moves_nothing(device: torch.device) -
     training = Training(device)
     before = training.weights()
     parts = (training.accelerator, training.model, training.optimizer)
-    assert rehearse(Engine(*parts), Shape(2, 96, 8)) is None
+    assert try_largest_pass(Engine(*parts), Shape(2, 96, 8)) is None
     trained = sum(weight.requires_grad for weight in training.module.parameters())
     made = states_of(training.optimizer)
     record("rehearsal", moments=made, weights=trained)

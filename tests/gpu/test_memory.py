@@ -13,7 +13,7 @@ from eval.whisper import load_whisper
 from trainer.distributed.engine import Engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer
-from trainer.out_of_memory import rehearse
+from trainer.out_of_memory import try_largest_pass
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
@@ -50,10 +50,14 @@ def fraction(runs: Any, device: torch.device) -> float:
     model, optimizer = accelerator.prepare(module, build_optimizer(module, OptimConfig()))
     peaks = []
     for rows in (CLIPS // 4, CLIPS):
-        assert rehearse(Engine(accelerator, model, optimizer), Shape(rows, 1104, 48)) is None
+        assert (
+            try_largest_pass(Engine(accelerator, model, optimizer), Shape(rows, 1104, 48)) is None
+        )
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        assert rehearse(Engine(accelerator, model, optimizer), Shape(rows, 1104, 48)) is None
+        assert (
+            try_largest_pass(Engine(accelerator, model, optimizer), Shape(rows, 1104, 48)) is None
+        )
         peaks.append(torch.cuda.max_memory_reserved())
     limit = 0.6 * peaks[0] + 0.4 * peaks[1]
     record("memory", quarter_gb=peaks[0] / 1e9, whole_gb=peaks[1] / 1e9, limit_gb=limit / 1e9)
@@ -67,7 +71,7 @@ def test_a_run_without_enough_memory_makes_the_same_updates_in_smaller_passes(
     share = fraction(runs, gpu)
     run = tmp_path / "run"
     told = runs(run, *ONE_PASS, UPDATES, "--precision=fp32", fraction=share, after=after)
-    times = told.count("out of memory in a pass of")
+    times = told.count("out of memory in a forward pass of")
     found = runs.losses(run)
     off = max(abs(a - b) / b for a, b in zip(found, whole, strict=True))
     record(f"limited after pass {after}", times_cut=times, largest_difference=off)
@@ -80,7 +84,7 @@ def test_every_kind_of_allocation_failure_is_met_with_smaller_passes(
 ) -> None:
     run = tmp_path / "run"
     told = runs(run, *ONE_PASS, UPDATES, "--precision=fp32", fail=FAILURES)
-    times = told.count("out of memory in a pass of")
+    times = told.count("out of memory in a forward pass of")
     found = runs.losses(run)
     record("simulated failures", kinds=len(FAILURES), times_cut=times)
     assert times == len(FAILURES), f"each failure should cut passes once, found {times}"

@@ -1,4 +1,4 @@
-"""An optimizer of 8 bits moves weights, holds still where it is told to, and resumes exactly."""
+"""8-bit AdamW updates weights, skips non-finite gradients, and resumes exactly."""
 
 import sys
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch import nn
 
 from data.errors import InputError
 from trainer.distributed.engine import Engine
-from trainer.optimizer import OptimConfig, build_optimizer, moments_of
+from trainer.optimizer import OptimConfig, build_optimizer, optimizer_state_bytes
 
 CONFIG = OptimConfig(name="adamw8bit", lr=0.01)
 Losses = Callable[[Path], dict[int, str]]
@@ -58,14 +58,14 @@ def test_it_holds_still_and_takes_its_memory_all_the_same(how: str) -> None:
 def test_its_moments_take_what_was_said() -> None:
     model, optimizer = learning()
     optimizer.step()
-    kept = [
+    sizes = [
         value.nbytes
         for state in optimizer.state.values()
         for name, value in state.items()
         if isinstance(value, torch.Tensor) and "qmap" not in name  # one for all
     ]
-    assert sum(kept) == moments_of(model, CONFIG)
-    assert moments_of(model, CONFIG) < 0.4 * moments_of(model, OptimConfig())
+    assert sum(sizes) == optimizer_state_bytes(model, CONFIG)
+    assert optimizer_state_bytes(model, CONFIG) < 0.4 * optimizer_state_bytes(model, OptimConfig())
 
 
 def test_six_updates_equal_three_and_three(trainer: Any, tmp_path: Path, losses: Losses) -> None:

@@ -1,4 +1,4 @@
-"""What is frozen by name stays as it was, bit for bit, and a name that fits nothing is told."""
+"""Frozen weights keep their bits, and a name that matches no weight is an error."""
 
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,10 @@ def test_frozen_weights_are_the_same_after_training(trainer: Any, tmp_path: Path
     trainer(run, "--model.freeze", *names, "--optim.weight_decay=0.1", "--loop.max_steps=3")
     before, after = (load_file(f / "model.safetensors") for f in (trainer.model, run / "model"))
     held = {name for name in before if torch.equal(before[name], after[name])}
-    asked = {name for name in before if "conv1" in name or "embed_tokens" in name or ".fc" in name}
-    assert asked <= held
+    frozen_names = {
+        name for name in before if "conv1" in name or "embed_tokens" in name or ".fc" in name
+    }
+    assert frozen_names <= held
     assert not any("conv2" in name or "layer_norm" in name for name in held)
 
 
@@ -52,10 +54,10 @@ def test_a_frozen_encoder_is_known_by_its_name_too(blank_model: Path) -> None:
 
 @pytest.mark.parametrize("pattern", ["encoder", "model.encoder.layers.7", "*.adapter", ""])
 def test_a_name_that_fits_nothing_is_told(blank_model: Path, pattern: str) -> None:
-    with pytest.raises(InputError, match=r"fits no weight; names begin with: model\.encoder"):
+    with pytest.raises(InputError, match=r"matches no weight; names begin with: model\.encoder"):
         frozen(blank_model, pattern)
 
 
 def test_something_must_be_left_to_train(blank_model: Path) -> None:
-    with pytest.raises(InputError, match="leaves nothing to train"):
+    with pytest.raises(InputError, match="all weights are frozen"):
         frozen(blank_model, "model")

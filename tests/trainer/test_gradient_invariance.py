@@ -27,7 +27,7 @@ from data.sampling.epoch_plan import Plan, padded_frames
 from data.utterance import Utterance
 from eval.whisper import Whisper, load_whisper
 from trainer.distributed.accelerator import build_accelerator
-from trainer.distributed.collectives import add_up
+from trainer.distributed.collectives import sum_over_processes
 from trainer.distributed.engine import Engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer, lr_at
@@ -135,7 +135,7 @@ def _train(
         batches.append(batch)
         if batch.is_last:
             set_lr(optimizer, lr_at(len(updates) + 1, UPDATES, OPTIM))
-            (tokens,) = add_up(accelerator, [float(Totals.of(batches).tokens)])
+            (tokens,) = sum_over_processes(accelerator, [float(Totals.of(batches).tokens)])
             result = train_step(
                 Engine(accelerator, model, optimizer),
                 batches,

@@ -17,8 +17,8 @@ Losses = Callable[[Path], dict[int, str]]
 
 def status_of(run: Path) -> dict[str, Any]:
     """Return how a run's last start ended."""
-    told: dict[str, Any] = json.loads((run / "status.json").read_text(encoding="utf-8"))
-    return told
+    status: dict[str, Any] = json.loads((run / "status.json").read_text(encoding="utf-8"))
+    return status
 
 
 def test_things_are_due_every_so_many_updates_and_at_the_end() -> None:
@@ -55,9 +55,9 @@ def test_a_run_that_does_not_get_better_stops_and_stays_stopped(
 def test_a_start_that_fails_says_so(trainer: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     trainer(run, "--data.train_split=trian", check=False)
-    told = status_of(run)
-    assert told["status"] == "failed"
-    assert "trian" in told["reason"]
+    status = status_of(run)
+    assert status["status"] == "failed"
+    assert "trian" in status["reason"]
 
 
 def test_epochs_count_the_plan(trainer: Any, tmp_path: Path, losses: Losses) -> None:

@@ -29,16 +29,16 @@ def test_an_evaluation_that_fails_costs_no_update(
     trainer: Any, copied: Path, tmp_path: Path, losses: Losses
 ) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"
-    looks = (*RARELY, "--data.dev_split=dev", "--loop.eval_every=4", "--eval.max_length=4")
-    looks = (*looks, "--data.corpus", str(copied))
-    trainer(whole, *looks)
-    done = trainer(run, *looks, sabotage=partial(lose_clip, copied, 3), check=False)
+    knobs = (*RARELY, "--data.dev_split=dev", "--loop.eval_every=4", "--eval.max_length=4")
+    knobs = (*knobs, "--data.corpus", str(copied))
+    trainer(whole, *knobs)
+    done = trainer(run, *knobs, sabotage=partial(lose_clip, copied, 3), check=False)
     assert done.returncode == 2
     assert "the file could be read when the run began" in done.output
     assert "Traceback" not in done.output
     assert saved_steps(run) == [4]
     os.rename(copied / "elsewhere.mp3", copied / "clips" / DEV)
-    trainer(run, *looks, "--resume=auto")
+    trainer(run, *knobs, "--resume=auto")
     assert losses(run) == losses(whole)
 
 
@@ -175,8 +175,8 @@ def fault_on_a_full_disk() -> None:
 
 def test_a_checkpoint_of_the_same_weights_is_written_once(trainer: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    looks = ("--data.dev_split=dev", "--loop.eval_every=4", "--eval.max_length=4")
-    trainer(run, *RARELY, *looks, sabotage=partial(count_writes, tmp_path / "writes"))
+    knobs = ("--data.dev_split=dev", "--loop.eval_every=4", "--eval.max_length=4")
+    trainer(run, *RARELY, *knobs, sabotage=partial(count_writes, tmp_path / "writes"))
     assert (tmp_path / "writes").read_text().split() == ["00000004", "00000008"]
     for step in (4, 8):
         state = json.loads((run / f"checkpoints/step-{step:08d}/state.json").read_text())["state"]
@@ -246,8 +246,8 @@ def test_two_processes_that_save_one_update_at_once_leave_a_whole_checkpoint(
     trainer(run, *often, processes=2, sabotage=sabotage, check=False)
     (step,) = saved_steps(run)
     assert step == 4
-    kept = {path.name for path in (run / "checkpoints" / "step-00000004").iterdir()}
-    assert {"model.safetensors", "optimizer.bin"} <= kept
+    files = {path.name for path in (run / "checkpoints" / "step-00000004").iterdir()}
+    assert {"model.safetensors", "optimizer.bin"} <= files
     trainer(run, *often, "--resume=auto", processes=2)
     assert losses(run) == losses(whole)
 

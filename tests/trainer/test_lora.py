@@ -21,11 +21,11 @@ from eval.config import EvalConfig
 from eval.decode import encode, transcribe
 from eval.half_precision import remove_adapters
 from eval.whisper import Whisper, load_whisper
-from trainer.lora import merged
+from trainer.lora import merge_adapters
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig
 from trainer.publish.export import export, restore
-from trainer.resume import shaping
+from trainer.resume import training_knobs
 
 pytest.importorskip("peft", reason="the extra lora is not installed")
 
@@ -52,13 +52,13 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def said(whisper: Whisper, corpus: Path) -> list[str]:
+def transcripts(whisper: Whisper, corpus: Path) -> list[str]:
     """Return what a model hears in some clips."""
     rows = list(read(DataConfig(corpus=(str(corpus),)), "test"))
     stages, group = BatchPreparer(whisper.labels(), whisper.n_mels), list(range(len(rows)))
     (batch,) = eval_batches(rows, DataConfig(workers=0), stages, [group])
-    heard = transcribe(whisper, batch, EvalConfig(max_length=24), encode(whisper, batch))
-    return [h.text for h in heard]
+    results = transcribe(whisper, batch, EvalConfig(max_length=24), encode(whisper, batch))
+    return [h.text for h in results]
 
 
 def batch() -> tuple[torch.Tensor, ...]:
@@ -112,8 +112,8 @@ def test_a_merged_model_is_stock_and_says_the_same(
     blank_model: Path, tone_corpus: Path, tmp_path: Path
 ) -> None:
     whisper, module = adapted(blank_model, lora_modules=ALL)
-    texts = said(whisper, tone_corpus)
-    assert texts != said(load_whisper(str(blank_model)), tone_corpus)
+    texts = transcripts(whisper, tone_corpus)
+    assert texts != transcripts(load_whisper(str(blank_model)), tone_corpus)
     before = {name: weight.clone() for name, weight in module.state_dict().items()}
     export(whisper, tmp_path / "out", FACTS)
     for name, weight in module.state_dict().items():  # what trains on is as it was, bit for bit
@@ -123,15 +123,15 @@ def test_a_merged_model_is_stock_and_says_the_same(
     assert base.keys() == out.keys()
     base, out = (json.loads((folder / "config.json").read_text()) for folder in folders)
     assert base == out
-    assert said(load_whisper(str(tmp_path / "out")), tone_corpus) == texts
+    assert transcripts(load_whisper(str(tmp_path / "out")), tone_corpus) == texts
     restore(whisper, tmp_path / "out")  # into the model in hand, as a run does at its end
-    assert said(whisper, tone_corpus) == texts
+    assert transcripts(whisper, tone_corpus) == texts
     assert not any(".lora_" in name for name in whisper.model.state_dict())
 
 
 def test_a_merged_models_head_is_its_embedding(blank_model: Path) -> None:
     whisper, _ = adapted(blank_model)
-    stock = merged(whisper.model)
+    stock = merge_adapters(whisper.model)
     assert stock.proj_out.weight is stock.model.decoder.embed_tokens.weight
     assert type(stock) is WhisperForConditionalGeneration
     assert stock.generation_config == whisper.model.generation_config
@@ -140,7 +140,7 @@ def test_a_merged_models_head_is_its_embedding(blank_model: Path) -> None:
 def test_a_model_without_adapters_is_left_alone(blank_model: Path) -> None:
     whisper = load_whisper(str(blank_model))
     names = list(whisper.model.state_dict())
-    assert merged(whisper.model) is whisper.model
+    assert merge_adapters(whisper.model) is whisper.model
     remove_adapters(whisper.model)
     assert list(whisper.model.state_dict()) == names
 
@@ -148,9 +148,12 @@ def test_a_model_without_adapters_is_left_alone(blank_model: Path) -> None:
 @pytest.mark.parametrize(
     ("knobs", "told"),
     [
-        ({"lora_modules": ("q_proj", "qproj")}, "'qproj' fits no linear layer .* fc1, fc2, k_proj"),
-        ({"lora_modules": ("proj_out",)}, "'proj_out' fits no linear layer"),
-        ({"lora_modules": ("encoder.*.fc1",), "freeze_encoder": True}, "fits no linear layer"),
+        (
+            {"lora_modules": ("q_proj", "qproj")},
+            "'qproj' matches no linear .* fc1, fc2, k_proj",
+        ),
+        ({"lora_modules": ("proj_out",)}, "'proj_out' matches no linear layer"),
+        ({"lora_modules": ("encoder.*.fc1",), "freeze_encoder": True}, "matches no linear layer"),
     ],
 )
 def test_a_layer_that_is_not_there_is_named(blank_model: Path, knobs: Any, told: str) -> None:
@@ -208,7 +211,7 @@ def test_a_run_with_adapters_is_scored_chosen_and_exported(trainer: Any, tmp_pat
 
 def test_a_resume_changes_neither_rank_nor_what_is_frozen_and_knows_older_checkpoints() -> None:
     def shape(**knobs: Any) -> dict[str, Any]:
-        return shaping(ModelConfig(**knobs), OptimConfig(), DataConfig(), 7)
+        return training_knobs(ModelConfig(**knobs), OptimConfig(), DataConfig(), 7)
 
     assert not any("lora" in key or key in ("model.freeze", "optim.name") for key in shape())
     kinds = ({}, {"lora_rank": 4}, {"lora_rank": 8}, {"freeze": ("proj_out",)})

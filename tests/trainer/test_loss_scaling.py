@@ -14,7 +14,7 @@ from eval.whisper import load_whisper
 from trainer.distributed.engine import Engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer
-from trainer.out_of_memory import rehearse
+from trainer.out_of_memory import try_largest_pass
 from trainer.step import StepResult, train_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -112,7 +112,7 @@ def test_an_update_may_be_discarded_before_any_loss_was_scaled(training: Trainin
 def test_a_rehearsal_makes_the_moments_and_keeps_scale_and_weights(training: Training) -> None:
     before = [weight.clone() for weight in training.model.parameters()]
     parts = (training.accelerator, training.model, training.optimizer)
-    assert rehearse(Engine(*parts), Shape(2, 64, 4)) is None
+    assert try_largest_pass(Engine(*parts), Shape(2, 64, 4)) is None
     assert all(map(torch.equal, before, training.model.parameters()))
     states = training.optimizer.state_dict()["state"]
     assert len(states) == sum(p.requires_grad for p in training.model.parameters())

@@ -16,7 +16,13 @@ from data.batch import Position
 from data.errors import InputError
 from trainer.distributed.engine import Engine
 from trainer.metrics.recorder import JsonlLog, NullRecorder
-from trainer.nonfinite import FIRST_SCALE, MAX_ROLLBACKS, NonFiniteGuard, pass_over, refuse_rollback
+from trainer.nonfinite import (
+    INITIAL_SCALE,
+    MAX_ROLLBACKS,
+    NonFiniteGuard,
+    exclude_failed_updates,
+    refuse_more_rollbacks,
+)
 from trainer.state import TrainState
 from trainer.step import StepResult, train_step
 
@@ -31,8 +37,8 @@ def result(finite: bool) -> StepResult:
 
 
 def batch(update: int) -> Any:
-    """Return what a guard looks at of a batch."""
-    return SimpleNamespace(ids=["a"], at=Position(0, update))
+    """Return the parts of a batch that a guard reads."""
+    return SimpleNamespace(ids=["a"], position=Position(0, update))
 
 
 def guarded(tmp_path: Path, scale: float | None = None, patience: int = 2) -> NonFiniteGuard:
@@ -63,7 +69,7 @@ def test_the_search_for_the_first_scale_is_exempt(tmp_path: Path) -> None:
     guard, state = guarded(tmp_path, scale=1024.0), TrainState()
     for i, finite in enumerate([False] * 6 + [True, False]):
         guard.check(state, [batch(i)], result(finite))
-    guard.settle(state)
+    guard.read_outcome(state)
     assert state.skipped == 1
     assert state.failed == [[0, 7]]
 
@@ -72,19 +78,19 @@ def test_a_collapsed_scale_stops_with_a_sentence(tmp_path: Path) -> None:
     guard = guarded(tmp_path, scale=1e-6)
     guard.check(TrainState(), [batch(0)], result(False))
     with pytest.raises(InputError, match=r"loss scale fell to 1\.0e-06"):
-        guard.settle(TrainState())
-    assert guard._scaler.get_scale() == FIRST_SCALE  # what is saved now does not begin collapsed
+        guard.read_outcome(TrainState())
+    assert guard._scaler.get_scale() == INITIAL_SCALE  # a checkpoint saved now starts with it
 
 
 def test_a_run_does_not_roll_back_for_ever() -> None:
     state, saved = TrainState(step=9, failed=[[0, 7], [0, 8]], skipped=2), TrainState(step=4)
-    pass_over(state, saved)
+    exclude_failed_updates(state, saved)
     assert saved.passed_over == [[0, 7], [0, 8]]
     assert (saved.step, saved.skipped, saved.failed, saved.rollbacks) == (4, 2, [], 1)
-    refuse_rollback(state)
+    refuse_more_rollbacks(state)
     state.rollbacks = MAX_ROLLBACKS
     with pytest.raises(InputError, match="after 3 rollbacks"):
-        refuse_rollback(state)
+        refuse_more_rollbacks(state)
     assert state.failed == []  # a start that goes on counts anew
 
 
@@ -111,7 +117,7 @@ def test_a_loss_that_is_no_number_moves_nothing_even_where_its_gradient_is_one(b
             decoder_input_ids=None,
             labels=None,
             targets=None,
-            last=True,
+            is_last=True,
             to=lambda _: None,
         )
         before = model.weight.detach().clone()
@@ -201,7 +207,7 @@ def test_broken_weights_are_rolled_back_and_the_window_is_passed_over_for_good(
     run = tmp_path / "run"
     extra = ("--loop.max_nonfinite_steps=2", "--checkpoint.save_every=4")
     done = trainer(run, *extra, "--loop.max_steps=8", sabotage=poison_weights)
-    assert "back at update 4" in done.output
+    assert "returned to update 4" in done.output
     state = json.loads((run / "checkpoints/step-00000008/state.json").read_text())["state"]
     assert state["rollbacks"] == 1
     assert state["passed_over"] == [[1, 2], [2, 0]]  # the sixth and the seventh update
@@ -217,6 +223,6 @@ def test_where_an_error_ends_training_no_other_process_is_waited_for(
     monkeypatch.setattr("trainer.nonfinite.gather_object", lambda _: pytest.fail("would wait"))
     guard, state = guarded(tmp_path), TrainState()
     guard.check(state, [batch(3)], result(False))
-    guard.settle_alone(state)
+    guard.read_outcome_alone(state)
     assert state.failed == [[0, 3]]
     assert json.loads((tmp_path / "nonfinite.jsonl").read_text())["update"] == 3

@@ -1,4 +1,4 @@
-"""A pass that does not fit in memory: found first, cut smaller, and nothing is lost."""
+"""Passes that do not fit in memory are found before training and made smaller, without losses."""
 
 import os
 from collections.abc import Callable
@@ -27,8 +27,8 @@ from trainer.distributed.engine import Engine
 from trainer.metrics.flops import WhisperFlops
 from trainer.model import ModelConfig, TrainingModule, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer
-from trainer.out_of_memory import rehearse, seconds_after
-from trainer.recovery import fit_in_memory
+from trainer.out_of_memory import reduced_limit, try_largest_pass
+from trainer.recovery import fit_passes_in_memory
 
 Losses = Callable[[Path], dict[int, str]]
 
@@ -93,7 +93,7 @@ def test_an_update_that_does_not_fit_is_cut_smaller_and_made(
     roomy = ("--data.max_padding=9",)  # one pass an update
     run = tmp_path / "cut"
     done = trainer(run, *roomy, sabotage=sabotage)
-    assert "out of memory in a pass of" in done.output
+    assert "out of memory in a forward pass of" in done.output
     whole, cut = losses(trainer.reference(*roomy)), losses(run)
     assert list(cut) == list(whole) == [1, 2, 3, 4, 5, 6]
     for step, loss in whole.items():
@@ -107,7 +107,7 @@ def test_a_single_row_that_does_not_fit_ends_the_run_with_a_checkpoint(
     sabotage = partial(run_out, rows=0, after=3)
     done = trainer(tmp_path / "run", *extra, sabotage=sabotage, check=False)
     assert done.returncode == 2
-    assert "cannot be cut: set model.gradient_checkpointing=true" in done.output
+    assert "cannot be split: set model.gradient_checkpointing=true" in done.output
     assert "Traceback" not in done.output
     verify(tmp_path / "run/checkpoints/step-00000003")
 
@@ -131,7 +131,7 @@ def test_a_rehearsal_moves_nothing_and_takes_the_optimizers_memory(blank_model: 
     module = prepare_training(load_whisper(str(blank_model)), ModelConfig())
     model, optimizer = accelerator.prepare(module, build_optimizer(module, OptimConfig()))
     before = {name: weight.clone() for name, weight in module.state_dict().items()}
-    assert rehearse(Engine(accelerator, model, optimizer), Shape(2, 64, 9)) is None
+    assert try_largest_pass(Engine(accelerator, model, optimizer), Shape(2, 64, 9)) is None
     assert all(torch.equal(before[name], w) for name, w in module.state_dict().items())
     states = optimizer.state_dict()["state"].values()
     assert len(states) == sum(p.requires_grad for p in module.parameters())
@@ -149,7 +149,10 @@ def test_a_rehearsal_tells_what_does_not_fit(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(TrainingModule, "forward", full)
-    assert rehearse(Engine(accelerator, module, None), Shape(2, 64, 9)) == "CUDA out of memory."
+    assert (
+        try_largest_pass(Engine(accelerator, module, None), Shape(2, 64, 9))
+        == "CUDA out of memory."
+    )
 
 
 @pytest.mark.parametrize("sign", SIGNS)
@@ -177,7 +180,7 @@ def test_the_worst_pass_is_rehearsed_beside_moments_and_an_earlier_passes_gradie
         return forward(self, features, *rest, **more)
 
     monkeypatch.setattr(TrainingModule, "forward", seen)
-    assert rehearse(Engine(accelerator, model, optimizer), Shape(3, 64, 9)) is None
+    assert try_largest_pass(Engine(accelerator, model, optimizer), Shape(3, 64, 9)) is None
     assert held[-1] == (3, True, True)
 
 
@@ -208,14 +211,14 @@ def test_the_worst_pass_is_the_largest_of_an_epoch() -> None:
         Utterance(id=str(i), audio="", text="", seconds=0.5 + i % 29, tokens=5 + i % 40)
         for i in range(200)
     ]
-    config = DataConfig(pad="mixed", max_seconds_per_forward=70.0)
+    config = DataConfig(max_seconds_per_forward=70.0)
     plan = Plan.from_utterances(utterances, config, seed=0)
     sampler = BucketedBatchSampler(plan, config, updates=3)
     worst = sampler.largest()
     epoch = list(BucketedBatchSampler(plan, config, updates=plan.num_updates(1)))
     assert worst.seconds == max(sum(d.frames for d in each) / 100 for each in epoch)
     assert worst.tokens <= 44
-    assert len(list(sampler)) <= len(epoch)  # a look changes nothing
+    assert len(list(sampler)) <= len(epoch)  # largest() changes nothing
 
 
 def test_a_streams_worst_pass_is_smaller_once_passes_were_cut() -> None:
@@ -233,27 +236,27 @@ def test_passes_are_cut_until_the_rehearsal_fits(monkeypatch: pytest.MonkeyPatch
     utterances = [Utterance(id=str(i), audio="", text="", seconds=5.0, tokens=9) for i in range(40)]
     config = DataConfig(update_clips=20)
     plan = Plan.from_utterances(utterances, config, seed=0)
-    passes = TrainLoader(BucketedBatchSampler(plan, config, updates=1), lambda _: iter(()))  # type: ignore[arg-type,return-value]  # no batch is drawn
-    first, said = passes.worst.seconds, list[str]()
+    loader = TrainLoader(BucketedBatchSampler(plan, config, updates=1), lambda _: iter(()))  # type: ignore[arg-type,return-value]  # no batch is drawn
+    first, printed = loader.largest.seconds, list[str]()
     outcomes = iter([ALLOCATOR, SIGNS[0], None])
-    monkeypatch.setattr("trainer.recovery.rehearse", lambda *_: next(outcomes))
+    monkeypatch.setattr("trainer.recovery.try_largest_pass", lambda *_: next(outcomes))
     accelerator = SimpleNamespace(device=torch.device("cuda"), num_processes=1)  # there is no GPU
     engine = SimpleNamespace(
         model=torch.nn.Identity(), accelerator=accelerator, discard_gradients=lambda: None
     )
     flops = WhisperFlops(d_model=8, encoder_layers=1, decoder_layers=1, n_mels=80, vocabulary=9)
     run: Any = SimpleNamespace(
-        training=SimpleNamespace(engine=engine, passes=passes, flops=flops),
-        monitors=SimpleNamespace(recorder=SimpleNamespace(print=said.append)),
+        training=SimpleNamespace(engine=engine, train_loader=loader, flops=flops),
+        monitors=SimpleNamespace(recorder=SimpleNamespace(print=printed.append)),
     )
-    fit_in_memory(run)
-    assert passes.worst.seconds <= first / 4
-    assert ["out of memory in a pass of" in sentence for sentence in said] == [True, True]
+    fit_passes_in_memory(run)
+    assert loader.largest.seconds <= first / 4
+    assert ["out of memory in a forward pass of" in line for line in printed] == [True, True]
 
 
 def test_a_pass_is_halved_while_it_can_be() -> None:
-    assert seconds_after(Shape(4, 1000, 50), processes=1, reason="CUDA error") == 20.0
-    with pytest.raises(InputError, match=r"pass of 1 rows and 10 s .*error.*, which cannot be cut"):
-        seconds_after(Shape(1, 1000, 50), processes=1, reason="CUDA error")
+    assert reduced_limit(Shape(4, 1000, 50), processes=1, reason="CUDA error") == 20.0
+    with pytest.raises(InputError, match=r"pass of 1 rows and 10 s .*, which cannot be split"):
+        reduced_limit(Shape(1, 1000, 50), processes=1, reason="CUDA error")
     with pytest.raises(InputError, match=r"set data\.max_seconds_per_forward=20 or less"):
-        seconds_after(Shape(4, 1000, 50), processes=2, reason="CUDA error")
+        reduced_limit(Shape(4, 1000, 50), processes=2, reason="CUDA error")

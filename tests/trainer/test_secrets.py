@@ -12,7 +12,7 @@ from data.errors import redact
 from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation
 from trainer.model import ModelConfig
 from trainer.optimizer import OptimConfig
-from trainer.resume import refuse_change, shaping
+from trainer.resume import refuse_changed_knobs, training_knobs
 
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUv"
 
@@ -74,14 +74,14 @@ def test_checkpoints_that_hold_whole_paths_still_compare_equal(tmp_path: Path) -
     data = DataConfig(streaming=True, data_files=("train=/data/x/part-*.parquet",))
     data = replace(data, augment=replace(data.augment, noise="../noise"))
     for name in ("/models/mine", "openai/whisper-small"):
-        now = shaping(ModelConfig(name=name), OptimConfig(), data, 7)
+        now = training_knobs(ModelConfig(name=name), OptimConfig(), data, 7)
         before = now | {
             "model.name": name,
             "data.data_files": list(data.data_files),
             "data.augment.noise": "../noise",
         }
         write_json(tmp_path / "state.json", {"shape": before})
-        refuse_change(tmp_path, now, ())
+        refuse_changed_knobs(tmp_path, now, ())
     assert now["model.name"] == "openai/whisper-small"
     assert now["data.data_files"] == ["train=part-*.parquet"]
     assert now["data.augment.noise"] == "noise"

@@ -12,7 +12,7 @@ from trainer.state import Totals, TrainState
 def test_state_survives_json() -> None:
     state = TrainState()
     state.advance(Position(2, 7), Totals(tokens=10, audio_seconds=1.5, dropped=0))
-    state.note_evaluation(0.25, better=True)
+    state.record_evaluation(0.25, better=True)
     restored = TrainState()
     restored.load_state_dict(json.loads(json.dumps(state.state_dict())))
     assert restored == state
@@ -21,9 +21,9 @@ def test_state_survives_json() -> None:
 
 def test_evaluations_since_the_best_are_counted() -> None:
     state = TrainState(step=1)
-    state.note_evaluation(0.5, better=True)
+    state.record_evaluation(0.5, better=True)
     state.step = 2
-    state.note_evaluation(0.4, better=False)  # chance, says the test
+    state.record_evaluation(0.4, better=False)  # chance, says the test
     assert (
         state.best_step,
         state.best_error,
@@ -31,7 +31,7 @@ def test_evaluations_since_the_best_are_counted() -> None:
         state.evaluated_step,
     ) == (1, 0.5, 1, 2)
     state.step = 3
-    state.note_evaluation(0.45, better=True)
+    state.record_evaluation(0.45, better=True)
     assert (state.best_step, state.best_error, state.evaluations_since_best) == (3, 0.45, 0)
 
 

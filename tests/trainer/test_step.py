@@ -66,17 +66,17 @@ def setup(blank_model: Path) -> Setup:
 def gradients(setup: Setup, clips_per_pass: int) -> dict[str, Tensor]:
     """Return the gradient of an update cut so."""
     module = setup.module()
-    found: dict[str, Tensor] = {}
+    gradients: dict[str, Tensor] = {}
 
     class Recorder(torch.optim.SGD):
         def step(self, closure: object = None) -> None:  # type: ignore[override]
             for name, parameter in module.named_parameters():
                 if parameter.grad is not None:
-                    found[name] = parameter.grad.clone()
+                    gradients[name] = parameter.grad.clone()
 
     optimizer = Recorder(module.parameters(), lr=1.0)
     update(setup, module, optimizer, setup.batches(clips_per_pass), max_norm=1e9)
-    return found
+    return gradients
 
 
 def update(

@@ -63,17 +63,21 @@ def test_a_split_is_decoded_alike_at_every_update(
 ) -> None:
     made = validation(tmp_path, data=data, pad=pad, silence=silence)
     for step in (0, 100, 200):  # what the run has written does not change it
-        assert (made.short("dev"), made.short("dev-all"), made.short("test")) == (dev, dev, test)
+        assert (
+            made.decodes_at_true_length("dev"),
+            made.decodes_at_true_length("dev-all"),
+            made.decodes_at_true_length("test"),
+        ) == (dev, dev, test)
         saved(tmp_path, step, true_length=dev)
 
 
 def test_a_run_of_an_earlier_version_goes_on_as_it_has_decoded(tmp_path: Path) -> None:
     made = validation(tmp_path, data="bucket", silence=False)
     saved(tmp_path, 0, true_length=False)
-    assert not made.short("dev")
+    assert not made.decodes_at_true_length("dev")
     saved(tmp_path, 100, true_length=True)
-    assert made.short("dev")
-    assert not made.short("test")
+    assert made.decodes_at_true_length("dev")
+    assert not made.decodes_at_true_length("test")
 
 
 def scores(rate: float, **facts: Any) -> dict[str, Any]:
@@ -101,8 +105,8 @@ def test_the_table_of_an_evaluation_is_legible_in_a_file_of_100_columns() -> Non
     assert max(map(len, lines)) <= 100
     headings = "split language clips error (95 % interval) change loss hallucinations"
     assert " ".join(lines[0].split()) == headings
-    for told in ("WER 123.45 % (61.7 to 246.9)", "+23.45 points", "12,345", "12.3456"):
-        assert told in lines[1]
+    for text in ("WER 123.45 % (61.7 to 246.9)", "+23.45 points", "12,345", "12.3456"):
+        assert text in lines[1]
     assert "no speech" in capture.get()
 
 

@@ -19,7 +19,7 @@ from trainer.checkpoint.atomic_folder import discard, require_free
 from trainer.checkpoint.pinned_copy import PinnedCopy
 from trainer.checkpoint.rotation import NAME, CheckpointRotation, read_progress, step_of
 from trainer.checkpoint.snapshot import Snapshot, restore
-from trainer.distributed.collectives import add_up
+from trainer.distributed.collectives import sum_over_processes
 from trainer.distributed.fsdp import is_sharded
 from trainer.process.watchdog_process import SAVING, SAVING_SECONDS
 from trainer.state import TrainState
@@ -99,7 +99,7 @@ class Checkpoints:
         """
         self.settle()
         mine = self.accelerator.is_main_process and self._is_on_disk(step)
-        (held,) = add_up(self.accelerator, [float(mine)])
+        (held,) = sum_over_processes(self.accelerator, [float(mine)])
         return held > 0
 
     def save_after_error(self, state: TrainState, shape: dict[str, Any]) -> None:

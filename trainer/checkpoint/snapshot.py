@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from trainer.checkpoint.pinned_copy import PinnedCopy, map_tensors, to_host
-from trainer.distributed.fsdp import gathered, is_sharded, scatter
+from trainer.distributed.fsdp import gather_state, is_sharded, scatter_state
 
 # what Accelerate's load_state reads
 WEIGHTS = "model.safetensors"
@@ -42,7 +42,7 @@ class Snapshot:
         (model,) = accelerator._models
         (optimizer,) = accelerator._optimizers
         if is_sharded(accelerator):
-            weights, moments = gathered(model, optimizer.optimizer)
+            weights, moments = gather_state(model, optimizer.optimizer)
         else:
             weights, moments = accelerator.unwrap_model(model).state_dict(), optimizer.state_dict()
         state, copied = {"weights": _untied(weights), "optimizer": moments}, None
@@ -110,7 +110,7 @@ def restore(accelerator: Accelerator, folder: Path, print_fn: Callable[[str], No
     (model,) = accelerator._models
     (optimizer,) = accelerator._optimizers
     moments = read_moments(folder)
-    scatter(model, optimizer.optimizer, load_file(folder / WEIGHTS), moments)
+    scatter_state(model, optimizer.optimizer, load_file(folder / WEIGHTS), moments)
     _leave_file(optimizer.optimizer)
     if scaler is not None and held:
         scaler.load_state_dict(torch.load(folder / SCALER, weights_only=True))

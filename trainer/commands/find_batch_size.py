@@ -25,10 +25,10 @@ from data.manifest import build_manifest, scan_cache_path
 from data.sampling.epoch_plan import Plan, padded_frames
 from eval.whisper import Whisper, load_whisper
 from trainer.config import Config
-from trainer.distributed.accelerator import build_accelerator, give_back_memory
+from trainer.distributed.accelerator import build_accelerator, trim_memory
 from trainer.distributed.engine import Engine, build_engine
 from trainer.model import prepare_training
-from trainer.out_of_memory import rehearse
+from trainer.out_of_memory import try_largest_pass
 from trainer.plan.forward_limit import FittingBatch, fit_path, pass_budget
 
 MEMORY_SHARE = 0.9  # of the device: the rest is for temporary tensors and fragmentation
@@ -65,7 +65,7 @@ class PeakMemory:
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
         else:
-            give_back_memory()
+            trim_memory()
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
     @property
@@ -150,8 +150,8 @@ def fitting_batch(engine: Engine, largest: Shape, memory: PeakMemory, limit: flo
     def peak(rows: int) -> float:
         memory.reset()
         started = time.perf_counter()
-        error = rehearse(engine, largest._replace(rows=rows))
-        # rehearse() makes two passes
+        error = try_largest_pass(engine, largest._replace(rows=rows))
+        # try_largest_pass() makes two passes
         measured[rows] = memory.peak / 1e9, (time.perf_counter() - started) / 2
         torch.cuda.empty_cache()  # does nothing without a GPU
         return memory.peak if error is None else math.inf

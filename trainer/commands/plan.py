@@ -25,7 +25,7 @@ from trainer.metrics.plan_check import Forecast, UpdateTime, circumstances, plan
 from trainer.metrics.recorder import NullRecorder
 from trainer.metrics.wall_clock import WallClock
 from trainer.model import prepare_training
-from trainer.optimizer import moments_of
+from trainer.optimizer import optimizer_state_bytes
 from trainer.plan.benchmark import UpdateBenchmark, evaluation_seconds
 from trainer.plan.forward_limit import fit_path, with_fitted_budget
 from trainer.plan.memory_estimate import DiskSpace, MemoryEstimator, disk_space, total_memory
@@ -33,7 +33,7 @@ from trainer.plan.plan_tables import Section, show
 from trainer.plan.workload import Workload, average_update
 from trainer.publish.export import set_generation_config
 from trainer.publish.uploader import HubUploader
-from trainer.resume import shaping
+from trainer.resume import training_knobs
 from trainer.validation import Validation
 
 
@@ -123,7 +123,7 @@ class PlannedRun:
             self.accelerator,
             engine.model,
             fit,
-            moments=moments_of(module, config.optim),
+            moments=optimizer_state_bytes(module, config.optim),
             flops=self.flops,
         )
         self.plan = Plan.from_utterances(self.manifest.train, config.data, config.seed)
@@ -215,5 +215,5 @@ class PlannedRun:
         """Return the settings that the plan is valid for; other runs are not compared with it."""
         config, data = self.config, self.manifest.fingerprint()
         shape = {"seed": config.seed, "data": data}
-        shape |= shaping(config.model, config.optim, config.data, self.steps)
+        shape |= training_knobs(config.model, config.optim, config.data, self.steps)
         return {**circumstances(self.accelerator, shape), "processes": config.processes}

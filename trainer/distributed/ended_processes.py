@@ -1,4 +1,4 @@
-"""Which processes are alive: each counts in the key-value store, and the main process looks."""
+"""Detect processes that exited: each sends heartbeats to the key-value store."""
 
 import threading
 import time
@@ -10,9 +10,9 @@ from torch.distributed import Store
 from data.errors import InputError
 from eval.main_process import has_key, put, wait_for
 
-BEAT_SECONDS = 1.0  # between two signs of life of a process, and between two looks at them
-SILENT_SECONDS = 120.0  # without one: the process has ended
-ABSENT_SECONDS = 1_800.0  # without a first one: another machine may still have to load its model
+HEARTBEAT_SECONDS = 1.0  # between two heartbeats, and between two checks
+TIMEOUT_SECONDS = 120.0  # without a heartbeat: the process exited
+FIRST_TIMEOUT_SECONDS = 1_800.0  # without a first one: another machine may still load its model
 
 
 @contextmanager
@@ -21,63 +21,72 @@ def send_heartbeats(store: Store, key: str, rank: int) -> Iterator[None]:
 
     Args:
         store: the store that the processes share.
-        key: what all keys here begin with.
+        key: prefix of the keys.
         rank: of this process.
     """
-    ended = threading.Event()
-    thread = threading.Thread(target=_beat, args=(store, f"{key}/alive/{rank}", ended), daemon=True)
+    stopped = threading.Event()
+    thread = threading.Thread(
+        target=_send, args=(store, f"{key}/alive/{rank}", stopped), daemon=True
+    )
     thread.start()
     try:
         yield
     except Exception as error:
-        mistake = isinstance(error, InputError)
-        told = str(error) if mistake else f"process {rank} failed: {type(error).__name__}: {error}"
-        put(store, f"{key}/failed", (mistake, told))
+        message = str(error)
+        if not isinstance(error, InputError):
+            message = f"process {rank} failed: {type(error).__name__}: {error}"
+        put(store, f"{key}/failed", (isinstance(error, InputError), message))
         raise
     finally:
-        ended.set()
+        stopped.set()
         thread.join()
 
 
-def _beat(store: Store, key: str, ended: threading.Event) -> None:
-    while not ended.is_set():
+def _send(store: Store, key: str, stopped: threading.Event) -> None:
+    while not stopped.is_set():
         try:
             store.add(key, 1)
-        except RuntimeError:  # the store is gone: the main thread notices when it uses it
+        except RuntimeError:  # the store is gone: the main thread finds out by itself
             return
-        ended.wait(BEAT_SECONDS)
+        stopped.wait(HEARTBEAT_SECONDS)
 
 
 class HeartbeatMonitor:
-    """Notices on the main process that another one has ended."""
+    """Checks on the main process that the other processes are alive."""
 
     def __init__(self, store: Store, key: str, ranks: Iterable[int]) -> None:
-        """Take the store, what its keys begin with, and who gives signs of life in it."""
+        """Create a monitor.
+
+        Args:
+            store: the store that the processes share.
+            key: prefix of the keys, as for send_heartbeats().
+            ranks: of the processes to monitor.
+        """
         self._store = store
         self._key = key
         now = time.monotonic()
-        self._heard = dict.fromkeys(ranks, (0, now))  # beats, and when the last one was new
-        self._looked = now
+        self._beats = dict.fromkeys(ranks, (0, now))  # their number, time of the last
+        self._last_check = now
 
     def check(self) -> None:
-        """Raise where a process has ended. Calling this is cheap: it looks once a second.
+        """Raise if a process exited or failed. Calls within a second of the last check are free.
 
         Raises:
-            InputError: a process raised it, or gives no sign of life.
+            InputError: a process raised it, or sends no heartbeats.
             RuntimeError: a process failed in another way.
         """
         now = time.monotonic()
-        if now - self._looked < BEAT_SECONDS:
+        if now - self._last_check < HEARTBEAT_SECONDS:
             return
-        self._looked = now
+        self._last_check = now
         if has_key(self._store, f"{self._key}/failed"):
-            mistake, told = wait_for(self._store, f"{self._key}/failed")
-            raise InputError(told) if mistake else RuntimeError(told)
-        for rank, (before, since) in self._heard.items():
+            is_input_error, message = wait_for(self._store, f"{self._key}/failed")
+            raise InputError(message) if is_input_error else RuntimeError(message)
+        for rank, (before, since) in self._beats.items():
             beats = self._store.add(f"{self._key}/alive/{rank}", 0)
             if beats != before:
-                self._heard[rank] = beats, now
-            elif now - since > (SILENT_SECONDS if beats else ABSENT_SECONDS):
+                self._beats[rank] = beats, now
+            elif now - since > (TIMEOUT_SECONDS if beats else FIRST_TIMEOUT_SECONDS):
                 raise InputError(
                     f"process {rank} has not responded for {now - since:.0f} s while audio files "
                     "were checked: read its last output; if it ran out of memory, set data.workers "

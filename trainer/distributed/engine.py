@@ -1,7 +1,7 @@
-"""What an update does differently on one process, under DDP and under FSDP2.
+"""Engine: accumulates, clips and applies gradients, on one process, with DDP or with FSDP2.
 
-The loop and the step call Engine's methods and name none of the three. FSDP2 shards weights,
-gradients and moments over processes; otherwise each process holds all of them.
+The loop and the step only call Engine's methods. FSDP2 shards weights, gradients and moments over
+processes; otherwise each process holds all of them.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -12,19 +12,19 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from trainer.distributed.fsdp import apart
+from trainer.distributed.fsdp import separate_full_model
 from trainer.model import TrainingModule
 from trainer.optimizer import OptimConfig, build_optimizer
 
 
 class Engine:
-    """A prepared model and its optimizer: accumulates gradients, clips them, moves the weights."""
+    """A prepared model and its optimizer."""
 
     def __init__(self, accelerator: Accelerator, model: nn.Module, optimizer: Any) -> None:
-        """Take what Accelerator.prepare() returned.
+        """Store what Accelerator.prepare() returned.
 
         Args:
-            accelerator: knows the other processes, the device, autocast and loss scaling.
+            accelerator: handles processes, device, autocast and loss scaling.
             model: a prepared TrainingModule.
             optimizer: the prepared optimizer.
         """
@@ -34,68 +34,68 @@ class Engine:
 
     @property
     def module(self) -> TrainingModule:
-        """Return the TrainingModule without what it was wrapped in."""
+        """Return the TrainingModule without wrappers."""
         module: TrainingModule = self.accelerator.unwrap_model(self.model)
         return module
 
     def gradient_sync(self, *, last: bool) -> AbstractContextManager[Any]:
-        """Return the context of one pass: with the last one gradients are averaged over processes.
+        """Return the context of a pass; the last one averages gradients over processes.
 
         Args:
-            last: whether the pass is the update's last one.
+            last: whether the pass is the last one of its update.
         """
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a loss of shape (), scaled where a loss scaler is in use."""
+        """Add the gradient of a loss, shape (); scale the loss with fp16."""
         self.accelerator.backward(loss)
 
     def clip_gradient(self, max_norm: float) -> Tensor:
-        """Clip the norm of the gradient; one that is not finite will not move a weight.
+        """Clip the norm of the gradient. If it is not finite, optimizer_step() changes no weight.
 
         Returns:
             The norm over all processes before clipping, shape ().
         """
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), max_norm)
-        whole: Tensor = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        if self.accelerator.scaler is None:  # a loss scaler sets it by itself
-            self._torch_optimizer.found_inf = (~torch.isfinite(whole)).float()
-        return whole
+        norm: Any = self.accelerator.clip_grad_norm_(self.model.parameters(), max_norm)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if self.accelerator.scaler is None:  # a GradScaler sets found_inf itself
+            self._torch_optimizer.found_inf = (~torch.isfinite(norm)).float()
+        return norm
 
     def optimizer_step(self) -> None:
-        """Move the weights where the clipped gradient is finite on all processes."""
+        """Update the weights if the gradient is finite on all processes; clear gradients."""
         self.optimizer.step()
         self.optimizer.zero_grad()
 
     def skip_update(self) -> None:
-        """End an update without moving a weight; the optimizer allocates its moments all the same.
+        """End an update without changing a weight; the optimizer still allocates its moments.
 
-        Without a gradient momentum alone would move weights.
+        A step with a gradient of zero would change weights, because of the moments.
         """
-        optimizer = self._torch_optimizer  # Accelerate's, with a loss scaler, may skip its step()
+        optimizer = self._torch_optimizer  # Accelerate's may skip step() with a GradScaler
         optimizer.found_inf = torch.ones((), device=self.accelerator.device)
         optimizer.step()
         del optimizer.found_inf
         self.discard_gradients()
 
     def discard_gradients(self) -> None:
-        """Drop the gradients of an update that is not made, and reset the GradScaler's state of it.
+        """Discard the gradients of an update, and reset the GradScaler.
 
-        A GradScaler that saw unscale_() and no update() raises at the next update.
+        After unscale_() without update() a GradScaler raises at the next update.
         """
         self.optimizer.zero_grad()
         scaler = self.accelerator.scaler
         if scaler is not None:
-            scaler.scale(torch.ones((), device=self.accelerator.device))  # it may not have begun
-            scaler.update(scaler.get_scale())  # the scale stays
+            scaler.scale(torch.ones((), device=self.accelerator.device))  # initializes it
+            scaler.update(scaler.get_scale())  # keeps the scale
 
     @property
     def _torch_optimizer(self) -> Any:
-        """Return torch's optimizer inside of Accelerate's."""
+        """Return the torch optimizer that Accelerate's wraps."""
         return getattr(self.optimizer, "optimizer", self.optimizer)
 
 
 def build_engine(accelerator: Accelerator, module: TrainingModule, config: OptimConfig) -> Engine:
-    """Build the optimizer, and prepare both as the launcher asks: for DDP, FSDP2 or one process."""
-    module = apart(module, accelerator)
+    """Build the optimizer, and prepare it and the module for the launcher's distributed mode."""
+    module = separate_full_model(module, accelerator)
     return Engine(accelerator, *accelerator.prepare(module, build_optimizer(module, config)))

@@ -1,7 +1,7 @@
-"""What FSDP2 shards over processes, and the whole model beside the sharded one.
+"""FSDP2: gather and scatter sharded states, and FullModel, the unsharded model for evaluations.
 
-An evaluation asks the stock model for texts, as many as each process has clips: it cannot wait for
-the others at each layer. So it has a model of its own, filled in from the parts when it is due.
+In an evaluation processes decode different numbers of clips, so a sharded model, which gathers each
+layer on all processes, cannot be used. An unsharded copy is filled from the shards when needed.
 """
 
 from copy import deepcopy
@@ -22,91 +22,93 @@ from data.errors import InputError
 from eval.whisper import Whisper
 from trainer.model import TrainingModule
 
-WHOLE = StateDictOptions(full_state_dict=True)
-ON_MAIN = StateDictOptions(full_state_dict=True, cpu_offload=True)  # others get nothing
-SUPPORTED = (
+FULL = StateDictOptions(full_state_dict=True)
+FULL_ON_MAIN = StateDictOptions(full_state_dict=True, cpu_offload=True)  # empty on other processes
+# a checkpoint holds one name of tied weights
+FULL_UNTIED = StateDictOptions(full_state_dict=True, strict=False)
+UNSUPPORTED = (
     "which this loop does not support: use --multi_gpu, or FSDP with fsdp_version 2 (as ZeRO-2: "
     "trainer/recipes/accelerate/fsdp2-zero2.yaml)"
 )
-# the file holds one name of tied weights
-PARTLY = StateDictOptions(full_state_dict=True, strict=False)
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Tell whether no process holds all weights."""
+    """Return whether weights are sharded over processes."""
     return accelerator.distributed_type == DistributedType.FSDP
 
 
 def refuse_plugins() -> None:
-    """Stop where the launcher asks for a plugin, without which Accelerate would raise ImportError.
+    """Refuse DeepSpeed and Megatron-LM, before Accelerate imports them and raises ImportError.
 
     Raises:
-        InputError: DeepSpeed or Megatron-LM was asked for.
+        InputError: the launcher asks for one of them.
     """
     for name in ("DEEPSPEED", "MEGATRON_LM"):
         if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
-            raise InputError(f"the launcher asks for {name}, {SUPPORTED}")
+            raise InputError(f"the launcher asks for {name}, {UNSUPPORTED}")
 
 
-def refuse_others(accelerator: Accelerator) -> None:
-    """Stop where something else than this loop would make the update, or shard the weights.
+def refuse_unsupported_modes(accelerator: Accelerator) -> None:
+    """Refuse distributed modes other than DDP and FSDP2.
 
     Raises:
-        InputError: FSDP's first version was asked for, or what Accelerate knows besides.
+        InputError: the launcher asks for FSDP version 1 or another mode.
     """
     kind = accelerator.distributed_type
-    known = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
-    if kind in known or (is_sharded(accelerator) and accelerator.is_fsdp2):
+    supported = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+    if kind in supported or (is_sharded(accelerator) and accelerator.is_fsdp2):
         return
     version = " version 1" if is_sharded(accelerator) else ""
-    raise InputError(f"the launcher asks for {kind.value}{version}, {SUPPORTED}")
+    raise InputError(f"the launcher asks for {kind.value}{version}, {UNSUPPORTED}")
 
 
-def apart(module: TrainingModule, accelerator: Accelerator) -> TrainingModule:
-    """Give the module a model of its own where its weights are going to be cut up.
+def separate_full_model(module: TrainingModule, accelerator: Accelerator) -> TrainingModule:
+    """With FSDP, replace the module's model by a copy, which prepare() will shard.
 
-    The one that it had stays whole, and goes to the device: prepare() takes only the module there.
+    The original model stays unsharded. It is moved to the device, which prepare() does for the
+    module only.
     """
     if is_sharded(accelerator):
-        whole = module.whisper
-        module.whisper = deepcopy(whole)
-        whole.to(accelerator.device)
+        full = module.whisper
+        module.whisper = deepcopy(full)
+        full.to(accelerator.device)
     return module
 
 
 class FullModel:
-    """The whole model beside the one that is trained; the same one where that is whole."""
+    """The unsharded model for evaluations and exports; without FSDP the trained model itself."""
 
     def __init__(self, accelerator: Accelerator, model: nn.Module, whisper: Whisper) -> None:
-        """Take the prepared TrainingModule, and the model that is scored and exported."""
+        """Store the prepared TrainingModule, and the unsharded model."""
         self._accelerator = accelerator
         self._model = model
         self._whisper = whisper
 
     def refresh(self) -> None:
-        """Fill in the whole model; every process must call."""
+        """Copy the current weights to the unsharded model. All processes must call this."""
         if is_sharded(self._accelerator):
-            state = get_model_state_dict(self._model, options=WHOLE)
-            held = {k.removeprefix("whisper."): v for k, v in state.items() if k != "silence"}
-            self._whisper.model.load_state_dict(held)
+            state = get_model_state_dict(self._model, options=FULL)
+            weights = {k.removeprefix("whisper."): v for k, v in state.items() if k != "silence"}
+            self._whisper.model.load_state_dict(weights)
 
     def update_silence_states(self) -> None:
-        """Listen to silence anew: training moves what the encoder makes of it."""
+        """Compute the encoder's silence states again, with the current weights."""
         module: TrainingModule = self._accelerator.unwrap_model(self._model)
         if module.silence is not None:
             self.refresh()
         module.update_silence_states(self._whisper.model)
 
 
-def gathered(model: nn.Module, optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return whole weights and the optimizer's state on the main process; every one must call.
+def gather_state(model: nn.Module, optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return unsharded weights and optimizer state on the main process.
 
-    The state is numbered as torch's own optimizers do: any number of processes reads it.
+    All processes must call this. Parameters are numbered as in torch's own optimizers, so that any
+    number of processes, with or without FSDP, can load the state.
     """
     named_once = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
-    whole = get_model_state_dict(model, options=ON_MAIN)
-    weights: dict[str, Any] = {name: w for name, w in whole.items() if name in named_once}
-    named: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=ON_MAIN)
+    full = get_model_state_dict(model, options=FULL_ON_MAIN)
+    weights: dict[str, Any] = {name: w for name, w in full.items() if name in named_once}
+    named: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=FULL_ON_MAIN)
     if not named:  # not the main process
         return weights, {}
     number = {name: n for n, name in enumerate(_names(model, optimizer))}
@@ -118,22 +120,29 @@ def gathered(model: nn.Module, optimizer: Any) -> tuple[dict[str, Tensor], dict[
     return weights, {"state": state, "param_groups": groups}
 
 
-def scatter(
+def scatter_state(
     model: nn.Module, optimizer: Any, weights: dict[str, Any], state: dict[str, Any]
 ) -> None:
-    """Give each process its part of what gathered() returned, read by all of them."""
+    """Load what gather_state() returned; each process keeps its shards.
+
+    Args:
+        model: the prepared model.
+        optimizer: the torch optimizer.
+        weights: unsharded, the same on all processes.
+        state: of the optimizer, unsharded, the same on all processes.
+    """
     names = _names(model, optimizer)
-    set_model_state_dict(model, weights, options=PARTLY)
+    set_model_state_dict(model, weights, options=FULL_UNTIED)
     groups = [
         group | {"params": [names[number] for number in group["params"]]}
         for group in state["param_groups"]
     ]
-    moments: Any = {names[number]: each for number, each in state["state"].items()}
+    moments: Any = {names[number]: tensors for number, tensors in state["state"].items()}
     named = {"state": moments, "param_groups": groups}
-    set_optimizer_state_dict(model, optimizer, named, options=WHOLE)
+    set_optimizer_state_dict(model, optimizer, named, options=FULL)
 
 
 def _names(model: nn.Module, optimizer: Any) -> list[str]:
-    """Return the names of what is trained, in the optimizer's order."""
+    """Return the names of the trained weights, in the optimizer's order."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]

@@ -1,8 +1,8 @@
-"""The scan before training, shared by all processes.
+"""The scan of the corpus before training, shared by all processes.
 
-The main process alone reads the corpus. It writes the names of the audio files that are to be
-measured into a file beside the scan's cache, and each process measures every Nth of them. The
-others append what they find to files beside the cache too, where the main process collects it.
+Only the main process reads the corpus. It writes the names of the audio files to measure into a
+file next to the scan's cache, and each process measures every Nth of them. The other processes
+append their results to files next to the cache, from which the main process collects them.
 """
 
 import time
@@ -28,38 +28,40 @@ from eval.main_process import (
     wait_for,
     wait_until_visible,
 )
-from trainer.distributed.ended_processes import BEAT_SECONDS, HeartbeatMonitor, send_heartbeats
+from trainer.distributed.ended_processes import HEARTBEAT_SECONDS, HeartbeatMonitor, send_heartbeats
 
 T = TypeVar("T")
 
 
 class Task(NamedTuple):
-    """What the main process asks the others to measure."""
+    """Files that the other processes are to measure."""
 
-    asked: Path  # a file that names it
+    requests_path: Path  # lists the files
     cache: Path
-    scan: str  # the name of MeasurementCache
+    scan: str  # name of the scan in MeasurementCache
 
 
 def scan_together(
     accelerator: Accelerator, config: DataConfig, work: Callable[[MeasureFiles], T]
 ) -> T:
-    """Do work on the main process, whose scans all processes share; return its result on all.
+    """Call a function on the main process, and measure files for it on all processes.
+
+    All processes must call this. The result is returned on all of them.
 
     Args:
-        accelerator: knows the processes; every process calls this.
-        config: says how far to look into files, and with how many workers.
-        work: takes what measures files.
+        accelerator: the processes.
+        config: what to measure, and the number of workers.
+        work: the function; its argument measures files.
 
     Raises:
-        InputError: the work raised it, or a process raised it as it measured or has ended.
-        RuntimeError: a process failed in another way.
+        InputError: the function or a process that measures raised it, or a process exited.
+        RuntimeError: a process raised another exception.
     """
     if accelerator.num_processes == 1:
         return work(measure_locally)
     scan = SharedScan(accelerator)
 
-    def ask() -> T:
+    def run() -> T:
         try:
             return work(scan.measure_files)
         finally:
@@ -67,105 +69,107 @@ def scan_together(
 
     if not accelerator.is_main_process:
         scan.serve(config)
-    return run_on_main_process(accelerator, ask)
+    return run_on_main_process(accelerator, run)
 
 
 class SharedScan:
     """Measures files on all processes: the main process calls measure_files(), the others serve().
 
-    All wait over the process group's key-value store, where nothing times out.
+    They communicate through the process group's key-value store, which has no timeout.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
-        """Take the processes; every process calls this."""
+        """Create it on every process."""
         self._rank, self._world = accelerator.process_index, accelerator.num_processes
         self._store, self._key = default_store(), new_key("scan")
         self._others = HeartbeatMonitor(self._store, self._key, range(1, self._world))
-        self._numbers = count()  # of tasks; the last one is None
+        self._numbers = count()  # of tasks; the last task is None
 
     def measure_files(
         self, stamps: Stamps, config: DataConfig, cache: MeasurementCache | None, *, show: bool
     ) -> Measurements:
-        """Measure files, as durations.measure_here() does, with the help of the other processes.
+        """Measure files as measure_locally() does, but on all processes.
 
         Raises:
-            InputError: another process raised it, or has ended.
-            RuntimeError: another process failed in another way.
+            InputError: another process raised it, or exited.
+            RuntimeError: another process raised another exception.
         """
         if cache is None:
             return measure_locally(stamps, config, cache, show=show)
         write_jsonl(cache.requests_path, ({"audio": a, "stamp": s} for a, s in stamps.items()))
         try:
             number = self._put_task(Task(cache.requests_path, cache.path, cache.scan))
-            found = self._measure_share(stamps, config, cache, show=show)
+            measured = self._measure_share(stamps, config, cache, show=show)
             for rank in range(1, self._world):
                 path: Path = wait_for(self._store, self._reply(number, rank), self._others.check)
-                found |= {audio: row for audio, _, row in read_rows(path) if audio in stamps}
+                measured |= {audio: row for audio, _, row in read_rows(path) if audio in stamps}
         finally:
             cache.requests_path.unlink(missing_ok=True)
-        left = {audio: stamp for audio, stamp in stamps.items() if audio not in found}
-        return found | measure_locally(left, config, cache, show=show) if left else found
+        rest = {audio: stamp for audio, stamp in stamps.items() if audio not in measured}
+        return measured | measure_locally(rest, config, cache, show=show) if rest else measured
 
     def end(self) -> None:
-        """Let the other processes go on: the main process has no more to ask."""
+        """End serve() on the other processes."""
         self._put_task(None)
 
     def serve(self, config: DataConfig) -> None:
-        """Measure what the main process asks for, until it calls end().
+        """Measure the main process's files, until it calls end().
 
         Raises:
-            InputError: a file cannot be read, or workers die again and again.
-            RuntimeError: the main process has ended.
+            InputError: a file cannot be read, or workers die repeatedly.
+            RuntimeError: the main process exited.
         """
         with send_heartbeats(self._store, self._key, self._rank):
             for number in self._numbers:
                 task: Task | None = wait_for(self._store, self._task(number))
                 if task is None:
                     return
-                self._help(task, number, config)
+                self._measure_task(task, number, config)
 
     def _measure_share(
         self, stamps: Stamps, config: DataConfig, cache: MeasurementCache, *, show: bool
     ) -> Measurements:
-        """Measure the main process's share, and look after the other processes meanwhile."""
-        mine = dict(islice(stamps.items(), 0, None, self._world))
-        label = f"checking {len(mine):,} of {len(stamps):,} clips" if show else None
-        found: Measurements = {}
-        with closing(iter_measurements(mine, config, cache, label=label)) as results:
-            for audio, measured in results:
-                found[audio] = measured
+        """Measure the main process's share, and check that the other processes are alive."""
+        share = dict(islice(stamps.items(), 0, None, self._world))
+        label = f"checking {len(share):,} of {len(stamps):,} clips" if show else None
+        measured: Measurements = {}
+        with closing(iter_measurements(share, config, cache, label=label)) as results:
+            for audio, measurement in results:
+                measured[audio] = measurement
                 self._others.check()
-        return found
+        return measured
 
-    def _help(self, task: Task, number: int, config: DataConfig) -> None:
-        """Measure this process's share; stop where the main process has gone on without it."""
-        if self._went_on(number):
+    def _measure_task(self, task: Task, number: int, config: DataConfig) -> None:
+        """Measure this process's share; stop if the main process no longer waits for it."""
+        if self._is_over(number):
             return
-        cache, looked = MeasurementCache(task.cache, task.scan), time.monotonic()
+        cache, last_check = MeasurementCache(task.cache, task.scan), time.monotonic()
         with closing(
             iter_measurements(self._read_share(task), config, cache, label=None)
         ) as results:
             for _ in results:
-                if time.monotonic() - looked < BEAT_SECONDS:
+                if time.monotonic() - last_check < HEARTBEAT_SECONDS:
                     continue
-                if self._went_on(number):
+                if self._is_over(number):
                     return
-                looked = time.monotonic()
+                last_check = time.monotonic()
         put(self._store, self._reply(number, self._rank), cache.results_path)
 
     def _read_share(self, task: Task) -> Stamps:
-        """Return which files this process measures.
+        """Return the files that this process measures.
 
         Raises:
-            InputError: it does not see the file that names them.
+            InputError: it cannot read the task's list.
         """
         try:
-            rows = islice(read_jsonl(wait_until_visible(task.asked)), self._rank, None, self._world)
+            rows = islice(
+                read_jsonl(wait_until_visible(task.requests_path)), self._rank, None, self._world
+            )
             return {row["audio"]: row["stamp"] for row in rows}
         except OSError as error:
             raise InputError(
-                f"{task.asked}: process {self._rank} cannot read it ({error.strerror}): set "
-                "run_dir to a folder that all machines see"
+                f"{task.requests_path}: process {self._rank} cannot read it ({error.strerror}): "
+                "set run_dir to a folder that all machines share"
             ) from error
 
     def _put_task(self, task: Task | None) -> int:
@@ -173,8 +177,8 @@ class SharedScan:
         put(self._store, self._task(number), task)
         return number
 
-    def _went_on(self, number: int) -> bool:
-        """Tell whether there is a task after this one: the main process does not wait for it."""
+    def _is_over(self, number: int) -> bool:
+        """Return whether a later task exists: the main process does not wait for this one."""
         return has_key(self._store, self._task(number + 1))
 
     def _task(self, number: int) -> str:

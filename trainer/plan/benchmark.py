@@ -147,10 +147,10 @@ def evaluation_seconds(
         InputError: a batch does not fit in memory.
     """
     dev, test = _windows(validation.sample), _windows(manifest.test)
-    whole_dev = _windows(manifest.dev) if validation.sampled else 0.0  # at the end
+    whole_dev = _windows(manifest.dev) if validation.is_sampled else 0.0  # at the end
     if not dev + test:
         return {"before": 0.0, "after": 0.0, "dev": 0.0}
-    kinds = {split: validation.short(split) for split in ("dev", "test")}
+    kinds = {split: validation.decodes_at_true_length(split) for split in ("dev", "test")}
     ordered = sorted([*manifest.dev, *manifest.test], key=lambda u: u.seconds)
     seconds = {
         kind: _window_seconds(evaluator, ordered, true_length=kind) for kind in set(kinds.values())

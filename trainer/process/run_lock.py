@@ -1,7 +1,7 @@
-"""One process trains a run at a time: the others are told who does.
+"""Lock a run's folder, so that only one process at a time trains the run.
 
-A POSIX record lock (fcntl): it ends with the process, whatever ends that, worker processes do not
-inherit it, and NFS passes it on to its server (`man 5 nfs`, `local_lock`).
+The lock is a POSIX record lock (fcntl): it is released when the process ends in any way, worker
+processes do not inherit it, and NFS forwards it to its server (`man 5 nfs`, `local_lock`).
 """
 
 import errno
@@ -17,8 +17,8 @@ from typing import IO, Any
 
 from data.errors import InputError, launched_rank
 
-LOCK = ".lock"  # in a run's folder; never deleted: it may be another process's by then
-TAKEN = (errno.EAGAIN, errno.EACCES)
+LOCK = ".lock"  # in a run's folder; never deleted: another process may have locked it meanwhile
+IS_LOCKED = (errno.EAGAIN, errno.EACCES)
 
 
 @contextmanager
@@ -26,10 +26,10 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a run's folder while the body runs; only the main process takes it.
 
     Args:
-        folder: the run's; it is made.
+        folder: of the run; created if it is missing.
 
     Raises:
-        InputError: another process trains the run, or the folder cannot be made or written.
+        InputError: another process trains the run, or the folder cannot be created or written.
     """
     if launched_rank() != "0":
         yield
@@ -39,7 +39,8 @@ def locked(folder: Path) -> Iterator[None]:
         file = (folder / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise InputError(
-            f"run_dir={folder}: cannot be written ({error.strerror}): name another with --run_dir="
+            f"run_dir={folder}: cannot be written ({error.strerror}): set --run_dir= to another "
+            "folder"
         ) from error
     with file:
         _take(file, folder)
@@ -47,47 +48,47 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _take(file: IO[str], folder: Path) -> None:
-    """Lock the file, and write into it who holds it."""
+    """Lock the file, and write host, process id and time into it."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         holder = _holder(file)
-        if error.errno in TAKEN or _lives_here(holder):
-            raise InputError(_told(folder, holder)) from error
+        if error.errno in IS_LOCKED or _is_running_here(holder):
+            raise InputError(_message(folder, holder)) from error
         print(
             f"warning: {folder} is on a file system without locks ({error.strerror}): make sure "
             "that no other machine trains this run"
         )
-    me = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
     file.truncate(0)
-    file.write(json.dumps(me) + "\n")
+    file.write(json.dumps(holder) + "\n")
     file.flush()
 
 
 def _holder(file: IO[str]) -> dict[str, Any]:
-    """Return what the process that holds the lock wrote, or nothing before it has."""
+    """Return what the process that holds the lock wrote, or an empty dict."""
     file.seek(0)
     try:
-        told = dict(json.loads(file.read()))
+        holder = dict(json.loads(file.read()))
     except (ValueError, TypeError):
         return {}
-    return told if {"host", "pid", "since"} <= told.keys() else {}
+    return holder if {"host", "pid", "since"} <= holder.keys() else {}
 
 
-def _lives_here(holder: dict[str, Any]) -> bool:
-    """Tell, where there are no locks, whether the last holder is a process of this machine."""
+def _is_running_here(holder: dict[str, Any]) -> bool:
+    """Return whether the last holder runs on this machine; used where there are no locks."""
     if holder.get("host") != socket.gethostname():
         return False
     try:
         os.kill(holder["pid"], 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # a process of another user
         return True
     return bool(holder["pid"] != os.getpid())
 
 
-def _told(folder: Path, holder: dict[str, Any]) -> str:
+def _message(folder: Path, holder: dict[str, Any]) -> str:
     who, stop = "another process", "stop it"
     if holder:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
@@ -95,5 +96,5 @@ def _told(folder: Path, holder: dict[str, Any]) -> str:
         stop = f"stop it with kill {holder['pid']} on {holder['host']}"
     return (
         f"{folder}: {who} trains this run: wait until it has ended, or {stop}; for another run "
-        "name another folder with --run_dir="
+        "set --run_dir= to another folder"
     )

@@ -1,4 +1,4 @@
-"""Being asked to stop: by a scheduler, by Ctrl-C, by the death of the launcher."""
+"""StopSignal: requests to stop, from a scheduler, Ctrl-C or the death of the launcher."""
 
 import ctypes
 import os
@@ -8,57 +8,61 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-STOPPED = 85  # exit status of a run that was asked to stop, and may be started again (HTCondor's)
-HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-AGAIN_SECONDS = 2.0  # a launcher and its group are signalled at once: that is no second request
+STOPPED = 85  # exit status of a run that was asked to stop and can be resumed (HTCondor's)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SECOND_REQUEST_SECONDS = 2.0  # a signal sooner is the same one, sent to the launcher and its group
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Stopped(BaseException):
-    """The run was asked to stop. Not an Exception: nothing on the way may take it for an error."""
+    """The run was asked to stop. Not an Exception, so that no handler takes it for an error."""
 
 
 class StopSignal:
-    """Whether somebody asked for the end. A second request, later, ends the process at once."""
+    """Records requests to stop. A second request ends the process at once."""
 
     def __init__(self, exit_now: Callable[[int], object] = os._exit) -> None:
-        """Begin deaf: listen() installs the handlers. Takes what ends the process at once."""
+        """Create it without handlers; see install_handlers().
+
+        Args:
+            exit_now: ends the process at once, with an exit status.
+        """
         self._exit_now = exit_now
         self.signal: signal.Signals | None = None
-        self._first = 0.0
+        self._requested_at = 0.0
         self._deferred = False
 
     @property
-    def asked(self) -> bool:
-        """Tell whether this process has been asked."""
+    def requested(self) -> bool:
+        """Return whether this process was asked to stop."""
         return self.signal is not None
 
-    def listen(self) -> None:
-        """Heed signals from here on; until defer() there is nothing to save, and they end it."""
-        for number in HEEDED:
-            signal.signal(number, self._note)
+    def install_handlers(self) -> None:
+        """Handle signals. Until defer() they raise Stopped, because there is nothing to save."""
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
         _stop_with_launcher()
 
     def defer(self) -> None:
-        """Only take note from here on: the loop looks between updates."""
+        """Only record requests from now on; the loop checks them between updates."""
         self._deferred = True
-        if self.asked:
+        if self.requested:
             raise Stopped
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.signal is None:
-            self.signal, self._first = signal.Signals(number), now
+            self.signal, self._requested_at = signal.Signals(number), now
             if not self._deferred:
                 raise Stopped
-        elif now - self._first > AGAIN_SECONDS:
+        elif now - self._requested_at > SECOND_REQUEST_SECONDS:
             self._exit_now(128 + number)
 
 
 def _stop_with_launcher() -> None:
-    """Be told when the launcher dies: `accelerate launch` and torchrun can leave orphans.
+    """Get SIGTERM when the launcher dies: `accelerate launch` and torchrun can leave orphans.
 
-    Only where there is one: a shell that starts training in the background may well go.
+    Without a launcher the parent is a shell, which may exit while training continues.
     """
     launched = "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
     if launched and sys.platform == "linux":

@@ -22,7 +22,7 @@ from eval.main_process import wait_until_visible
 from eval.whisper import Whisper
 from trainer.checkpoint.atomic_folder import digest, discard, move
 from trainer.checkpoint.snapshot import WEIGHTS, fill
-from trainer.lora import merged
+from trainer.lora import merge_adapters
 from trainer.publish.model_card import card
 
 Precision = Literal["fp32", "fp16"]
@@ -104,7 +104,7 @@ def export(
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        merged(whisper.model).save_pretrained(fresh)
+        merge_adapters(whisper.model).save_pretrained(fresh)
         whisper.processor.save_pretrained(fresh)
         write_companions(fresh, whisper.processor)
         if precision == "fp16":

@@ -143,7 +143,7 @@ def measure(bench: Bench, row: str, clips: int, seconds: float, *, silence: bool
     while True:
         batch = bench.batch(rows, seconds)
         count = max(1, clips // rows)
-        passes = [replace(batch, last=i == count - 1) for i in range(count)]
+        passes = [replace(batch, is_last=i == count - 1) for i in range(count)]
         try:
             record(row, **visits(bench, passes, silence=silence, padded=padded))
         except RuntimeError as error:

@@ -37,7 +37,7 @@ def note(into: Path) -> None:
     """Record each update's clips, and the stream's bytes on disk."""
     from trainer.heartbeat import Heartbeat
 
-    begin = Heartbeat.begin
+    begin = Heartbeat.begin_update
 
     def noted(self: Heartbeat, batches: Any, dropped: int) -> Any:
         spooled = list(into.parent.joinpath("run", "stream").rglob("*.tar"))
@@ -50,7 +50,7 @@ def note(into: Path) -> None:
             file.write(json.dumps(row) + "\n")
         return begin(self, batches, dropped)
 
-    Heartbeat.begin = noted  # type: ignore[method-assign]  # in a process of its own
+    Heartbeat.begin_update = noted  # type: ignore[method-assign]  # in a process of its own
 
 
 @pytest.mark.parametrize(
@@ -93,14 +93,14 @@ def kill(at: int) -> None:
     """Die before an update as if the machine lost power."""
     from trainer.heartbeat import Heartbeat
 
-    begin = Heartbeat.begin
+    begin = Heartbeat.begin_update
 
     def deadly(self: Heartbeat, batches: Any, dropped: int) -> Any:
         if batches[0].position[0] == at:
             os.kill(os.getpid(), signal.SIGKILL)
         return begin(self, batches, dropped)
 
-    Heartbeat.begin = deadly  # type: ignore[method-assign]  # in a process of its own
+    Heartbeat.begin_update = deadly  # type: ignore[method-assign]  # in a process of its own
 
 
 @pytest.mark.parametrize("forgotten", [False, True], ids=["", "without what it noted"])

@@ -17,7 +17,7 @@ from tests.conftest import free_port
 from tests.forked import FORKS, STARTED
 from tests.parent_death import die_with_parent
 from tests.trainer.process.test_signals import ENDLESS, trains, wait_for
-from trainer.distributed.collectives import add_up, process_group_ended
+from trainer.distributed.collectives import closing_process_group, sum_over_processes
 from trainer.process.signals import STOPPED
 from trainer.process.watchdog import Watchdog
 
@@ -28,10 +28,10 @@ LANES = 6  # at once: a busy machine is what it takes
 ON_THE_CPU = """
 from types import SimpleNamespace
 import torch
-from trainer.distributed.collectives import add_up
+from trainer.distributed.collectives import sum_over_processes
 torch.distributed.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
 far = SimpleNamespace(num_processes=2, device=torch.device("meta"))  # its values cannot be read
-print(add_up(far, [1.5, 2.0]))
+print(sum_over_processes(far, [1.5, 2.0]))
 torch.distributed.destroy_process_group()
 """
 
@@ -81,7 +81,7 @@ def train_and_end(rank: int, port: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
-    with process_group_ended(accelerator, Watchdog(60.0)):
+    with closing_process_group(accelerator, Watchdog(60.0)):
         make_updates(accelerator)
 
 
@@ -90,7 +90,7 @@ def make_updates(accelerator: Any) -> None:
     model: Any = torch.nn.Linear(4, 4)
     model = accelerator.prepare(model)
     for _ in range(3):
-        add_up(accelerator, [1.0] * 5)
+        sum_over_processes(accelerator, [1.0] * 5)
         accelerator.backward(model(torch.ones(2, 4)).sum())
     accelerator.wait_for_everyone()
 

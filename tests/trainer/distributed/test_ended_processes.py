@@ -10,9 +10,9 @@ from data.errors import InputError
 from eval.main_process import wait_for
 from trainer.distributed import ended_processes as liveness
 from trainer.distributed.ended_processes import (
-    ABSENT_SECONDS,
-    BEAT_SECONDS,
-    SILENT_SECONDS,
+    FIRST_TIMEOUT_SECONDS,
+    HEARTBEAT_SECONDS,
+    TIMEOUT_SECONDS,
     HeartbeatMonitor,
     send_heartbeats,
 )
@@ -29,7 +29,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_a_process_that_counts_is_alive_however_long_nobody_looked(clock: list[float]) -> None:
     store = HashStore()
     others = HeartbeatMonitor(store, "key", [1])
-    for seconds in (2.0, 10 * SILENT_SECONDS, 100 * SILENT_SECONDS):
+    for seconds in (2.0, 10 * TIMEOUT_SECONDS, 100 * TIMEOUT_SECONDS):
         store.add("key/alive/1", 1)
         clock[0] += seconds
         others.check()
@@ -42,8 +42,8 @@ def test_a_process_that_no_longer_counts_has_ended(clock: list[float]) -> None:
         store.add("key/alive/1", 1)
         if number < 10:
             store.add("key/alive/2", 1)
-        clock[0] += 2 * BEAT_SECONDS
-        if clock[0] - 1000 > 20 * BEAT_SECONDS + SILENT_SECONDS:
+        clock[0] += 2 * HEARTBEAT_SECONDS
+        if clock[0] - 1000 > 20 * HEARTBEAT_SECONDS + TIMEOUT_SECONDS:
             break
         others.check()
     with pytest.raises(InputError, match=r"process 2 has not responded for 12\d s"):
@@ -52,34 +52,34 @@ def test_a_process_that_no_longer_counts_has_ended(clock: list[float]) -> None:
 
 def test_a_process_that_has_not_come_yet_is_given_more_time(clock: list[float]) -> None:
     others = HeartbeatMonitor(HashStore(), "key", [1])
-    clock[0] += ABSENT_SECONDS
+    clock[0] += FIRST_TIMEOUT_SECONDS
     others.check()
-    clock[0] += 2 * BEAT_SECONDS
+    clock[0] += 2 * HEARTBEAT_SECONDS
     with pytest.raises(InputError, match="process 1 has not responded for 1802 s"):
         others.check()
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "told"),
+    ("error", "kind", "message"),
     [
         (InputError("no such file"), InputError, "^no such file$"),
         (KeyError("a"), RuntimeError, "^process 1 failed: KeyError: 'a'$"),
     ],
 )
 def test_a_process_says_why_it_fails(
-    error: Exception, kind: type[Exception], told: str, monkeypatch: pytest.MonkeyPatch
+    error: Exception, kind: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.0)
+    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.0)
     store = HashStore()
     others = HeartbeatMonitor(store, "key", [1])
     with pytest.raises(type(error)), send_heartbeats(store, "key", 1):
         raise error
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=message):
         wait_for(store, "never", others.check)
 
 
 def test_signs_of_life_end_with_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.01)
     store = HashStore()
     with send_heartbeats(store, "key", 1):
         time.sleep(0.1)

@@ -19,7 +19,7 @@ from transformers.models.whisper import modeling_whisper
 from data.errors import InputError
 from eval.whisper import load_whisper
 from trainer.distributed import accelerator as device
-from trainer.distributed.fsdp import apart, refuse_others, refuse_plugins
+from trainer.distributed.fsdp import refuse_plugins, refuse_unsupported_modes, separate_full_model
 from trainer.model import ModelConfig, prepare_training
 
 CONFIGS = Path(__file__).resolve().parents[3] / "trainer/recipes/accelerate"
@@ -114,7 +114,7 @@ def test_a_checkpoint_of_either_goes_on_as_the_other(
 def test_the_model_that_stays_whole_goes_to_the_device_by_itself(blank_model: Path) -> None:
     asked: Any = SimpleNamespace(distributed_type=DistributedType.FSDP, device=torch.device("meta"))
     whisper = load_whisper(str(blank_model))
-    module = apart(prepare_training(whisper, ModelConfig()), asked)
+    module = separate_full_model(prepare_training(whisper, ModelConfig()), asked)
     assert whisper.model.device.type == "meta"
     assert {weight.device.type for weight in module.parameters()} == {"cpu"}
 
@@ -128,7 +128,7 @@ def test_what_would_take_the_update_over_is_refused_in_a_sentence(
 ) -> None:
     asked: Any = SimpleNamespace(distributed_type=kind, is_fsdp2=version == 2)
     with pytest.raises(InputError, match=r"use --multi_gpu, or FSDP .*/fsdp2-zero2\.yaml"):
-        refuse_others(asked)
+        refuse_unsupported_modes(asked)
 
 
 @pytest.mark.parametrize("name", ["DEEPSPEED", "MEGATRON_LM"])

@@ -161,52 +161,58 @@ def check(cases: Cases, seed: int) -> None:
     """Run a case through every process's loader."""
     case = cases.draw(seed)
     ranks = [cases.epoch_of(case, rank) for rank in range(case.world)]
-    told = f"seed {seed}: {len(case.rows)} clips, {case.world} processes, {case.config}"
-    assert len({len(passes) for passes in ranks}) == 1, told
+    description = f"seed {seed}: {len(case.rows)} clips, {case.world} processes, {case.config}"
+    assert len({len(passes) for passes in ranks}) == 1, description
     for together in zip(*ranks, strict=True):
         assert (
             len({(batch.position, batch.next_position, batch.is_last) for batch in together}) == 1
-        ), told
-        assert any(batch.ids for batch in together), f"a pass of nothing; {told}"
-    assert [batch.position for batch in ranks[0] if batch.is_last] == list(case.updates), told
+        ), description
+        assert any(batch.ids for batch in together), f"a pass of nothing; {description}"
+    assert [batch.position for batch in ranks[0] if batch.is_last] == list(case.updates), (
+        description
+    )
     drawn: dict[Position, list[str]] = {}
     for batch in (batch for passes in ranks for batch in passes):
         drawn.setdefault(batch.position, []).extend(batch.ids)
     for at, names in case.updates.items():
-        assert sorted(drawn.pop(at)) == sorted(names), told
-    assert not drawn, told
+        assert sorted(drawn.pop(at)) == sorted(names), description
+    assert not drawn, description
     if not case.passed_over:
         made = [name for names in case.updates.values() for name in names]
-        assert sorted(made) == sorted(u.id for u in case.rows), told
-    check_budgets(case, ranks, told)
-    check_drops(case, ranks, told)
+        assert sorted(made) == sorted(u.id for u in case.rows), description
+    check_budgets(case, ranks, description)
+    check_drops(case, ranks, description)
 
 
-def check_budgets(case: Case, ranks: list[list[Batch]], told: str) -> None:
+def check_budgets(case: Case, ranks: list[list[Batch]], description: str) -> None:
     """No pass is over its memory and no update over its budget, unless a single clip is."""
     config, rows = case.config, {u.id: u for u in case.rows}
     updates: dict[Position, list[Utterance]] = {}
     for batch in (batch for passes in ranks for batch in passes):
         held = len(batch.features) * batch.features.shape[-1] / FRAMES_PER_SECOND
-        assert len(batch.features) == 1 or held <= config.max_seconds_per_forward + 1e-9, told
-        assert len(batch.labels) == 1 or batch.labels.numel() <= config.max_tokens_per_forward, told
+        assert len(batch.features) == 1 or held <= config.max_seconds_per_forward + 1e-9, (
+            description
+        )
+        assert len(batch.labels) == 1 or batch.labels.numel() <= config.max_tokens_per_forward, (
+            description
+        )
         updates.setdefault(batch.position, []).extend(rows[name] for name in batch.ids)
     for clips in updates.values():
         seconds, tokens = sum(u.seconds for u in clips), sum(u.tokens for u in clips)
         within = seconds <= config.update_seconds + 1e-9 and tokens <= config.update_tokens
         if config.update_clips is not None:
             within = len(clips) <= config.update_clips
-        assert within or len(clips) == 1, told
+        assert within or len(clips) == 1, description
 
 
-def check_drops(case: Case, ranks: list[list[Batch]], told: str) -> None:
+def check_drops(case: Case, ranks: list[list[Batch]], description: str) -> None:
     """What is broken, and nothing else, is dropped: by name, and without weight."""
     tokens = {u.id: u.tokens - 1 for u in case.rows}
     for rank, passes in enumerate(ranks):
         mine = [name for batch in passes for name in batch.ids]
         broken = {name for name in mine if rank == case.sick and name in case.broken}
-        assert {drop.id for batch in passes for drop in batch.drops} == broken, told
+        assert {drop.id for batch in passes for drop in batch.drops} == broken, description
         weights = [pair for b in passes for pair in zip(b.ids, b.tokens, strict=True)]
-        assert all((weight == 0) == (name in broken) for name, weight in weights), told
+        assert all((weight == 0) == (name in broken) for name, weight in weights), description
         if case.config.pad != "packed":  # there clips share a prefix and an end
-            assert all(weight in (0, tokens[name]) for name, weight in weights), told
+            assert all(weight in (0, tokens[name]) for name, weight in weights), description

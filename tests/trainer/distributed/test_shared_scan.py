@@ -43,8 +43,8 @@ def watch(
     limit = timedelta(seconds=TIMEOUT)
     torch.distributed.init_process_group = lambda *a, **k: start(*a, **{**k, "timeout": limit})
     measurements.FLUSH_SECONDS = 0.0
-    liveness.BEAT_SECONDS = 0.2
-    liveness.SILENT_SECONDS = 2.0
+    liveness.HEARTBEAT_SECONDS = 0.2
+    liveness.TIMEOUT_SECONDS = 2.0
     begun = 0
 
     def noted(audio: str, check: str) -> Measurement:
@@ -55,10 +55,10 @@ def watch(
             raise KeyError("of a fault in the program")
         begun += 1
         time.sleep(seconds)
-        found = measure(audio, check)
+        measured = measure(audio, check)
         with (notes / rank).open("a") as file:
             file.write(f"{audio}\n")
-        return found
+        return measured
 
     scanning.measure = noted
 
@@ -160,8 +160,8 @@ def test_a_process_that_fails_in_the_scan_ends_the_run_and_the_others_say_why(
     both = trainer.start(run, processes=2, sabotage=broken)
     assert ends(both, 60) == [1, 1]
     assert "of a fault in the program" in (tmp_path / f"run.{rank}.log").read_text()
-    told = (tmp_path / f"run.{other}.log").read_text()
-    assert f"{'the main process' if rank == '0' else 'process 1'} failed: KeyError" in told
+    output = (tmp_path / f"run.{other}.log").read_text()
+    assert f"{'the main process' if rank == '0' else 'process 1'} failed: KeyError" in output
     assert len(noted(notes)[other]) < 12  # it does not measure its share to the end
 
 
@@ -174,10 +174,10 @@ def test_a_mistake_that_the_main_process_finds_is_one_sentence_on_all(
     both = trainer.start(run, *extra, processes=2, sabotage=partial(watch, notes))
     assert ends(both, 60) == [2, 2]
     for rank, name in enumerate(("error", "error on process 1")):
-        told = (tmp_path / f"run.{rank}.log").read_text()
-        assert f"{name}: " in told
-        assert "train_003.mp3: no such file, though train lists it" in told
-        assert "Traceback" not in told
+        output = (tmp_path / f"run.{rank}.log").read_text()
+        assert f"{name}: " in output
+        assert "train_003.mp3: no such file, though train lists it" in output
+        assert "Traceback" not in output
 
 
 def lose_results(notes: Path) -> None:
@@ -211,6 +211,6 @@ def test_a_process_that_does_not_see_the_runs_folder_is_one_sentence(
     both = trainer.start(run, processes=2, sabotage=partial(hide_list, notes))
     assert ends(both, 60) == [2, 2]
     for rank in range(2):
-        told = (tmp_path / f"run.{rank}.log").read_text()
-        assert "process 1 cannot read it (No such file or directory): set run_dir to a" in told
-        assert "Traceback" not in told
+        output = (tmp_path / f"run.{rank}.log").read_text()
+        assert "process 1 cannot read it (No such file or directory): set run_dir to a" in output
+        assert "Traceback" not in output

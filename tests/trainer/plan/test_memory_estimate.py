@@ -16,8 +16,8 @@ from trainer.distributed.engine import Engine
 from trainer.metrics.flops import WhisperFlops
 from trainer.metrics.meter import peak_memory
 from trainer.model import ModelConfig, TrainingModule, prepare_training
-from trainer.optimizer import OptimConfig, build_optimizer, moments_of
-from trainer.out_of_memory import rehearse
+from trainer.optimizer import OptimConfig, build_optimizer, optimizer_state_bytes
+from trainer.out_of_memory import try_largest_pass
 from trainer.plan.memory_estimate import HEAP_FACTOR, MemoryEstimator, disk_space, total_memory
 
 NONE = Path("none.json")
@@ -52,10 +52,10 @@ def test_estimated_and_measured_memory_of_a_pass_agree(wide_model: Path, recompu
     accelerator, model, optimizer = prepared(wide_model, gradient_checkpointing=recomputes)
     gauge = PeakMemory(accelerator.device)
     memory = memory_of(accelerator, model, recomputes=recomputes)
-    rehearse(Engine(accelerator, model, optimizer), Shape(1, 16, 1))
+    try_largest_pass(Engine(accelerator, model, optimizer), Shape(1, 16, 1))
     gauge.reset()
     before = gauge.peak
-    rehearse(Engine(accelerator, model, optimizer), LARGE)
+    try_largest_pass(Engine(accelerator, model, optimizer), LARGE)
     taken = (memory.peak(LARGE) - memory.base) / HEAP_FACTOR
     assert taken > 100e6
     assert 0.6 * taken < gauge.peak - before < 2.5 * taken  # a heap has holes of its own
@@ -112,7 +112,7 @@ def test_estimated_sizes_of_checkpoint_and_model_are_exact(trainer: Any, tmp_pat
     run = tmp_path / "run"
     trainer(run, "--loop.max_steps=1")
     accelerator, model, optimizer = prepared(trainer.model)
-    rehearse(Engine(accelerator, model, optimizer), Shape(1, 16, 1))
+    try_largest_pass(Engine(accelerator, model, optimizer), Shape(1, 16, 1))
     told = disk_space(model, optimizer, CheckpointConfig(), tmp_path / "not" / "there", {1})
     sizes = {path: path.stat().st_size for path in run.rglob("*") if path.is_file()}
     saved = sum(size for path, size in sizes.items() if "step-00000001" in path.parts)
@@ -145,7 +145,7 @@ def test_a_device_has_memory() -> None:
 def test_frozen_weights_have_no_gradients_or_optimizer_state(wide_model: Path) -> None:
     def taken(optim: OptimConfig, **knobs: Any) -> float:
         accelerator, model, _ = prepared(wide_model, **knobs)
-        moments = moments_of(model, optim)
+        moments = optimizer_state_bytes(model, optim)
         memory = memory_of(accelerator, model, moments=moments)
         return memory.base - peak_memory(accelerator.device)
 

@@ -50,8 +50,8 @@ def holder(tmp_path: Path) -> Any:
 
 def test_who_comes_second_is_told_who_trains(holder: Any, tmp_path: Path) -> None:
     process, _ = holder
-    told = f"process {process.pid} on {socket.gethostname()}, since .* trains this run"
-    with pytest.raises(InputError, match=told), locked(tmp_path / "run"):
+    errors = f"process {process.pid} on {socket.gethostname()}, since .* trains this run"
+    with pytest.raises(InputError, match=errors), locked(tmp_path / "run"):
         pytest.fail("locked twice")
 
 
@@ -130,9 +130,9 @@ def test_of_two_fresh_starts_one_trains(trainer: Any, tmp_path: Path) -> None:
             for _ in range(2)
         ]
     ended = [each.result() for each in both]
-    told = [each.stderr for each in ended]
-    assert sorted(each.returncode for each in ended) == [0, 2], told
-    refused = told[[each.returncode for each in ended].index(2)]
+    errors = [each.stderr for each in ended]
+    assert sorted(each.returncode for each in ended) == [0, 2], errors
+    refused = errors[[each.returncode for each in ended].index(2)]
     # the faster one may have ended when the other looked
     assert "trains this run" in refused or "holds a run already" in refused
-    assert "Traceback" not in "".join(told)
+    assert "Traceback" not in "".join(errors)

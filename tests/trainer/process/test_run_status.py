@@ -22,7 +22,7 @@ from tests.trainer.process.test_signals import (
     trains,
     wait_for,
 )
-from trainer.process.run_status import status
+from trainer.process.run_status import record_status
 from trainer.process.signals import STOPPED, Stopped
 from trainer.process.watchdog_process import KILLED, write_killed_status
 
@@ -161,7 +161,7 @@ def test_a_disk_that_is_full_at_the_end_does_not_change_how_a_run_ended(
         raise OSError(28, "No space left on device")
 
     def stop() -> None:
-        with status(tmp_path):
+        with record_status(tmp_path):
             monkeypatch.setattr("trainer.process.run_status.write_json", refuse)
             raise Stopped("stopped at update 3 of 9, saved")
 

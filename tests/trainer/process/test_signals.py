@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import descendants, started
-from trainer.process.signals import AGAIN_SECONDS, HEEDED, STOPPED, Stopped, StopSignal
+from trainer.process.signals import SECOND_REQUEST_SECONDS, SIGNALS, STOPPED, Stopped, StopSignal
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 MAIN = str(REPOSITORY / "trainer" / "main.py")
@@ -38,8 +38,8 @@ def trains(run: Path, losses: Losses) -> Callable[[], bool]:
 
 def status_of(run: Path) -> dict[str, Any]:
     """Return how a run's last start ended."""
-    told: dict[str, Any] = json.loads((run / "status.json").read_text(encoding="utf-8"))
-    return told
+    status: dict[str, Any] = json.loads((run / "status.json").read_text(encoding="utf-8"))
+    return status
 
 
 def status_once_ended(run: Path) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def saved_step(run: Path) -> int:
     return int(json.loads((path / "state.json").read_text())["state"]["step"])
 
 
-@pytest.mark.parametrize("number", HEEDED, ids=lambda number: number.name)
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_signal_to_one_process_saves_its_last_update(
     trainer: Any, tmp_path: Path, losses: Losses, number: signal.Signals
 ) -> None:
@@ -76,14 +76,14 @@ def test_a_signal_to_one_process_saves_its_last_update(
     assert status_of(run)["reason"] == last
 
 
-@pytest.mark.parametrize("asked", [0, 1], ids=["the main process", "the other process"])
+@pytest.mark.parametrize("rank", [0, 1], ids=["the main process", "the other process"])
 def test_a_signal_to_either_of_two_processes_stops_both(
-    trainer: Any, tmp_path: Path, losses: Losses, asked: int
+    trainer: Any, tmp_path: Path, losses: Losses, rank: int
 ) -> None:
     run = tmp_path / "run"
     both = trainer.start(run, *ENDLESS, processes=2)
     wait_for(trains(run, losses), both[0])
-    os.kill(both[asked].pid, signal.SIGTERM)
+    os.kill(both[rank].pid, signal.SIGTERM)
     for process in both:
         process.join(60)
     assert [process.exitcode for process in both] == [STOPPED, STOPPED]
@@ -190,15 +190,17 @@ def test_a_second_signal_ends_it_at_once_and_status_json_says_so(tmp_path: Path)
     code = f"""
 import os, signal, time
 from pathlib import Path
-from trainer.process.run_status import status
+from trainer.process.run_status import record_status
 from trainer.process.signals import StopSignal
 from trainer.process.watchdog import Watchdog
-kept = status(Path({str(tmp_path)!r}))
-stop = StopSignal(Watchdog(0.0, kept.__enter__()).exit_now); stop.listen(); stop.defer()
+context = record_status(Path({str(tmp_path)!r}))
+stop = StopSignal(Watchdog(0.0, context.__enter__()).exit_now)
+stop.install_handlers()
+stop.defer()
 os.kill(os.getpid(), signal.SIGTERM)
 os.kill(os.getpid(), signal.SIGTERM)  # at once: the launcher passes on what the group heard too
-time.sleep({AGAIN_SECONDS} + 0.2)
-assert stop.asked
+time.sleep({SECOND_REQUEST_SECONDS} + 0.2)
+assert stop.requested
 os.kill(os.getpid(), signal.SIGTERM)
 time.sleep(60)
 """
@@ -226,7 +228,7 @@ USUAL = ("launch.sh", "SIGUSR1")  # it starts `accelerate launch`
 RARE = [
     pytest.param(launcher, number.name, marks=pytest.mark.slow)
     for launcher in LAUNCHERS
-    for number in HEEDED
+    for number in SIGNALS
     if (launcher, number.name) != USUAL
 ]
 

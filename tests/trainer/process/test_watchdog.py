@@ -20,7 +20,7 @@ from tests.trainer.process.test_signals import REPOSITORY, status_of, status_onc
 from tests.trainer.publish.test_uploader import be_ann
 from trainer.heartbeat import Heartbeat
 from trainer.process.signals import StopSignal
-from trainer.process.watchdog import FIRST_SECONDS, SLOWEST, Watchdog
+from trainer.process.watchdog import FIRST_SECONDS, STALL_FACTOR, Watchdog
 from trainer.process.watchdog_process import LAYOUT, MAX_POLL_SECONDS, HeartbeatState, watch
 
 Losses = Callable[[Path], dict[int, str]]
@@ -74,7 +74,7 @@ class Hangs:
     def __del__(self, sleep=time.sleep):
         sleep(60)
 
-watchdog.LEAVING_SECONDS = 0.5
+watchdog.EXIT_SECONDS = 0.5
 dog, hangs = watchdog.Watchdog(60.0), Hangs()
 """
     )
@@ -150,21 +150,21 @@ def test_the_first_pass_has_ten_minutes_and_the_next_five_times_the_slowest(
         Heartbeat(alone, StopSignal(), dog),
         [SimpleNamespace(tokens=[3], seconds=[1.0])] * 2,
     )
-    for took, limit in ((30.0, FIRST_SECONDS), (1.0, SLOWEST * 30), (40.0, SLOWEST * 30)):
-        heartbeat.begin(batch[:1], 0)
+    for took, limit in ((30.0, FIRST_SECONDS), (1.0, STALL_FACTOR * 30), (40.0, STALL_FACTOR * 30)):
+        heartbeat.begin_update(batch[:1], 0)
         clock[0] += 0.01
-        for _ in heartbeat.passes(batch[:1]):  # an update of one pass, as most are
+        for _ in heartbeat.watch(batch[:1]):  # an update of one pass, as most are
             assert allowed(dog) == limit
             clock[0] += took
-        heartbeat.end()
+        heartbeat.end_update()
         assert allowed(dog) == 0
         clock[0] += 5000  # an evaluation, and whatever else may take any time
-    heartbeat.begin(batch, 0)
-    for _ in heartbeat.passes(batch):
-        assert allowed(dog) == SLOWEST * 40
+    heartbeat.begin_update(batch, 0)
+    for _ in heartbeat.watch(batch):
+        assert allowed(dog) == STALL_FACTOR * 40
 
 
-def test_nobody_is_watched_while_it_waits_for_the_others(
+def test_the_watchdog_is_paused_while_a_process_waits_for_others(
     dog: Watchdog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[float] = []
@@ -178,30 +178,30 @@ def test_nobody_is_watched_while_it_waits_for_the_others(
         seen.append(allowed(dog))
         return [*values[:-1], 1.0] if len(values) > 1 else values  # the last says it is slow
 
-    monkeypatch.setattr("trainer.heartbeat.add_up", sums)
+    monkeypatch.setattr("trainer.heartbeat.sum_over_processes", sums)
     for _ in range(2):
-        heartbeat.begin(batch, 0)  # type: ignore[arg-type]
-        list(heartbeat.passes(batch))  # type: ignore[arg-type]
+        heartbeat.begin_update(batch, 0)  # type: ignore[arg-type]
+        list(heartbeat.watch(batch))  # type: ignore[arg-type]
         heartbeat.beat()
         heartbeat.beat()
     assert seen == [0.0] * 8
 
 
-def test_a_look_that_comes_late_counts_for_a_second(
+def test_a_late_check_counts_for_one_second(
     clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[float] = []
+    checks: list[float] = []
 
     def sleep(_: float) -> None:
-        clock[0] += 3600  # the machine slept, or all of this container was stopped
-        looks.append(clock[0])
+        clock[0] += 3600  # the machine slept, or the whole container was suspended
+        checks.append(clock[0])
 
     monkeypatch.setattr("trainer.process.watchdog_process.time.sleep", sleep)
-    monkeypatch.setattr("trainer.process.watchdog_process._end", lambda *_: "ended")
-    sign = HeartbeatState(beats=1, allowed=7.5, exit=0, where=b"")
-    parent: Any = SimpleNamespace(sign=sign, gone=False, stopped=False)
-    assert watch(parent, "") == "ended"
-    assert len(looks) == 8
+    monkeypatch.setattr("trainer.process.watchdog_process._kill", lambda *_: "killed")
+    state = HeartbeatState(feeds=1, allowed=7.5, exit=0, where=b"")
+    parent: Any = SimpleNamespace(state=state, has_exited=False, is_suspended=False)
+    assert watch(parent, "") == "killed"
+    assert len(checks) == 8
     assert MAX_POLL_SECONDS == 1.0
 
 
@@ -247,8 +247,8 @@ def test_a_process_ends_where_another_stalls_within_an_update(trainer: Any, tmp_
     first, _ = trainer.start(run, "--loop.stall_seconds=2", processes=2, sabotage=sabotage)
     first.join(60)
     assert first.exitcode == -signal.SIGKILL
-    told = (tmp_path / "run.0.log").read_text()
-    assert "trainer/loop.py" in told  # where it stood
+    output = (tmp_path / "run.0.log").read_text()
+    assert "trainer/loop.py" in output  # where it stood
     ended = status_once_ended(run)
     deadline = time.monotonic() + 10
     while "stalled: process 0" not in (tmp_path / "run.0.log").read_text():
