@@ -1,4 +1,4 @@
-"""A run that is killed, broken and started again until it ends, beside one that is left alone."""
+"""A run that is killed, damaged and resumed until it ends, compared with an uninterrupted one."""
 
 import hashlib
 import json
@@ -53,7 +53,7 @@ class Campaign:
         self.saved = False
 
     def start(self, run: Path, *extra: str, **fate: Any) -> list[Any]:
-        """Start the run, or go on with it."""
+        """Start or resume the run."""
         sabotage = partial(observe, self.notes[run], Fate(seed=self.seed, **fate))
         started: list[Any] = self.trainer.start(
             run, *SETTINGS, *extra, processes=self.processes, sabotage=sabotage
@@ -163,7 +163,7 @@ class Campaign:
         return CheckpointRotation(self.run / "checkpoints", CheckpointConfig())
 
     def check(self) -> None:
-        """Check that what checkpoints name is there, and no evaluation is of another future."""
+        """Check that the files that checkpoints name exist, and no later evaluation is left."""
         steps = {step_of(path) for path in self.rotation.all()}
         for path in self.rotation.all():
             with suppress(OSError, ValueError):  # a damaged one names nothing
@@ -173,7 +173,7 @@ class Campaign:
         assert max(evaluated, default=0) <= self.updates()
 
     def updates(self) -> int:
-        """Return the last update that metrics.jsonl tells of."""
+        """Return the last update in metrics.jsonl."""
         path = self.run / METRICS
         return max((row["step"] for row in read_jsonl(path)), default=0) if path.exists() else 0
 
@@ -194,7 +194,7 @@ class Campaign:
         return "inside a save" if values[SAVING] else PHASES[values[0]]
 
     def compare(self, losses: Losses) -> None:
-        """Check that nothing tells the killed run from the uninterrupted one."""
+        """Check that the killed run equals the uninterrupted one."""
         self.check()
         assert losses(self.run) == losses(self.whole)
         for rank in range(self.processes):
@@ -206,7 +206,7 @@ class Campaign:
         assert min(rates) > 0  # else an update moves nothing
 
     def ids(self, run: Path, rank: int) -> dict[str, set[str]]:
-        """Return what was trained on at each position; every try must have been the same."""
+        """Return the clips that were trained on at each position; all tries must be the same."""
         found: dict[str, set[str]] = {}
         for line in (self.notes[run] / f"ids.{rank}.jsonl").read_text().splitlines():
             row = json.loads(line)
@@ -215,14 +215,14 @@ class Campaign:
         return found
 
     def table(self, title: str) -> Table:
-        """Return where the kills landed, and what befell the run besides."""
+        """Return where the kills happened, and the other events of the run."""
         where = {place: self.landed[place] for place in (*PHASES, "inside a save")}
         others = {other: self.others[other] for other in OTHERS}
         return counts(title, {"kills": self.landed.total(), **where, **others})
 
 
 def counts(title: str, found: Mapping[str, int]) -> Table:
-    """Return a table of what happened how often."""
+    """Return a table of the counts of events."""
     table = Table(title=title, title_justify="left", show_header=False)
     for what, count in found.items():
         table.add_row(what, str(count))

@@ -1,4 +1,4 @@
-"""What the tests share: small real files, a small real model, and the environment they run in."""
+"""Fixtures: small real files, a small real model, and the environment of the tests."""
 
 import fcntl
 import hashlib
@@ -144,7 +144,7 @@ def make_tone_corpus(folder: Path, *, locale: str = "en", splits: dict[str, int]
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder for what is made once a session: pytest-xdist's workers all have it."""
+    """Return a folder that all pytest-xdist workers share, for files made once a session."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
     folder.mkdir(exist_ok=True)
@@ -204,7 +204,7 @@ def wide_model(shared: Path, tone_corpus: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def nothing_left_running() -> Iterator[None]:
-    """Kill what a test started and did not wait for: it failed, or has seen enough."""
+    """Kill the processes that a test started and did not wait for."""
     yield
     while STARTED:
         process = STARTED.pop()
@@ -350,7 +350,7 @@ class Trainer:
 
 
 def ranks(rank: int) -> dict[str, str]:
-    """Return what tells a process which of several it is."""
+    """Return the environment variables of a process of several."""
     return {"RANK": str(rank), "LOCAL_RANK": str(rank)}
 
 
@@ -363,7 +363,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def trainer(tone_corpus: Path, wide_model: Path, shared: Path) -> Trainer:
-    """Return what runs the trainer on the tone corpus."""
+    """Return a function that runs the trainer on the tone corpus."""
     return Trainer(tone_corpus, wide_model, shared)
 
 

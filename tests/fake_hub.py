@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def do_GET(self) -> None:
-        """Answer who asks, and what a repository is."""
+        """Answer requests about the user and repositories."""
         self.handle_request()
 
     def do_POST(self) -> None:
@@ -147,7 +147,7 @@ class Handler(BaseHTTPRequestHandler):
         return 200, {"url": f"{self.server.url}/{name}"}
 
     def upload(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        """Say where a large file goes; what is there already goes nowhere."""
+        """Return upload addresses of large files; existing files need none."""
         if wanted["oid"] in self.server.blobs:
             return wanted
         return wanted | {"actions": {"upload": {"href": f"{self.server.url}/lfs/{wanted['oid']}"}}}

@@ -26,7 +26,7 @@ STARTED: list[Any] = []  # processes
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """What a process runs, and in which surroundings."""
+    """The module that a process runs, and its environment."""
 
     work: Callable[[], object]
     arguments: tuple[str, ...]  # sys.argv

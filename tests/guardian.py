@@ -1,4 +1,4 @@
-"""Kills what a session of tests started when that session ends, also where it is interrupted.
+"""Kills the processes of a test session when the session ends or is interrupted.
 
 Ctrl-C ends pytest while a test waits for a program, and pytest-xdist kills its workers: neither
 reaches what a launcher of that program started. A process knows whose it is by its environment,
@@ -29,7 +29,7 @@ def marked(mark: str) -> list[int]:
 
 
 def main(mark: str) -> None:
-    """Wait until the process that started this one closes the pipe or is gone; kill what it left.
+    """Wait until the parent closes the pipe or exits, and kill the processes that it left.
 
     The pipe alone would not do: a fork of that process holds it open.
     """

@@ -1,4 +1,4 @@
-"""The guide as a program: its blocks, and what they are expected to print."""
+"""The guide as a program: its code blocks and their expected output."""
 
 import ast
 import os
@@ -24,7 +24,7 @@ class Block(NamedTuple):
     text: str
 
     def bare(self) -> str:
-        """Return what it does: without comments, which are in the reader's language."""
+        """Return its code without comments, which are in the reader's language."""
         if self.kind == "python":
             return ast.dump(ast.parse(self.text))
         lines = (re.sub(r"(^|\s+)#.*", "", line) for line in self.text.splitlines())
@@ -76,7 +76,7 @@ def run(blocks: list[Block], folder: Path) -> dict[int, str]:
 
 
 def missing_from(printed: str, expected: str) -> str | None:
-    """Return the first part of what a guide shows that was not printed, or None."""
+    """Return the first part of the expected output that was not printed, or None."""
     rest = printed
     for part in re.split(rf"^{GAP}\n", expected, flags=re.MULTILINE):
         _, found, rest = rest.partition(part)

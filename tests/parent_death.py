@@ -1,4 +1,4 @@
-"""A process that imports this dies with the one that started it, on Linux: whatever happened."""
+"""A process that imports this is killed when its parent dies (Linux)."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""What every run makes anew: made once, in the process that runs are forked from.
+"""Imports and objects that every run needs, made once in the process that runs are forked from.
 
 Runs of the tests are short: of 1.0 s of processor time for one update, this is 0.3 s.
 """

@@ -1,4 +1,4 @@
-"""What breaks a run of the tests on purpose: deaths, errors, damage; and notes of what it did."""
+"""Fault injection for runs of the tests: kills, errors, damaged files; and notes of a run."""
 
 import json
 import mmap
@@ -76,7 +76,7 @@ def fail(where: str, number: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Fate:
-    """What is going to happen to a start."""
+    """The faults of a start."""
 
     die_at: int | None = None  # event of its saves
     fails: tuple[str, int] | None = None  # where, and at which call
@@ -84,7 +84,7 @@ class Fate:
 
 
 def observe(folder: Path, fate: Fate) -> None:
-    """Note what a process is doing and trains on; bring about what is going to happen to it."""
+    """Note what a process does and trains on, and inject its faults."""
     import trainer.loop
     from eval.evaluate import Evaluator
     from trainer.checkpoint.manager import Checkpoints

@@ -1,4 +1,4 @@
-"""A fixture that ends what tests started when their session ends."""
+"""A fixture that ends the processes of the tests when their session ends."""
 
 import os
 import subprocess

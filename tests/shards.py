@@ -1,4 +1,4 @@
-"""A dataset of tones in several shards, as it lies on the Hub: parquet, arrow and tar files."""
+"""A dataset of tones in shards, as on the Hub: parquet, arrow and tar files."""
 
 import io
 import json
@@ -81,7 +81,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def write_saved(folder: Path) -> Path:
-    """Write what save_to_disk() does."""
+    """Write the same files as save_to_disk()."""
     rows = [
         {"audio": {"bytes": tone(n), "path": f"{n}.flac"}, "text": text_of(n), "language": "en"}
         for shard in range(SHARDS)
@@ -92,7 +92,7 @@ def write_saved(folder: Path) -> Path:
 
 
 def write_arrow(folder: Path) -> Path:
-    """Write arrow files alone, without what save_to_disk() writes beside them."""
+    """Write arrow files only, without the other files of save_to_disk()."""
     saved = write_saved(folder.with_name("saved"))
     folder.mkdir()
     for shard, path in enumerate(sorted(saved.glob("*.arrow"))):

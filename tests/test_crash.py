@@ -1,4 +1,4 @@
-"""Runs are killed at any instant, and end with exactly the model that they would have had.
+"""Runs that are killed at random moments and resumed end with exactly the same model.
 
 The runs have dropout, epochs that end on the way, evaluations that find a better model or do not,
 and a width and batch at which bits differ as soon as something is not the same. Between kills they

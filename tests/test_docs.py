@@ -1,4 +1,4 @@
-"""What documents name exists: links, headings, knobs, flags of commands. Prose is wrapped."""
+"""Links, headings, knobs and flags that documents name exist, and prose is wrapped."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The run on a GPU, tried on a CPU: its programs work, and a step is ended at its limit."""
+"""The programs for a GPU work on a CPU, and a step is ended at its time limit."""
 
 import json
 import subprocess

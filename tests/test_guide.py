@@ -1,4 +1,4 @@
-"""The guides teach what runs: their code is one program, and both say the same."""
+"""The code of the guides runs as one program, and both guides have the same code."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Every way in, as the README says it, in real processes."""
+"""All ways to launch training in the README work, in real processes."""
 
 import json
 import os

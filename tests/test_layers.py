@@ -1,4 +1,4 @@
-"""Imports point left and not in circles, no file shadows a module of others, all is short."""
+"""Imports point left without cycles, no file shadows another module, and code is short."""
 
 import ast
 import sys

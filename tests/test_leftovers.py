@@ -1,4 +1,4 @@
-"""No process outlives the tests, whatever becomes of them."""
+"""No process outlives the tests, however they end."""
 
 import os
 import signal

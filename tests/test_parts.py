@@ -1,4 +1,4 @@
-"""A folder that was split comes back as it was, or not at all."""
+"""A folder that was split into parts is restored exactly, or not at all."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Real recordings, where WHISPER_LOOP_REALDATA names the folder that holds them."""
+"""Tests on real recordings, in the folder that WHISPER_LOOP_REALDATA names."""
 
 import os
 from dataclasses import replace

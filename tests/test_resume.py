@@ -1,4 +1,4 @@
-"""Six updates equal three, a stop, and three: bit for bit."""
+"""Six updates equal three, a resume, and three more, bit by bit."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def test_two_processes_train_as_one_does(trainer: Any, tmp_path: Path, losses: L
 
 
 def note_ids(notes: Path) -> None:
-    """Write down which clips a process brings to which update."""
+    """Write the clips of each update on this process to a file."""
     from trainer.heartbeat import Heartbeat
 
     begin, rank = Heartbeat.begin_update, os.environ.get("RANK", "0")

@@ -1,4 +1,4 @@
-"""Going back to an older checkpoint: what it names is there, the future given up is not."""
+"""A resume from an older checkpoint: its best model is restored, later results are renamed."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What a start needs to know of millions of rows is found out once, not by every process."""
+"""Facts about millions of rows are computed once at a start, not by every process."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The package that is built holds all that a run needs, and works where the repository is not."""
+"""The built wheel contains everything that a run needs, without the repository."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def call(arguments: list[str], cwd: Path, **more: str) -> str:
-    """Run Python; return what it printed."""
+    """Run Python; return its output."""
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,

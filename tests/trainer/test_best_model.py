@@ -25,7 +25,7 @@ CLIPS = 200
 def evaluation(
     folder: Path, edits: Sequence[int | None], nll: float | None = 10.0, **more: Any
 ) -> Path:
-    """Write what an evaluation leaves: clips of ten words, with so many edits each."""
+    """Write the files of an evaluation of clips of ten words, with a number of edits for each."""
     same = {"units": 10, "seconds": 3.0, "speaker": None}
     rows = [{"id": str(n), "edits": each, **same, **more} for n, each in enumerate(edits)]
     write_jsonl(folder / UTTERANCES, rows)

@@ -1,4 +1,4 @@
-"""A model is the best one only when it is on the disk."""
+"""A model becomes the best one only if its checkpoint is on disk."""
 
 import errno
 import json

@@ -59,7 +59,7 @@ CUTS = [
 
 @dataclass
 class Update:
-    """What one process saw of an update."""
+    """Data of an update on one process."""
 
     batches: list[Batch]
     result: StepResult
@@ -69,7 +69,7 @@ class Update:
 
 @dataclass
 class Trained:
-    """What one process saw of a run."""
+    """Data of a run on one process."""
 
     updates: list[Update]
     weights: dict[str, Tensor]
@@ -103,7 +103,7 @@ def in_processes(cut: Cut, model: Path, corpus: Path, folder: Path) -> list[Seen
 
 
 def _be(cut: Cut, model: Path, corpus: Path, out: Path, environment: dict[str, str]) -> None:
-    """Be one process of a cut, and leave what it saw in a file."""
+    """Run one process of a cut, and write its data to a file."""
     os.environ.update(environment)
     torch.set_num_threads(1)
     accelerator = build_accelerator(precision="fp32", deterministic=True, trackers=())
@@ -181,14 +181,14 @@ def _ragged(config: DataConfig, encoder: LabelEncoder) -> list[Utterance]:
 def runs(
     blank_model: Path, tone_corpus: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[Cut, list[Seen]]:
-    """Return what every process of every cut saw."""
+    """Return the data of every process of every cut."""
     folder = tmp_path_factory.mktemp("cuts")
     return {cut: in_processes(cut, blank_model, tone_corpus, folder) for cut in CUTS}
 
 
 @pytest.fixture
 def whole(runs: dict[Cut, list[Seen]]) -> Seen:
-    """Return what was seen where nothing is cut."""
+    """Return the data of a run that is not cut."""
     return runs[CUTS[0]][0]
 
 

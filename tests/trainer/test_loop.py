@@ -1,4 +1,4 @@
-"""When things are due, when training stops early, and how a start ends."""
+"""When actions are due, when training stops early, and how a run ends."""
 
 import json
 from collections.abc import Callable

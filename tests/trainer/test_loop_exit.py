@@ -1,4 +1,4 @@
-"""Whatever ends training, no finished update is lost."""
+"""No finished update is lost, whatever ends training."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Adapters learn beside frozen weights, resume exactly, and leave a stock model."""
+"""LoRA: only adapters are trained, they resume exactly, and a stock model is exported."""
 
 import json
 import sys
@@ -53,7 +53,7 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def transcripts(whisper: Whisper, corpus: Path) -> list[str]:
-    """Return what a model hears in some clips."""
+    """Return the hypotheses of a model for some clips."""
     rows = list(read(DataConfig(corpus=(str(corpus),)), "test"))
     stages, group = BatchPreparer(whisper.labels(), whisper.n_mels), list(range(len(rows)))
     (batch,) = eval_batches(rows, DataConfig(workers=0), stages, [group])

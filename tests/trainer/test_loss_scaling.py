@@ -1,4 +1,4 @@
-"""Under fp16 an update that is not made leaves the loss scaler ready for the next one."""
+"""With fp16 the GradScaler works after an update that was skipped."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +70,7 @@ def training(blank_model: Path) -> Iterator[Training]:
 
 
 def moved(training: Training) -> bool:
-    """Make an update, and tell whether it moved a weight."""
+    """Make an update, and return whether it changed a weight."""
     before = [weight.clone() for weight in training.model.parameters()]
     assert training.update().finite
     return any(

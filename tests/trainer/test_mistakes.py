@@ -1,4 +1,4 @@
-"""A person's mistake gets one sentence and a status, and nothing that was there is lost."""
+"""An input error prints one sentence, sets the exit status, and loses no data."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What training adds to Whisper leaves no trace in what is saved."""
+"""TrainingModule leaves no trace in the exported model."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is not a number moves no weight, on any process; too much of it is passed over."""
+"""Non-finite updates change no weight on any process; after too many in a row they are skipped."""
 
 import json
 import os
@@ -31,7 +31,7 @@ BAD = "en/common_voice_en_train_007.mp3"
 
 
 def result(finite: bool) -> StepResult:
-    """Return what an update did."""
+    """Return the result of an update."""
     nothing = torch.zeros(())
     return StepResult(loss=nothing, nll=[], grad_norm=nothing, finite=torch.tensor(finite))
 

@@ -1,4 +1,4 @@
-"""The learning rate is a function of the update; only matrices decay."""
+"""The learning rate is a function of the update; only matrices have weight decay."""
 
 from collections.abc import Callable
 from itertools import pairwise

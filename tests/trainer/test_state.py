@@ -1,4 +1,4 @@
-"""TrainState goes through JSON and back, and knows the best evaluation."""
+"""TrainState is saved as JSON and loaded, and records the best evaluation."""
 
 import json
 

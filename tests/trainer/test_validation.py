@@ -1,4 +1,4 @@
-"""How a run decodes its evaluations, and what it shows of them."""
+"""How evaluations of a run are decoded and printed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from trainer.validation import Validation
 
 
 def validation(folder: Path, *, data: str, pad: str = "auto", silence: bool = True) -> Validation:
-    """Return what would evaluate a run."""
+    """Return the Validation of a run."""
     evaluator = Evaluator(
         accelerator=Accelerator(cpu=True),
         whisper=None,

@@ -1,4 +1,4 @@
-"""A CPU does not pretend to compute in fp16, and nobody scales the loss twice."""
+"""fp16 on a CPU is refused, and so are settings that would scale the loss twice."""
 
 import os
 import platform

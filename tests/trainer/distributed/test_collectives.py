@@ -1,4 +1,4 @@
-"""Sums over processes do not wait for a GPU, and no process waits for ever at its end."""
+"""Sums over processes do not wait for a GPU, and no process waits forever at its end."""
 
 import gc
 import os
@@ -86,7 +86,7 @@ def train_and_end(rank: int, port: int) -> None:
 
 
 def make_updates(accelerator: Any) -> None:
-    """Do what a run does with the process group."""
+    """Use and destroy the process group as a run does."""
     model: Any = torch.nn.Linear(4, 4)
     model = accelerator.prepare(model)
     for _ in range(3):

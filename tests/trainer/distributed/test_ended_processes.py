@@ -1,4 +1,4 @@
-"""A process that ends is noticed, and one that is only slow is waited for."""
+"""A process that exited is detected, and a slow one is waited for."""
 
 import time
 from itertools import count
@@ -20,7 +20,7 @@ from trainer.distributed.ended_processes import (
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return a list of one: the time that HeartbeatMonitor knows."""
+    """Return a list with the time that HeartbeatMonitor reads."""
     now = [1000.0]
     monkeypatch.setattr("trainer.distributed.ended_processes.time.monotonic", lambda: now[0])
     return now

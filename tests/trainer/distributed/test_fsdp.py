@@ -1,4 +1,4 @@
-"""What FSDP2 shards over two processes (over gloo) is trained, scored and resumed as the whole."""
+"""FSDP2 on two processes (gloo) trains, evaluates and resumes like one process."""
 
 import json
 import os
@@ -28,10 +28,10 @@ Cut = Callable[[], None]
 
 
 class Fsdp(accelerate.Accelerator):
-    """Accelerate's, told what a config file for GPUs says: for CPUs it offers no FSDP."""
+    """Accelerate's class with the settings of a GPU: it offers no FSDP on CPUs."""
 
     def __init__(self, **more: Any) -> None:
-        """Take what Accelerate's takes."""
+        """Take the same arguments as Accelerate's."""
         super().__init__(**more)
         os.environ.update({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"})
         PartialState._shared_state["distributed_type"] = DistributedType.FSDP
@@ -50,7 +50,7 @@ def fsdp() -> None:
 
 
 def train(trainer: Any, run: Path, *extra: str, cut: Cut | None) -> str:
-    """Make a run on two processes, with or without a cut; return what it said."""
+    """Make a run on two processes, with or without FSDP; return its output."""
     return str(trainer(run, *SCORED, *extra, processes=2, sabotage=cut).output)
 
 
@@ -66,7 +66,7 @@ def moments(run: Path, step: int) -> dict[str, Any]:
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Tell whether two sets of tensors are the same, but for the order of sums."""
+    """Return whether two sets of tensors are equal up to the order of sums."""
     return one.keys() == other.keys() and all(
         torch.allclose(tensor, other[name], rtol=0, atol=1e-5) for name, tensor in one.items()
     )

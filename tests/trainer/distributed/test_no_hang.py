@@ -1,4 +1,4 @@
-"""No process waits for another: all make as many passes and updates, whatever fails on one of them.
+"""All processes make the same number of passes and updates, whatever fails on one of them.
 
 A process that makes a pass less than the others leaves them in the gradient's all-reduce for ever.
 """
@@ -30,7 +30,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A corpus, how it is cut, and what cannot be decoded on one process."""
+    """A corpus, a config, and the clips that one process cannot decode."""
 
     rows: list[Utterance]
     config: DataConfig
@@ -141,7 +141,7 @@ class Cases:
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory, blank_model: Path) -> Cases:
-    """Return what draws cases."""
+    """Return the random generator of cases."""
     encoder = load_whisper(str(blank_model)).labels()
     return Cases(tmp_path_factory.mktemp("files"), encoder)
 
@@ -206,7 +206,7 @@ def check_budgets(case: Case, ranks: list[list[Batch]], description: str) -> Non
 
 
 def check_drops(case: Case, ranks: list[list[Batch]], description: str) -> None:
-    """What is broken, and nothing else, is dropped: by name, and without weight."""
+    """Broken clips, and no others, are dropped: they are named and have no loss."""
     tokens = {u.id: u.tokens - 1 for u in case.rows}
     for rank, passes in enumerate(ranks):
         mine = [name for batch in passes for name in batch.ids]

@@ -1,4 +1,4 @@
-"""The scan before training is shared by all processes, takes any time, and is never begun anew."""
+"""The scan before training is shared by all processes, has no time limit, and never restarts."""
 
 import os
 import signal

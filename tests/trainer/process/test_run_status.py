@@ -1,4 +1,4 @@
-"""However a start ends, status.json says how: also where it could not do so itself."""
+"""status.json records how a run ended, even if the run could not write it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Whoever asks a run to stop gets a checkpoint, a status, and no orphans."""
+"""A run that is asked to stop saves a checkpoint, sets its status, and leaves no orphans."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A run that stands still ends with its stacks; one that is slow, stopped, or waits does not."""
+"""A stalled run is killed and prints its stacks; one that is slow, suspended or waiting is not."""
 
 import os
 import signal
