@@ -115,7 +115,7 @@ def test_the_evaluations_of_a_future_that_is_given_up_are_set_aside(
     after = json.loads((run / "eval/step-00000004/test/scores.json").read_text(encoding="utf-8"))
     assert after["step"] == 4
     assert "step-00000008/" not in (run / "report.html").read_text(encoding="utf-8")
-    assert "test: before → after" in done.output
+    assert "test, before and after training" in done.output
 
 
 @pytest.mark.parametrize("harm", ["facts cut off", "a flipped bit", "no weights"])
