@@ -70,11 +70,6 @@ def min_frames(longest: int, position: Position, plan: Plan, config: DataConfig)
     if config.pad == "30s":
         return N_FRAMES
     rng = random.Random(f"{plan.seed} {position} full")
-    if config.pad == "mixed":
-        # the share is of the compute: an update at 30 s costs as much more as a clip is shorter
-        share, longer = config.padded_share, CHUNK_SECONDS / plan.mean_seconds
-        if rng.random() < share / (share + (1 - share) * longer):
-            return N_FRAMES
     if rng.random() < config.trailing_silence:  # the lower of two, since shorter is cheaper
         return min(rng.randrange(longest, N_FRAMES + 1, EDGE_FRAMES) for _ in range(2))
     return 0

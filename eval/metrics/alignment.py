@@ -47,9 +47,9 @@ def frequent_edits(alignments: Sequence[Sequence[Piece]]) -> dict[str, list[Edit
         edits = [piece for piece in alignment if not isinstance(piece, str)]
         times.update(edits)
         clips.update(set(edits))
-    kinds: dict[str, list[Edit]] = {"heard instead": [], "left out": [], "added": []}
+    kinds: dict[str, list[Edit]] = {"substitutions": [], "deletions": [], "insertions": []}
     for (ref, hyp), count in times.most_common():
-        kind = "heard instead" if ref and hyp else "left out" if ref else "added"
+        kind = "substitutions" if ref and hyp else "deletions" if ref else "insertions"
         if len(kinds[kind]) < MAX_EDITS:
             kinds[kind].append(Edit(ref, hyp, count, clips[ref, hyp]))
     return kinds

@@ -111,7 +111,7 @@ def resolve_language(
     code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
     if f"<|{code}|>" not in whisper.labels().vocabulary:
         raise InputError(
-            f"language {language!r} is unknown to the model {whisper.name!r}: use one of "
+            f"the model {whisper.name!r} does not support language {language!r}: use one of "
             "Whisper's codes, such as en, zh, yue or ko"
         )
     return code

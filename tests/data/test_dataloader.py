@@ -196,10 +196,11 @@ def test_a_process_short_of_clips_makes_as_many_passes(
 def test_training_pads_as_the_user_says(config: DataConfig, label_encoder: LabelEncoder) -> None:
     config = replace(config, max_seconds_per_forward=120.0, update_clips=1)
     rows = utterances_of(config, label_encoder)[:8]
-    lengths = {}
-    for pad in ("30s", "bucket", "mixed"):
-        padded = replace(config, pad=pad)  # type: ignore[arg-type]
-        lengths[pad] = {b.features.shape[-1] for b in batches(rows, padded, label_encoder)}
+    ways = {"30s": {"pad": "30s"}, "bucket": {}, "silence": {"trailing_silence": 0.8}}
+    lengths = {
+        name: {b.features.shape[-1] for b in batches(rows, replace(config, **knobs), label_encoder)}  # type: ignore[arg-type]
+        for name, knobs in ways.items()
+    }
     assert lengths["30s"] == {3000}
     assert max(lengths["bucket"]) < 500
     assert min(lengths["silence"]) < 500 < max(lengths["silence"])

@@ -47,7 +47,7 @@ def test_an_extension_that_fails_to_load_does_not_matter() -> None:
 def test_data_imports_neither_models_nor_datasets_nor_processes() -> None:
     code = """
 import sys
-import data.dataloader, data.manifest, data.knobs
+import data.dataloader, data.manifest, data.config_parser
 names = ("accelerate", "transformers", "datasets", "eval", "trainer")
 print([name for name in names if name in sys.modules])
 """

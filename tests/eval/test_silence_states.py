@@ -202,7 +202,7 @@ def test_an_evaluation_uses_silence_states_only_if_training_did(
 ) -> None:
     run = tmp_path / "run"
     knobs = ("--data.dev_split=dev", "--eval.max_length=8", "--loop.max_steps=2")
-    trainer(run, *knobs, "--model.silence_states=false", "--optim.lr=1e-2")
+    trainer(run, *knobs, "--model.silence_states=false", "--eval.pad=bucket", "--optim.lr=1e-2")
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     told = [row["dev/loss"] for row in rows if row["step"] == 2 and "dev/loss" in row]
     alone, with_silence = (

@@ -94,7 +94,7 @@ def noise_batch(
         if failed:
             clip.drop = Drop(split="train", id=str(row), audio="", reason="unreadable")
         lines.append(Sample(clips=[clip], spec=draw))
-    return stages.finish(stages.collator(lines))
+    return stages.prepare(stages.collator(lines))
 
 
 def fresh_accelerator(device: torch.device, precision: str) -> Accelerator:

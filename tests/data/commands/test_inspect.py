@@ -160,7 +160,7 @@ def test_an_unknown_duration_needs_a_check(tmp_path: Path) -> None:
 
 
 def test_hashes_need_a_check() -> None:
-    with pytest.raises(InputError, match="hashes reads every clip, but check is none"):
+    with pytest.raises(InputError, match="hashes reads every clip, but scan is none"):
         InspectConfig(corpus=("a",), hashes=True, scan="none")
 
 

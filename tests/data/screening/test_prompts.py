@@ -199,7 +199,8 @@ def test_a_model_without_times_raises_an_input_error(
     small = load_whisper(str(blank_model)).labels()
     assert not small.has_timestamps
     config = DataConfig(corpus=(str(tone_corpus),), timestamp_probability=0.5, workers=0)
-    with pytest.raises(InputError, match=r"data.timestamps is 0.5, but .* has no timestamp tokens"):
+    message = r"data.timestamp_probability is 0.5, but .* has no timestamp tokens"
+    with pytest.raises(InputError, match=message):
         build_manifest(config, small, tmp_path / "cache", show=False)
 
 

@@ -186,7 +186,7 @@ def test_only_the_first_of_many_failures_are_listed(transcribe: Transcribe) -> N
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--language=xx",), "the model does not support language 'xx'"),
+        (("--language=xx",), "does not support language 'xx'"),
         (("--precision=fp16",), "precision=fp16 needs a GPU"),
         (("--eval.num_beams=0",), "eval.num_beams must be at least 1"),
     ],

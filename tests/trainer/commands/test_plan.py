@@ -92,8 +92,8 @@ def test_a_share_of_the_rows_takes_a_share_of_the_time(
 ) -> None:
     now = [0.0]
 
-    def train_step(*given: Any, **_: Any) -> None:
-        now[0] += 1e-3 * sum(batch.features[:, 0].numel() for batch in given[3])  # of its frames
+    def train_step(_: Any, batches: Any, **knobs: Any) -> None:
+        now[0] += 1e-3 * sum(batch.features[:, 0].numel() for batch in batches)  # of its frames
 
     monkeypatch.setattr("trainer.plan.benchmark.train_step", train_step)
     monkeypatch.setattr("trainer.plan.benchmark.time", SimpleNamespace(perf_counter=lambda: now[0]))
