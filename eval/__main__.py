@@ -1,4 +1,4 @@
-"""`python -m eval MODEL CORPUS` scores a Whisper; `python -m eval compare A B CORPUS`, two."""
+"""Score a model: `python -m eval MODEL CORPUS`; compare two: `python -m eval compare A B`."""
 
 import sys
 from collections.abc import Callable
@@ -36,7 +36,7 @@ from eval.metrics.compare import Compare, compare, read_hypotheses
 from eval.metrics.scores import Hypothesis, short_names
 from eval.probes.hallucination import HallucinationCounts
 from eval.probes.noise_clips import transcribe_noise
-from eval.report.console_tables import difference_table, score_table, sentences
+from eval.report.console_tables import difference_table, score_table, verdicts
 from eval.report.page import ReportConfig, report, write_page
 from eval.transcribe.command import TranscribeCommand, transcribe_files
 from eval.transcribe.gradio_app import TryCommand, try_out
@@ -45,7 +45,7 @@ from eval.whisper import Whisper, load_whisper
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreOptions:
-    """How to score, whatever is scored."""
+    """Options of scoring, with one model or two."""
 
     split: str = "test"  # Split of the corpus to score.
     # Whisper's code of the language, one for all corpora or one for each. None takes what the
@@ -58,7 +58,7 @@ class ScoreOptions:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     def accelerator(self) -> Accelerator:
-        """Return the devices to compute on."""
+        """Return an Accelerator with this precision."""
         return build_evaluation_accelerator(self.precision)
 
 
@@ -83,16 +83,16 @@ class CompareCommand(ScoreOptions):
 
 
 def score(command: ScoreCommand) -> None:
-    """Read, transcribe, score, and show."""
+    """Score a model, print its error rates, and write the evaluation's folder."""
     accelerator = command.accelerator()
-    _evaluate(command, accelerator, command.model, command.corpus, _short(command.model))
+    _evaluate(command, accelerator, command.model, command.corpus, _folder_name(command.model))
 
 
 def compare_two(command: CompareCommand) -> None:
-    """Compare two models, or what two models heard, and write compare.json."""
+    """Compare two models, or the files of two evaluations, and write compare.json."""
     out, names = Path(command.out), (command.a, command.b)
     if command.corpus:
-        short = [_short(name) for name in names]
+        short = [_folder_name(name) for name in names]
         if short[0] == short[1]:
             short = [f"{short[0]}-a", f"{short[1]}-b"]
         accelerator = command.accelerator()
@@ -102,96 +102,106 @@ def compare_two(command: CompareCommand) -> None:
         )
         if not accelerator.is_main_process:
             return
-        end = f"-{Path(command.corpus[0]).name}-{command.split}"
+        suffix = f"-{Path(command.corpus[0]).name}-{command.split}"
     else:
         first, second = (read_hypotheses(Path(name)) for name in names)
         short = [name.strip("/").replace("/", "-") for name in short_names(names)]
-        end = ""
-    found = compare(first, second, command.eval.normalizer, command.eval.error_unit)
-    folder = out / f"{short[0]}-vs-{short[1]}{end}"
-    alone = [_left_out(one, other) for one, other in ((first, second), (second, first))]
-    write_json(folder / "compare.json", _told(found, names, alone))
+        suffix = ""
+    comparisons = compare(first, second, command.eval.normalizer, command.eval.error_unit)
+    folder = out / f"{short[0]}-vs-{short[1]}{suffix}"
+    unpaired = _count_missing(first, second), _count_missing(second, first)
+    write_json(folder / "compare.json", _to_json(comparisons, names, unpaired))
     console = Console(highlight=False)
-    console.print(difference_table(found, names))
-    if any(alone):
-        console.print(f"left out: {alone[0]} that only A heard, {alone[1]} that only B heard")
-    for sentence in sentences(found):
-        console.print(sentence, soft_wrap=True)
-    console.print(f"all of it: {folder / 'compare.json'}", soft_wrap=True)
+    console.print(difference_table(comparisons, names))
+    if any(unpaired):
+        console.print(f"left out: {unpaired[0]} clips of A only, {unpaired[1]} clips of B only")
+    for verdict in verdicts(comparisons):
+        console.print(verdict, soft_wrap=True)
+    console.print(f"all results: {folder / 'compare.json'}", soft_wrap=True)
 
 
-def _left_out(one: list[Hypothesis], other: list[Hypothesis]) -> int:
-    """Return how many utterances only the first has."""
+def _count_missing(one: list[Hypothesis], other: list[Hypothesis]) -> int:
+    """Return the number of utterances of the first list that are not in the second."""
     return len({h.utterance.id for h in one} - {h.utterance.id for h in other})
 
 
-def _told(found: list[Compare], names: tuple[str, str], alone: list[int]) -> dict[str, Any]:
-    models = {"a": names[0], "b": names[1], "only_a": alone[0], "only_b": alone[1]}
-    return {**models, "languages": {each.name: each.to_json() for each in found}}
+def _to_json(
+    comparisons: list[Compare], names: tuple[str, str], unpaired: tuple[int, int]
+) -> dict[str, Any]:
+    models = {"a": names[0], "b": names[1], "only_a": unpaired[0], "only_b": unpaired[1]}
+    return {**models, "languages": {row.name: row.to_json() for row in comparisons}}
 
 
 def _evaluate(
-    knobs: ScoreOptions, accelerator: Accelerator, model: str, corpus: tuple[str, ...], name: str
+    options: ScoreOptions, accelerator: Accelerator, model: str, corpus: tuple[str, ...], name: str
 ) -> list[Hypothesis]:
-    """Score a model, show and write its figures, and return what it heard."""
-    language = knobs.language or knobs.data.language
-    data = replace(knobs.data, corpus=corpus, language=language)
-    whisper, evaluator = _loaded(knobs, accelerator, model, data)
-    out, console = Path(knobs.out), Console(highlight=False)
-    show = accelerator.is_main_process
+    """Score a model, print and save the results, and return the hypotheses.
+
+    Args:
+        options: split, language, precision and so on.
+        accelerator: the devices.
+        model: folder or name on the Hub.
+        corpus: folders, manifests or names on the Hub.
+        name: prefix of the folder of the results.
+    """
+    data = replace(options.data, corpus=corpus, language=options.language or options.data.language)
+    whisper, evaluator = _load(options, accelerator, model, data)
+    out, console = Path(options.out), Console(highlight=False)
+    show, split = accelerator.is_main_process, options.split
     cache = scan_cache_path(out.parent, data)
-    utterances, drops = read_held_out(data, whisper.labels(), cache, split=knobs.split, show=show)
-    warning = foreign(whisper, data, knobs.split)
+    utterances, drops = read_held_out(data, whisper.labels(), cache, split=split, show=show)
+    warning = language_warning(whisper, data, split)
     if warning and show:
         console.print(f"warning: {warning}", soft_wrap=True)
-    short = knobs.eval.pad == "bucket"
-    scores, hypotheses = evaluator.evaluate(utterances, knobs.split, true_length=short)
-    meters = HallucinationCounts.of(
-        hypotheses, transcribe_noise(evaluator, hypotheses, true_length=short)
-    )
+    true_length = options.eval.pad == "bucket"
+    scores, hypotheses = evaluator.evaluate(utterances, split, true_length=true_length)
+    noise = transcribe_noise(evaluator, hypotheses, true_length=true_length)
+    counts = HallucinationCounts.of(hypotheses, noise)
     if show:
-        left_out = count_reasons(drops).get(knobs.split, {})
-        folder = out / f"{name}-{Path(corpus[0]).name}-{knobs.split}"
-        facts = {"model": model, "left_out": left_out, "true_length": short}
-        save(folder, scores, hypotheses, meters=meters.to_json(), **facts)
-        write_page(folder, audio=knobs.eval.audio, embed_clips=knobs.eval.embed_clips)
-        console.print(score_table(scores, f"{model} on {knobs.split}"))
-        console.print(str(meters), soft_wrap=True)
+        left_out = count_reasons(drops).get(split, {})
+        folder = out / f"{name}-{Path(corpus[0]).name}-{split}"
+        facts = {"model": model, "left_out": left_out, "true_length": true_length}
+        save(folder, scores, hypotheses, meters=counts.to_json(), **facts)
+        write_page(folder, audio=options.eval.audio, embed_clips=options.eval.embed_clips)
+        console.print(score_table(scores, f"{model} on {split}"))
+        console.print(str(counts), soft_wrap=True)
         console.print(f"left out: {left_out or 'nothing'}\nscores, texts and report.html: {folder}")
     return hypotheses
 
 
-def _loaded(
-    knobs: ScoreOptions, accelerator: Accelerator, model: str, data: DataConfig
+def _load(
+    options: ScoreOptions, accelerator: Accelerator, model: str, data: DataConfig
 ) -> tuple[Whisper | FasterWhisperModel, Evaluator | FasterWhisperModel]:
-    """Load a model, and return it with what scores it."""
+    """Load a model, and return it with its evaluator."""
     if is_faster_whisper_model(model):
-        ct2 = load_faster_whisper_model(model, knobs.eval, knobs.precision)
+        ct2 = load_faster_whisper_model(model, options.eval, options.precision)
         return ct2, ct2
     whisper = load_whisper(model)
     whisper.model.to(accelerator.device)
     return whisper, Evaluator(
-        accelerator=accelerator, whisper=whisper, data=data, config=knobs.eval
+        accelerator=accelerator, whisper=whisper, data=data, config=options.eval
     )
 
 
-def foreign(whisper: Whisper | FasterWhisperModel, data: DataConfig, split: str) -> str | None:
-    """Return a sentence where a corpus is in another language than the model's, or None."""
-    mine = whisper.language
-    if mine is None:
+def language_warning(
+    whisper: Whisper | FasterWhisperModel, data: DataConfig, split: str
+) -> str | None:
+    """Return a warning if a split has other languages than that of the model, or None."""
+    language = whisper.language
+    if language is None:
         return None
-    found = {u.language for u in read(data, split) if u.language} - {mine}
-    if not found:
+    others = {u.language for u in read(data, split) if u.language} - {language}
+    if not others:
         return None
     kind = "fine-tuned for" if whisper.multilingual else "trained only on"
     return (
-        f"{whisper.name} was {kind} {mine}, but split {split} holds {', '.join(sorted(found))}: "
-        "its figures tell little"
+        f"{whisper.name} was {kind} {language}, but split {split} contains "
+        f"{', '.join(sorted(others))}: its error rates say little about the model"
     )
 
 
-def _short(model: str) -> str:
-    """Return a name for a folder: a run's model is runs/NAME/model, so NAME tells it apart."""
+def _folder_name(model: str) -> str:
+    """Return the name of a model's folder; NAME for the model of a run, runs/NAME/model."""
     path = Path(model)
     return path.parent.name if path.name == "model" else path.name
 
@@ -208,10 +218,10 @@ PROG = "python -m eval"
 
 
 def main() -> None:
-    """Score, or run the command that the first word names.
+    """Score a model, or run the command that the first argument names.
 
     Raises:
-        SystemExit: an argument is wrong (status 2), or asks for help (0).
+        SystemExit: with status 2 for a wrong argument, and 0 for --help.
     """
     name, *rest = sys.argv[1:] or [""]
     with plain_errors():

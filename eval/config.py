@@ -1,4 +1,4 @@
-"""The knobs of evaluation."""
+"""EvalConfig: the settings of decoding and scoring."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -58,7 +58,7 @@ class EvalConfig:
             if getattr(self, key) < 1:
                 raise InputError(f"eval.{key} must be at least 1, got {getattr(self, key)}")
         for key in ("batch_seconds", "tokens_per_second"):
-            if not getattr(self, key) > 0:  # so written, NaN is refused too
+            if not getattr(self, key) > 0:  # also true for NaN
                 raise InputError(f"eval.{key} must be greater than 0, got {getattr(self, key)}")
         if self.max_length > 448:
             raise InputError(f"eval.max_length must be at most 448, got {self.max_length}")

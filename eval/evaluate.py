@@ -83,13 +83,7 @@ class Evaluator:
         started = time.perf_counter()
         training = self.whisper.model.training
         self.whisper.model.eval()
-        with explain_out_of_memory("for an evaluation's copy of the model: set precision=fp32"):
-            whisper = half_precision_copy(self.whisper, self.precision)
-            if true_length:
-                set_silence_states(
-                    whisper.model,
-                    compute_silence_states(self.whisper.model) if self.silence else None,
-                )
+        whisper = self._inference_copy(true_length=true_length)
         shard, rounds = self.shard(utterances, true_length=true_length)
         labels = self.whisper.labels()
         labelled = {u.id for u in utterances if with_reference_loss and fits_label(u, labels)}
@@ -104,6 +98,15 @@ class Evaluator:
         hypotheses = [Hypothesis.of(u, results[u.id]) for u in utterances]
         config = self.config
         return score(hypotheses, config.normalizer, seconds, config.error_unit), hypotheses
+
+    def _inference_copy(self, *, true_length: bool) -> Whisper:
+        """Return the model in half precision if set, with silence states at true length."""
+        with explain_out_of_memory("for an evaluation's copy of the model: set precision=fp32"):
+            whisper = half_precision_copy(self.whisper, self.precision)
+            if true_length:
+                states = compute_silence_states(self.whisper.model) if self.silence else None
+                set_silence_states(whisper.model, states)
+        return whisper
 
     def _transcribe(
         self,

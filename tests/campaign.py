@@ -127,7 +127,7 @@ class Campaign:
         log = self.folder / f"{self.run.name}.0.log"
         said = time.monotonic() + 60
         while processes[0].is_alive() and time.monotonic() < said:
-            if log.exists() and "going on after" in log.read_text():
+            if log.exists() and "resuming after" in log.read_text():
                 break
             time.sleep(0.005)
         self.kill_later(processes, delay / 4)

@@ -99,6 +99,6 @@ def test_a_damaged_newest_checkpoint_costs_its_updates_and_nothing_else(
     os.truncate(newest, newest.stat().st_size // 2)
     made.finish(made.run)
     log = (tmp_path / "run.0.log").read_text()
-    assert "step-00000008 is passed over" in log
-    assert "going on after update 6" in log
+    assert "step-00000008 is skipped" in log
+    assert "resuming after update 6" in log
     made.compare(losses)

@@ -156,7 +156,7 @@ def test_auto_without_a_checkpoint_is_a_fresh_start(
     assert list(losses(run)) == [1, 2]
     again = trainer(run, "--resume=auto", "--loop.max_steps=2")  # nothing is left to do
     assert list(losses(run)) == [1, 2]
-    assert "going on after update 2" in again.output
+    assert "resuming after update 2" in again.output
 
 
 def test_a_run_that_exists_is_refused(trainer: Any, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_knob_that_shapes_training_is_refused_at_resume_unless_accepted(
     assert done.returncode == 2
     assert "optim.lr=0.001, now it is 0.0001" in done.output
     accepted = trainer(run, "--resume=auto", "--optim.lr=1e-4", "--accept", "optim.lr")
-    assert "going on after update 3" in accepted.output
+    assert "resuming after update 3" in accepted.output
 
 
 def test_a_knob_that_figures_depend_on_is_refused_at_resume_unless_accepted(

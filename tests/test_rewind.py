@@ -66,8 +66,8 @@ def test_a_checkpoint_before_a_new_best_still_has_the_old_one(trainer: Any, tmp_
     assert (state_of(run, 6)["best_step"], state_of(run, 8)["best_step"]) == (4, 8)
     damage(run, 8)
     done = trainer(run, *LOOKS, "--resume=auto", sabotage=partial(best_at, 4, 8))
-    assert "step-00000008 is passed over" in done.output
-    assert "going on after update 6" in done.output
+    assert "step-00000008 is skipped" in done.output
+    assert "resuming after update 6" in done.output
     assert exported_step(run / "model") == 8
 
 
@@ -88,7 +88,7 @@ def test_a_best_model_that_is_gone_is_told_and_the_run_goes_on(
     assert losses(whole) == before
     assert exported_step(whole / "model") == 8
     again = trainer(whole, *LOOKS, "--resume=auto", sabotage=partial(best_at, 8))
-    assert "going on after update 8" in again.output
+    assert "resuming after update 8" in again.output
 
 
 def test_nothing_is_set_aside_where_the_checkpoint_is_refused(trainer: Any, whole: Path) -> None:

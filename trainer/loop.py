@@ -21,7 +21,7 @@ def train(run: Run) -> None:
     run.training.engine.model.train()
     if evaluation_missed(run):
         evaluate_and_save(run)
-    monitors.meter.start()
+    monitors.meter.reset()
     while remaining := steps_left(run.config, state, run.steps):
         # start at the current position: again after a rollback or an out-of-memory error
         loader = run.training.train_loader
@@ -29,8 +29,8 @@ def train(run: Run) -> None:
 
         # fetch the forward passes of an update
         while batches := fetch(run, iterator):
-            totals = monitors.heartbeat.begin_update(batches, monitors.drops.take())
-            monitors.drops.count(totals.dropped)
+            totals = monitors.heartbeat.begin_update(batches, monitors.drops.num_unlogged())
+            monitors.drops.write(totals.dropped)
 
             # forward and backward passes, optimizer
             lr = prepare_step(run)
@@ -63,7 +63,7 @@ def fetch(run: Run, iterator: Iterator[Batch]) -> list[Batch]:
     monitors, batches = run.monitors, list[Batch]()
     try:
         while not (batches and batches[-1].is_last):
-            with monitors.meter.waiting(), monitors.clock.on("waiting"), phase("data wait"):
+            with monitors.meter.waiting(), monitors.clock.measure("waiting"), phase("data wait"):
                 batch = next(iterator, None)
             if batch is None:
                 return batches

@@ -30,11 +30,11 @@ from trainer.distributed.fsdp import FullModel
 from trainer.heartbeat import Heartbeat
 from trainer.loop import train
 from trainer.metrics.clip_losses import ClipLosses
-from trainer.metrics.console import farewell, launch_bound, overview, warnings_of
-from trainer.metrics.failed_clips import DropLog, clips_of_run
-from trainer.metrics.flops import Peak, flops_of, peak_flops
+from trainer.metrics.console import closing_message, gpu_warnings, run_overview, start_warnings
+from trainer.metrics.failed_clips import DropLog, num_training_clips
+from trainer.metrics.flops import Peak, peak_flops, whisper_flops
 from trainer.metrics.meter import TrainMetrics
-from trainer.metrics.plan_check import circumstances, plan_path
+from trainer.metrics.plan_check import conditions, plan_path
 from trainer.metrics.profiler import NoProfile, Profile
 from trainer.metrics.recorder import JsonlLog, NullRecorder, Recorder
 from trainer.metrics.wall_clock import WallClock
@@ -96,7 +96,7 @@ def fit(run: Run, stop: StopSignal) -> None:
         validation.uploader.close()
         monitors.recorder.record(run.state.step, monitors.clock.shares())
         monitors.recorder.print(f"the time of this start: {monitors.clock.summary()}")
-    monitors.recorder.print(farewell(validation.folder))
+    monitors.recorder.print(closing_message(validation.folder))
 
 
 def build(config: Config, heartbeat: Heartbeat) -> Run:
@@ -120,7 +120,7 @@ def build(config: Config, heartbeat: Heartbeat) -> Run:
 
     monitors = build_monitors(config, heartbeat, recorder, whisper, plan, steps)
     validation = build_validation(config, heartbeat, monitors, whisper, manifest)
-    training = build_training(config, accelerator, whisper, manifest, plan, monitors.drops.lethal)
+    training = build_training(config, accelerator, whisper, manifest, plan, monitors.drops.fatal)
     state = TrainState()
     checkpoints.track_steps(state)
     if saved is not None:
@@ -169,7 +169,8 @@ def build_monitors(
 ) -> Monitors:
     """Build what watches over training, and its logs."""
     folder, accelerator = Path(config.run_dir), heartbeat.accelerator
-    flops, clips = flops_of(whisper, config.model), clips_of_run(config.data, plan, steps)
+    flops = whisper_flops(whisper, config.model)
+    clips = num_training_clips(config.data, plan, steps)
     peak = Peak(accelerator.device, *peak_flops(accelerator.device))
     drops = JsonlLog(folder / "drops.jsonl", recorder)
     nonfinite = JsonlLog(folder / "nonfinite.jsonl", recorder)
@@ -228,7 +229,7 @@ def build_training(
         full_model=FullModel(accelerator, engine.model, whisper),
         train_loader=build_train_loader(config, accelerator, whisper, manifest, plan, fatal_ids),
         optim=config.optim,
-        flops=flops_of(whisper, config.model),
+        flops=whisper_flops(whisper, config.model),
         seed=config.seed,
     )
 
@@ -242,11 +243,11 @@ def start_logs(config: Config, run: Run, whisper: Whisper, manifest: Manifest, p
     write_settings(folder, config.to_yaml(), accelerator, origin, peak)
     recorder.begin(config.log, config.flat(), step=state.step, steps=steps)
     run.monitors.losses.rewind(state.step)
-    recorder.expect(plan_path(folder), circumstances(accelerator, knobs), state.step, steps)
+    recorder.compare_with_plan(plan_path(folder), conditions(accelerator, knobs), state.step, steps)
     streaming = config.data.streaming
-    recorder.print(overview(manifest, plan, whisper.model, state, steps, streaming=streaming))
-    bound = launch_bound(config.data, plan, run.training.flops, peak.per_second, accelerator)
-    for warning in [*warnings_of(manifest, accelerator, whisper.model), *bound]:
+    recorder.print(run_overview(manifest, plan, whisper.model, state, steps, streaming=streaming))
+    bound = gpu_warnings(config.data, plan, run.training.flops, peak.per_second, accelerator)
+    for warning in [*start_warnings(manifest, accelerator, whisper.model), *bound]:
         recorder.print(f"warning: {warning}")
 
 

@@ -88,7 +88,7 @@ def roll_back_if_failing(run: Run, batches: Sequence[Batch], result: StepResult)
 def _load_newest(run: Run) -> None:
     """Load the newest checkpoint; if there is none, no weight has changed yet."""
     checkpoints = run.saving.checkpoints
-    checkpoints.settle()
+    checkpoints.wait_for_write()
     path = checkpoints.find("auto")
     if path is not None:
         resume(path, checkpoints, run.state, run.validation, run.training.full_model)

@@ -210,7 +210,7 @@ def retry_best_export(
     checkpoints: Checkpoints, state: TrainState, validation: Validation, full_model: FullModel
 ) -> None:
     """Export the best model at the end, if a full disk prevented that after its evaluation."""
-    checkpoints.settle()  # its state may still be being written
+    checkpoints.wait_for_write()  # its state may still be being written
     best = run_on_main_process(
         checkpoints.accelerator, lambda: _find_best(checkpoints.rotation, validation, state)
     )

@@ -124,7 +124,7 @@ class Run:
 def save(run: Run) -> None:
     """Start to write a checkpoint in the background."""
     monitors, checkpoints = run.monitors, run.saving.checkpoints
-    with monitors.clock.on("saving"):
+    with monitors.clock.measure("saving"):
         monitors.guard.read_outcome(run.state)
         monitors.losses.write()  # a resume from this checkpoint does not repeat these updates
         checkpoints.save(run.state, run.saving.fixed_knobs)

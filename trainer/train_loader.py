@@ -23,7 +23,7 @@ from data.utterance import Utterance
 from eval.main_process import run_on_main_process
 from eval.whisper import Whisper
 from trainer.config import Config
-from trainer.metrics.flops import flops_of
+from trainer.metrics.flops import whisper_flops
 from trainer.plan.forward_limit import fit_path, with_fitted_budget
 from trainer.run_dir import SPOOL, WINDOWS
 
@@ -51,7 +51,7 @@ def build_train_loader(
     """
     rank, world_size = accelerator.process_index, accelerator.num_processes
     budget = _fitted_budget(config, accelerator, whisper)
-    cost = flops_of(whisper, config.model).activation_bytes
+    cost = whisper_flops(whisper, config.model).activation_bytes
     augmentation = Augmentation(config.data.augment, config.seed, whisper.n_mels)
     preparer = BatchPreparer(whisper.labels(), whisper.n_mels, accelerator.device, augmentation)
 

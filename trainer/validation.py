@@ -20,7 +20,7 @@ from eval.report.summary import Evaluation
 from eval.subset import stratified
 from trainer.best_model import UTTERANCES, compare_with_best, write_losses
 from trainer.checkpoint.rotation import set_aside
-from trainer.metrics.console import comparison, too_few, verdicts
+from trainer.metrics.console import comparison_table, too_few_clips_warning, verdicts
 from trainer.metrics.recorder import NullRecorder, Recorder
 from trainer.metrics.wall_clock import WallClock
 from trainer.publish.card_facts import facts_of
@@ -62,10 +62,10 @@ class Validation:
 
     def before_training(self, state: TrainState) -> None:
         """Evaluate the model on dev and test, unless the run was resumed."""
-        self.clock.since = state.step
+        self.clock.start_step = state.step
         if self.evaluator.accelerator.is_main_process:
             self.uploader.start()
-        if self.manifest.dev and (few := too_few("dev", len(self.sample))):
+        if self.manifest.dev and (few := too_few_clips_warning("dev", len(self.sample))):
             self.recorder.print(f"warning: {few}")
         splits = {"dev": self.sample, "test": self.manifest.test}
         splits = {split: utterances for split, utterances in splits.items() if utterances}
@@ -76,7 +76,7 @@ class Validation:
         """Evaluate the sample of dev; return its error, and whether it is the best so far."""
         error = self._evaluate(state, {"dev": self.sample})["dev"]
         best, new = (self._eval_folder(step, "dev") for step in (state.best_step, state.step))
-        with self.clock.on("evaluation"):
+        with self.clock.measure("evaluation"):
             verdict = run_on_main_process(
                 self.evaluator.accelerator, lambda: compare_with_best(best, new, error, state)
             )
@@ -96,7 +96,7 @@ class Validation:
 
     def _export(self, state: TrainState) -> None:
         what = f"{self.model_folder} of update {state.step}"
-        with self.clock.on("saving"), self.recorder.despite_disk(what):
+        with self.clock.measure("saving"), self.recorder.tolerate_disk_errors(what):
             whisper, facts = self.evaluator.whisper, self._facts(state)
             export(whisper, self.model_folder, facts, self.uploader.config.precision)
             self.uploader.offer_model()
@@ -124,19 +124,19 @@ class Validation:
         self._describe(state, errors.get(ALL_OF_DEV, state.best_error))
         if not accelerator.is_main_process:
             return
-        with self.recorder.despite_disk(str(self.folder / "report.html")):
+        with self.recorder.tolerate_disk_errors(str(self.folder / "report.html")):
             write_report(self.folder, self._facts(state))
             if self.manifest.dev or self.manifest.test:
                 write_plots(self.folder)
         if self.manifest.test:
-            self.recorder.print(comparison(self.folder, step))
+            self.recorder.print(comparison_table(self.folder, step))
             for line in verdicts(self.folder, step):
                 self.recorder.print(line)
 
     def _describe(self, state: TrainState, error: float | None) -> None:
         """Write the final model card, and upload it with the model."""
         if self.evaluator.accelerator.is_main_process:
-            with self.recorder.despite_disk(str(self.model_folder)):
+            with self.recorder.tolerate_disk_errors(str(self.model_folder)):
                 describe(self.model_folder, {**self._facts(state), "error": error})
                 self.uploader.offer_model()
 
@@ -154,13 +154,13 @@ class Validation:
             step: update of the current model; None: the last one.
         """
         step = state.step if step is None else step
-        spent_before = self.clock.spent("evaluation")
-        with self.clock.on("evaluation"):
+        spent_before = self.clock.seconds_of("evaluation")
+        with self.clock.measure("evaluation"):
             evaluations = {
                 split: self._evaluate_split(split, utterances, step)
                 for split, utterances in splits.items()
             }
-        seconds = self.clock.spent("evaluation") - spent_before
+        seconds = self.clock.seconds_of("evaluation") - spent_before
         self.recorder.record(step, self.clock.shares())
         self.recorder.print(
             f"update {step:>6}  evaluation took {seconds:.0f} s; so far {self.clock.summary()}"
@@ -173,7 +173,7 @@ class Validation:
             for warning in evaluation.warnings:
                 self.recorder.print(f"warning: {warning}")
         if self.evaluator.accelerator.is_main_process:
-            with self.recorder.despite_disk(str(self.folder / "report.html")):
+            with self.recorder.tolerate_disk_errors(str(self.folder / "report.html")):
                 write_report(self.folder, self._facts(state))
         return {split: evaluation.error for split, evaluation in evaluations.items()}
 
@@ -195,7 +195,7 @@ class Validation:
         before = self._scores_before_training(split, step)
         evaluation = Evaluation.of(split, {**facts, **scores.to_json()}, probes, before)
         if self.evaluator.accelerator.is_main_process:
-            with self.recorder.despite_disk(str(folder)):
+            with self.recorder.tolerate_disk_errors(str(folder)):
                 # of another model, if this folder was written before; a full disk must not leave it
                 (folder / UTTERANCES).unlink(missing_ok=True)
                 probes.save(folder, step)

@@ -108,7 +108,7 @@ def transcribe_noise(
     *,
     true_length: bool,
 ) -> list[Hypothesis]:
-    """Return the hypotheses of the noise clips; empty with eval.noise=false.
+    """Return the hypotheses of the noise clips; empty with eval.non_speech=false.
 
     Args:
         evaluator: that of the evaluation.

@@ -1,1 +1,1 @@
-"""The page of an evaluation, and its tables on the console."""
+"""The report of an evaluation: report.html, and tables on the console."""

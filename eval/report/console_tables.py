@@ -1,4 +1,4 @@
-"""Figures and comparisons as tables for the terminal."""
+"""Console tables of scores, of evaluations, and of a comparison of two models."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ from eval.metrics.groups import LABELS
 from eval.metrics.scores import Scores
 from eval.report.figures import HEADINGS, NUMBERS, Summary, columns
 
-LANGUAGE = 10  # characters of a column, which leave the others room in 100
+LANGUAGE_WIDTH = 10  # characters of the column at most, so that the table fits into 100
 
 
 def score_table(scores: Scores, title: str) -> Table:
-    """Return the figures of an evaluation as a table: the main one of each group first."""
+    """Return a table of the error rates of an evaluation, the main one of each group first."""
     table = Table(
         title=escape(title), title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD
     )
@@ -35,38 +35,39 @@ def score_table(scores: Scores, title: str) -> Table:
             table.add_row(*about, LABELS[figure], *cells)
             about = ("", "")
         table.add_section()
-    names = sorted({(name.split(",")[0], group.method) for name, group in scores.named_groups()})
+    methods = sorted({(name.split(",")[0], group.method) for name, group in scores.named_groups()})
     empty = sum(group.empty for group in scores.groups + scores.long)
-    told = [f"{language}: {how}" for language, how in names]
-    table.caption = "\n".join([*told, f"In brackets: 95 %. Empty references left out: {empty}."])
+    lines = [f"{language}: {method}" for language, method in methods]
+    lines.append(f"In brackets: 95 % intervals. Empty references left out: {empty}.")
+    table.caption = "\n".join(lines)
     return table
 
 
 def evaluation_table(rows: Sequence[Summary], caption: str) -> Table:
-    """Return rows of evaluations as a table of 100 columns; in a file it is as legible."""
+    """Return a table of evaluations in 100 columns, without lines, for terminals and log files."""
     table = Table(caption=escape(caption), caption_justify="left", box=None, pad_edge=False)
     shown = [name for name in columns(rows) if name != "before"]
     for name in shown:
         justify: JustifyMethod = "right" if name in NUMBERS else "left"
-        whole = name not in ("language", "hallucinations")  # these two are folded
-        most = LANGUAGE if name == "language" else None
-        table.add_column(HEADINGS[name], justify=justify, no_wrap=whole, max_width=most)
+        no_wrap = name not in ("language", "hallucinations")
+        width = LANGUAGE_WIDTH if name == "language" else None
+        table.add_column(HEADINGS[name], justify=justify, no_wrap=no_wrap, max_width=width)
     for row in rows:
         table.add_row(*(escape(getattr(row, name)) for name in shown))
     return table
 
 
-def two_lines(told: str) -> str:
-    """Return a figure above its interval, so that 80 characters hold a table of them."""
-    return told.replace(" (", "\n(")
+def two_lines(value: str) -> str:
+    """Break the line before an interval, so that a table fits into 80 characters."""
+    return value.replace(" (", "\n(")
 
 
-def difference_table(found: Sequence[Compare], names: tuple[str, str]) -> Table:
-    """Return comparisons as a table.
+def difference_table(comparisons: Sequence[Compare], names: tuple[str, str]) -> Table:
+    """Return a table of the comparison of two models.
 
     Args:
-        found: what compare() returned.
-        names: of A and B.
+        comparisons: what compare() returned.
+        names: of models A and B.
     """
     title = escape(f"A: {names[0]}\nB: {names[1]}")
     table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
@@ -75,23 +76,24 @@ def difference_table(found: Sequence[Compare], names: tuple[str, str]) -> Table:
     table.add_column("metric")
     for column in ("A", "B", "B better, worse, equal"):
         table.add_column(column, justify="right")
-    for each in found:
-        told, clips = each.difference, each.clips
-        shares = [f"{100 * n / clips:.0f} %" for n in (told.better, told.worse, told.equal)]
-        rates = zip((told.rate_a, told.rate_b), each.sides or (None, None), strict=True)
-        cells = [two_lines(percent(rate, side)) for rate, side in rates]
-        table.add_row(each.name, str(clips), each.metric, *cells, ", ".join(shares))
-    table.caption = "Normaliser: " + "; ".join(
-        sorted({each.normalizer for each in found if each.name != ALL})
-    )
+    for row in comparisons:
+        difference = row.difference
+        counts = (difference.better, difference.worse, difference.equal)
+        shares = ", ".join(f"{100 * n / row.clips:.0f} %" for n in counts)
+        rates = (difference.rate_a, difference.rate_b)
+        intervals = row.sides or (None, None)
+        cells = [two_lines(percent(*pair)) for pair in zip(rates, intervals, strict=True)]
+        table.add_row(row.name, str(row.clips), row.metric, *cells, shares)
+    normalizers = sorted({row.normalizer for row in comparisons if row.name != ALL})
+    table.caption = f"Normaliser: {'; '.join(normalizers)}"
     return table
 
 
-def sentences(found: Sequence[Compare]) -> list[str]:
-    """Return a verdict on each language, and how often B would win."""
-    several = len(found) > 1
+def verdicts(comparisons: Sequence[Compare]) -> list[str]:
+    """Return the verdict for each language, with the share of bootstrap samples that B wins."""
+    several = len(comparisons) > 1
     return [
-        f"{f'{each.name}: ' if several else ''}{each.difference.verdict}; B has the lower "
-        f"{each.metric} in {100 * each.difference.chance:.1f} % of the draws"
-        for each in found
+        f"{f'{row.name}: ' if several else ''}{row.difference.verdict}; B has the lower "
+        f"{row.metric} in {100 * row.difference.chance:.1f} % of the bootstrap samples"
+        for row in comparisons
     ]

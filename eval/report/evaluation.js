@@ -1,35 +1,35 @@
 "use strict";
-// The table of utterances: sorted, searched and filtered over all rows, drawn a page at a time.
-// Texts come from strangers: they reach the page through textContent alone.
+// The table of utterances: sorting, search and filters use all rows; one page is drawn at a time.
+// Texts are untrusted: they are only ever inserted as text, never as HTML.
 (() => {
 const data = JSON.parse(document.getElementById("data").textContent);
 const rows = data.columns;
 const total = rows.id.length;
-const PAGE = 50; // rows drawn at once
-const MOST = 2000; // pieces of a text drawn at once
-const LONG = 1200; // characters from which a text scrolls
+const PAGE_SIZE = 50; // rows
+const MAX_PIECES = 2000; // of a text
+const LONG = 1200; // characters; longer texts scroll
 const byId = (id) => document.getElementById(id);
-const told = (values) => values.some((value) => value !== null && value !== "");
+const hasValues = (values) => values.some((value) => value !== null && value !== "");
 const several = (values) => new Set(values).size > 1;
 const rate = rows.edits.map((edits, i) => (edits === null || !rows.units[i] ? null : edits / rows.units[i]));
-const compared = told(rows.beforeText);
+const compared = hasValues(rows.beforeText);
 const change = rows.edits.map((edits, i) => (edits === null || rows.beforeEdits[i] === null ? null : edits - rows.beforeEdits[i]));
-// ids of a corpus often begin alike: what they share is left out, and told when pointed at
-const shared = total < 2 ? "" : rows.id.reduce((left, id) => {
+// a common prefix of the ids is left out; the tooltip shows the full id
+const prefix = total < 2 ? "" : rows.id.reduce((left, id) => {
   let n = 0;
   while (n < left.length && left[n] === id[n]) n++;
   return left.slice(0, n);
 }).replace(/[^/_ -]*$/, "");
-const shortened = (id) => (shared.length > 12 ? `…${id.slice(shared.length)}` : id);
+const shorten = (id) => (prefix.length > 12 ? `…${id.slice(prefix.length)}` : id);
 const collator = new Intl.Collator(undefined, { numeric: true });
 
-const state = { by: told(rows.excess) ? "excess" : "edits", down: true, query: "", page: 0, show: "", language: "", corpus: "", slice: null, edit: null };
+const state = { sortKey: hasValues(rows.excess) ? "excess" : "edits", descending: true, query: "", page: 0, show: "", language: "", corpus: "", slice: null, edit: null };
 
-// key, head, values, whether they are numbers, how one is told
+// key, heading, values, whether they are numbers, format function
 const columns = [
   ["text", "text", rows.reference, false],
-  told(rows.excess) && ["excess", "excess", rows.excess, true, (value) => value.toFixed(1)],
-  told(rows.loss) && ["loss", "loss", rows.loss, true, (value) => value.toFixed(2)],
+  hasValues(rows.excess) && ["excess", "excess", rows.excess, true, (value) => value.toFixed(1)],
+  hasValues(rows.loss) && ["loss", "loss", rows.loss, true, (value) => value.toFixed(2)],
   ["edits", "edits", rows.edits, true, String],
   compared && ["before", "before", rows.beforeEdits, true, String],
   compared && ["change", "change", change, true, (value) => (value > 0 ? `+${value}` : String(value).replace("-", "−"))],
@@ -38,88 +38,88 @@ const columns = [
   several(rows.speaker) && ["speaker", "speaker", rows.speaker, false],
   several(rows.language) && ["language", "language", rows.language, false],
   several(rows.corpus) && ["corpus", "corpus", rows.corpus, false],
-  ["id", "id", rows.id, false, shortened],
+  ["id", "id", rows.id, false, shorten],
 ].filter(Boolean);
 
-const shows = [
+const subsets = [
   ["with errors", (i) => rows.edits[i] > 0],
   ["without errors", (i) => rows.edits[i] === 0],
   ["worse than before", (i) => change[i] > 0],
   ["better than before", (i) => change[i] < 0],
 ];
-for (const flag of new Set(rows.flags.flat())) shows.push([flag, (i) => rows.flags[i].includes(flag)]);
+for (const flag of new Set(rows.flags.flat())) subsets.push([flag, (i) => rows.flags[i].includes(flag)]);
 
 function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
+  const node = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  node.append(...children);
+  return node;
 }
 
-// what is searched: made once, when it is first needed
-let haystack = null;
-const hay = () => (haystack ??= rows.id.map((id, i) =>
-  [id, rows.reference[i], rows.hypothesis[i], joined(i)].join("\n").toLowerCase().normalize("NFC")));
-const gap = (i) => (rows.unit[i] === "character" ? "" : " ");
-const joined = (i) => rows.pieces[i].map((piece) => (typeof piece === "string" ? piece : piece[1])).filter(Boolean).join(gap(i));
+// searchable text of each row, computed at the first search
+let haystacks = null;
+const haystack = (i) => (haystacks ??= rows.id.map((id, n) =>
+  [id, rows.reference[n], rows.hypothesis[n], joined(n)].join("\n").toLowerCase().normalize("NFC")))[i];
+const separator = (i) => (rows.unit[i] === "character" ? "" : " ");
+const joined = (i) => rows.pieces[i].map((piece) => (typeof piece === "string" ? piece : piece[1])).filter(Boolean).join(separator(i));
 
-function chosen() {
+function matchingRows() {
   const tests = [];
   const query = state.query.toLowerCase().normalize("NFC");
-  if (query) tests.push((i) => hay()[i].includes(query));
-  if (state.show) tests.push(shows.find(([name]) => name === state.show)[1]);
+  if (query) tests.push((i) => haystack(i).includes(query));
+  if (state.show) tests.push(subsets.find(([name]) => name === state.show)[1]);
   for (const key of ["language", "corpus"]) if (state[key]) tests.push((i) => rows[key][i] === state[key]);
   if (state.slice) {
     const [key, value] = state.slice;
-    const unknown = rows[key].includes(value) ? value : null; // a slice of what is not known
-    tests.push((i) => (rows[key][i] || null) === (unknown && value));
+    const group = rows[key].includes(value) ? value : null; // null: the group of unknown values
+    tests.push((i) => (rows[key][i] || null) === group);
   }
   if (state.edit) {
-    const [said, heard] = state.edit;
-    tests.push((i) => rows.pieces[i].some((piece) => typeof piece !== "string" && piece[0] === said && piece[1] === heard));
+    const [reference, hypothesis] = state.edit;
+    tests.push((i) => rows.pieces[i].some((piece) => typeof piece !== "string" && piece[0] === reference && piece[1] === hypothesis));
   }
-  const found = [];
-  for (let i = 0; i < total; i++) if (tests.every((test) => test(i))) found.push(i);
-  return sorted(found);
+  const indices = [];
+  for (let i = 0; i < total; i++) if (tests.every((test) => test(i))) indices.push(i);
+  return sorted(indices);
 }
 
-function sorted(found) {
-  const [, , values, number] = columns.find(([key]) => key === state.by);
-  const sign = state.down ? -1 : 1;
+function sorted(indices) {
+  const [, , values, number] = columns.find(([key]) => key === state.sortKey);
+  const sign = state.descending ? -1 : 1;
   const order = number ? (a, b) => values[a] - values[b] : (a, b) => collator.compare(values[a], values[b]);
-  const known = found.filter((i) => values[i] !== null);
-  const unknown = found.filter((i) => values[i] === null); // always at the end
+  const known = indices.filter((i) => values[i] !== null);
+  const unknown = indices.filter((i) => values[i] === null); // always at the end
   return known.sort((a, b) => sign * order(a, b) || a - b).concat(unknown);
 }
 
 function drawPieces(i) {
   const box = element("bdi", { dir: "auto" });
-  const show = (text) => (text.trim() ? text : text.replaceAll(" ", "␣"));
-  const parts = merged(rows.pieces[i], gap(i));
-  for (const [n, [said, heard]] of parts.slice(0, MOST).entries()) {
-    if (n) box.append(gap(i));
-    if (said === heard) box.append(said);
-    else if (said && heard) box.append(element("span", { class: "sub" }, element("del", {}, show(said)), " ", element("ins", {}, show(heard))));
-    else box.append(element(said ? "del" : "ins", {}, show(said || heard)));
+  const visible = (text) => (text.trim() ? text : text.replaceAll(" ", "␣"));
+  const parts = merged(rows.pieces[i], separator(i));
+  for (const [n, [reference, hypothesis]] of parts.slice(0, MAX_PIECES).entries()) {
+    if (n) box.append(separator(i));
+    if (reference === hypothesis) box.append(reference);
+    else if (reference && hypothesis) box.append(element("span", { class: "sub" }, element("del", {}, visible(reference)), " ", element("ins", {}, visible(hypothesis))));
+    else box.append(element(reference ? "del" : "ins", {}, visible(reference || hypothesis)));
   }
-  if (parts.length > MOST) box.append(` … and ${parts.length - MOST} more`);
+  if (parts.length > MAX_PIECES) box.append(` … and ${parts.length - MAX_PIECES} more`);
   if (!parts.length) box.append(element("span", { class: "none" }, "no text"));
   if (box.textContent.length > LONG) box.classList.add("long");
   return box;
 }
 
-// neighbours of one kind are drawn as one: a loop adds thousands. Words that were heard instead of
-// others stay apart, so that it can be seen which is which
+// adjacent insertions, or deletions, are drawn as one: a loop has thousands. Substituted words are
+// not merged, so that each is next to its reference
 function merged(pieces, between) {
   const parts = [];
   for (const piece of pieces) {
-    const [said, heard] = typeof piece === "string" ? [piece, piece] : piece;
+    const [reference, hypothesis] = typeof piece === "string" ? [piece, piece] : piece;
     const last = parts.at(-1);
-    const both = last && said && heard && last[0] && last[1] && said !== heard && last[0] !== last[1];
-    if (last && !said && !last[0]) last[1] += between + heard;
-    else if (last && !heard && !last[1]) last[0] += between + said;
-    else if (both && !between) [last[0], last[1]] = [last[0] + said, last[1] + heard];
-    else parts.push([said, heard]);
+    const both = last && reference && hypothesis && last[0] && last[1] && reference !== hypothesis && last[0] !== last[1];
+    if (last && !reference && !last[0]) last[1] += between + hypothesis;
+    else if (last && !hypothesis && !last[1]) last[0] += between + reference;
+    else if (both && !between) [last[0], last[1]] = [last[0] + reference, last[1] + hypothesis];
+    else parts.push([reference, hypothesis]);
   }
   return parts;
 }
@@ -130,12 +130,12 @@ function play(i, button) {
     for (const other of document.querySelectorAll("audio")) if (other !== audio) other.pause();
   });
   audio.addEventListener("error", () => {
-    const where = rows.sound[i].startsWith("data:") ? "its sound" : decodeURI(rows.sound[i]);
-    audio.replaceWith(element("span", { class: "more" }, `cannot be played: ${where}`));
+    const source = rows.sound[i].startsWith("data:") ? "the embedded audio" : decodeURI(rows.sound[i]);
+    audio.replaceWith(element("span", { class: "more" }, `cannot be played: ${source}`));
   });
   button.closest("tr").querySelector("td.text").append(audio);
   button.disabled = true;
-  audio.play().catch(() => {}); // the event says more
+  audio.play().catch(() => {}); // the error event is handled above
 }
 
 function detail(i) {
@@ -160,9 +160,9 @@ function drawRow(i) {
     const button = element("button", { class: "play", "aria-label": `play ${rows.id[i]}` }, "▶");
     button.addEventListener("click", () => play(i, button));
     first.append(button);
-  } else if (rows.silent[i]) first.append(element("span", { class: "none", title: rows.silent[i] }, "–"));
+  } else if (rows.noSound[i]) first.append(element("span", { class: "none", title: rows.noSound[i] }, "–"));
   row.append(first);
-  for (const [key, head, values, number, tell] of columns) {
+  for (const [key, heading, values, number, format] of columns) {
     if (key === "text") {
       const cell = element("td", { class: "text" }, drawPieces(i));
       for (const flag of rows.flags[i]) cell.append(element("span", { class: "flag" }, flag));
@@ -174,9 +174,9 @@ function drawRow(i) {
       row.append(cell);
     } else {
       const value = values[i];
-      const text = value === null || value === "" ? "–" : tell ? tell(value) : value;
-      const cell = element("td", { class: number ? "n" : "id", "data-label": head }, element("bdi", {}, text));
-      if (!number) cell.title = value ?? "not known";
+      const text = value === null || value === "" ? "–" : format ? format(value) : value;
+      const cell = element("td", { class: number ? "n" : "id", "data-label": heading }, element("bdi", {}, text));
+      if (!number) cell.title = value ?? "unknown";
       row.append(cell);
     }
   }
@@ -189,8 +189,8 @@ const body = element("tbody");
 for (const [key, name, , number] of columns) {
   const button = element("button", { title: `sort by ${name}` }, name);
   button.addEventListener("click", () => {
-    state.down = state.by === key ? !state.down : number;
-    state.by = key;
+    state.descending = state.sortKey === key ? !state.descending : number;
+    state.sortKey = key;
     draw(true);
   });
   head.append(element("th", { class: number ? "n" : "", "data-key": key }, button));
@@ -198,22 +198,22 @@ for (const [key, name, , number] of columns) {
 table.append(element("thead", {}, head), body);
 
 function select(key, name, options) {
-  const made = element("select", { id: key, "aria-label": name }, element("option", { value: "" }, name));
-  for (const [value, count] of options) made.append(element("option", { value }, count === null ? value : `${value} (${count})`));
-  made.addEventListener("change", () => { state[key] = made.value; draw(true); });
-  return made;
+  const node = element("select", { id: key, "aria-label": name }, element("option", { value: "" }, name));
+  for (const [value, count] of options) node.append(element("option", { value }, count === null ? value : `${value} (${count})`));
+  node.addEventListener("change", () => { state[key] = node.value; draw(true); });
+  return node;
 }
 
 const filters = byId("filters");
-const counted = shows.map(([name, test]) => [name, rows.id.filter((_, i) => test(i)).length]).filter(([, count]) => count);
-filters.append(select("show", "all utterances", counted), " ");
+const counts = subsets.map(([name, test]) => [name, rows.id.filter((_, i) => test(i)).length]).filter(([, count]) => count);
+filters.append(select("show", "all utterances", counts), " ");
 for (const [key, name] of [["language", "all languages"], ["corpus", "all corpora"]])
   if (several(rows[key])) filters.append(select(key, name, [...new Set(rows[key])].filter(Boolean).sort().map((value) => [value, null])), " ");
 
 function drawChips() {
   for (const old of filters.querySelectorAll(".chip")) old.remove();
-  const told = state.edit && (state.edit[0] && state.edit[1] ? state.edit.join(" → ") : state.edit[0] ? `deletion of ${state.edit[0]}` : `insertion of ${state.edit[1]}`);
-  for (const [key, text] of [["slice", state.slice && state.slice.join(": ")], ["edit", told]]) {
+  const edit = state.edit && (state.edit[0] && state.edit[1] ? state.edit.join(" → ") : state.edit[0] ? `deletion of ${state.edit[0]}` : `insertion of ${state.edit[1]}`);
+  for (const [key, text] of [["slice", state.slice && state.slice.join(": ")], ["edit", edit]]) {
     if (!text) continue;
     const chip = element("button", { class: "chip", title: "remove this filter" }, element("bdi", {}, text), " ✕");
     chip.addEventListener("click", () => { state[key] = null; draw(true); });
@@ -223,25 +223,25 @@ function drawChips() {
 
 function draw(fromStart) {
   if (fromStart) state.page = 0;
-  const found = chosen();
-  const first = state.page * PAGE;
-  const last = Math.min(first + PAGE, found.length);
-  body.replaceChildren(...found.slice(first, last).map(drawRow));
+  const matches = matchingRows();
+  const first = state.page * PAGE_SIZE;
+  const last = Math.min(first + PAGE_SIZE, matches.length);
+  body.replaceChildren(...matches.slice(first, last).map(drawRow));
   for (const cell of head.children) {
-    if (cell.dataset.key === state.by) cell.setAttribute("aria-sort", state.down ? "descending" : "ascending");
+    if (cell.dataset.key === state.sortKey) cell.setAttribute("aria-sort", state.descending ? "descending" : "ascending");
     else cell.removeAttribute("aria-sort");
   }
-  const many = (n) => n.toLocaleString("en");
-  byId("count").textContent = found.length === total ? `${many(total)} utterances` : `${many(found.length)} of ${many(total)}`;
-  byId("page").textContent = found.length ? `${many(first + 1)} to ${many(last)} of ${many(found.length)}` : "none";
+  const format = (n) => n.toLocaleString("en");
+  byId("count").textContent = matches.length === total ? `${format(total)} utterances` : `${format(matches.length)} of ${format(total)}`;
+  byId("page").textContent = matches.length ? `${format(first + 1)} to ${format(last)} of ${format(matches.length)}` : "none";
   byId("previous").disabled = !first;
-  byId("next").disabled = last >= found.length;
+  byId("next").disabled = last >= matches.length;
   drawChips();
 }
 
-const turn = (by) => { state.page += by; draw(false); table.scrollIntoView(); };
-byId("previous").addEventListener("click", () => turn(-1));
-byId("next").addEventListener("click", () => turn(1));
+const turnPage = (by) => { state.page += by; draw(false); table.scrollIntoView(); };
+byId("previous").addEventListener("click", () => turnPage(-1));
+byId("next").addEventListener("click", () => turnPage(1));
 byId("search").addEventListener("input", (event) => { state.query = event.target.value.trim(); draw(true); });
 for (const button of document.querySelectorAll("[data-key][data-at]"))
   button.addEventListener("click", () => {

@@ -1,4 +1,4 @@
-"""report.html of an evaluation: errors, their intervals and groups, and every utterance."""
+"""Write report.html of an evaluation: error rates, groups, frequent edits, all utterances."""
 
 import json
 from collections import Counter
@@ -26,13 +26,13 @@ from eval.report.figures import (
     summaries,
     totals,
 )
-from eval.report.sound import Sound, embedded, linked
+from eval.report.sound import Sound, embed_audio, link_audio
 
 Row = dict[str, Any]  # of utterances.jsonl
-# of a row, as they are on the page; loss and excess: what suspects cost in training
+# columns of the page; loss and excess are those of label errors
 TEXTS = ("id", "reference", "hypothesis")
 COLUMNS = (*TEXTS, "seconds", "edits", "units", "unit", "tokens", "loss", "excess", *KEYS)
-NEEDED = ("id", "reference", "hypothesis", "reference_normalized", "hypothesis_normalized", "unit")
+REQUIRED = (*TEXTS, "reference_normalized", "hypothesis_normalized", "unit")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +57,7 @@ class ReportConfig:
 
 
 def report(config: ReportConfig) -> None:
-    """Make the page, and say where it is."""
+    """Write the page, and print its path."""
     before = Path(config.before) if config.before else None
     page = write_page(
         Path(config.folder), before, audio=config.audio, embed_clips=config.embed_clips
@@ -68,29 +68,29 @@ def report(config: ReportConfig) -> None:
 def write_page(
     folder: Path, before: Path | None = None, *, audio: str = "link", embed_clips: int = 200
 ) -> Path:
-    """Write report.html into the folder of an evaluation, from its files; return its path.
+    """Write report.html into the folder of an evaluation, and return its path.
 
     Args:
         folder: with scores.json and utterances.jsonl.
-        before: the folder of an earlier evaluation, to compare with.
+        before: folder of an earlier evaluation to compare with.
         audio: link, embed or none, see ReportConfig.
-        embed_clips: how many clips are embedded.
+        embed_clips: number of clips whose audio is embedded.
 
     Raises:
-        InputError: a folder holds no evaluation, or one that cannot be read.
+        InputError: a folder contains no evaluation, or a damaged one.
     """
     scores, rows = _read(folder)
-    was, was_rows = _read(before) if before else ({}, [])
-    earlier = _matched(rows, was_rows)
-    here = Path(__file__)
+    earlier_scores, earlier_rows = _read(before) if before else ({}, [])
+    earlier = _match(rows, earlier_rows)
+    source = Path(__file__)
     page = render(
-        here.with_name("evaluation.html.j2"),
-        script=here.with_name("evaluation.js"),
+        source.with_name("evaluation.html.j2"),
+        script=source.with_name("evaluation.js"),
         name=_name(folder.resolve(), scores),
-        before=_name(before.resolve(), was) if before else "",
-        missed=sum(each is None for each in earlier),
+        before=_name(before.resolve(), earlier_scores) if before else "",
+        missing=earlier.count(None),
         clips=len(rows),
-        **_figures(folder.resolve().name if "step" in scores else "", scores, was),
+        **_figures(folder.resolve().name if "step" in scores else "", scores, earlier_scores),
         **_utterances(rows, earlier, _sounds(rows, folder, audio, embed_clips)),
     )
     write_text(folder / "report.html", page)
@@ -98,34 +98,39 @@ def write_page(
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], list[Row]]:
-    """Return what an evaluation's folder holds; of corpora only what tells them apart."""
+    """Return scores.json and utterances.jsonl, with short names of the corpora."""
     try:
         scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
         rows = [dict.fromkeys(COLUMNS) | row for row in read_jsonl(folder / "utterances.jsonl")]
-        needed: list[tuple[Row, tuple[str, ...]]] = [(row, NEEDED) for row in rows]
-        needed += [(group, ("metric", "unit")) for _, group in saved_groups(scores)]
-        lacking = next((key for row, keys in needed for key in keys if row.get(key) is None), None)
+        required: list[tuple[Row, tuple[str, ...]]] = [(row, REQUIRED) for row in rows]
+        required += [(group, ("metric", "unit")) for _, group in saved_groups(scores)]
+        missing = next((k for row, keys in required for k in keys if row.get(k) is None), None)
     except FileNotFoundError as error:
-        raise InputError(f"{error.filename}: no such file: name an evaluation's folder") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder}: {error}: its files are damaged: score again") from error
-    if lacking:
         raise InputError(
-            f"{folder}: something in its files has no {lacking}: an earlier version wrote them, or "
-            "another program: score again"
+            f"{error.filename}: no such file: give the folder of an evaluation"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{folder}: its files are damaged ({error}): run the evaluation again"
+        ) from error
+    if missing:
+        raise InputError(
+            f"{folder}: the key {missing} is missing in scores.json or utterances.jsonl, which an "
+            "earlier version or another program wrote: run the evaluation again"
         )
     corpora = sorted({row["corpus"] or "" for row in rows})
     short = dict(zip(corpora, short_names(corpora), strict=True)) if corpora else {}
     return scores, [row | {"corpus": short[row["corpus"] or ""]} for row in rows]
 
 
-def _matched(rows: Sequence[Row], earlier: Sequence[Row]) -> list[Row | None]:
-    """Return the earlier row of each row's utterance; ids that come twice are in order."""
-    known = dict(zip(_numbered(earlier), earlier, strict=True))
-    return [known.get(key) for key in _numbered(rows)]
+def _match(rows: Sequence[Row], earlier: Sequence[Row]) -> list[Row | None]:
+    """Return the earlier row of each utterance; repeated ids are matched in order."""
+    by_key = dict(zip(_unique_keys(earlier), earlier, strict=True))
+    return [by_key.get(key) for key in _unique_keys(rows)]
 
 
-def _numbered(rows: Sequence[Row]) -> list[tuple[str, int]]:
+def _unique_keys(rows: Sequence[Row]) -> list[tuple[str, int]]:
+    """Return the id of each row, with the number of its occurrence."""
     counts: Counter[str] = Counter()
     keys = []
     for row in rows:
@@ -137,21 +142,21 @@ def _numbered(rows: Sequence[Row]) -> list[tuple[str, int]]:
 def _sounds(rows: Sequence[Row], folder: Path, audio: str, embed_clips: int) -> list[Sound]:
     if audio == "none":
         return [Sound()] * len(rows)
-    return embedded(rows, embed_clips) if audio == "embed" else linked(rows, folder)
+    return embed_audio(rows, embed_clips) if audio == "embed" else link_audio(rows, folder)
 
 
-def _figures(split: str, scores: dict[str, Any], was: dict[str, Any]) -> dict[str, Any]:
-    """Return what the template says of scores.json."""
-    found = totals(scores, was)
-    rows = summaries(split, scores, was)
+def _figures(split: str, scores: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """Return the variables of the template that are made from scores.json."""
+    groups = totals(scores, earlier)
+    rows = summaries(split, scores, earlier)
     return {
         "facts": facts(scores),
         "heads": {key: HEADINGS[key] for key in columns(rows)},
         "numbers": NUMBERS,
         "summaries": rows,
-        "totals": found,
-        "normalizers": normalizers(found),
-        "hallucinations": hallucinations(scores, was),
+        "totals": groups,
+        "normalizers": normalizers(groups),
+        "hallucinations": hallucinations(scores, earlier),
         "noise_texts": noise_texts(scores),
     }
 
@@ -159,14 +164,14 @@ def _figures(split: str, scores: dict[str, Any], was: dict[str, Any]) -> dict[st
 def _utterances(
     rows: Sequence[Row], earlier: Sequence[Row | None], sounds: Sequence[Sound]
 ) -> dict[str, Any]:
-    """Return what the template and the script say of utterances.jsonl."""
+    """Return the variables of template and script that are made from utterances.jsonl."""
     alignments = [align(row) for row in rows]
     edits = frequent_edits(alignments)
-    parts = breakdowns(rows, [each["edits"] if each else None for each in earlier])
+    parts = breakdowns(rows, [row["edits"] if row else None for row in earlier])
     data = {
         "columns": _columns(rows, earlier, sounds) | {"pieces": alignments},
-        "edits": [(each.reference, each.hypothesis) for kind in edits.values() for each in kind],
-        "slices": {part.key: [each.value for each in part.slices] for part in parts},
+        "edits": [(edit.reference, edit.hypothesis) for kind in edits.values() for edit in kind],
+        "slices": {part.key: [group.value for group in part.slices] for part in parts},
     }
     return {"rows": data, "parts": parts, "edits": edits}
 
@@ -174,34 +179,33 @@ def _utterances(
 def _columns(
     rows: Sequence[Row], earlier: Sequence[Row | None], sounds: Sequence[Sound]
 ) -> dict[str, list[Any]]:
-    """Return the values of all rows by name: said once, a name takes no room in every row."""
+    """Return the values of all rows by column, which takes less space than rows with keys."""
     columns = {name: [row[name] for row in rows] for name in COLUMNS}
     columns["length"] = [length_of(row) for row in rows]
     columns["flags"] = [_flags(row) for row in rows]
     columns["sound"] = [sound.uri for sound in sounds]
-    columns["silent"] = [sound.told for sound in sounds]
-    columns["beforeText"] = [each and each["hypothesis"] for each in earlier]
-    columns["beforeEdits"] = [each and each["edits"] for each in earlier]
+    columns["noSound"] = [sound.reason for sound in sounds]
+    columns["beforeText"] = [row and row["hypothesis"] for row in earlier]
+    columns["beforeEdits"] = [row and row["edits"] for row in earlier]
     return columns
 
 
 def _flags(row: Row) -> list[str]:
-    """Return what is remarkable about a hypothesis."""
-    said, heard = row["reference_normalized"].strip(), row["hypothesis_normalized"].strip()
-    found = {
+    """Return the labels of an utterance, such as "cut off"."""
+    reference = row["reference_normalized"].strip()
+    hypothesis = row["hypothesis_normalized"].strip()
+    flags = {
         "cut off": row.get("truncated"),
-        "no text": said and not heard,
-        "more errors than the reference is long": said
-        and row["edits"]
-        and row["edits"] > row["units"],
-        "empty reference": not said,
+        "no text": reference and not hypothesis,
+        "error rate over 100 %": reference and row["edits"] and row["edits"] > row["units"],
+        "empty reference": not reference,
         LENGTHS[-1]: is_long(row),
     }
-    return [name for name, holds in found.items() if holds]
+    return [name for name, is_set in flags.items() if is_set]
 
 
 def _name(folder: Path, scores: dict[str, Any]) -> str:
-    """Return what was scored: of a run's folder RUN/eval/step-XXXXXXXX/SPLIT, all three."""
+    """Return the title: run, split and step if the folder is RUN/eval/step-XXXXXXXX/SPLIT."""
     if "step" not in scores:
         return folder.name
     return f"{folder.parents[2].name}, {folder.name}, update {scores['step']}"

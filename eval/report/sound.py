@@ -1,4 +1,4 @@
-"""What the page of an evaluation plays: the corpus's own files, or sound inside the page."""
+"""Audio of an evaluation's page: links to the files of the corpus, or embedded clips."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,27 +13,28 @@ from data.pages.audio_uri import data_uri
 from data.utterance import Utterance
 
 Row = Mapping[str, Any]  # of utterances.jsonl
-PLAYED = (".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".webm")  # by browsers
-REMEDY = "make the page again with --audio embed"
+PLAYABLE = (".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".webm")  # by browsers
+REMEDY = "write the page again with --audio embed"
+NO_PATH = "utterances.jsonl has no path of the audio"
 
 
 class Sound(NamedTuple):
-    """What a row of the page plays."""
+    """The audio of a row of the page."""
 
     uri: str = ""
-    told: str = ""  # why there is none
+    reason: str = ""  # why there is none
 
 
-def linked(rows: Sequence[Row], page: Path) -> list[Sound]:
-    """Return links to the files of the corpus, relative to the page's folder."""
+def link_audio(rows: Sequence[Row], page: Path) -> list[Sound]:
+    """Return links to the files of the corpus, relative to the folder of the page."""
     return [_link(row, page) for row in rows]
 
 
-def embedded(rows: Sequence[Row], most: int) -> list[Sound]:
-    """Return the sound itself, of so many rows: those with the most edits."""
-    worst = sorted(range(len(rows)), key=lambda n: -(rows[n]["edits"] or 0))[:most]
-    told = f"the page holds the sound of {most} clips, those with the most edits"
-    sounds = [Sound(told=told)] * len(rows)
+def embed_audio(rows: Sequence[Row], max_clips: int) -> list[Sound]:
+    """Return the audio of the clips with the most edits as data URIs."""
+    worst = sorted(range(len(rows)), key=lambda n: -(rows[n]["edits"] or 0))[:max_clips]
+    reason = f"the page contains the audio of the {max_clips} clips with the most edits only"
+    sounds = [Sound(reason=reason)] * len(rows)
     for n in worst:
         sounds[n] = _embed(rows[n])
     return sounds
@@ -42,28 +43,28 @@ def embedded(rows: Sequence[Row], most: int) -> list[Sound]:
 def _link(row: Row, page: Path) -> Sound:
     audio = row.get("audio")
     if not audio:
-        return Sound(told="nobody said where the audio is")
+        return Sound(reason=NO_PATH)
     if audio.startswith((HUB_PREFIX, TAR_PREFIX)):
-        where = "a dataset" if audio.startswith(HUB_PREFIX) else "an archive"
-        return Sound(told=f"the audio is in {where}: {REMEDY}")
-    if not audio.lower().endswith(PLAYED):
-        return Sound(told=f"browsers do not play {Path(audio).suffix} files: {REMEDY}")
+        container = "a dataset" if audio.startswith(HUB_PREFIX) else "an archive"
+        return Sound(reason=f"the audio is in {container}: {REMEDY}")
+    if not audio.lower().endswith(PLAYABLE):
+        return Sound(reason=f"browsers do not play {Path(audio).suffix} files: {REMEDY}")
     folder, name = os.path.split(audio)
-    path = os.path.join(_way(folder, page), name)
+    path = os.path.join(_relative_path(folder, page), name)
     start, end = row.get("start") or 0.0, row.get("end")
-    part = f"#t={start:.3f}" if start or end else ""
-    return Sound(quote(os.fsencode(path)) + part + (f",{end:.3f}" if end else ""))
+    fragment = f"#t={start:.3f}" if start or end else ""
+    return Sound(quote(os.fsencode(path)) + fragment + (f",{end:.3f}" if end else ""))
 
 
-@lru_cache  # of 20,000 clips nearly all lie in one folder
-def _way(folder: str, page: Path) -> str:
-    """Return how a corpus is reached from a page, so that both can be moved together."""
+@lru_cache  # 20,000 clips have few folders
+def _relative_path(folder: str, page: Path) -> str:
+    """Return the path of a folder relative to the page, so that both can be moved together."""
     return os.path.relpath(folder, page.resolve())
 
 
 def _embed(row: Row) -> Sound:
     if not row.get("audio"):
-        return Sound(told="nobody said where the audio is")
+        return Sound(reason=NO_PATH)
     clip = Utterance(
         id=row["id"],
         audio=row["audio"],
@@ -75,4 +76,4 @@ def _embed(row: Row) -> Sound:
     try:
         return Sound(data_uri(clip))
     except AudioError as error:
-        return Sound(told=f"{error.reason}: {error.detail}")
+        return Sound(reason=f"{error.reason}: {error.detail}")

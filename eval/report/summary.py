@@ -1,4 +1,4 @@
-"""What a run shows of an evaluation: the rows of its table, notes and warnings."""
+"""Summary of an evaluation during training: rows of the console table, notes and warnings."""
 
 from typing import Any, NamedTuple, Self
 

@@ -44,7 +44,7 @@ def set_up(knobs: Knobs, folder: Path) -> Task:
         train=copy(draw(found.train, knobs.train_clips), corpus, "train"),
         test=copy(draw(held, knobs.test_clips), corpus, "test"),
         folder=folder,
-        flops=WhisperFlops.of(AutoConfig.from_pretrained(model)),
+        flops=WhisperFlops.from_config(AutoConfig.from_pretrained(model)),
     )
 
 

@@ -90,7 +90,7 @@ def measure(name: str, updates: int, saves: int) -> dict[str, Any]:
     writes = []
     for number in range(saves):
         checkpoints.save(TrainState(step=number + 1), {})
-        checkpoints.settle()
+        checkpoints.wait_for_write()
         writes.append(checkpoints.seconds)
     size = sum(file.stat().st_size for file in max(folder.glob("step-*")).iterdir())
     row = {

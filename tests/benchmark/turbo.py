@@ -16,7 +16,7 @@ from data.log_mel import N_FRAMES
 from eval.silence_states import patch_attention
 from eval.whisper import TrueLengthEncoder, Whisper
 from tests.benchmark.synthetic import SHAPES
-from trainer.metrics.flops import flops_of
+from trainer.metrics.flops import whisper_flops
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, optimizer_state_bytes
 from trainer.plan.memory_estimate import HEAP_FACTOR, MemoryEstimator
@@ -74,7 +74,7 @@ def passes(shape: str, model: ModelConfig, layers: tuple[int, int], rows: int) -
     """Return the bytes of a pass of so many rows of 30 s."""
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
     whisper = shaped(shape, layers, "cpu")
-    flops = flops_of(whisper, model)
+    flops = whisper_flops(whisper, model)
     module = accelerator.prepare(prepare_training(whisper, model)).train()
     memory = MemoryEstimator(accelerator, module, Path("none"), moments=0, flops=flops)
     return (memory.peak(Shape(rows, N_FRAMES, TOKENS)) - memory.base) / HEAP_FACTOR

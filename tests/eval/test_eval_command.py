@@ -81,7 +81,7 @@ def test_the_command_writes_scores_and_texts(
 def test_the_page_of_an_evaluation_is_made_again(tmp_path: Path) -> None:
     done = run_module("eval", "report", tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path / 'scores.json'}: no such file: name an eval")
+    assert done.stderr.startswith(f"error: {tmp_path / 'scores.json'}: no such file: give")
     (tmp_path / "scores.json").write_text('{"languages": {}, "long": {}, "corpora": {}}')
     (tmp_path / "utterances.jsonl").touch()
     done = run_module("eval", "report", tmp_path, "--audio", "none")
@@ -186,9 +186,9 @@ def test_help_names_the_commands(
 @pytest.mark.parametrize(
     "case",
     [
-        ({"is_multilingual": False}, "zh-TW", "was trained only on en, but split test holds zh"),
+        ({"is_multilingual": False}, "zh-TW", "was trained only on en, but split test contains zh"),
         ({"is_multilingual": False}, "en", ""),
-        ({"language": "chinese"}, "en", "was fine-tuned for zh, but split test holds en"),
+        ({"language": "chinese"}, "en", "was fine-tuned for zh, but split test contains en"),
         ({"language": "<|zh|>"}, "zh-TW", ""),
         ({}, "zh-TW", ""),
     ],

@@ -133,7 +133,7 @@ def test_what_is_loaded_right_after_a_save_does_not_reach_it(bench: Bench, tmp_p
     rotation = CheckpointRotation(tmp_path, CheckpointConfig())
     checkpoints = Checkpoints(rotation, bench.accelerator, bench.told.append)
     checkpoints.save(TrainState(step=1), {})
-    checkpoints.settle()
+    checkpoints.wait_for_write()
     (first,) = rotation.all()
     bench.update()
     moved = Snapshot.take(bench.accelerator)

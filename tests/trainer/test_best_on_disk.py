@@ -22,7 +22,7 @@ def full_at(step: int, writes: tuple[str, ...], best: tuple[int, ...]) -> None:
     from trainer.checkpoint.snapshot import Snapshot
 
     best_at(*best)
-    trainer.checkpoint.manager.RETRIES = (0.0,)
+    trainer.checkpoint.manager.RETRY_SECONDS = (0.0,)
     write, export = Snapshot.write, trainer.validation.export
 
     def written(self: Snapshot, folder: Path) -> None:

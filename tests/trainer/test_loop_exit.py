@@ -168,7 +168,7 @@ def fault_on_a_full_disk() -> None:
     import trainer.checkpoint.manager
 
     fail_at(5, "forward")
-    trainer.checkpoint.manager.RETRIES = ()
+    trainer.checkpoint.manager.RETRY_SECONDS = ()
     usage = type("Usage", (), {"free": 10})
     shutil.disk_usage = lambda _: usage  # type: ignore[assignment, misc, return-value]
 
@@ -201,11 +201,11 @@ def test_where_there_are_no_hard_links_the_files_are_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rotation = CheckpointRotation(tmp_path / "checkpoints", CheckpointConfig())
-    pending = rotation.pending(1)
+    pending = rotation.pending_path(1)
     pending.mkdir(parents=True)
     (pending / "weights").write_bytes(b"w")
     state = {"step": 1, "best_step": 0}
-    held = rotation.publish(pending, {"state": state, "shape": {}})
+    held = rotation.commit(pending, {"state": state, "shape": {}})
 
     def refuse(*_: Any) -> None:
         raise PermissionError("no links here")
@@ -287,10 +287,10 @@ def test_a_checkpoint_without_weights_is_none(tmp_path: Path) -> None:
     rotation = CheckpointRotation(tmp_path / "checkpoints", CheckpointConfig())
     progress = {"state": {"step": 1, "best_step": 0}, "shape": {}}
     with pytest.raises(FileNotFoundError):  # somebody took it away: it is not made anew
-        rotation.publish(rotation.pending(1), progress)
-    rotation.pending(1).mkdir(parents=True)
-    rotation.publish(rotation.pending(1), progress)
-    with pytest.raises(InputError, match="holds no weights"):
+        rotation.commit(rotation.pending_path(1), progress)
+    rotation.pending_path(1).mkdir(parents=True)
+    rotation.commit(rotation.pending_path(1), progress)
+    with pytest.raises(InputError, match="contains no weights"):
         rotation.newest(print)
 
 

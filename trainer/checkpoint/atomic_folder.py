@@ -1,8 +1,9 @@
-"""A folder that is complete or absent: sealed with the size and the hash of every file.
+"""Folders that are complete or absent, with a manifest of every file's size and sha256.
 
-The order is what makes it safe: all files are on the disk before the manifest, the manifest before
-the folder has its name, and the name before an older folder goes. Where the file system renames no
-folders, the files get their places one by one, and last the manifest, without which none is whole.
+The order makes it safe: all files are on disk before the manifest is written, the manifest before
+the folder gets its final name, and the folder before an older one is deleted. On file systems that
+cannot rename folders, files are moved one by one; the manifest is last, and a folder without it
+counts as incomplete.
 """
 
 import errno
@@ -17,10 +18,10 @@ from data.atomic_files import sync, sync_tree, write_json
 from data.errors import InputError
 
 MANIFEST = "manifest.json"
-PENDING = ".pending-"  # being written, or left by a crash
-TRASH = ".trash-"  # being deleted, or left by a crash
-# what a rename of a folder fails with where files alone have names: gcsfuse says EMFILE, overlays
-# EXDEV, other mounts of object stores the rest
+PENDING = ".pending-"  # prefix of a folder that is being written, or was left by a crash
+TRASH = ".trash-"  # prefix of a folder that is being deleted, or was left by a crash
+# errors of os.rename() on file systems that cannot rename folders: EMFILE on gcsfuse, EXDEV on
+# overlays, the others on other mounts of object stores
 NO_FOLDER_RENAME = (
     errno.EMFILE,
     errno.ENOTSUP,
@@ -33,47 +34,49 @@ NO_FOLDER_RENAME = (
 
 
 def write_manifest(pending: Path, known: dict[str, Any] | None = None) -> None:
-    """Put all of a folder on the disk, and then its manifest.
+    """Flush the files of a folder to disk, then write its manifest.
 
     Args:
         pending: the folder.
-        known: digests of files that were sealed before, which are not read again.
+        known: digests by file name that are already known; these files are not read again.
     """
     sync_tree(pending)
     files = {str(path.relative_to(pending)): path for path in _walk(pending) if path.is_file()}
-    known, told = known or {}, files.keys() - {MANIFEST}
-    digests = {name: known.get(name) or digest(files[name]) for name in sorted(told)}
+    known, names = known or {}, sorted(files.keys() - {MANIFEST})
+    digests = {name: known.get(name) or digest(files[name]) for name in names}
     write_json(pending / MANIFEST, digests)
 
 
 def move(source: Path, target: Path, last: str = MANIFEST) -> None:
-    """Give a folder a name that none has, or file by file where folders cannot be renamed.
+    """Rename a folder, or move its files one by one where folders cannot be renamed.
 
     Args:
-        source: the folder; all of it is on the disk.
-        target: its new name. Part of it may be there already, without `last`.
-        last: the file without which nobody takes the target for whole.
+        source: the folder; all of its files are on disk.
+        target: new path. Files may be there already, but not `last`.
+        last: the file that is moved last; without it the target counts as incomplete.
     """
-    if not _renamed(source, target):
+    if not _try_rename(source, target):
         for path in sorted(_walk(source), key=lambda path: path == source / last):
-            place = target / path.relative_to(source)
+            destination = target / path.relative_to(source)
             if path.is_dir():
-                place.mkdir(parents=True, exist_ok=True)
+                destination.mkdir(parents=True, exist_ok=True)
                 continue
             if path == source / last:
                 sync_tree(target)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(path, place)
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(path, destination)
         sync(target)
         shutil.rmtree(source, ignore_errors=True)
     sync(target.parent)
 
 
 def hardlink_tree(source: Path, folder: Path) -> None:
-    """Copy a folder by hard links, where the disk has them: it stays whole when it is replaced.
+    """Hard-link the files of a folder into another one; copy them where links are unsupported.
+
+    The copy stays complete when the source is replaced.
 
     Raises:
-        OSError: a file went away meanwhile, or the disk is full.
+        OSError: a file was deleted meanwhile, or the disk is full.
     """
     for path in _walk(source):
         target = folder / path.relative_to(source)
@@ -84,15 +87,15 @@ def hardlink_tree(source: Path, folder: Path) -> None:
             os.link(path, target)
         except FileNotFoundError:
             raise
-        except OSError:  # no links here
+        except OSError:  # hard links are not supported
             shutil.copy2(path, target)
     if not source.is_dir():
-        raise FileNotFoundError(f"{source} was replaced while it was copied")
+        raise FileNotFoundError(f"{source} was replaced while it was being copied")
 
 
 def rename_or_copy(folder: Path, target: Path) -> None:
-    """Give a whole folder another name; under one of both names it is whole at every moment."""
-    if not _renamed(folder, target):
+    """Rename a complete folder, or copy it; one of both paths is complete at every moment."""
+    if not _try_rename(folder, target):
         shutil.copytree(folder, target, ignore=shutil.ignore_patterns(MANIFEST))
         sync_tree(target)
         shutil.copy2(folder / MANIFEST, target)
@@ -101,23 +104,24 @@ def rename_or_copy(folder: Path, target: Path) -> None:
 
 
 def discard(folder: Path, last: str = MANIFEST) -> None:
-    """Delete a folder under another name: nobody finds it half deleted.
+    """Rename a folder, then delete it, so that no half-deleted folder has its name.
 
-    Where it cannot be renamed, the file goes first without which it is not whole.
+    Where it cannot be renamed, the file `last` is deleted first: without it the folder counts as
+    incomplete.
     """
     trash = folder.with_name(f"{TRASH}{folder.name.removeprefix(PENDING)}")
     shutil.rmtree(trash, ignore_errors=True)
     if not folder.exists():
         return
-    if not _renamed(folder, trash):
+    if not _try_rename(folder, trash):
         (folder / last).unlink(missing_ok=True)
         sync(folder)
         trash = folder
     shutil.rmtree(trash, ignore_errors=True)
 
 
-def sweep(parent: Path) -> None:
-    """Delete what a crash left in the middle of being written, moved or deleted."""
+def delete_leftovers(parent: Path) -> None:
+    """Delete folders that a crash interrupted while they were written, moved or deleted."""
     for pending in parent.glob(f"{PENDING}*"):
         target = parent / pending.name.removeprefix(PENDING)
         if not (target / MANIFEST).exists():
@@ -127,8 +131,8 @@ def sweep(parent: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _renamed(source: Path, target: Path) -> bool:
-    """Rename a folder; return False where the file system renames files alone."""
+def _try_rename(source: Path, target: Path) -> bool:
+    """Rename a folder; return False if the file system can only rename files."""
     try:
         os.rename(source, target)
     except OSError as error:
@@ -139,10 +143,10 @@ def _renamed(source: Path, target: Path) -> bool:
 
 
 def verify(folder: Path) -> None:
-    """Compare every file with the manifest, before any of them is read.
+    """Compare every file of a folder with its manifest.
 
     Raises:
-        InputError: one is missing, differs, is a link, or is not in the manifest.
+        InputError: a file is missing, differs, is a link, or is not in the manifest.
     """
     expected = read_manifest(folder)
     present = {str(path.relative_to(folder)): path for path in _walk(folder) if not path.is_dir()}
@@ -150,14 +154,14 @@ def verify(folder: Path) -> None:
         path = present.get(name)
         if path is None:
             raise InputError(f"{folder / name}: missing")
-        if name not in expected:  # load_state would take some of these for its own
+        if name not in expected:  # load_state would load some of them
             raise InputError(f"{path}: not in {MANIFEST}")
         if path.is_symlink() or digest(path) != expected[name]:
-            raise InputError(f"{path}: damaged: not what was written")
+            raise InputError(f"{path}: damaged: it differs from {MANIFEST}")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the digest of each file of a sealed folder, by its name.
+    """Return the digests in a folder's manifest, by file name.
 
     Raises:
         InputError: the manifest is missing or damaged.
@@ -181,11 +185,15 @@ def _walk(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*"))
 
 
-def require_free(folder: Path, needed: int) -> None:
-    """Check a disk before much is written to it.
+def check_free_space(folder: Path, needed: int) -> None:
+    """Check that a disk has enough free space.
+
+    Args:
+        folder: on the disk.
+        needed: bytes.
 
     Raises:
-        OSError: fewer bytes are free than needed.
+        OSError: less is free.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:

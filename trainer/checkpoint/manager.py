@@ -1,8 +1,8 @@
-"""Checkpoints: written beside training, verified before they are read.
+"""Save checkpoints in a background thread, and load verified ones.
 
-One process copies everything to host memory and a thread writes the copy, as the files that
-Accelerate's load_state reads. A GPU goes on computing while it is copied. What FSDP shards is
-gathered for it, so that any number of processes goes on from there, with FSDP or without.
+The main process copies the state to host memory, and a thread writes the copy as the files that
+Accelerate's load_state reads. A GPU keeps computing during the copy. What FSDP shards is gathered,
+so that training can resume on any number of processes, with FSDP or without.
 """
 
 import time
@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from data.errors import InputError, is_disk_error
 from eval.main_process import run_on_main_process
-from trainer.checkpoint.atomic_folder import discard, require_free
+from trainer.checkpoint.atomic_folder import check_free_space, discard
 from trainer.checkpoint.pinned_copy import PinnedCopy
 from trainer.checkpoint.rotation import NAME, CheckpointRotation, read_progress, step_of
 from trainer.checkpoint.snapshot import Snapshot, restore
@@ -24,11 +24,11 @@ from trainer.distributed.fsdp import is_sharded
 from trainer.process.watchdog_process import SAVING, SAVING_SECONDS
 from trainer.state import TrainState
 
-RETRIES = (1.0, 4.0)  # seconds to wait before another try: space may be freed, a mount come back
+RETRY_SECONDS = (1.0, 4.0)  # before each retry: space may be freed, or a mount return
 
 
 class Checkpoints:
-    """Writes and reads the checkpoints of a run."""
+    """Saves and loads the checkpoints of a run."""
 
     def __init__(
         self,
@@ -36,109 +36,121 @@ class Checkpoints:
         accelerator: Accelerator,
         print_fn: Callable[[str], None],
     ) -> None:
-        """Take where they stand, what is saved, and what tells a person."""
+        """Start no thread and allocate nothing yet.
+
+        Args:
+            rotation: the folder of checkpoints.
+            accelerator: holds the model, the optimizer and the loss scaler.
+            print_fn: prints warnings.
+        """
         self.rotation = rotation
         self.accelerator = accelerator
         self.print_fn = print_fn
-        self.failed = ""  # why the last one could not be written
-        self._saved_path: Path | None = None  # what was written or loaded last, in the folder
-        self._loaded_step: int | None = None  # the update that weights are of; None: state knows
-        self._stepped_at = -1  # update after which they were moved last; -1: they were loaded
-        self.seconds = 0.0  # writing the last one took
+        self.failed = ""  # why the last checkpoint could not be written
+        self._saved_path: Path | None = None  # checkpoint of this run, written or loaded last
+        self._loaded_step: int | None = None  # step of the loaded weights; None after an update
+        self._stepped_at = -1  # state.step at the last optimizer step; -1 after load()
+        self.seconds = 0.0  # that the last write took
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writing: list[Future[None]] = []  # in order: the thread does one after the other
-        self._submitted_step: int | None = None  # the update whose weights were given to it last
-        self._pinned: PinnedCopy | None = None  # made with the first snapshot of a GPU
+        self._writes: list[Future[None]] = []  # submitted to the thread, in order
+        self._submitted_step: int | None = None  # of the snapshot that was submitted last
+        self._pinned: PinnedCopy | None = None  # created with the first snapshot on a GPU
 
     def track_steps(self, state: TrainState) -> None:
-        """Note when weights are moved: what the state has not counted is not saved after errors."""
-        if is_sharded(self.accelerator):  # nothing is saved after an error
+        """Record optimizer steps, so that weights newer than the state are not saved after errors.
+
+        Args:
+            state: its step is counted after the optimizer's.
+        """
+        if is_sharded(self.accelerator):  # save_after_error() saves nothing
             return
         (optimizer,) = self.accelerator._optimizers
-        optimizer.optimizer.register_step_pre_hook(lambda *_: self._note_step(state.step))
+        optimizer.optimizer.register_step_pre_hook(lambda *_: self._record_step(state.step))
 
-    def _note_step(self, step: int) -> None:
+    def _record_step(self, step: int) -> None:
         self._stepped_at, self._loaded_step = step, None
 
     def save(self, state: TrainState, shape: dict[str, Any]) -> None:
-        """Begin to write a checkpoint of this update; every process must call.
+        """Start writing a checkpoint; all processes must call this.
 
-        Where its weights are on the disk already, or on their way, only the state is written.
+        If the weights of this step are written already, or being written, only the state is.
 
         Args:
-            state: all progress.
-            shape: the knobs that shape training, to be compared at a resume.
+            state: progress of training.
+            shape: the settings that define training, compared when it is resumed.
         """
         progress = {"state": state.state_dict(), "shape": shape}
         main = self.accelerator.is_main_process
         if self._is_submitted(state.step):
             if main:
-                self._writing.append(self._thread.submit(self._rewrite_state, progress))
+                self._writes.append(self._thread.submit(self._rewrite_state, progress))
             return
-        self.settle()
-        snapshot = self._take() if main or is_sharded(self.accelerator) else None
+        self.wait_for_write()
+        snapshot = self._take_snapshot() if main or is_sharded(self.accelerator) else None
         if main and snapshot is not None:
-            self._writing.append(self._thread.submit(self._write, snapshot, progress))
+            self._writes.append(self._thread.submit(self._write, snapshot, progress))
         self._submitted_step = state.step
 
     def _is_submitted(self, step: int) -> bool:
-        """Tell whether an update's weights need not be given to the thread."""
-        if is_sharded(self.accelerator):  # all or none give their parts
+        """Return whether the weights of a step are written or being written."""
+        if is_sharded(self.accelerator):  # all processes gather, or none: they must agree
             return self.is_saved(step)
-        busy = any(not writing.done() for writing in self._writing)
+        busy = any(not write.done() for write in self._writes)
         return (busy and self._submitted_step == step) or self._is_on_disk(step)
 
     def _is_on_disk(self, step: int) -> bool:
         return self._saved_path is not None and step_of(self._saved_path) == step
 
     def is_saved(self, step: int) -> bool:
-        """Wait for what is being written; tell whether an update is on the disk.
+        """Wait for the writes, and return whether the checkpoint of a step is on disk.
 
-        Every process must call: the main process knows. Not through the key-value store, which
-        torchrun takes away from processes that it has asked to stop.
+        All processes must call this. The main process tells the others by a collective, not by the
+        key-value store: torchrun shuts that down for processes that it has asked to stop.
         """
-        self.settle()
+        self.wait_for_write()
         mine = self.accelerator.is_main_process and self._is_on_disk(step)
         (held,) = sum_over_processes(self.accelerator, [float(mine)])
         return held > 0
 
     def save_after_error(self, state: TrainState, shape: dict[str, Any]) -> None:
-        """Write a checkpoint where an error ends training, on whichever process it does.
+        """Write a checkpoint if an error ends training, from the process that has the error.
 
-        Others may wait in vain for a word from this one. Where several come here, one writes, and
-        the rest wait for it: a launcher kills all processes soon after the first has ended.
+        It uses no collective, since other processes may never reach it. If several processes call
+        this, one writes and the others wait: a launcher kills all processes soon after the first
+        one exits.
         """
-        self.settle()
-        counted = state.step > self._stepped_at and self._loaded_step in (None, state.step)
-        place, pending = self.rotation.place(state.step), self.rotation.pending(state.step)
-        if not state.step or not counted or place.exists() or is_sharded(self.accelerator):
+        self.wait_for_write()
+        # the weights are those of state.step: no optimizer step or load() was interrupted
+        consistent = state.step > self._stepped_at and self._loaded_step in (None, state.step)
+        path, pending = self.rotation.path(state.step), self.rotation.pending_path(state.step)
+        if not state.step or not consistent or path.exists() or is_sharded(self.accelerator):
             return
-        claim = pending.with_name(f"{pending.name}{SAVING}")
+        lock = pending.with_name(f"{pending.name}{SAVING}")
         try:
-            claim.mkdir(parents=True)
+            lock.mkdir(parents=True)
         except FileExistsError:
-            _wait_until_gone(claim)
+            _wait_until_gone(lock)
             return
         try:
-            # a name of its own: the main process may be writing the same update
+            # a folder of its own: the main process may be writing a checkpoint of the same step
             own = pending.with_name(f"{pending.name}.{self.accelerator.process_index}")
             progress = {"state": state.state_dict(), "shape": shape}
-            self._write(self._take(), progress, own)
+            self._write(self._take_snapshot(), progress, own)
         finally:
-            claim.rmdir()
+            lock.rmdir()
 
     def wait_for_copy(self) -> None:
-        """Make the GPU end its copy before it changes weights in place by what it is given next.
+        """Make later GPU work wait for the copy; call it before weights are changed in place.
 
-        The optimizer's step and load() do so by themselves.
+        The optimizer's step and load() call it themselves.
         """
         if self._pinned is not None:
             self._pinned.wait()
 
-    def settle(self) -> None:
-        """Wait for the checkpoint that is being written; a mistake of its writer is raised here."""
-        while self._writing:
-            self._writing.pop(0).result()
+    def wait_for_write(self) -> None:
+        """Wait for the checkpoint that is being written; raise exceptions of the writing thread."""
+        while self._writes:
+            self._writes.pop(0).result()
 
     def close(self) -> None:
         """Wait for the last checkpoint.
@@ -146,18 +158,21 @@ class Checkpoints:
         Raises:
             InputError: it could not be written.
         """
-        self.settle()
+        self.wait_for_write()
         if self.failed:
             raise InputError(
-                f"the last checkpoint could not be written ({self.failed}): the one before is "
-                "whole; go on from it with --resume=auto"
+                f"the last checkpoint could not be written ({self.failed}): the one before it is "
+                "complete; resume from it with --resume=auto"
             )
 
     def find(self, resume: str | None) -> Path | None:
-        """Return the checkpoint that `resume` names, verified: auto is the newest whole one.
+        """Return the verified checkpoint to resume from: the newest complete one for auto.
+
+        Args:
+            resume: auto, a path, or None for no checkpoint.
 
         Raises:
-            InputError: a path holds no whole checkpoint, or there are some and none is whole.
+            InputError: the path is no complete checkpoint, or there are some and none is complete.
         """
         if resume is None:
             return None
@@ -170,21 +185,21 @@ class Checkpoints:
 
         Args:
             path: a verified checkpoint.
-            state: takes over the saved progress.
+            state: overwritten with the saved progress.
 
         Raises:
-            InputError: another version wrote it.
+            InputError: another version wrote the checkpoint.
         """
         state.load_state_dict(read_progress(path)["state"])
         self.wait_for_copy()
-        self._loaded_step = -1  # of none, until all is read
+        self._loaded_step = -1  # equal to no step until everything is loaded
         restore(self.accelerator, path, self.print_fn)
         self._stepped_at, self._loaded_step = -1, state.step
         own = path.parent == self.rotation.folder and NAME.fullmatch(path.name)
         self._saved_path = path if own else None
 
-    def _take(self) -> Snapshot:
-        """Copy what is saved; the snapshot before must have been written."""
+    def _take_snapshot(self) -> Snapshot:
+        """Copy the state to host memory; the previous snapshot must have been written."""
         on_gpu = self.accelerator.device.type == "cuda"
         if self._pinned is None and on_gpu and not is_sharded(self.accelerator):
             (optimizer,) = self.accelerator._optimizers
@@ -194,17 +209,17 @@ class Checkpoints:
     def _write(
         self, snapshot: Snapshot, progress: dict[str, Any], pending: Path | None = None
     ) -> None:
-        """Write a snapshot, in the thread. A disk that is full or broken does not end training."""
-        pending = pending or self.rotation.pending(progress["state"]["step"])
-        began = time.monotonic()
-        for pause in (*RETRIES, 0.0):
+        """Write a snapshot, in the thread; a full or broken disk does not end training."""
+        pending = pending or self.rotation.pending_path(progress["state"]["step"])
+        started = time.monotonic()
+        for pause in (*RETRY_SECONDS, 0.0):
             try:
                 discard(pending)
                 pending.mkdir(parents=True)
-                require_free(pending, 2 * snapshot.bytes)
+                check_free_space(pending, 2 * snapshot.bytes)
                 snapshot.write(pending)
-                self._saved_path = self.rotation.publish(pending, progress)
-                self.failed, self.seconds = "", time.monotonic() - began
+                self._saved_path = self.rotation.commit(pending, progress)
+                self.failed, self.seconds = "", time.monotonic() - started
                 self._prune()
                 return
             except InputError as error:
@@ -221,26 +236,26 @@ class Checkpoints:
         self.failed = reason
         self.print_fn(
             f"WARNING: NO CHECKPOINT of update {progress['state']['step']}: {reason}. "
-            "The one before stays; the next is tried when it is due"
+            "The previous checkpoint is kept; training continues to the next one"
         )
 
     def _rewrite_state(self, progress: dict[str, Any]) -> None:
-        """Write the state anew, in the thread. A full disk leaves the checkpoint as it was."""
+        """Replace the state of the last checkpoint, in the thread; keep the old one on errors."""
         step = progress["state"]["step"]
-        if self._saved_path is None or step_of(self._saved_path) != step:  # it could not be written
+        if self._saved_path is None or step_of(self._saved_path) != step:  # its write failed
             return
         try:
             self._saved_path = self.rotation.rewrite_state(self._saved_path, progress)
             self._prune()
-        except (OSError, InputError) as error:  # a full disk; or somebody took the checkpoint away
-            discard(self.rotation.pending(step))
+        except (OSError, InputError) as error:  # the disk is full, or the checkpoint was deleted
+            discard(self.rotation.pending_path(step))
             self.print_fn(
                 f"WARNING: the evaluation of update {step} could not be added to its checkpoint "
-                f"({error}): free some space; a resume from there evaluates it again"
+                f"({error}): free some space; resuming from there evaluates it again"
             )
 
     def _prune(self) -> None:
-        """Delete old checkpoints; where that fails, the new one is on the disk all the same."""
+        """Delete old checkpoints; a failure is only a warning, since the new one is on disk."""
         try:
             self.rotation.prune()
         except OSError as error:

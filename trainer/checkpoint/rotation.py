@@ -1,4 +1,4 @@
-"""Where a run's checkpoints stand: named after their update, verified before use, rotated."""
+"""The folder of a run's checkpoints: names, verification, and which ones are kept."""
 
 import errno
 import json
@@ -16,17 +16,17 @@ from eval.main_process import wait_until_visible
 from trainer.checkpoint.atomic_folder import (
     MANIFEST,
     PENDING,
+    delete_leftovers,
     discard,
     hardlink_tree,
     move,
     read_manifest,
     rename_or_copy,
-    sweep,
     verify,
     write_manifest,
 )
 
-OLDER = "-older"  # one of two checkpoints of one update
+OLDER = "-older"  # suffix of the older one of two checkpoints of the same step
 NAME = re.compile(rf"step-(\d{{8,}})({OLDER})?")
 STATE = "state.json"
 CHECKPOINTS = "checkpoints"  # in a run's folder
@@ -55,153 +55,164 @@ class CheckpointConfig:
 
 
 class CheckpointRotation:
-    """A folder of checkpoints. It reads and renames; what is in them is others' business."""
+    """A folder of checkpoints: finds, commits, renames and deletes them."""
 
     def __init__(self, folder: Path, config: CheckpointConfig) -> None:
-        """Take the folder, and what is to be kept in it."""
+        """Store the folder, and the number of checkpoints to keep."""
         self.folder = folder
         self.config = config
 
-    def pending(self, step: int) -> Path:
-        """Return where a checkpoint is written before it is whole."""
+    def pending_path(self, step: int) -> Path:
+        """Return the folder in which the checkpoint of a step is written."""
         return self.folder / f"{PENDING}{_name(step)}"
 
-    def place(self, step: int) -> Path:
-        """Return where a checkpoint of an update stands once it is whole."""
+    def path(self, step: int) -> Path:
+        """Return the folder of the complete checkpoint of a step."""
         return self.folder / _name(step)
 
-    def publish(self, pending: Path, progress: dict[str, Any]) -> Path:
-        """Put a written checkpoint in its place, and return that; only then may prune() be called.
+    def commit(self, pending: Path, progress: dict[str, Any]) -> Path:
+        """Write state and manifest of a checkpoint, and move it to its final path.
 
-        Raises:
-            OSError: the disk is full, or somebody took the folder away.
-        """
-        return self._seal(pending, progress, known={})
-
-    def rewrite_state(self, saved: Path, progress: dict[str, Any]) -> Path:
-        """Put another state into a checkpoint whose weights are the same: after an evaluation.
+        Call prune() only afterwards.
 
         Args:
-            saved: the checkpoint, sealed; what it holds besides is linked, not copied.
-            progress: of the same update.
+            pending: folder with the weights.
+            progress: state and settings of training.
 
         Raises:
-            OSError: the disk is full; the checkpoint stays as it was.
-            InputError: its manifest is damaged.
+            OSError: the disk is full, or the folder was deleted.
         """
-        pending = self.pending(progress["state"]["step"])
+        return self._commit(pending, progress, known={})
+
+    def rewrite_state(self, saved: Path, progress: dict[str, Any]) -> Path:
+        """Replace the state of a checkpoint, after an evaluation of the same weights.
+
+        Args:
+            saved: a complete checkpoint; its other files are hard-linked, not copied.
+            progress: of the same step.
+
+        Raises:
+            OSError: the disk is full; the checkpoint is unchanged.
+            InputError: the manifest of the checkpoint is damaged.
+        """
+        pending = self.pending_path(progress["state"]["step"])
         discard(pending)
         hardlink_tree(saved, pending)
-        known = {name: told for name, told in read_manifest(saved).items() if name != STATE}
-        return self._seal(pending, progress, known)
+        known = {name: entry for name, entry in read_manifest(saved).items() if name != STATE}
+        return self._commit(pending, progress, known)
 
-    def _seal(self, pending: Path, progress: dict[str, Any], known: dict[str, Any]) -> Path:
-        if not pending.is_dir():  # writing the state would make it anew, without weights
+    def _commit(self, pending: Path, progress: dict[str, Any], known: dict[str, Any]) -> Path:
+        if not pending.is_dir():  # write_json would create it again, without weights
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(pending))
         write_json(pending / STATE, progress)
         write_manifest(pending, known)
-        target = self.place(progress["state"]["step"])
-        if (target / MANIFEST).exists():  # of the same update, before its evaluation
+        target = self.path(progress["state"]["step"])
+        if (target / MANIFEST).exists():  # of the same step, before its evaluation
             older = target.with_name(f"{target.name}{OLDER}")
             discard(older)
             rename_or_copy(target, older)
         else:
-            discard(target)  # what is left of one that could not be moved there
+            discard(target)  # left by an interrupted move
         move(pending, target)
         return target
 
     def find(self, resume: str, print_fn: Callable[[str], None]) -> Path | None:
-        """Return the checkpoint that `resume` names, verified, and delete what a crash left.
+        """Return the verified checkpoint to resume from, and delete what a crash left.
+
+        Args:
+            resume: auto for the newest one, or a path.
+            print_fn: prints warnings.
 
         Raises:
             InputError: as newest() for auto, as verified() for a path.
         """
-        found = self.newest(print_fn) if resume == "auto" else verified(Path(resume))
-        self.tidy(found)
-        return found
+        path = self.newest(print_fn) if resume == "auto" else verified(Path(resume))
+        self.clean_up(path)
+        return path
 
     def newest(self, print_fn: Callable[[str], None]) -> Path | None:
-        """Return the newest whole checkpoint, and say why newer ones were passed over.
+        """Return the newest complete checkpoint, with a warning for each newer incomplete one.
 
         Raises:
-            InputError: there are checkpoints, and none is whole.
+            InputError: there are checkpoints, and none is complete.
         """
-        refused = []
+        reasons = []
         for path in reversed(self.all()):
             try:
                 return verified(path)
             except InputError as error:
-                refused.append(str(error))
-                print_fn(f"warning: {path.name} is passed over: {error}")
-        if refused:
-            raise InputError(f"{self.folder}: no checkpoint is whole: {'; '.join(refused)}")
+                reasons.append(str(error))
+                print_fn(f"warning: checkpoint {path.name} is skipped: {error}")
+        if reasons:
+            raise InputError(f"{self.folder}: no checkpoint is complete: {'; '.join(reasons)}")
         return None
 
-    def tidy(self, found: Path | None) -> None:
-        """Delete what a crash left: what is half written or half deleted, the older of two.
+    def clean_up(self, resumed: Path | None) -> None:
+        """Delete half-written and half-deleted folders, and the older one of two checkpoints.
 
-        Only the process that trains may call: another one would delete what that is writing.
+        Only the training process may call this: any other would delete what that one is writing.
 
         Args:
-            found: the checkpoint that is gone on from, verified.
+            resumed: the verified checkpoint to resume from.
         """
-        sweep(self.folder)
-        if found is not None and found.parent == self.folder and not found.name.endswith(OLDER):
-            discard(self.folder / f"{found.name}{OLDER}")
+        delete_leftovers(self.folder)
+        own = resumed is not None and resumed.parent == self.folder
+        if resumed is not None and own and not resumed.name.endswith(OLDER):
+            discard(self.folder / f"{resumed.name}{OLDER}")
 
     def at(self, step: int) -> Path:
-        """Return the checkpoint of an update, verified.
+        """Return the verified checkpoint of a step.
 
         Raises:
-            InputError: it is not there, or damaged.
+            InputError: it is missing or damaged.
         """
-        found = [path for path in self.all() if step_of(path) == step]
-        if not found:
-            raise InputError(f"{self.place(step)}: not there")
-        return verified(found[-1])
+        paths = [path for path in self.all() if step_of(path) == step]
+        if not paths:
+            raise InputError(f"{self.path(step)}: there is no such checkpoint")
+        return verified(paths[-1])
 
     def set_aside(self, newer_than: int) -> None:
-        """Rename checkpoints of a future that a resume from an older one gives up."""
+        """Rename the checkpoints after a step, when training resumes from an older one."""
         for path in self.all():
             if step_of(path) > newer_than:
                 set_aside(path)
 
     def all(self) -> list[Path]:
-        """Return the folders of all checkpoints, the oldest first, unverified."""
-        found = self.folder.iterdir() if self.folder.is_dir() else ()
-        paths = [path for path in found if NAME.fullmatch(path.name)]
+        """Return the folders of all checkpoints from old to new, unverified."""
+        entries = self.folder.iterdir() if self.folder.is_dir() else ()
+        paths = [path for path in entries if NAME.fullmatch(path.name)]
         return sorted(paths, key=lambda path: (step_of(path), not path.name.endswith(OLDER)))
 
     def prune(self) -> None:
-        """Delete what is neither to be kept nor named as the best by one that is kept."""
+        """Delete checkpoints, except those to keep and the best ones that they name."""
         every = self.config.keep_every
-        whole = list({step_of(path): path for path in self.all()}.values())  # the newer of two
-        kept = set(whole[-self.config.keep :])
-        kept |= {path for path in whole if every is not None and step_of(path) % every == 0}
-        named = kept
-        while named:  # one that is named names the best one before it, until it was evaluated
-            steps = {_best_step(path) for path in named}
-            named = {path for path in whole if step_of(path) in steps} - kept
-            kept |= named
+        newest = list({step_of(path): path for path in self.all()}.values())  # one per step
+        keep = set(newest[-self.config.keep :])
+        keep |= {path for path in newest if every is not None and step_of(path) % every == 0}
+        added = keep
+        while added:  # until it is evaluated, a checkpoint names an earlier one as the best
+            steps = {_best_step(path) for path in added}
+            added = {path for path in newest if step_of(path) in steps} - keep
+            keep |= added
         for path in self.all():
-            if path not in kept:
+            if path not in keep:
                 discard(path)
 
 
 def step_of(path: Path) -> int:
-    """Return a checkpoint's update, from its name."""
+    """Return the step of a checkpoint, from its name."""
     match = NAME.fullmatch(path.name)
     assert match, path
     return int(match[1])
 
 
 def set_aside(path: Path) -> None:
-    """Rename what a run has made and gives up: nothing looks for it by its new name."""
+    """Rename a folder that is no longer part of the run to replaced-TIME-NAME."""
     move(path, path.with_name(f"replaced-{time.time_ns()}-{path.name}"))
 
 
 def read_progress(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's state, and the knobs that shaped it."""
+    """Return the state of a checkpoint, and the settings that define training."""
     progress: dict[str, Any] = json.loads(
         wait_until_visible(path / STATE).read_text(encoding="utf-8")
     )
@@ -209,7 +220,7 @@ def read_progress(path: Path) -> dict[str, Any]:
 
 
 def _best_step(path: Path) -> int:
-    """Return the update that a checkpoint names as the best, or 0 where that cannot be read."""
+    """Return the step that a checkpoint names as the best; 0 if it cannot be read."""
     try:
         return int(json.loads((path / STATE).read_text(encoding="utf-8"))["state"]["best_step"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -217,19 +228,19 @@ def _best_step(path: Path) -> int:
 
 
 def verified(path: Path) -> Path:
-    """Return a checkpoint that is whole.
+    """Verify a checkpoint, and return its path.
 
     Raises:
-        InputError: it is not, or not what its name says.
+        InputError: it is missing, incomplete or damaged, or its name is that of another step.
     """
     if not path.is_dir():
-        raise InputError(f"resume={path}: no checkpoint there; give a checkpoint's folder, or auto")
+        raise InputError(f"resume={path}: no such folder; give the folder of a checkpoint, or auto")
     verify(path)
     if read_manifest(path).keys() <= {STATE}:
-        raise InputError(f"{path}: holds no weights")
+        raise InputError(f"{path}: contains no weights")
     step = read_progress(path)["state"]["step"]
     if NAME.fullmatch(path.name) and step_of(path) != step:
-        raise InputError(f"{path}: holds update {step}: not what its name says")
+        raise InputError(f"{path}: contains update {step}, not that of its name")
     return path
 
 

@@ -19,9 +19,9 @@ from eval.whisper import load_whisper
 from trainer.config import Config
 from trainer.distributed.accelerator import build_accelerator
 from trainer.distributed.engine import build_engine
-from trainer.metrics.flops import flops_of
+from trainer.metrics.flops import whisper_flops
 from trainer.metrics.meter import peak_memory
-from trainer.metrics.plan_check import Forecast, UpdateTime, circumstances, plan_path
+from trainer.metrics.plan_check import Forecast, UpdateTime, conditions, plan_path
 from trainer.metrics.recorder import NullRecorder
 from trainer.metrics.wall_clock import WallClock
 from trainer.model import prepare_training
@@ -91,7 +91,7 @@ def plan(config: PlanConfig) -> None:
         pace=pace,
         update_seconds=update_seconds,
         scoring_seconds=scoring["after"],
-        of=run.circumstances(),
+        of=run.conditions(),
     )
     path = plan_path(run.folder)
     write_json(path, {**sections, "forecast": asdict(forecast)})
@@ -116,7 +116,7 @@ class PlannedRun:
         set_generation_config(self.whisper, self.manifest.train)
         module = prepare_training(self.whisper, config.model)
         engine = build_engine(self.accelerator, module, config.optim)
-        self.flops = flops_of(self.whisper, config.model)
+        self.flops = whisper_flops(self.whisper, config.model)
         architecture = self.whisper.model.config
         fit = fit_path(self.folder, self.accelerator, architecture, config.model, config.optim)
         self.memory = MemoryEstimator(
@@ -211,9 +211,9 @@ class PlannedRun:
         engine, config = self.benchmark.engine, self.config.checkpoint
         return disk_space(engine.model, engine.optimizer, config, self.folder, saves)
 
-    def circumstances(self) -> Section:
+    def conditions(self) -> Section:
         """Return the settings that the plan is valid for; other runs are not compared with it."""
         config, data = self.config, self.manifest.fingerprint()
         shape = {"seed": config.seed, "data": data}
         shape |= training_knobs(config.model, config.optim, config.data, self.steps)
-        return {**circumstances(self.accelerator, shape), "processes": config.processes}
+        return {**conditions(self.accelerator, shape), "processes": config.processes}

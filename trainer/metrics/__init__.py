@@ -1,1 +1,1 @@
-"""What is measured in training, and where it is written."""
+"""Metrics of training: loss, speed, memory and profile; written to files, trackers and console."""

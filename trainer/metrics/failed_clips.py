@@ -1,4 +1,4 @@
-"""Clips that fail while training: named once, counted over all processes, and not too many."""
+"""drops.jsonl during training: clips that cannot be decoded, and the limit of their number."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,78 +16,84 @@ from data.worker_pool import HANGS, KILLS
 from eval.main_process import run_on_main_process
 from trainer.metrics.recorder import JsonlLog
 
-LETHAL = (KILLS, HANGS)
+FATAL = (KILLS, HANGS)  # reasons after which a clip is never decoded again
 
 
-def clips_of_run(config: DataConfig, plan: Plan, steps: int) -> int:
-    """Return how many clips a run trains on: its corpus, or what its updates take of a stream.
+def num_training_clips(config: DataConfig, plan: Plan, steps: int) -> int:
+    """Return the number of clips of the corpus, or for a stream those of all updates.
 
     Args:
-        config: says which.
-        plan: of the corpus, or of the first window.
-        steps: updates in all.
+        config: with streaming or without.
+        plan: of the corpus, or of the first window of the stream.
+        steps: number of updates.
     """
     clips = len(plan.columns.seconds)
     return clips * steps // len(plan.updates(0)) if config.streaming else clips
 
 
 class DropLog:
-    """drops.jsonl while a run goes on: it holds what was left out before, too.
+    """Adds clips that fail in training to drops.jsonl, which screening began.
 
-    The main process alone reads and writes it. Every process calls as often.
+    Only the main process reads and writes the file. All processes must make the same calls.
     """
 
     def __init__(
         self, log: JsonlLog, config: DataConfig, clips: int, accelerator: Accelerator
     ) -> None:
-        """Take the file, which faults are accepted and how many, and how many clips there are."""
+        """Read the file.
+
+        Args:
+            log: drops.jsonl.
+            config: the allowed share of broken clips.
+            clips: number of training clips.
+            accelerator: gathers the drops of all processes.
+        """
         self._log = log
         self._config = config
         self._clips = clips
         self._main = accelerator.is_main_process
-        self._named: set[tuple[str, str]] = set()  # split and id
-        self._fresh: list[Drop] = []  # failed here, and were not told to the others yet
+        self._logged: set[tuple[str, str]] = set()  # split and id
+        self._unlogged: list[Drop] = []  # of this process, not known to the others yet
         self._broken = 0
-        self.lethal: list[str] = []  # ids of clips whose decoding killed a worker: never again
-        self._know(
+        self.fatal: list[str] = []  # clips that killed a worker: they are not decoded again
+        self._register(
             run_on_main_process(accelerator, lambda: [Drop(**row) for row in read_jsonl(log.path)])
         )
 
     def add(self, drops: Sequence[Drop]) -> None:
-        """Take down clips that failed here, unless they have been named before."""
-        self._fresh += [drop for drop in drops if (drop.split, drop.id) not in self._named]
+        """Store failed clips of this process that are not in the file."""
+        self._unlogged += [drop for drop in drops if (drop.split, drop.id) not in self._logged]
 
-    def take(self) -> int:
-        """Return how many clips have failed here that were not named before."""
-        return len(self._fresh)
+    def num_unlogged(self) -> int:
+        """Return the number of failed clips of this process that are not in the file."""
+        return len(self._unlogged)
 
-    def count(self, fresh: int) -> None:
-        """Name and count what has failed on any process.
+    def write(self, unlogged: int) -> None:
+        """Write the failed clips of all processes, and check their number.
 
         Args:
-            fresh: what take() returned, added up over all processes.
+            unlogged: num_unlogged(), summed over all processes.
 
         Raises:
-            InputError: it is more than a run may lose; all processes raise it at the same update.
+            InputError: too many clips are broken; all processes raise it at the same update.
         """
-        if not fresh:
+        if not unlogged:
             return
-        mine, self._fresh = self._fresh, []
-        found = {(drop.split, drop.id): drop for drop in gather_object(mine)}
-        new = [drop for key, drop in found.items() if key not in self._named]
+        own, self._unlogged = self._unlogged, []
+        drops = {(drop.split, drop.id): drop for drop in gather_object(own)}
+        new = [drop for key, drop in drops.items() if key not in self._logged]
         if self._main:
             self._log.append(map(asdict, new))
-        self._know(new)
+        self._register(new)
         if self._broken > max_broken_clips(self._clips, self._config):
             raise InputError(
                 f"{self._broken} of {self._clips} clips are broken, more than "
                 f"data.max_broken_share={self._config.max_broken_share:g} allows: "
-                f"{self._log.path} names them; mend them, or raise data.max_broken_share, and go "
-                "on with --resume=auto"
+                f"{self._log.path} lists them; repair them, or raise data.max_broken_share, and "
+                "resume with --resume=auto"
             )
 
-    def _know(self, drops: Sequence[Drop]) -> None:
-        """Keep what was named."""
-        self._named |= {(drop.split, drop.id) for drop in drops}
+    def _register(self, drops: Sequence[Drop]) -> None:
+        self._logged |= {(drop.split, drop.id) for drop in drops}
         self._broken += sum(is_broken(drop, self._config) for drop in drops)
-        self.lethal += [drop.id for drop in drops if drop.reason in LETHAL]
+        self.fatal += [drop.id for drop in drops if drop.reason in FATAL]

@@ -1,9 +1,9 @@
-"""Whisper's arithmetic, from the shapes in its config; 2 FLOPs a multiply-add.
+"""FLOPs of Whisper, from the shapes in its config, and the peak FLOP/s of devices.
 
-Matrix products only, as in the appendix of PaLM (arXiv 2204.02311) that MFU comes from. Per layer
-of width d: 24 d² for an encoder position's projections and MLP, 28 d² for a decoder position's (it
-has a cross-attention too), 4 d² for each encoder position's cross-attention keys and values, and
-4 d a pair of positions that attend. Then the two convolutions and the LM head.
+Only matrix products count, 2 FLOPs per multiply-add, as in the appendix of PaLM (arXiv 2204.02311)
+that defines MFU. A layer of width d takes 24 d² per encoder position, 28 d² per decoder position
+(with cross-attention), 4 d² per encoder position for the keys and values of cross-attention, and
+4 d per pair of positions that attend. The two convolutions and the LM head are added.
 """
 
 import time
@@ -20,7 +20,7 @@ from trainer.model import ModelConfig
 
 POSITIONS_PER_SECOND = exact_div(FRAMES_PER_SECOND, FRAMES_PER_POSITION)  # 50, of the encoder
 
-# dense fp16/bf16 peaks in FLOP/s, from the makers' data sheets; matched in order
+# dense fp16/bf16 peaks in FLOP/s from data sheets; the first name that matches counts
 PEAKS = (
     ("H100 PCIe", 756e12),
     ("H100 NVL", 835e12),
@@ -45,19 +45,19 @@ class WhisperFlops:
     n_mels: int
     vocabulary: int
     frozen_encoder: bool = False
-    frozen_weights: bool = False  # adapters learn instead; what they compute is too little to count
-    recomputes: bool = False  # gradient checkpointing goes forward twice
+    frozen_weights: bool = False  # LoRA: the FLOPs of the adapters are negligible
+    gradient_checkpointing: bool = False  # the forward pass is computed twice
 
     @classmethod
-    def of(
+    def from_config(
         cls,
         config: Any,
         *,
         frozen_encoder: bool = False,
         frozen_weights: bool = False,
-        recomputes: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> "WhisperFlops":
-        """Take the shapes from a transformers WhisperConfig."""
+        """Read the shapes from a transformers WhisperConfig."""
         return cls(
             d_model=config.d_model,
             encoder_layers=config.encoder_layers,
@@ -66,120 +66,126 @@ class WhisperFlops:
             vocabulary=config.vocab_size,
             frozen_encoder=frozen_encoder,
             frozen_weights=frozen_weights,
-            recomputes=recomputes,
+            gradient_checkpointing=gradient_checkpointing,
         )
 
     def encoder(self, positions: float) -> float:
-        """Return the FLOPs of encoding one clip of so many positions."""
+        """Return the FLOPs of encoding a clip of a number of encoder positions."""
         d, s = self.d_model, positions
         layer = 24 * d * d * s + 4 * d * s * s
         convolutions = 12 * self.n_mels * d * s + 6 * d * d * s
         return self.encoder_layers * layer + convolutions
 
     def decoder(self, positions: float, tokens: int) -> float:
-        """Return the FLOPs of decoding so many tokens of one clip, teacher-forced."""
+        """Return the FLOPs of decoding a number of tokens of a clip with teacher forcing."""
         d, s, u = self.d_model, positions, tokens
         layer = 28 * d * d * u + 4 * d * d * s + 4 * d * u * s + 4 * d * u * u
         return self.decoder_layers * layer + 2 * d * self.vocabulary * u
 
     def train(self, clips: Iterable[tuple[float, int]]) -> float:
-        """Return the useful FLOPs of training on clips of (seconds, tokens): no padding counted.
+        """Return the model FLOPs of training, without padding and recomputation.
 
-        Forward once and backward twice, or once where weights are frozen; a frozen encoder goes
-        forward only. What gradient checkpointing computes again is not counted.
+        The backward pass takes twice the FLOPs of the forward pass, or once with frozen weights. A
+        frozen encoder has no backward pass. Clips are given as (seconds, target tokens).
         """
-        return self._trained(clips, again=False)
+        return self._forward_backward(clips, recompute=False)
 
-    def computed(self, rows: Iterable[tuple[float, int]]) -> float:
-        """Return the FLOPs of training on padded rows, with what gradient checkpointing repeats."""
-        return self._trained(rows, again=self.recomputes)
+    def hardware(self, rows: Iterable[tuple[float, int]]) -> float:
+        """Return the hardware FLOPs of training, with what gradient checkpointing recomputes.
 
-    def _trained(self, clips: Iterable[tuple[float, int]], *, again: bool) -> float:
+        Args:
+            rows: padded seconds and padded tokens of each.
+        """
+        return self._forward_backward(rows, recompute=self.gradient_checkpointing)
+
+    def _forward_backward(self, clips: Iterable[tuple[float, int]], *, recompute: bool) -> float:
         total = 0.0
         for seconds, tokens in clips:
             s = seconds * POSITIONS_PER_SECOND
-            heard, said = self.encoder(s), self.decoder(s, tokens)
-            passed = said if self.frozen_encoder else said + heard  # by a gradient, on its way back
-            back = passed + self._attended(s, tokens) if self.frozen_weights else 2 * passed
-            total += heard + said + back + (passed if again else 0.0)
+            encoder, decoder = self.encoder(s), self.decoder(s, tokens)
+            differentiated = decoder if self.frozen_encoder else decoder + encoder
+            backward = 2 * differentiated
+            if self.frozen_weights:
+                backward = differentiated + self._attention(s, tokens)
+            total += encoder + decoder + backward + (differentiated if recompute else 0.0)
         return total
 
-    def _attended(self, positions: float, tokens: int) -> float:
-        """Return the FLOPs of what has no weights: positions and tokens that attend."""
+    def _attention(self, positions: float, tokens: int) -> float:
+        """Return the forward FLOPs of attention scores and values, which have no weights."""
         d, s, u = self.d_model, positions, tokens
         encoder = 0.0 if self.frozen_encoder else self.encoder_layers * 4 * d * s * s
         return encoder + self.decoder_layers * (4 * d * u * s + 4 * d * u * u)
 
     def activation_bytes(self, shape: Shape) -> float:
-        """Return about how many bytes a pass keeps for its backward, to compare passes by.
+        """Return the approximate memory of a forward pass's activations, to rank passes.
 
-        In half precision and without dropout a layer keeps 34 d bytes of a position (section 4.1
+        In half precision and without dropout a layer keeps 34 d bytes per position (section 4.1
         of arXiv 2205.05198; fused attention keeps no scores). The decoder's cross-attention adds
-        13 d of a token, and 4 d of an encoder position for keys and values. Of what gradient
-        checkpointing computes again only a layer's input stays. The loss holds three times the
-        logits in float32: the log-softmax and two gradients. Autocast's copies make it 1.3 times
-        as much, of audio as of tokens (counted for tiny and small); weights are not in it.
+        13 d per token, and 4 d per encoder position for keys and values. With gradient
+        checkpointing only the input of a layer is kept. The loss holds three times the logits in
+        float32: the log-softmax and two gradients. Autocast's copies, counted for tiny and small,
+        multiply audio and tokens alike by 1.3, so they are left out. Weights are not included.
         """
         d, positions = self.d_model, shape.frames / FRAMES_PER_POSITION
-        layer, cross, keys = (4 * d, 0, 0) if self.recomputes else (34 * d, 13 * d, 4 * d)
+        checkpointing = self.gradient_checkpointing
+        layer, cross, keys = (4 * d, 0, 0) if checkpointing else (34 * d, 13 * d, 4 * d)
         encoder = 0 if self.frozen_encoder else self.encoder_layers * layer
         encoder += self.decoder_layers * keys
         decoder = self.decoder_layers * (layer + cross) + 3 * 4 * self.vocabulary
         return shape.rows * (positions * encoder + shape.tokens * decoder)
 
-    def of_pass(self, shape: Shape) -> float:
-        """Return the FLOPs of training on a pass."""
+    def batch(self, shape: Shape) -> float:
+        """Return the hardware FLOPs of training on a padded batch."""
         row = (shape.frames / FRAMES_PER_SECOND, shape.tokens)
-        return shape.rows * self.computed([row])
+        return shape.rows * self.hardware([row])
 
 
-def flops_of(whisper: Whisper, config: ModelConfig) -> WhisperFlops:
+def whisper_flops(whisper: Whisper, config: ModelConfig) -> WhisperFlops:
     """Return the FLOPs of training a model with these settings."""
-    return WhisperFlops.of(
+    return WhisperFlops.from_config(
         whisper.model.config,
         frozen_encoder=config.frozen_encoder,
         frozen_weights=config.lora_rank is not None,
-        recomputes=config.gradient_checkpointing,
+        gradient_checkpointing=config.gradient_checkpointing,
     )
 
 
 @dataclass(slots=True)
 class Peak:
-    """A device's peak: one that was measured is measured again where it is exceeded."""
+    """The peak FLOP/s of a device; a measured peak is measured again when it is exceeded."""
 
     device: torch.device
     per_second: float  # FLOP/s
     source: str  # data sheet or measured
 
-    def shares(self, useful: float, made: float) -> tuple[float, float] | None:
-        """Return which shares of the peak are MFU and HFU; None where the peak is not known.
+    def utilization(self, model: float, hardware: float) -> tuple[float, float] | None:
+        """Return MFU and HFU, the shares of the peak; None if the hardware FLOP/s exceed the peak.
 
-        That is where more was computed than the peak allows: the device was busy with something
-        else when it was measured, and still is.
+        A measured peak is too low if the device was busy with something else.
 
         Args:
-            useful: FLOP/s that the clips need at their own length.
-            made: FLOP/s of all that was computed.
+            model: FLOP/s that the clips need at their own length.
+            hardware: FLOP/s that are computed, with padding and recomputation.
         """
-        if made > self.per_second and self.source == "measured":
-            self.per_second = max(self.per_second, _measured_peak(self.device))
-        if made > self.per_second:
+        if hardware > self.per_second and self.source == "measured":
+            self.per_second = max(self.per_second, _measure_peak(self.device))
+        if hardware > self.per_second:
             return None
-        return useful / self.per_second, made / self.per_second
+        return model / self.per_second, hardware / self.per_second
 
 
 def peak_flops(device: torch.device) -> tuple[float, str]:
-    """Return a device's peak in FLOP/s, and where the figure comes from: data sheet or measured."""
+    """Return a device's peak in FLOP/s, and its source: data sheet or measured."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for known, peak in PEAKS:
             if known in name:
                 return peak, "data sheet"
-    return _measured_peak(device), "measured"
+    return _measure_peak(device), "measured"
 
 
-def _measured_peak(device: torch.device) -> float:
-    """Return the best of a few large matrix products, in FLOP/s. Takes about half a second."""
+def _measure_peak(device: torch.device) -> float:
+    """Return the FLOP/s of the fastest of eight matrix products; takes about half a second."""
     size = 4096 if device.type == "cuda" else 1024
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     a = torch.randn(size, size, device=device, dtype=dtype)

@@ -1,4 +1,4 @@
-"""What a person wants to know while it trains: how fast, how well, how full."""
+"""TrainMetrics: loss, speed, padding and memory between two log lines; and the logging config."""
 
 import resource
 import sys
@@ -39,66 +39,74 @@ class LogConfig:
 
 
 class TrainMetrics:
-    """Sums up what happens between two log lines; rates are divided when a line is due."""
+    """Accumulates sums over the updates between two log lines, and returns rates and means."""
 
-    _loss: Tensor  # summed over this process's target tokens; read when a line is due
-    _scored: Tensor  # target tokens behind that sum
+    _loss: Tensor  # summed over this process's target tokens; stays on the device until read()
+    _loss_tokens: Tensor  # number of target tokens in that sum
     _grad_norm: Tensor  # of the last update
 
     def __init__(self, accelerator: Accelerator, flops: WhisperFlops, peak: Peak) -> None:
-        """Take the model's arithmetic and the device's peak."""
+        """Start with empty sums.
+
+        Args:
+            accelerator: sums over processes.
+            flops: of the model.
+            peak: of the device.
+        """
         self._accelerator = accelerator
         self._flops = flops
         self.peak = peak
-        self.start()
+        self.reset()
 
     def add(self, batches: Sequence[Batch], result: StepResult) -> None:
-        """Count an update of this process."""
+        """Add an update of this process."""
         self._updates += 1
-        # an update that was not made has no loss: its tokens are not divided by either
+        # a non-finite update counts neither in the loss nor in its tokens
+        tokens = float(sum(sum(b.tokens) for b in batches))
         self._loss += torch.where(result.finite, result.loss, 0.0)
-        self._scored += torch.where(result.finite, float(sum(sum(b.tokens) for b in batches)), 0.0)
+        self._loss_tokens += torch.where(result.finite, tokens, 0.0)
         self._grad_norm = result.grad_norm
         for batch in batches:
             clips = [(s, u) for s, u in zip(batch.seconds, batch.tokens, strict=True) if u]
             self._clips += len(clips)
             self._seconds += sum(batch.seconds)
             self._tokens += sum(batch.tokens)
-            self._useful += self._flops.train(clips)
+            self._model_flops += self._flops.train(clips)
             shape = batch.shape
-            self._made += self._flops.of_pass(shape)
+            self._hardware_flops += self._flops.batch(shape)
             self._positions += shape.rows * shape.frames / FRAMES_PER_POSITION
-            self._slots += shape.rows * shape.tokens
+            self._padded_tokens += shape.rows * shape.tokens
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Measure the time in which training waits for data."""
+        """Measure the time that training waits for data."""
         started = time.perf_counter()
         yield
         self._waited += time.perf_counter() - started
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave time out: evaluation and saving are not training."""
+        """Exclude the time of the body: evaluation and saving are not training."""
         started = time.perf_counter()
         yield
         self._started += time.perf_counter() - started
 
     def read(self) -> dict[str, float]:
-        """Return the metrics since the last call, over all processes, and begin anew."""
-        mine = [
+        """Return the metrics of all processes since the last call, and reset the sums."""
+        sums = [
             self._clips,
             self._seconds,
             self._tokens,
-            self._useful,
-            self._made,
+            self._model_flops,
+            self._hardware_flops,
             self._positions,
-            self._slots,
+            self._padded_tokens,
+            float(self._loss),
+            float(self._loss_tokens),
         ]
-        mine += [float(self._loss), float(self._scored)]
-        total = torch.tensor(mine, dtype=torch.float64)
+        total = torch.tensor(sums, dtype=torch.float64)
         total = self._accelerator.reduce(total.to(self._accelerator.device), reduction="sum").cpu()
-        clips, seconds, tokens, useful, made, positions, slots, loss, scored = total.tolist()
+        clips, seconds, tokens, model, hardware, positions, padded, loss, scored = total.tolist()
         wall = time.perf_counter() - self._started
         metrics = {
             "train/loss": loss / max(1.0, scored),
@@ -107,31 +115,32 @@ class TrainMetrics:
             "speed/clips_per_second": clips / wall,
             "speed/audio_seconds_per_second": seconds / wall,
             "speed/tokens_per_second": tokens / wall,
-            "speed/flops_per_second": self._made / wall,  # computed here, on the main process
+            "speed/flops_per_second": self._hardware_flops / wall,  # of the main process
             "speed/data_wait": self._waited / wall,
             "speed/encoder_padding": 1 - seconds * POSITIONS_PER_SECOND / max(1.0, positions),
-            "speed/decoder_padding": 1 - tokens / max(1.0, slots),
+            "speed/decoder_padding": 1 - tokens / max(1.0, padded),
             "memory/peak_gb": peak_memory(self._accelerator.device) / 1e9,
         }
-        each = wall * self._accelerator.num_processes
-        metrics["speed/useful_flops_per_second"] = useful / each  # of a process
-        if shares := self.peak.shares(useful / each, made / each):
+        device_seconds = wall * self._accelerator.num_processes
+        metrics["speed/useful_flops_per_second"] = model / device_seconds
+        if shares := self.peak.utilization(model / device_seconds, hardware / device_seconds):
             metrics["speed/mfu"], metrics["speed/hfu"] = shares
-        self.start()
+        self.reset()
         return metrics
 
-    def start(self) -> None:
-        """Begin anew, from now."""
-        self._updates = self._clips = self._tokens = self._slots = 0
-        self._seconds = self._useful = self._made = self._positions = self._waited = 0.0
+    def reset(self) -> None:
+        """Set all sums to 0, and restart the clock."""
+        self._updates = self._clips = self._tokens = self._padded_tokens = 0
+        self._seconds = self._positions = self._waited = 0.0
+        self._model_flops = self._hardware_flops = 0.0
         self._loss = torch.zeros((), device=self._accelerator.device)
-        self._scored = torch.zeros((), device=self._accelerator.device)
+        self._loss_tokens = torch.zeros((), device=self._accelerator.device)
         self._grad_norm = torch.zeros(())
         self._started = time.perf_counter()
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak in bytes: of the GPU's allocator, or of the process on a CPU."""
+    """Return the peak memory in bytes: of the GPU's allocator, or on a CPU of the process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

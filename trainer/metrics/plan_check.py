@@ -1,4 +1,4 @@
-"""What a plan said about a run, kept beside it; the run tells how that turned out."""
+"""Compare the speed of a run with the forecast of `python -m trainer plan`."""
 
 import json
 from collections.abc import Mapping
@@ -12,64 +12,64 @@ from accelerate import Accelerator
 
 from data.config_parser import current_names
 
-CHECKED_AFTER = 50  # updates
-WEIGHTLESS = ("optim.", "loop.", "eval.")  # knobs that cost updates no time, or are counted anyway
+CHECK_AFTER = 50  # updates
+IGNORED = ("optim.", "loop.", "eval.")  # settings that do not change the time of an update
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UpdateTime:
-    """What updates take. The workers decode meanwhile, unless there are none."""
+    """Model of the time of updates: workers decode in parallel, unless there are none."""
 
-    update: float  # seconds, whatever it holds: the optimizer, and what each launch costs
-    flop: float  # seconds
-    decode: float  # seconds that all workers together take for a second of audio
-    alone: bool  # the process that trains decodes as well
+    update: float  # seconds of an update of any size: the optimizer, and launching kernels
+    flop: float  # seconds per FLOP
+    decode: float  # seconds that all workers together take per second of audio
+    alone: bool  # there are no workers: the training process decodes
 
     def seconds(self, *, updates: float, flops: float, audio: float) -> float:
-        """Return how long some updates take.
+        """Return the time of some updates, in seconds.
 
         Args:
-            updates: their number.
-            flops: what one process computes in them.
-            audio: seconds of it that one process hears in them.
+            updates: number of updates.
+            flops: of one process.
+            audio: seconds of audio of one process.
         """
-        computing, decoding = updates * self.update + flops * self.flop, audio * self.decode
-        return computing + decoding if self.alone else max(computing, decoding)
+        compute, decode = updates * self.update + flops * self.flop, audio * self.decode
+        return compute + decode if self.alone else max(compute, decode)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forecast:
-    """What a run needs to hold itself against its plan."""
+    """The part of a plan that a run is compared with; saved as JSON."""
 
     pace: UpdateTime
-    update_seconds: float  # of an update, on average
+    update_seconds: float  # mean time of an update
     scoring_seconds: float  # of all evaluations after the first update
-    of: dict[str, Any]  # the circumstances it holds in
+    of: dict[str, Any]  # conditions of the plan, see conditions()
 
-    def difference(self, of: Mapping[str, Any]) -> str:
-        """Return in what a run's circumstances differ; empty where they do not."""
-        for key, value in of.items():
+    def difference(self, conditions: Mapping[str, Any]) -> str:
+        """Return the first difference from the conditions of a run, or an empty string."""
+        for key, value in conditions.items():
             if self.of.get(key) != value:
-                return f"{key} was {self.of.get(key)}, and is {value}"
+                return f"{key} was {self.of.get(key)} in the plan, but is {value}"
         return ""
 
 
 def plan_path(folder: Path) -> Path:
-    """Return where the plan of a run is kept: beside its folder, which need not exist."""
+    """Return the file of a run's plan, outside of the run's folder, which may not exist yet."""
     return folder.parent / ".plan" / f"{folder.name}.json"
 
 
-def circumstances(accelerator: Accelerator, shape: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all that a run's speed depends on.
+def conditions(accelerator: Accelerator, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything that the speed of a run depends on.
 
     Args:
-        accelerator: knows device, precision and processes.
-        shape: the knobs that shape training, and the data's fingerprint.
+        accelerator: device, precision and number of processes.
+        shape: the settings that define training, and the fingerprint of the data.
     """
     device = accelerator.device
     cuda = device.type == "cuda"
     return {
-        **{key: value for key, value in shape.items() if not key.startswith(WEIGHTLESS)},
+        **{key: value for key, value in shape.items() if not key.startswith(IGNORED)},
         "device": torch.cuda.get_device_name(device) if cuda else "cpu",
         "precision": str(accelerator.mixed_precision),
         "threads": torch.get_num_threads(),
@@ -78,63 +78,63 @@ def circumstances(accelerator: Accelerator, shape: Mapping[str, Any]) -> dict[st
 
 
 def read_forecast(path: Path) -> Forecast | None:
-    """Return what a plan said; None where there is none, or another version wrote it."""
+    """Return the forecast of a plan; None if there is none, or another version wrote it."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))["forecast"]
-        of = current_names(told["of"])
-        return Forecast(**{**told, "of": of, "pace": UpdateTime(**told["pace"])})
+        saved = json.loads(path.read_text(encoding="utf-8"))["forecast"]
+        of = current_names(saved["of"])
+        return Forecast(**{**saved, "of": of, "pace": UpdateTime(**saved["pace"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 class PlanCheck:
-    """Sums up a run's lines until it can be held against its plan; says so once."""
+    """Compares the speed of the first 50 updates of a start with the plan, once."""
 
-    def __init__(self, forecast: Forecast, *, at: int, steps: int, processes: int) -> None:
-        """Begin after an update.
+    def __init__(self, forecast: Forecast, *, step: int, steps: int, processes: int) -> None:
+        """Start after an update.
 
         Args:
-            forecast: what the plan said.
-            at: updates made before.
-            steps: updates to make in all.
-            processes: that share the audio.
+            forecast: of the plan.
+            step: updates made before.
+            steps: updates of the whole run.
+            processes: number of processes that share an update.
         """
         self._forecast = forecast
-        self._at, self._steps, self._processes = at, steps, processes
+        self._step, self._steps, self._processes = step, steps, processes
         self._updates = 0
-        self._clips = self._took = self._planned = 0.0
-        self._told = False
+        self._clips = self._seconds = self._planned_seconds = 0.0
+        self._done = False
 
     def add(self, step: int, metrics: Mapping[str, float]) -> str | None:
-        """Take a line of metrics; return the sentence where it is due."""
-        updates, self._at = step - self._at, step
-        if self._told or updates <= 0 or "speed/updates_per_second" not in metrics:
+        """Add the metrics of a log line; return the message when 50 updates are complete."""
+        updates, self._step = step - self._step, step
+        if self._done or updates <= 0 or "speed/updates_per_second" not in metrics:
             return None
-        took = updates / metrics["speed/updates_per_second"]
+        seconds = updates / metrics["speed/updates_per_second"]
         self._updates += updates
-        self._took += took
-        self._clips += took * metrics["speed/clips_per_second"]
-        self._planned += self._forecast.pace.seconds(
+        self._seconds += seconds
+        self._clips += seconds * metrics["speed/clips_per_second"]
+        self._planned_seconds += self._forecast.pace.seconds(
             updates=updates,
-            flops=took * metrics["speed/flops_per_second"],
-            audio=took * metrics["speed/audio_seconds_per_second"] / self._processes,
+            flops=seconds * metrics["speed/flops_per_second"],
+            audio=seconds * metrics["speed/audio_seconds_per_second"] / self._processes,
         )
-        if self._updates < CHECKED_AFTER:
+        if self._updates < CHECK_AFTER:
             return None
-        self._told = True
-        return self._sentence(step)
+        self._done = True
+        return self._message(step)
 
-    def _sentence(self, step: int) -> str:
-        slower, left = self._took / self._planned, self._steps - step
-        seconds = left * self._forecast.update_seconds * slower
+    def _message(self, step: int) -> str:
+        slowdown, left = self._seconds / self._planned_seconds, self._steps - step
+        seconds = left * self._forecast.update_seconds * slowdown
         seconds += self._forecast.scoring_seconds * left / self._steps
         return (
-            f"after {self._updates} updates: {self._clips / self._took:.1f} clips/s, the plan said "
-            f"{self._clips / self._planned:.1f} ({1 / slower - 1:+.0%}); it will finish at "
-            f"{clock(seconds)}"
+            f"after {self._updates} updates: {self._clips / self._seconds:.1f} clips/s; the plan "
+            f"said {self._clips / self._planned_seconds:.1f} ({1 / slowdown - 1:+.0%}); it will "
+            f"finish at {clock(seconds)}"
         )
 
 
 def clock(seconds: float) -> str:
-    """Return the time of day in so many seconds from now."""
+    """Return the local time in a number of seconds from now."""
     return f"{datetime.now() + timedelta(seconds=seconds):%Y-%m-%d %H:%M}"

@@ -1,4 +1,4 @@
-"""Where an update's time goes, and what a person could change about it."""
+"""Profile: a trace of some updates, tables of time by phase and by length, and advice."""
 
 import time
 from collections import Counter
@@ -19,15 +19,16 @@ from trainer.metrics.flops import Peak, WhisperFlops
 from trainer.metrics.phase_time import WAIT, phase_milliseconds
 
 SKIPPED, WARM_UP, TRACED = 2, 1, 5  # updates
-MEASURED = 40  # updates after them, without the tracer, which slows them down
-LENGTHS = 6  # groups of updates of like length in the table
-PATIENCE = 0.02  # share of the time that may be spent on waiting for data
-PADDING = 0.05  # share of the encoder's positions that may be padding
-LEAST_SECONDS = 60.0  # of padded audio in a pass, for a GPU to have enough to do
+MEASURED = 40  # updates after the traced ones, without the profiler, which slows them down
+NUM_GROUPS = 6  # rows of the table of updates by length
+# advice is given …
+MAX_WAIT = 0.02  # if waiting for data takes a larger share of the time
+MAX_PADDING = 0.05  # if a larger share of the encoder's input is padding
+MIN_SECONDS = 60.0  # if on a GPU no forward pass has as much padded audio
 
 
 class NoProfile:
-    """Stands in where nobody asked for a profile."""
+    """Null object for runs without a profile."""
 
     def step(self, batches: Sequence[Batch]) -> None:
         """Do nothing."""
@@ -42,44 +43,44 @@ class NoProfile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Update:
-    """What one update was made of, and took."""
+    """Measurements of an update."""
 
-    seconds: float  # of time
+    seconds: float  # wall time
     clips: int
-    audio: float  # seconds of real audio
-    longest: float  # seconds that its longest row is padded to
+    audio: float  # seconds, without padding
+    longest: float  # padded seconds of the longest row
     padded: float  # seconds of padded audio
-    largest: float  # the same, of the largest pass
-    useful: float  # FLOPs that the clips at their own length need
-    made: float  # FLOPs of what was computed, padding and recomputing included
-    gigabytes: float  # peak of the GPU's memory; 0 on a CPU
+    largest: float  # seconds of padded audio in the largest forward pass
+    model_flops: float  # of the clips at their own length
+    hardware_flops: float  # with padding and recomputation
+    gigabytes: float  # peak GPU memory; 0 on a CPU
 
 
 class Profile:
-    """Traces updates 4 to 8 of a start, measures the next 40, and says where time went."""
+    """Traces updates 4 to 8 of a start, measures the next 40, and prints tables and advice."""
 
     def __init__(
         self, folder: Path, print_fn: Callable[[Any], None], flops: WhisperFlops, peak: Peak
     ) -> None:
-        """Start at once.
+        """Start the profiler.
 
         Args:
-            folder: the run's.
+            folder: of the run; the trace is written to profile/trace.json.
             print_fn: prints tables and sentences.
-            flops: the model's arithmetic.
-            peak: the device's.
+            flops: of the model.
+            peak: of the device.
         """
         self.trace = folder / "profile" / "trace.json"
         self.print_fn, self.flops, self.peak = print_fn, flops, peak
         self.updates = 0
         self.measured: list[Update] = []
-        self.work: Counter[str] = Counter()  # seconds that workers spent, by stage
-        self.waited = 0.0  # share of the traced time that was spent on waiting for data
-        self.began = time.perf_counter()
+        self.worker_seconds: Counter[str] = Counter()  # by stage, during the traced updates
+        self.wait_share = 0.0  # of the traced time, spent waiting for data
+        self.started = time.perf_counter()  # of the current update
         self.profiler = profile(
             schedule=schedule(wait=SKIPPED, warmup=WARM_UP, active=TRACED, repeat=1),
-            on_trace_ready=self._traced,
-            acc_events=True,  # of one cycle; without it torch 2.11 warns that they are cleared
+            on_trace_ready=self._on_trace_ready,
+            acc_events=True,  # without it torch 2.11 warns that events of earlier cycles are lost
         )
         self.profiler.start()
 
@@ -89,28 +90,28 @@ class Profile:
         traced = SKIPPED + WARM_UP + TRACED
         if SKIPPED + WARM_UP < self.updates <= traced:
             for batch in batches:
-                self.work.update(batch.worker_seconds)
+                self.worker_seconds.update(batch.worker_seconds)
         if self.updates <= traced:
             self.profiler.step()
         elif self.updates <= traced + MEASURED:
             self.measured.append(self._measure(batches))
             if self.updates == traced + MEASURED:
                 self.close()
-        self.began = time.perf_counter()
+        self.started = time.perf_counter()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave time out: evaluation and saving are no part of an update."""
+        """Exclude the time of the body: evaluation and saving are not part of an update."""
         started = time.perf_counter()
         yield
-        self.began += time.perf_counter() - started
+        self.started += time.perf_counter() - started
 
     def close(self) -> None:
-        """Say what was measured, once."""
+        """Print the table and the advice, once."""
         if self.measured:
             self.print_fn(length_table(self.measured, self.peak))
-            for sentence in advice(self.measured, self.waited, self.peak):
-                self.print_fn(sentence)
+            for line in advice(self.measured, self.wait_share, self.peak):
+                self.print_fn(line)
         self.measured = []
 
     def _measure(self, batches: Sequence[Batch]) -> Update:
@@ -123,49 +124,51 @@ class Profile:
         shapes = [batch.shape for batch in batches]
         rows = [(s.frames / FRAMES_PER_SECOND, s.tokens) for s in shapes for _ in range(s.rows)]
         return Update(
-            seconds=time.perf_counter() - self.began,
+            seconds=time.perf_counter() - self.started,
             clips=len(clips),
             audio=sum(seconds for seconds, _ in clips),
             longest=max(seconds for seconds, _ in rows),
             padded=sum(seconds for seconds, _ in rows),
             largest=max(shape.seconds for shape in shapes),
-            useful=self.flops.train(clips),
-            made=self.flops.computed(rows),
+            model_flops=self.flops.train(clips),
+            hardware_flops=self.flops.hardware(rows),
             gigabytes=gigabytes,
         )
 
-    def _traced(self, profiler: Any) -> None:
+    def _on_trace_ready(self, profiler: Any) -> None:
         self.trace.parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(self.trace))
-        phases = {
-            name: spent / TRACED for name, spent in phase_milliseconds(profiler.events()).items()
-        }
-        self.waited = phases[WAIT] / (sum(phases.values()) or 1.0)
-        self.print_fn(phase_table(phases, self.work))
+        total = phase_milliseconds(profiler.events())
+        phases = {name: milliseconds / TRACED for name, milliseconds in total.items()}
+        self.wait_share = phases[WAIT] / (sum(phases.values()) or 1.0)
+        self.print_fn(phase_table(phases, self.worker_seconds))
         self.print_fn(f"trace of {TRACED} updates: {self.trace} (open it at ui.perfetto.dev)")
 
 
-def phase_table(milliseconds: dict[str, float], work: Counter[str]) -> Table:
-    """Return the time an update spends in each phase, and what workers do meanwhile."""
-    total = sum(milliseconds.values()) or 1.0
-    table = Table(
-        "phase", "ms an update", "share", title=f"where {TRACED} updates spent their time"
-    )
-    for name, spent in milliseconds.items():
-        table.add_row(name, f"{spent:.1f}", f"{spent / total:.1%}")
-    for name, seconds in work.items():
-        table.add_row(f"{name}, in the workers", f"{1000 * seconds / TRACED:.1f}", "meanwhile")
+def phase_table(phases: dict[str, float], worker_seconds: Counter[str]) -> Table:
+    """Return a table of the time of each phase of an update, and of the workers meanwhile.
+
+    Args:
+        phases: milliseconds of an update, by phase.
+        worker_seconds: of all traced updates, by stage.
+    """
+    total = sum(phases.values()) or 1.0
+    table = Table("phase", "ms per update", "share", title=f"time of {TRACED} updates by phase")
+    for name, milliseconds in phases.items():
+        table.add_row(name, f"{milliseconds:.1f}", f"{milliseconds / total:.1%}")
+    for name, seconds in worker_seconds.items():
+        table.add_row(f"{name}, in the workers", f"{1000 * seconds / TRACED:.1f}", "in parallel")
     return table
 
 
 def length_table(updates: Sequence[Update], peak: Peak) -> Table:
-    """Return what updates of each length took: the slowest ones, and those that fill the memory."""
+    """Return a table of updates by length; it shows which are slow, or fill the memory."""
     ordered = sorted(updates, key=lambda update: update.longest)
-    cuts = [len(ordered) * i // LENGTHS for i in range(LENGTHS + 1)]
+    cuts = [len(ordered) * i // NUM_GROUPS for i in range(NUM_GROUPS + 1)]
     groups = [ordered[a:b] for a, b in pairwise(cuts) if b > a]
     table = Table(
-        title=f"{len(updates)} updates by length; all of them in the last line",
-        caption="MFU counts what the clips need at their own length, HFU all that was computed",
+        title=f"{len(updates)} updates by length; the last row is all of them",
+        caption="MFU: FLOPs of the clips at their own length. HFU: with padding and recomputation.",
         caption_justify="left",
     )
     for column in ("padded to, s", "clips", "ms", "audio-s/s", "padding", "MFU", "HFU", "GB"):
@@ -173,8 +176,8 @@ def length_table(updates: Sequence[Update], peak: Peak) -> Table:
     for group in [*groups, ordered]:
         seconds, audio = sum(u.seconds for u in group), sum(u.audio for u in group)
         gigabytes = max(u.gigabytes for u in group)
-        useful, made = sum(u.useful for u in group), sum(u.made for u in group)
-        shares = peak.shares(useful / seconds, made / seconds)
+        model, hardware = sum(u.model_flops for u in group), sum(u.hardware_flops for u in group)
+        shares = peak.utilization(model / seconds, hardware / seconds)
         table.add_row(
             f"{group[0].longest:.1f} to {group[-1].longest:.1f}",
             f"{sum(u.clips for u in group) / len(group):.1f}",
@@ -188,19 +191,20 @@ def length_table(updates: Sequence[Update], peak: Peak) -> Table:
     return table
 
 
-def advice(updates: Sequence[Update], waited: float, peak: Peak) -> list[str]:
-    """Return what to change, the dearest first; nothing where there is nothing to say."""
+def advice(updates: Sequence[Update], wait_share: float, peak: Peak) -> list[str]:
+    """Return which settings to change, sorted by the share of the time that they may save."""
     seconds, padded = sum(u.seconds for u in updates), sum(u.padded for u in updates)
     padding = 1 - sum(u.audio for u in updates) / padded
-    said = []
-    if waited > PATIENCE:
-        said.append((waited, f"{waited:.0%} of the time is spent on waiting: raise data.workers"))
-    if padding > PADDING:
-        told = f"{padding:.0%} of what the encoder hears is padding: data.pad=bucket has least"
-        said.append((padding, told))
-    small = max(u.largest for u in updates) < LEAST_SECONDS
+    messages = []
+    if wait_share > MAX_WAIT:
+        message = f"{wait_share:.0%} of the time is spent waiting for data: raise data.workers"
+        messages.append((wait_share, message))
+    if padding > MAX_PADDING:
+        message = f"{padding:.0%} of the encoder's input is padding: data.pad=bucket has the least"
+        messages.append((padding, message))
+    small = max(u.largest for u in updates) < MIN_SECONDS
     if small and torch.cuda.is_available():
-        idle = 1 - sum(u.made for u in updates) / seconds / peak.per_second
-        told = "passes are too small for a GPU: raise data.update_seconds, or data.max_padding"
-        said.append((idle, told))
-    return [f"advice: {told}" for _, told in sorted(said, reverse=True)]
+        idle = 1 - sum(u.hardware_flops for u in updates) / seconds / peak.per_second
+        message = "forward passes are too small for a GPU: raise data.update_seconds or "
+        messages.append((idle, message + "data.max_padding"))
+    return [f"advice: {message}" for _, message in sorted(messages, reverse=True)]

@@ -1,4 +1,4 @@
-"""Where metrics go: metrics.jsonl, Accelerate's trackers, and a person's screen."""
+"""Recorder: writes metrics to metrics.jsonl, Accelerate's trackers and the console."""
 
 import os
 import sys
@@ -24,12 +24,12 @@ from data.atomic_files import append_jsonl, read_jsonl, write_jsonl
 from data.errors import is_disk_error
 from trainer.metrics.meter import LogConfig
 from trainer.metrics.plan_check import PlanCheck, read_forecast
-from trainer.metrics.trackers import Settings, begin_trackers
+from trainer.metrics.trackers import Settings, start_trackers
 
 METRICS = "metrics.jsonl"
-WIDTH = 100  # characters of a table where the output is not a terminal
+WIDTH = 100  # characters of a table if the output is not a terminal
 
-# slash name → what the console line says; it fits in 100 columns
+# metric → its format in the console line, which fits into 100 columns
 LINE = (
     ("train/loss", "loss {:.4f}"),
     ("train/lr", "lr {:.2e}"),
@@ -42,26 +42,31 @@ LINE = (
 
 
 class RunConsole(Console):
-    """A console that training outlives: Ctrl-C ends the `tee` behind a pipe as well."""
+    """A console that survives a broken pipe: Ctrl-C also stops a `tee` that reads the output."""
 
     def on_broken_pipe(self) -> None:
-        """Print nothing any more, where rich would end the process."""
+        """Stop printing; rich would exit."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Recorder:
-    """Writes on the main process."""
+    """Writes metrics, on the main process."""
 
     def __init__(self, folder: Path, accelerator: Accelerator) -> None:
-        """Take the run's folder."""
+        """Create the console and the progress display.
+
+        Args:
+            folder: of the run.
+            accelerator: logs to its trackers.
+        """
         self.path = folder / METRICS
         self.unwritten: list[dict[str, float]] = []
         self.accelerator = accelerator
         self.console = RunConsole(highlight=False, soft_wrap=True)
-        if not self.console.is_terminal:  # tables in a log need no folding
+        if not self.console.is_terminal:  # tables in a log file need not be narrow
             self.console.width = max(WIDTH, self.console.width)
-        # one display for all that runs: two would overwrite each other
+        # one display for training and evaluation: two would overwrite each other
         self.progress = Progress(
             TextColumn("{task.description}"),
             MofNCompleteColumn(),
@@ -74,36 +79,45 @@ class Recorder:
             disable=not self.console.is_terminal,
         )
         self.task = self.progress.add_task("training, updates", total=None, line="")
-        self.comparison: PlanCheck | None = None
-        self.tracked = 0  # the last step that trackers were told
+        self.plan_check: PlanCheck | None = None
+        self.tracked_step = 0  # the last step that was logged to trackers
 
     def begin(self, log: LogConfig, settings: Settings, *, step: int, steps: int) -> None:
-        """Continue a run's metrics after `step`."""
-        self.rewind(step)
-        self.progress.update(self.task, total=steps)
-        self.accelerator.trackers = begin_trackers(self.path.parent, log, settings, step)
-
-    def expect(self, plan: Path, of: Mapping[str, Any], step: int, steps: int) -> None:
-        """Hold the run against its plan, if there is one.
+        """Start the trackers, and delete metrics after a step.
 
         Args:
-            plan: where it would be.
-            of: the run's circumstances, which must be the plan's.
+            log: names of the trackers.
+            settings: of the run.
             step: updates made before.
-            steps: updates to make in all.
+            steps: updates of the whole run.
+        """
+        self.rewind(step)
+        self.progress.update(self.task, total=steps)
+        self.accelerator.trackers = start_trackers(self.path.parent, log, settings, step)
+
+    def compare_with_plan(
+        self, plan: Path, conditions: Mapping[str, Any], step: int, steps: int
+    ) -> None:
+        """Compare the speed with that of a plan, if there is one for the same conditions.
+
+        Args:
+            plan: file of the plan, which may not exist.
+            conditions: of the run, as conditions() returns them.
+            step: updates made before.
+            steps: updates of the whole run.
         """
         forecast = read_forecast(plan)
         if forecast is None:
             return
-        if told := forecast.difference(of):
-            self.print(f"not compared with {plan}: {told}")
+        if difference := forecast.difference(conditions):
+            self.print(f"the speed is not compared with {plan}: {difference}")
         else:
-            self.comparison = PlanCheck(
-                forecast, at=step, steps=steps, processes=self.accelerator.num_processes
+            self.plan_check = PlanCheck(
+                forecast, step=step, steps=steps, processes=self.accelerator.num_processes
             )
 
     def __enter__(self) -> Self:
-        """Start the display; where the output is not a terminal there are plain lines instead."""
+        """Start the progress display, if the output is a terminal."""
         self.progress.start()
         return self
 
@@ -113,24 +127,24 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop the display and flush the trackers."""
+        """Stop the progress display."""
         self.progress.stop()
 
     def rewind(self, step: int) -> None:
-        """Forget what was written after an update: of a future that was given up."""
+        """Delete the metrics after a step, when training resumes from it."""
         self.unwritten = [row for row in self.unwritten if row["step"] <= step]
-        # all rows are read: they are few, and not in order, since the end records the best update
+        # rows are not sorted, since the end of a run records the best step; they are few
         rows = list(read_jsonl(self.path)) if step and self.path.exists() else []
         write_jsonl(self.path, [row for row in rows if row["step"] <= step])
-        self.tracked = step
+        self.tracked_step = step
         self.progress.update(self.task, completed=step)
 
     def advance(self, step: int) -> None:
-        """Move the display on."""
+        """Update the progress bar of training."""
         self.progress.update(self.task, completed=step)
 
     def track(self, rounds: range, label: str) -> Iterator[int]:
-        """Yield the rounds of an evaluation; their bar stands below that of training."""
+        """Yield the batches of an evaluation, with a progress bar below that of training."""
         task = self.progress.add_task(f"{label}, batches", total=len(rounds), line="")
         try:
             for number in rounds:
@@ -140,8 +154,8 @@ class Recorder:
             self.progress.remove_task(task)
 
     @contextmanager
-    def despite_disk(self, what: str) -> Iterator[None]:
-        """Go on where the disk is full or broken, and say what was not written."""
+    def tolerate_disk_errors(self, what: str) -> Iterator[None]:
+        """Turn errors of a full or broken disk into a warning that names what was not written."""
         try:
             yield
         except Exception as error:
@@ -150,49 +164,49 @@ class Recorder:
             self.print(f"WARNING: {what} could not be written ({error}): free some space")
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write one line everywhere; what a full disk refuses is kept for the next time."""
+        """Write metrics to the file, the trackers and the console; retry later on disk errors."""
         self.unwritten.append({"step": step, **metrics})
-        with self.despite_disk("metrics"):
+        with self.tolerate_disk_errors("metrics"):
             append_jsonl(self.path, self.unwritten)
             self.unwritten.clear()
-            # the final evaluation is of the best model, of an update that lies behind: servers
-            # drop what comes out of order
-            self.tracked = max(self.tracked, step)
-            self.accelerator.log(dict(metrics), step=self.tracked)
+            # the final evaluation is of the best model, which may be of an earlier step: tracking
+            # servers drop values that are out of order
+            self.tracked_step = max(self.tracked_step, step)
+            self.accelerator.log(dict(metrics), step=self.tracked_step)
         parts = [form.format(metrics[name]) for name, form in LINE if name in metrics]
         if parts:
             self.progress.update(self.task, line="  ".join(parts[:3]))
             self.print(f"update {step:>6}  " + "  ".join(parts))
-        if self.comparison is not None and (told := self.comparison.add(step, metrics)):
-            self.print(told)
+        if self.plan_check is not None and (message := self.plan_check.add(step, metrics)):
+            self.print(message)
 
     def print(self, text: object) -> None:
-        """Print a sentence, or a table, above the progress bar."""
+        """Print a text or a table above the progress bar."""
         self.console.print(Text(text) if isinstance(text, str) else text)
 
 
 class JsonlLog:
-    """A JSON Lines file that outlives a full disk: rows that it refuses are kept for the next time.
+    """A JSON Lines file to append to; rows that a full disk rejects are written the next time.
 
-    For the main process alone: of lines that two machines append to one file, NFS loses some.
+    Only the main process may append: on NFS, lines of two machines would overwrite each other.
     """
 
     def __init__(self, path: Path, recorder: "Recorder | NullRecorder") -> None:
-        """Take the file, and what tells of a full disk."""
+        """Store the path, and the recorder that prints warnings."""
         self.path = path
         self.unwritten: list[dict[str, Any]] = []
         self._recorder = recorder
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Append rows, and those that were refused before."""
+        """Append rows, and those that could not be written before."""
         self.unwritten += rows
-        with self._recorder.despite_disk(self.path.name):
+        with self._recorder.tolerate_disk_errors(self.path.name):
             append_jsonl(self.path, self.unwritten)
             self.unwritten.clear()
 
 
 class NullRecorder:
-    """Stands in for the Recorder on the other processes."""
+    """Null object of the Recorder, for the other processes."""
 
     def __enter__(self) -> Self:
         """Do nothing."""
@@ -204,7 +218,9 @@ class NullRecorder:
     def begin(self, log: LogConfig, settings: Settings, *, step: int, steps: int) -> None:
         """Do nothing."""
 
-    def expect(self, plan: Path, of: Mapping[str, Any], step: int, steps: int) -> None:
+    def compare_with_plan(
+        self, plan: Path, conditions: Mapping[str, Any], step: int, steps: int
+    ) -> None:
         """Do nothing."""
 
     def rewind(self, step: int) -> None:
@@ -214,11 +230,11 @@ class NullRecorder:
         """Do nothing."""
 
     def track(self, rounds: range, label: str) -> Iterator[int]:
-        """Yield the rounds."""
+        """Yield the batches."""
         yield from rounds
 
     @contextmanager
-    def despite_disk(self, what: str) -> Iterator[None]:
+    def tolerate_disk_errors(self, what: str) -> Iterator[None]:
         """Do nothing."""
         yield
 

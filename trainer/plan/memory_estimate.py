@@ -109,7 +109,7 @@ class MemoryEstimator:
         features = torch.zeros(shape.rows, config.num_mel_bins, shape.frames, device=device)
         ids = torch.zeros(shape.rows, shape.tokens, dtype=torch.long, device=device)
         saved = self._count_saved(lambda: self._model(features, ids, ids))
-        if self._flops.recomputes:  # checkpointing: backward recomputes one layer at a time
+        if self._flops.gradient_checkpointing:  # the backward pass recomputes a layer at a time
             layer = self._accelerator.unwrap_model(self._model).whisper.model.encoder.layers[0]
             positions = shape.frames // FRAMES_PER_POSITION
             states = torch.zeros(shape.rows, positions, config.d_model, device=device)

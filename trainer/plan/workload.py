@@ -33,7 +33,7 @@ class Update:
 
     def flops(self, model: WhisperFlops) -> float:
         """Return the FLOPs of the first process."""
-        return sum(model.of_pass(each.shape) for each in self.passes)
+        return sum(model.batch(each.shape) for each in self.passes)
 
 
 class Workload:

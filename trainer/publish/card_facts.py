@@ -33,7 +33,7 @@ def facts_of(
         "corpora": [] if streamed else _corpora(columns),
         "error": state.best_error,
         "seconds": round(clock.seconds, 1),
-        "since": clock.since,
+        "since": clock.start_step,
         "shares": {name.partition("/")[2]: share for name, share in clock.shares().items()},
     }
 

@@ -21,7 +21,7 @@ from eval.half_precision import remove_adapters
 from eval.main_process import wait_until_visible
 from eval.whisper import Whisper
 from trainer.checkpoint.atomic_folder import digest, discard, move
-from trainer.checkpoint.snapshot import WEIGHTS, fill
+from trainer.checkpoint.snapshot import WEIGHTS, load_weights
 from trainer.lora import merge_adapters
 from trainer.publish.model_card import card
 
@@ -131,7 +131,7 @@ def write_facts(folder: Path, facts: dict[str, Any]) -> None:
 def restore(whisper: Whisper, folder: Path) -> None:
     """Load exported weights into a model in memory."""
     remove_adapters(whisper.model)
-    fill(whisper.model, wait_until_visible(folder / WEIGHTS))
+    load_weights(whisper.model, wait_until_visible(folder / WEIGHTS))
 
 
 def exported_step(folder: Path) -> int | None:

@@ -78,7 +78,7 @@ def _rows(before: Facts, after: Facts) -> list[dict[str, Any]]:
             "name": total.name,
             "clips": total.saved["clips"],
             "metric": total.saved["metric"],
-            "before": saved_percent(total.was[key]) if key in total.was else "not measured",
+            "before": saved_percent(total.earlier[key]) if key in total.earlier else "not measured",
             "after": saved_percent(total.saved[key]),
             "orthographic": percent(total.saved[f"{key}_ortho"]["rate"]),
         }

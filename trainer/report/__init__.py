@@ -1,1 +1,1 @@
-"""report.html and plots of a run."""
+"""The report of a run: report.html and plots/."""

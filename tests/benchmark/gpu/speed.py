@@ -78,7 +78,7 @@ class Bench:
             for silence in (True, False)
         }
         optimizer = accelerator.prepare(build_optimizer(modules[True], OptimConfig()))
-        flops, (peak, _) = WhisperFlops.of(whisper.model.config), peak_flops(device)
+        flops, (peak, _) = WhisperFlops.from_config(whisper.model.config), peak_flops(device)
         return cls(
             device=device,
             whisper=whisper,

@@ -13,7 +13,7 @@ from eval.evaluate import save
 from eval.metrics.compare import ALL, compare, read_hypotheses
 from eval.metrics.hypothesis import Hypothesis
 from eval.metrics.scores import score
-from eval.report.console_tables import difference_table, sentences
+from eval.report.console_tables import difference_table, verdicts
 
 
 def hypothesis(number: int, found: str, **settings: Any) -> Hypothesis:
@@ -66,7 +66,7 @@ def test_languages_and_long_audio_are_compared_apart_and_together() -> None:
     assert found["zh"].difference.change == -0.5
     assert found[ALL].clips == 10
     assert found[ALL].difference.change == -5 / 25
-    assert len(sentences(list(found.values()))) == 4
+    assert len(verdicts(list(found.values()))) == 4
 
 
 def test_empty_references_are_left_out() -> None:
@@ -139,5 +139,5 @@ def test_the_table_shows_rates_shares_and_normalizer() -> None:
     told = found[0].to_json()
     assert told["a_interval"][0] < 0.2 < told["a_interval"][1]
     assert told["b_interval"][0] < 1 / 15 < told["b_interval"][1]
-    (sentence,) = sentences(found)
-    assert sentence.endswith("; B has the lower WER in 100.0 % of the draws")
+    (sentence,) = verdicts(found)
+    assert sentence.endswith("; B has the lower WER in 100.0 % of the bootstrap samples")

@@ -11,9 +11,9 @@ from trainer.checkpoint.atomic_folder import (
     MANIFEST,
     PENDING,
     TRASH,
+    delete_leftovers,
     discard,
     move,
-    sweep,
     verify,
     write_manifest,
 )
@@ -106,5 +106,5 @@ def test_what_a_crash_left_is_swept_away(sealed: Path) -> None:
     for name in (f"{PENDING}step-2", f"{TRASH}step-1"):
         (sealed.parent / name).mkdir()
         (sealed.parent / name / "half").write_bytes(b"1")
-    sweep(sealed.parent)
+    delete_leftovers(sealed.parent)
     assert list(sealed.parent.iterdir()) == [sealed]

@@ -33,11 +33,11 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("shelf") / "checkpoints", CheckpointConfig(keep=3)
     )
     for number in (1, 2, 3):
-        pending = rotation.pending(number)
+        pending = rotation.pending_path(number)
         pending.mkdir(parents=True)
         (pending / "model.safetensors").write_bytes(random.Random(number).randbytes(5000))
         (pending / "optimizer.bin").write_bytes(random.Random(-number).randbytes(9000))
-        rotation.publish(pending, {"state": {"step": number, "best_step": 0}, "shape": {}})
+        rotation.commit(pending, {"state": {"step": number, "best_step": 0}, "shape": {}})
     return rotation.folder
 
 
@@ -58,7 +58,7 @@ def corrupt(three: Path, tmp_path: Path, trials: int) -> Counter[str]:
             found["without meaning"] += 1
         else:
             assert step_of(taken) == 2, (trial, how)
-            assert "step-00000003 is passed over" in told[0]
+            assert "step-00000003 is skipped" in told[0]
             found[how] += 1
         shutil.rmtree(folder)
     return found
@@ -82,7 +82,7 @@ def test_checkpoints_of_which_none_is_whole_are_not_taken_for_a_fresh_start(
     (run / "checkpoints" / "step-00000001" / "model.safetensors").unlink()
     done = trainer(run, "--resume=auto", check=False)
     assert done.returncode == 2
-    assert "no checkpoint is whole" in done.output
+    assert "no checkpoint is complete" in done.output
     with pytest.raises(InputError):
         CheckpointRotation(run / "checkpoints", CheckpointConfig()).newest(print)
 
@@ -120,7 +120,7 @@ def full_now_and_then(seed: int) -> None:
     import trainer.validation
 
     choose_at_random(seed)
-    trainer.checkpoint.manager.RETRIES = ()
+    trainer.checkpoint.manager.RETRY_SECONDS = ()
     for owner, name in (
         (Snapshot, "write"),
         (trainer.checkpoint.rotation, "hardlink_tree"),

@@ -18,9 +18,9 @@ from data.errors import InputError
 from trainer.checkpoint.atomic_folder import (
     MANIFEST,
     PENDING,
+    delete_leftovers,
     discard,
     move,
-    sweep,
     verify,
     write_manifest,
 )
@@ -95,7 +95,7 @@ def test_a_folder_moved_in_part_is_absent_and_swept_away(
         move(pending, tmp_path / "step")
     with pytest.raises(InputError, match=MANIFEST):
         verify(tmp_path / "step")
-    sweep(tmp_path)
+    delete_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -117,18 +117,18 @@ def test_another_checkpoint_of_one_update_leaves_a_whole_one_at_every_moment(
     progress = {"state": {"step": 1, "best_step": 0}, "shape": {}}
     for name in ("", "weights", "state", MANIFEST):
         no_renames(dies_at=name)
-        write(rotation.pending(1), text=name)
+        write(rotation.pending_path(1), text=name)
         try:
-            rotation.publish(rotation.pending(1), progress)
+            rotation.commit(rotation.pending_path(1), progress)
         except KeyboardInterrupt:
             assert name
         found = rotation.newest(lambda _: None)
-        rotation.tidy(found)
+        rotation.clean_up(found)
         assert found is not None
         assert (found / "weights").read_text() == ""
     no_renames()
-    write(rotation.pending(1), text="last")
-    rotation.publish(rotation.pending(1), progress)
+    write(rotation.pending_path(1), text="last")
+    rotation.commit(rotation.pending_path(1), progress)
     rotation.prune()
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     assert (verified(rotation.at(1)) / "weights").read_text() == "last"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainer.checkpoint.pinned_copy import BLOCK, HostBlocks, PinnedCopy, map_tensors, to_host
+from trainer.checkpoint.pinned_copy import BLOCK_BYTES, HostBlocks, PinnedCopy, map_tensors, to_host
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.uint8, torch.int64, torch.bool)
 
@@ -47,8 +47,8 @@ def test_the_same_tensors_get_the_same_memory_again() -> None:
 
 def test_a_tensor_that_no_block_has_room_for_gets_another_block() -> None:
     blocks = HostBlocks(pinned=False)
-    half = torch.empty(BLOCK // 2 + 1, dtype=torch.uint8, device="meta")
-    large = torch.empty(BLOCK + 1, dtype=torch.uint8, device="meta")
+    half = torch.empty(BLOCK_BYTES // 2 + 1, dtype=torch.uint8, device="meta")
+    large = torch.empty(BLOCK_BYTES + 1, dtype=torch.uint8, device="meta")
     one, two, three = map(blocks.empty_like, (half, half, large))
     starts = sorted((each.data_ptr(), each.data_ptr() + each.nbytes) for each in (one, two, three))
     assert all(end <= start for (_, end), (start, _) in pairwise(starts))

@@ -25,10 +25,10 @@ def put(rotation: CheckpointRotation) -> Put:
     """Return a function that publishes a checkpoint of an update."""
 
     def publish(step: int, best: int = 0, **more: Any) -> Path:
-        pending = rotation.pending(step)
+        pending = rotation.pending_path(step)
         pending.mkdir(parents=True)
         (pending / "weights").write_bytes(b"%d" % step)
-        rotation.publish(pending, {"state": {"step": step, "best_step": best, **more}, "shape": {}})
+        rotation.commit(pending, {"state": {"step": step, "best_step": best, **more}, "shape": {}})
         rotation.prune()
         return rotation.folder / f"step-{step:08d}"
 
@@ -74,16 +74,16 @@ def test_the_newest_whole_one_is_found_and_the_others_are_named(
     (rotation.folder / "step-by-step").mkdir()  # not ours
     assert rotation.newest(told.append) == whole
     assert len(told) == 1
-    assert "step-00000002 is passed over" in told[0]
+    assert "step-00000002 is skipped" in told[0]
     assert "weights: damaged" in told[0]
     assert (rotation.folder / ".pending-step-00000003").exists()  # a run may be writing it
-    rotation.tidy(whole)
+    rotation.clean_up(whole)
     assert not (rotation.folder / ".pending-step-00000003").exists()
 
 
 def test_nothing_is_loaded_where_none_is_whole(rotation: CheckpointRotation, put: Put) -> None:
     (put(1) / "weights").unlink()
-    with pytest.raises(InputError, match="no checkpoint is whole"):
+    with pytest.raises(InputError, match="no checkpoint is complete"):
         rotation.newest(lambda _: None)
 
 
@@ -91,18 +91,18 @@ def test_a_checkpoint_under_anothers_name_is_refused(
     rotation: CheckpointRotation, put: Put
 ) -> None:
     put(1).rename(rotation.folder / "step-00000009")
-    with pytest.raises(InputError, match="holds update 1"):
+    with pytest.raises(InputError, match="contains update 1"):
         verified(rotation.folder / "step-00000009")
 
 
 def test_a_path_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no checkpoint there"):
+    with pytest.raises(InputError, match="no such folder"):
         verified(tmp_path / "nothing")
 
 
 def test_the_best_one_is_there_or_the_run_says_so(rotation: CheckpointRotation, put: Put) -> None:
     assert rotation.at(put(3) and 3).name == "step-00000003"
-    with pytest.raises(InputError, match="step-00000007: not there"):
+    with pytest.raises(InputError, match="step-00000007: there is no such checkpoint"):
         rotation.at(7)
 
 
@@ -149,7 +149,7 @@ def test_a_crash_before_the_older_of_two_was_deleted_is_made_up_for(
     path = put(1, evaluated_step=1)
     shutil.copytree(path, path.with_name("step-00000001-older"))
     assert rotation.newest(lambda _: None) == path
-    rotation.tidy(path)
+    rotation.clean_up(path)
     assert rotation.all() == [path]
 
 

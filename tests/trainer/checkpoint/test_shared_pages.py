@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation
-from trainer.checkpoint.snapshot import read_moments
+from trainer.checkpoint.snapshot import read_optimizer
 from trainer.state import TrainState
 
 WIDTH = 300  # a tensor is much longer than a page
@@ -64,7 +64,7 @@ class Trained:
     def saved(self) -> Path:
         """Return a checkpoint of now."""
         self.checkpoints.save(TrainState(step=1), {})
-        self.checkpoints.settle()
+        self.checkpoints.wait_for_write()
         return self.checkpoints.rotation.folder / "step-00000001"
 
     def state(self) -> list[Tensor]:
@@ -101,7 +101,7 @@ def test_moments_of_any_mode_are_read_from_pages_that_processes_share(tmp_path: 
     first = Trained(tmp_path)
     first.update()
     path = first.saved()
-    assert held_in(read_moments(path), path / "optimizer.bin") == [True] * 4
+    assert held_in(read_optimizer(path), path / "optimizer.bin") == [True] * 4
 
 
 def test_nothing_that_trains_stays_in_a_checkpoints_files(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_planned_run_starts_and_compares_its_speed_with_the_plan(
     assert "started now, it ends at" in " ".join(done.stdout.split())
     ran = trainer(run, *extra)
     assert "after 52 updates: " in ran.output
-    assert "clips/s, the plan said " in ran.output
+    assert "clips/s; the plan said " in ran.output
     rows = [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
     padding = [row["speed/encoder_padding"] for row in rows if "train/loss" in row]
     assert told["updates"]["encoder_padding"] == pytest.approx(

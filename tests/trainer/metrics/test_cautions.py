@@ -9,7 +9,7 @@ import torch
 from data.config import DataConfig
 from data.sampling.epoch_plan import Plan
 from data.utterance import Utterance
-from trainer.metrics.console import launch_bound, warnings_of
+from trainer.metrics.console import gpu_warnings, start_warnings
 from trainer.metrics.flops import WhisperFlops
 
 ACCELERATOR: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
@@ -21,12 +21,12 @@ def told(texts: list[str], *, multilingual: bool | None) -> list[str]:
     model.generation_config = SimpleNamespace(is_multilingual=multilingual)
     said = [Utterance(id=text, audio="", text=text) for text in texts]
     manifest: Any = SimpleNamespace(train=said, dev=[], test=[])
-    return warnings_of(manifest, ACCELERATOR, model)
+    return start_warnings(manifest, ACCELERATOR, model)
 
 
 def test_an_english_only_model_on_chinese_texts_is_told() -> None:
     (line,) = told(["一二三", "四五", "six"], multilingual=False)
-    assert "2 of the first 3 texts have no letter of it" in line
+    assert "2 of the first 3 transcripts have no Latin letters" in line
 
 
 @pytest.mark.parametrize("multilingual", [True, None])
@@ -50,7 +50,7 @@ def of_passes(flops: WhisperFlops, peak: float, processes: int = 1, **knobs: Any
     clips = [Utterance(id=str(i), audio="", text="", seconds=5.0, tokens=25) for i in range(100)]
     config = DataConfig(**knobs)
     gpus: Any = SimpleNamespace(device=torch.device("cuda"), num_processes=processes)
-    return launch_bound(config, Plan.from_utterances(clips, config, seed=0), flops, peak, gpus)
+    return gpu_warnings(config, Plan.from_utterances(clips, config, seed=0), flops, peak, gpus)
 
 
 def test_passes_too_small_for_a_gpu_are_told_with_the_number_to_set() -> None:

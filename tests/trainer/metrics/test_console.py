@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data.atomic_files import write_json, write_jsonl
-from trainer.metrics.console import evaluation_folder, too_few, verdicts
+from trainer.metrics.console import evaluation_folder, too_few_clips_warning, verdicts
 
 
 def fill(run: Path, clips: int, edits: dict[int, float], **facts: Any) -> None:
@@ -75,6 +75,6 @@ def test_what_was_decoded_differently_is_not_compared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("clips", "warned"), [(7, True), (29, True), (30, False)])
 def test_few_dev_clips_are_warned_of_at_the_start(clips: int, warned: bool) -> None:
-    told = too_few("dev", clips)
+    told = too_few_clips_warning("dev", clips)
     assert (told is not None) is warned
     assert told is None or told.startswith(f"{clips} dev clips cannot choose a best model: ")

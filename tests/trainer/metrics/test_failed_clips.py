@@ -37,8 +37,8 @@ def log_of(path: Path, clips: int = 1000, config: DataConfig | None = None) -> D
 def told(log: DropLog, *drops: Drop) -> int:
     """Have clips fail in an update; return how many seemed new."""
     log.add(drops)
-    fresh = log.take()
-    log.count(fresh)
+    fresh = log.num_unlogged()
+    log.write(fresh)
     return fresh
 
 
@@ -87,7 +87,7 @@ def test_clips_that_killed_a_decoder_are_known_to_the_next_start(tmp_path: Path)
     path = tmp_path / "drops.jsonl"
     log = log_of(path)
     told(log, drop("a"), drop("b", "kills the decoder"), drop("c", "hangs the decoder"))
-    assert log.lethal == log_of(path).lethal == ["b", "c"]
+    assert log.fatal == log_of(path).fatal == ["b", "c"]
 
 
 def test_more_than_the_limit_stops_the_run_and_says_what_to_do(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_frozen_encoder_is_paid_once() -> None:
     config = SimpleNamespace(
         d_model=768, encoder_layers=12, decoder_layers=12, num_mel_bins=80, vocab_size=51865
     )
-    frozen = WhisperFlops.of(config, frozen_encoder=True)
+    frozen = WhisperFlops.from_config(config, frozen_encoder=True)
     saved = SMALL.train([(5.0, 24)]) - frozen.train([(5.0, 24)])
     assert saved == pytest.approx(2 * SMALL.encoder(250))
 
@@ -110,16 +110,16 @@ def test_an_unknown_peak_is_measured_and_says_so() -> None:
 
 def test_a_peak_that_is_exceeded_is_measured_again() -> None:
     peak = Peak(CPU, 1.0, "measured")  # of a machine that was busy with something else
-    shares = peak.shares(useful=1e3, made=2e3)
+    shares = peak.utilization(model=1e3, hardware=2e3)
     assert peak.per_second > 1e9
     assert shares == (1e3 / peak.per_second, 2e3 / peak.per_second)
 
 
 def test_no_share_above_all_of_it_is_ever_told() -> None:
     peak = Peak(CPU, 1.0, "measured")
-    assert peak.shares(useful=1e17, made=2e17) is None  # busy again, or still
-    assert Peak(CPU, 10.0, "data sheet").shares(useful=9.0, made=11.0) is None
-    assert Peak(CPU, 10.0, "data sheet").shares(useful=9.0, made=10.0) == (0.9, 1.0)
+    assert peak.utilization(model=1e17, hardware=2e17) is None  # busy again, or still
+    assert Peak(CPU, 10.0, "data sheet").utilization(model=9.0, hardware=11.0) is None
+    assert Peak(CPU, 10.0, "data sheet").utilization(model=9.0, hardware=10.0) == (0.9, 1.0)
 
 
 def test_a_line_whose_peak_is_not_known_has_no_share() -> None:

@@ -14,7 +14,7 @@ from trainer.metrics.plan_check import (
     Forecast,
     PlanCheck,
     UpdateTime,
-    circumstances,
+    conditions,
     plan_path,
     read_forecast,
 )
@@ -38,12 +38,12 @@ def metrics(update: float, *, clips: float = 8.0) -> dict[str, float]:
 
 
 def test_after_50_updates_it_is_told_once_and_by_how_much_it_is_off() -> None:
-    comparison = PlanCheck(FORECAST, at=0, steps=1050, processes=1)
+    comparison = PlanCheck(FORECAST, step=0, steps=1050, processes=1)
     assert comparison.add(25, metrics(1.6)) is None
     assert comparison.add(25, {"dev/error": 0.5}) is None
     now = datetime.now()
     told = comparison.add(50, metrics(1.6)) or ""
-    assert told.startswith("after 50 updates: 5.0 clips/s, the plan said 4.0 (+25%)")
+    assert told.startswith("after 50 updates: 5.0 clips/s; the plan said 4.0 (+25%)")
     left = timedelta(seconds=1000 * 2.0 / 1.25 + 60 * 1000 / 1050)
     ends = [f"{now + left + timedelta(seconds=late):%Y-%m-%d %H:%M}" for late in (0, 5)]
     assert told.rsplit("at ", 1)[1] in ends
@@ -51,10 +51,10 @@ def test_after_50_updates_it_is_told_once_and_by_how_much_it_is_off() -> None:
 
 
 def test_a_resumed_run_counts_its_own_updates_and_one_that_rolled_back_none_twice() -> None:
-    comparison = PlanCheck(FORECAST, at=100, steps=1000, processes=1)
+    comparison = PlanCheck(FORECAST, step=100, steps=1000, processes=1)
     assert comparison.add(140, metrics(2.0)) is None
     assert comparison.add(120, metrics(2.0)) is None  # back at an older checkpoint
-    assert "after 60 updates: 4.0 clips/s, the plan said 4.0 (+0%)" in (
+    assert "after 60 updates: 4.0 clips/s; the plan said 4.0 (+0%)" in (
         comparison.add(140, metrics(2.0)) or ""
     )
 
@@ -66,7 +66,7 @@ def test_workers_that_are_too_slow_decide_and_are_shared_by_no_process() -> None
     assert replace(slow, alone=True).seconds(updates=1, flops=1.5e12, audio=40) == 6.0
     forecast = replace(FORECAST, pace=slow)
     for processes, said in ((1, "2.0"), (4, "4.0")):  # 40 s of audio: 4 s, and 1 s, to decode
-        comparison = PlanCheck(forecast, at=0, steps=100, processes=processes)
+        comparison = PlanCheck(forecast, step=0, steps=100, processes=processes)
         assert f"the plan said {said} " in (comparison.add(50, metrics(2.0)) or "")
 
 
@@ -86,17 +86,17 @@ def test_a_plan_is_read_back_and_only_compared_with_its_own_circumstances(
 ) -> None:
     accelerator = Accelerator(cpu=True)
     shape = {"seed": 0, "data": "abc", "optim.lr": 1e-5, "loop.max_steps": 9}
-    of = circumstances(accelerator, shape)
-    assert circumstances(accelerator, shape | {"optim.lr": 1.0, "loop.max_steps": 8}) == of
+    of = conditions(accelerator, shape)
+    assert conditions(accelerator, shape | {"optim.lr": 1.0, "loop.max_steps": 8}) == of
     forecast = replace(FORECAST, of=of)
     path = tmp_path / ".plan" / "run.json"
     write_json(path, {"forecast": asdict(forecast)})
     assert read_forecast(path) == forecast
-    for other, told in ((of, ""), ({**of, "data": "abd"}, "data was abc, and is abd")):
+    for other, told in ((of, ""), ({**of, "data": "abd"}, "data was abc in the plan, but is abd")):
         recorder = Recorder(tmp_path, accelerator)
-        recorder.expect(path, other, 0, 100)
+        recorder.compare_with_plan(path, other, 0, 100)
         assert told in capsys.readouterr().out
-        assert (recorder.comparison is None) == bool(told)
+        assert (recorder.plan_check is None) == bool(told)
 
 
 def test_the_line_is_that_of_what_was_measured_and_never_falls() -> None:

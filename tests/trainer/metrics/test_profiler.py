@@ -20,8 +20,8 @@ FINE = Update(
     longest=5.0,
     padded=40.0,
     largest=40.0,
-    useful=1e11,
-    made=1.1e11,
+    model_flops=1e11,
+    hardware_flops=1.1e11,
     gigabytes=3.0,
 )
 
@@ -53,8 +53,8 @@ def test_shares_above_all_of_the_peak_are_not_known() -> None:
 
 
 def test_advice_names_the_knob_and_the_dearest_comes_first() -> None:
-    assert advice([FINE], waited=0.01, peak=PEAK) == []
-    said = advice([replace(FINE, audio=30.0)], waited=0.4, peak=PEAK)
+    assert advice([FINE], wait_share=0.01, peak=PEAK) == []
+    said = advice([replace(FINE, audio=30.0)], wait_share=0.4, peak=PEAK)
     assert [("data.workers" in each, "data.pad=bucket" in each) for each in said] == [
         (True, False),
         (False, True),
@@ -63,18 +63,18 @@ def test_advice_names_the_knob_and_the_dearest_comes_first() -> None:
 
 def test_what_is_computed_holds_padding_and_what_is_computed_twice() -> None:
     rows = [(5.0, 20), (30.0, 60)]
-    assert FLOPS.computed(rows) == FLOPS.train(rows)
-    again = replace(FLOPS, recomputes=True).computed(rows)
+    assert FLOPS.hardware(rows) == FLOPS.train(rows)
+    again = replace(FLOPS, gradient_checkpointing=True).hardware(rows)
     assert again == FLOPS.train(rows) * 4 / 3
     frozen = replace(FLOPS, frozen_encoder=True)
-    assert frozen.computed(rows) == frozen.train(rows)
-    assert replace(frozen, recomputes=True).computed(rows) < again
+    assert frozen.hardware(rows) == frozen.train(rows)
+    assert replace(frozen, gradient_checkpointing=True).hardware(rows) < again
 
 
 def test_frozen_weights_need_no_gradient_of_their_own() -> None:
     rows = [(5.0, 20)]
     adapters = replace(FLOPS, frozen_weights=True)
-    assert adapters.computed(rows) == adapters.train(rows)
+    assert adapters.hardware(rows) == adapters.train(rows)
     assert 2 / 3 < adapters.train(rows) / FLOPS.train(rows) < 0.75  # what attends has no weights
     both = replace(adapters, frozen_encoder=True)
     assert both.train(rows) > both.encoder(250) + 2 * both.decoder(250, 20)
@@ -85,5 +85,5 @@ def test_an_evaluation_is_no_part_of_an_update(tmp_path: Path) -> None:
     profile = Profile(tmp_path, print, FLOPS, PEAK)
     with profile.paused():
         time.sleep(0.2)
-    assert time.perf_counter() - profile.began < 0.15
+    assert time.perf_counter() - profile.started < 0.15
     profile.profiler.stop()

@@ -106,7 +106,7 @@ def test_a_tracker_that_cannot_begin_is_one_sentence(
         raise ValueError("no API key")
 
     monkeypatch.setattr(Kept, "start", refuse)
-    with pytest.raises(InputError, match=r"log\.trackers: wandb could not begin \(no API key\)"):
+    with pytest.raises(InputError, match=r"log\.trackers: wandb could not start \(no API key\)"):
         recorded(tmp_path, [])
     assert not begun
 

@@ -39,19 +39,23 @@ def memory_of(
     fit: Path = NONE,
     *,
     moments: int = 0,
-    recomputes: bool = False,
+    gradient_checkpointing: bool = False,
 ) -> MemoryEstimator:
     """Return a MemoryEstimator."""
     config = accelerator.unwrap_model(model).whisper.config
-    flops = WhisperFlops.of(config, recomputes=recomputes)
+    flops = WhisperFlops.from_config(config, gradient_checkpointing=gradient_checkpointing)
     return MemoryEstimator(accelerator, model, fit, moments=moments, flops=flops)
 
 
-@pytest.mark.parametrize("recomputes", [False, True])
-def test_estimated_and_measured_memory_of_a_pass_agree(wide_model: Path, recomputes: bool) -> None:
-    accelerator, model, optimizer = prepared(wide_model, gradient_checkpointing=recomputes)
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_estimated_and_measured_memory_of_a_pass_agree(
+    wide_model: Path, gradient_checkpointing: bool
+) -> None:
+    accelerator, model, optimizer = prepared(
+        wide_model, gradient_checkpointing=gradient_checkpointing
+    )
     gauge = PeakMemory(accelerator.device)
-    memory = memory_of(accelerator, model, recomputes=recomputes)
+    memory = memory_of(accelerator, model, gradient_checkpointing=gradient_checkpointing)
     try_largest_pass(Engine(accelerator, model, optimizer), Shape(1, 16, 1))
     gauge.reset()
     before = gauge.peak
@@ -63,7 +67,7 @@ def test_estimated_and_measured_memory_of_a_pass_agree(wide_model: Path, recompu
 
 def test_passes_are_compared_by_bytes_that_grow_as_what_they_keep(wide_model: Path) -> None:
     accelerator, model, _ = prepared(wide_model)
-    flops, memory = WhisperFlops.of(model.whisper.config), memory_of(accelerator, model)
+    flops, memory = WhisperFlops.from_config(model.whisper.config), memory_of(accelerator, model)
     small = Shape(8, 400, 8)
 
     def ratio(large: Shape) -> float:
@@ -86,7 +90,7 @@ def test_longer_passes_and_more_rows_take_more_and_checkpointing_takes_less(
     assert memory.peak(LARGE._replace(frames=3000)) > memory.peak(LARGE)
     assert memory.peak(LARGE._replace(tokens=400)) > memory.peak(LARGE)
     accelerator, model, _ = prepared(wide_model, gradient_checkpointing=True)
-    less = memory_of(accelerator, model, recomputes=True)
+    less = memory_of(accelerator, model, gradient_checkpointing=True)
     assert less.peak(LARGE) < memory.peak(LARGE)
 
 

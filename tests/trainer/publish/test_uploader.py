@@ -106,9 +106,9 @@ def test_a_model_replaced_during_the_upload_arrives_complete(
 def test_the_newest_checkpoint_is_uploaded_on_request(hub: FakeHub, run: Path) -> None:
     rotation = CheckpointRotation(run / "checkpoints", CheckpointConfig())
     for step in (3, 4):
-        write_text(rotation.pending(step) / "model.safetensors", f"weights of {step}")
-        rotation.publish(
-            rotation.pending(step), {"state": {"step": step, "best_step": 0}, "shape": {}}
+        write_text(rotation.pending_path(step) / "model.safetensors", f"weights of {step}")
+        rotation.commit(
+            rotation.pending_path(step), {"state": {"step": step, "best_step": 0}, "shape": {}}
         )
     uploader(run, checkpoints=True)[0].close()
     got = run / "got"

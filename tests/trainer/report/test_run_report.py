@@ -12,13 +12,13 @@ from data.atomic_files import read_jsonl, write_json, write_jsonl
 from data.config import DataConfig
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
-from trainer.metrics.console import comparison
+from trainer.metrics.console import comparison_table
 from trainer.metrics.meter import LogConfig
 from trainer.metrics.recorder import NullRecorder, Recorder
 from trainer.metrics.wall_clock import WallClock
 from trainer.publish.export import PublishConfig
 from trainer.publish.uploader import HubUploader
-from trainer.report.plots import points_of, write_plots
+from trainer.report.plots import curve_points, write_plots
 from trainer.report.run_report import write_report
 from trainer.validation import Validation
 
@@ -158,7 +158,7 @@ def test_pictures_of_the_curves_are_drawn(tmp_path: Path) -> None:
 
 def test_a_long_run_is_thinned_and_keeps_its_ends(tmp_path: Path) -> None:
     rows = [{"step": step, "train/loss": 1.0} for step in range(1, 10_001)]
-    points = points_of(tmp_path, rows, "train/loss", "")
+    points = curve_points(tmp_path, rows, "train/loss", "")
     assert len(points) < 2_100
     assert (points[0][0], points[-1][0]) == (1, 10_000)
 
@@ -167,14 +167,14 @@ def test_a_run_without_evaluations_has_a_report_too(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "metrics.jsonl", [])
     write_report(tmp_path, {})
     assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert comparison(tmp_path, 4).row_count == 0
+    assert comparison_table(tmp_path, 4).row_count == 0
 
 
 def test_the_table_at_the_end_compares_the_first_with_the_chosen_one(tmp_path: Path) -> None:
     fill(tmp_path)
     earlier = tmp_path / "eval" / "step-00000009"  # of an earlier end of the run
     shutil.copytree(tmp_path / "eval" / "step-00000000", earlier)
-    table = comparison(tmp_path, 3)
+    table = comparison_table(tmp_path, 3)
     cells = [next(iter(column.cells)) for column in table.columns]
     assert cells[:3] == ["en", "2", "WER"]
     assert cells[3] == "100.00 %"
