@@ -13,7 +13,7 @@ The pipeline, one module per stage:
     sampling/rows                an update                   -> rows and their padded lengths
     sampling/bucketed_sampler    rows                        -> forward passes of one process
     sampling/forward_bounds      a plan                      -> upper bounds of its forward passes
-    audio/source, tar, hf_rows   Utterance.audio             -> an open file          } in the
+    audio/open_audio             Utterance.audio             -> an open file          } in the
     audio/decode, resample       a file                      -> 16 kHz mono float32   } DataLoader's
     audio/augment                16 kHz mono                 -> augmented waveform    } workers
     batching/speech_dataset      a SampleSpec                -> a decoded Sample      }
@@ -24,8 +24,9 @@ The pipeline, one module per stage:
     dataloader                   all of the above, chained
 
 Streaming datasets are trained on window by window (streaming/): stream reads rows from any
-position, tar_window writes a window's audio to one tar file, windows screens each window,
-windowed_loader yields its forward passes, and window_log records where windows begin, for resuming.
+position, tar_window writes a window's audio to one tar file, prefetch_windows screens each window,
+stream_train_loader yields its forward passes, and window_log records where windows begin, for
+resuming.
 
 commands/ holds `python -m data inspect`, `split`, `leakage` and `demo-corpus`; pages/ their HTML.
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from data.atomic_files import TO_JSON, write_bytes
-from data.audio.source import revision_of
+from data.audio.open_audio import revision_of
 from data.config import DataConfig
 from data.corpora import read as read_corpus
 from data.corpora.common_voice import cache_durations
@@ -38,7 +38,7 @@ from data.screening.training_set import (
     screen_training_split,
     with_model_language,
 )
-from data.streaming.windows import first_window
+from data.streaming.prefetch_windows import first_window
 from data.utterance import Drop, Utterance
 
 

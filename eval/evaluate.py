@@ -23,8 +23,8 @@ from data.log_mel import CHUNK_SECONDS, FRAMES_PER_SECOND
 from data.sampling.epoch_plan import padded_frames
 from data.utterance import Utterance
 from eval.config import EvalConfig
-from eval.decode import DecodeResult, encode, transcribe
 from eval.device import explain_out_of_memory
+from eval.generate import DecodeResult, encode, transcribe
 from eval.half_precision import half_precision_copy
 from eval.metrics.hypothesis import Hypothesis
 from eval.metrics.scores import Scores, score

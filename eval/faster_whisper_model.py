@@ -24,7 +24,6 @@ from data.labels import END, MAX_TOKENS, LabelEncoder
 from data.log_mel import CHUNK_SECONDS
 from data.utterance import Utterance
 from eval.config import EvalConfig
-from eval.decode import EXTRA_TOKENS, DecodeResult
 from eval.device import Precision
 from eval.fallback import (
     COMPRESSION_RATIO_THRESHOLD,
@@ -32,6 +31,7 @@ from eval.fallback import (
     NO_SPEECH_THRESHOLD,
     TEMPERATURES,
 )
+from eval.generate import EXTRA_TOKENS, DecodeResult
 from eval.metrics.hypothesis import Hypothesis
 from eval.metrics.scores import Scores, score
 from eval.segments import Segment

@@ -25,7 +25,38 @@ FUNCTION_LINES, PARAMETERS, FILE_LINES, FOLDER_FILES = 40, 6, 200, 20
 LIMITS = {"train": 40, "train_step": 30, "main": 60}  # lines
 # What is over a limit today. A bound may only fall; what is no longer over one is taken out
 LONG_FUNCTIONS: dict[str, int] = {}
-LONG_FILES: dict[str, int] = {}
+LONG_FILES = {
+    "data/audio/augment.py": 205,
+    "data/command_help.py": 210,
+    "data/commands/demo_corpus.py": 215,
+    "data/commands/inspect_survey.py": 215,
+    "data/config.py": 245,
+    "data/config_parser.py": 250,
+    "data/dataloader.py": 225,
+    "data/manifest.py": 220,
+    "data/sampling/epoch_plan.py": 240,
+    "data/screening/filters.py": 210,
+    "eval/__main__.py": 240,
+    "eval/generate.py": 245,
+    "eval/metrics/compare.py": 210,
+    "eval/probes/hallucination.py": 210,
+    "eval/report/figures.py": 225,
+    "eval/report/page.py": 215,
+    "eval/transcribe/command.py": 205,
+    "trainer/checkpoint/atomic_folder.py": 205,
+    "trainer/checkpoint/manager.py": 270,
+    "trainer/checkpoint/rotation.py": 250,
+    "trainer/commands/find_batch_size.py": 215,
+    "trainer/commands/plan.py": 220,
+    "trainer/config.py": 220,
+    "trainer/main.py": 255,
+    "trainer/metrics/console.py": 250,
+    "trainer/metrics/profiler.py": 210,
+    "trainer/metrics/recorder.py": 245,
+    "trainer/process/watchdog_process.py": 220,
+    "trainer/resume.py": 260,
+    "trainer/validation.py": 250,
+}
 
 Graph = dict[str, set[str]]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.atomic_files import read_jsonl, write_jsonl
 from data.log_mel import CHUNK_SECONDS
-from eval.metrics.confidence import Difference, paired_bootstrap
+from eval.metrics.confidence_intervals import Difference, paired_bootstrap
 from eval.metrics.hypothesis import Hypothesis
 from trainer.state import TrainState
 

@@ -22,7 +22,7 @@ from data.errors import InputError, redact
 from eval.config import EvalConfig
 from eval.device import Precision
 from trainer.checkpoint.rotation import CheckpointConfig
-from trainer.metrics.meter import LogConfig
+from trainer.metrics.train_metrics import LogConfig
 from trainer.model import ModelConfig
 from trainer.optimizer import OptimConfig
 from trainer.publish.export import PublishConfig

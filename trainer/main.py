@@ -33,10 +33,10 @@ from trainer.metrics.clip_losses import ClipLosses
 from trainer.metrics.console import closing_message, gpu_warnings, run_overview, start_warnings
 from trainer.metrics.failed_clips import DropLog, num_training_clips
 from trainer.metrics.flops import Peak, peak_flops, whisper_flops
-from trainer.metrics.meter import TrainMetrics
 from trainer.metrics.plan_check import conditions, plan_path
 from trainer.metrics.profiler import NoProfile, Profile
 from trainer.metrics.recorder import JsonlLog, NullRecorder, Recorder
+from trainer.metrics.train_metrics import TrainMetrics
 from trainer.metrics.wall_clock import WallClock
 from trainer.model import prepare_training
 from trainer.nonfinite import NonFiniteGuard

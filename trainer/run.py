@@ -7,7 +7,7 @@ from typing import Any
 from data.batch import Batch
 from data.dataloader import TrainLoader
 from data.errors import InputError
-from data.streaming.windowed_loader import StreamTrainLoader
+from data.streaming.stream_train_loader import StreamTrainLoader
 from trainer.checkpoint.manager import Checkpoints
 from trainer.distributed.engine import Engine
 from trainer.distributed.fsdp import FullModel
@@ -15,9 +15,9 @@ from trainer.heartbeat import Heartbeat
 from trainer.metrics.clip_losses import ClipLosses
 from trainer.metrics.failed_clips import DropLog
 from trainer.metrics.flops import WhisperFlops
-from trainer.metrics.meter import TrainMetrics
 from trainer.metrics.profiler import NoProfile, Profile
 from trainer.metrics.recorder import NullRecorder, Recorder
+from trainer.metrics.train_metrics import TrainMetrics
 from trainer.metrics.wall_clock import WallClock
 from trainer.nonfinite import NonFiniteGuard
 from trainer.optimizer import OptimConfig

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 
 from data.atomic_files import write_json, write_jsonl, write_text
 from data.config import DataConfig
-from data.corpora.text_rules import count_rules
+from data.corpora.transcript_rules import count_rules
 from data.errors import InputError, launched_rank, redact
 from data.labels import LabelEncoder
 from data.manifest import Manifest, build_manifest, ensure_index, scan_cache_path

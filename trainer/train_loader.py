@@ -7,7 +7,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from data.audio.augment import Augmentation
-from data.audio.source import revision_of
+from data.audio.open_audio import revision_of
 from data.config import DataConfig
 from data.dataloader import BatchPreparer, TrainLoader, train_batches
 from data.labels import LabelEncoder
@@ -15,16 +15,16 @@ from data.manifest import Manifest
 from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
 from data.screening.training_set import with_model_language
+from data.streaming.prefetch_windows import Windows, screen_window
 from data.streaming.stream import Stream
+from data.streaming.stream_train_loader import StreamTrainLoader
 from data.streaming.window_log import WindowLog
-from data.streaming.windowed_loader import StreamTrainLoader
-from data.streaming.windows import Windows, screen_window
 from data.utterance import Utterance
 from eval.main_process import run_on_main_process
 from eval.whisper import Whisper
 from trainer.config import Config
 from trainer.metrics.flops import whisper_flops
-from trainer.plan.forward_limit import fit_path, with_fitted_budget
+from trainer.plan.forward_pass_budget import fit_path, with_fitted_budget
 from trainer.run_dir import SPOOL, WINDOWS
 
 

@@ -11,8 +11,8 @@ import soundfile
 import torch
 from torch import Tensor
 
+from data.audio.open_audio import AudioError, open_audio
 from data.audio.resample import resampler
-from data.audio.source import AudioError, open_audio
 from data.log_mel import HOP_LENGTH, SAMPLE_RATE, frames_of
 from data.utterance import Utterance
 

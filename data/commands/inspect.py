@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from data.atomic_files import write_jsonl, write_text
-from data.audio.source import AudioError
+from data.audio.open_audio import AudioError
 from data.commands import inspect_tables as findings
 from data.commands.inspect_outliers import Suspicion, find_suspicious, speaking_rates
 from data.commands.inspect_survey import InspectConfig, Survey

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from data.audio.source import AudioError, open_audio
+from data.audio.open_audio import AudioError, open_audio
 from data.commands.inspect_columns import ColumnStatistics
 from data.commands.inspect_outliers import (
     DEVIATIONS,

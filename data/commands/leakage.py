@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from data.atomic_files import write_json
-from data.audio.source import BROKEN, open_source
+from data.audio.open_audio import BROKEN, open_source
 from data.config import DataConfig, Source
 from data.corpora import read as read_corpus
 from data.errors import InputError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.config import DataConfig
-from data.corpora.folders import peek_folders, subfolders
+from data.corpora.find_files import peek_folders, subfolders
 from data.corpora.hf_datasets import (
     LANGUAGE_COLUMNS,
     SPEAKER_COLUMNS,

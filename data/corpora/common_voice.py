@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.atomic_files import replace_nul
 from data.config import DataConfig
-from data.corpora.folders import has_suffix
+from data.corpora.find_files import has_suffix
 from data.errors import InputError
 from data.paths import resolve_inside
 from data.utterance import Utterance

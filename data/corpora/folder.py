@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.config import DataConfig
-from data.corpora.folders import is_audio, peek, peek_folders, split_folder, walk
-from data.corpora.text_rules import Rule, apply
+from data.corpora.find_files import is_audio, peek, peek_folders, split_folder, walk
 from data.corpora.text_tables import read_text
+from data.corpora.transcript_rules import Rule, apply
 from data.errors import InputError
 from data.paths import resolve_inside
 from data.utterance import Utterance

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.audio.hf_rows import commit_of, open_split
+from data.audio.hf_load_dataset import commit_of, open_split
 from data.config import DataConfig
 from data.errors import InputError
 from data.utterance import Utterance

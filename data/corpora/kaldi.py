@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.config import DataConfig
-from data.corpora.folders import peek_folders, subfolders
+from data.corpora.find_files import peek_folders, subfolders
 from data.corpora.text_tables import read_pairs, seconds_of
 from data.errors import InputError
 from data.utterance import Utterance

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.audio.source import PCM_BYTES_PER_SECOND
+from data.audio.open_audio import PCM_BYTES_PER_SECOND
 from data.config import DataConfig
-from data.corpora.folders import peek, subfolders, walk
-from data.corpora.text_rules import Rule, apply
+from data.corpora.find_files import peek, subfolders, walk
 from data.corpora.text_tables import UTF_8, read_lines, read_text
+from data.corpora.transcript_rules import Rule, apply
 from data.errors import InputError
 from data.paths import resolve_inside
 from data.utterance import Utterance

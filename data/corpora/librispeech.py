@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.config import DataConfig
-from data.corpora.folders import is_audio, peek, split_folder, walk
-from data.corpora.text_rules import Rule, apply
+from data.corpora.find_files import is_audio, peek, split_folder, walk
 from data.corpora.text_tables import read_pairs
+from data.corpora.transcript_rules import Rule, apply
 from data.paths import resolve_inside
 from data.utterance import Utterance
 

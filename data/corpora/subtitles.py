@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data.config import DataConfig
 from data.corpora.subtitle_parser import ARROW, Cue, join, parse, screen_overlaps
-from data.corpora.text_rules import Rule, apply
+from data.corpora.transcript_rules import Rule, apply
 from data.errors import InputError
 from data.labels import UNSPACED
 from data.paths import resolve_inside

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.config import DataConfig
-from data.corpora.folders import has_suffix
+from data.corpora.find_files import has_suffix
 from data.corpora.text_tables import read_rows, seconds_of
 from data.errors import InputError
 from data.paths import resolve_inside

@@ -7,7 +7,7 @@ from typing import Any
 import soundfile
 
 from data.audio.decode import load_audio
-from data.audio.source import quiet_stderr
+from data.audio.open_audio import quiet_stderr
 from data.log_mel import N_SAMPLES, SAMPLE_RATE
 from data.utterance import Utterance
 

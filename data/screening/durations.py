@@ -13,7 +13,7 @@ from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from data.audio.decode import AudioError, declared_seconds, measured_seconds
-from data.audio.source import containing_file
+from data.audio.open_audio import containing_file
 from data.config import DataConfig
 from data.screening.scan_cache import Measurement, MeasurementCache, Measurements, Stamps
 from data.utterance import Utterance

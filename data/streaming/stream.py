@@ -7,7 +7,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.audio.hf_rows import open_stream
+from data.audio.hf_load_dataset import open_stream
 from data.config import DataConfig
 from data.corpora import NO_CORPUS, layout_of, webdataset
 from data.corpora import hf_datasets as hub

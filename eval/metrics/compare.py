@@ -11,7 +11,7 @@ from data.atomic_files import read_jsonl
 from data.errors import InputError
 from data.log_mel import CHUNK_SECONDS
 from data.utterance import Utterance
-from eval.metrics.confidence import (
+from eval.metrics.confidence_intervals import (
     Difference,
     Interval,
     bootstrap_intervals,

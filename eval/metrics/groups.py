@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data.labels import UNSPACED
-from eval.metrics.confidence import Interval, bootstrap_intervals, percent
+from eval.metrics.confidence_intervals import Interval, bootstrap_intervals, percent
 from eval.metrics.hypothesis import ComparedTexts, Hypothesis
 from eval.metrics.units import METRICS
 from eval.metrics.wer import ErrorCounts

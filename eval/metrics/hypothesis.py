@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.utterance import Utterance
-from eval.decode import DecodeResult
+from eval.generate import DecodeResult
 from eval.metrics.chinese_script import fold, is_folded, wrong_script
 from eval.metrics.normalize import normalizer_for
 from eval.metrics.units import KOREAN, METRICS, unit_of

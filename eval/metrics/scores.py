@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.log_mel import CHUNK_SECONDS
-from eval.metrics.confidence import Interval
+from eval.metrics.confidence_intervals import Interval
 from eval.metrics.groups import Group, ScoredHypothesis, group_by_language, pooled_error
 from eval.metrics.hypothesis import ComparedTexts, Hypothesis, compare_texts
 

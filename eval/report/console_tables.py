@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from eval.metrics.compare import ALL, Compare
-from eval.metrics.confidence import percent
+from eval.metrics.confidence_intervals import percent
 from eval.metrics.groups import LABELS
 from eval.metrics.scores import Scores
 from eval.report.figures import HEADINGS, NUMBERS, Summary, columns

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from data.labels import UNSPACED
-from eval.metrics.confidence import saved_percent
+from eval.metrics.confidence_intervals import saved_percent
 from eval.metrics.groups import LABELS
 from eval.metrics.scores import saved_groups
 from eval.probes.hallucination import COUNTS, SIGNS

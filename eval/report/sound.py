@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from data.audio.source import HUB_PREFIX, AudioError
+from data.audio.open_audio import HUB_PREFIX, AudioError
 from data.audio.tar import TAR_PREFIX
 from data.pages.audio_uri import data_uri
 from data.utterance import Utterance

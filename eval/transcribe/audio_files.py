@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data.corpora.folders import is_audio, walk
+from data.corpora.find_files import is_audio, walk
 from data.errors import InputError
 
 

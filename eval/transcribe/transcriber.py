@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from data.audio.decode import load_audio
-from data.audio.source import AudioError
+from data.audio.open_audio import AudioError
 from data.dataloader import unlabelled_batch
 from data.errors import InputError
 from data.log_mel import CHUNK_SECONDS, N_FRAMES, SAMPLE_RATE, LogMel
 from data.utterance import Utterance
 from eval.config import EvalConfig
-from eval.decode import DecodeResult, encode, transcribe
 from eval.device import Precision, build_evaluation_accelerator
 from eval.faster_whisper_model import load_faster_whisper_model
+from eval.generate import DecodeResult, encode, transcribe
 from eval.half_precision import half_precision_copy
 from eval.segments import Segment, clean_up_segments, join_texts
 from eval.silence_states import compute_silence_states, set_silence_states

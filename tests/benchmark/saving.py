@@ -29,7 +29,7 @@ from rich.table import Table
 from data.batch import IGNORE_INDEX, Batch, Position, target_positions
 from eval.whisper import load_whisper
 from trainer.checkpoint.manager import Checkpoints
-from trainer.checkpoint.pinned_copy import PinnedCopy
+from trainer.checkpoint.pinned_memory import PinnedCopy
 from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation
 from trainer.checkpoint.snapshot import Snapshot
 from trainer.distributed.engine import build_engine

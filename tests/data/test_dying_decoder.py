@@ -18,7 +18,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from data import dataloader as loader
 from data import worker_pool as workers
 from data.audio import decode as audio
-from data.audio.source import AudioError
+from data.audio.open_audio import AudioError
 from data.batch import IGNORE_INDEX, Batch, Position
 from data.batching import collate
 from data.config import DataConfig

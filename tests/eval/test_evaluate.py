@@ -23,8 +23,8 @@ from data.log_mel import LogMel
 from data.sampling.epoch_plan import padded_frames
 from data.utterance import Utterance
 from eval.config import EvalConfig
-from eval.decode import DecodeResult, encode, transcribe
 from eval.evaluate import MIN_LENGTH_RATIO, Evaluator, save
+from eval.generate import DecodeResult, encode, transcribe
 from eval.whisper import Whisper, load_whisper
 from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
 

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from trainer.checkpoint.manager import Checkpoints
-from trainer.checkpoint.pinned_copy import PinnedCopy
+from trainer.checkpoint.pinned_memory import PinnedCopy
 from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation
 from trainer.checkpoint.snapshot import Snapshot
 from trainer.state import TrainState

@@ -18,7 +18,7 @@ from data.dataloader import BatchPreparer, eval_batches
 from data.errors import InputError
 from data.log_mel import N_FRAMES
 from eval.config import EvalConfig
-from eval.decode import encode, transcribe
+from eval.generate import encode, transcribe
 from eval.half_precision import remove_adapters
 from eval.whisper import Whisper, load_whisper
 from trainer.lora import merge_adapters

@@ -18,7 +18,7 @@ from data.dataloader import TrainLoader
 from data.errors import InputError
 from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
-from data.streaming.windowed_loader import StreamTrainLoader
+from data.streaming.stream_train_loader import StreamTrainLoader
 from data.utterance import Utterance
 from eval.device import is_out_of_memory
 from eval.whisper import load_whisper

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from data.errors import InputError, is_disk_error
 from eval.main_process import run_on_main_process
 from trainer.checkpoint.atomic_folder import check_free_space, discard
-from trainer.checkpoint.pinned_copy import PinnedCopy
+from trainer.checkpoint.pinned_memory import PinnedCopy
 from trainer.checkpoint.rotation import NAME, CheckpointRotation, read_progress, step_of
 from trainer.checkpoint.snapshot import Snapshot, restore
 from trainer.distributed.collectives import sum_over_processes

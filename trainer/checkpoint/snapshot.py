@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data.errors import InputError
-from trainer.checkpoint.pinned_copy import PinnedCopy, map_tensors, to_host
+from trainer.checkpoint.pinned_memory import PinnedCopy, map_tensors, to_host
 from trainer.distributed.fsdp import gather_state, is_sharded, scatter_state
 
 # file names that Accelerate's load_state reads

@@ -29,7 +29,7 @@ from trainer.distributed.accelerator import build_accelerator, trim_memory
 from trainer.distributed.engine import Engine, build_engine
 from trainer.model import prepare_training
 from trainer.out_of_memory import try_largest_pass
-from trainer.plan.forward_limit import FittingBatch, fit_path, pass_budget
+from trainer.plan.forward_pass_budget import FittingBatch, fit_path, pass_budget
 
 MEMORY_SHARE = 0.9  # of the device: the rest is for temporary tensors and fragmentation
 LINEAR_TRIALS = 5  # trials by linear extrapolation, before bisection

@@ -20,14 +20,14 @@ from trainer.config import Config
 from trainer.distributed.accelerator import build_accelerator
 from trainer.distributed.engine import build_engine
 from trainer.metrics.flops import whisper_flops
-from trainer.metrics.meter import peak_memory
 from trainer.metrics.plan_check import Forecast, UpdateTime, conditions, plan_path
 from trainer.metrics.recorder import NullRecorder
+from trainer.metrics.train_metrics import peak_memory
 from trainer.metrics.wall_clock import WallClock
 from trainer.model import prepare_training
 from trainer.optimizer import optimizer_state_bytes
 from trainer.plan.benchmark import UpdateBenchmark, evaluation_seconds
-from trainer.plan.forward_limit import fit_path, with_fitted_budget
+from trainer.plan.forward_pass_budget import fit_path, with_fitted_budget
 from trainer.plan.memory_estimate import DiskSpace, MemoryEstimator, disk_space, total_memory
 from trainer.plan.plan_tables import Section, show
 from trainer.plan.workload import Workload, average_update

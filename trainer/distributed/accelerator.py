@@ -8,10 +8,11 @@ import warnings
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType, parse_flag_from_env
 
 from data.errors import InputError
 from eval.device import mixed_precision, on_cpu, set_up_cuda
-from trainer.distributed.fsdp import refuse_plugins, refuse_unsupported_modes
+from trainer.distributed.fsdp import is_sharded
 
 # malloc.h's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD: no separate mapping for large tensors, no
 # memory returned to the kernel while less than 2 GB is free, and allocation in steps of 256 MB
@@ -21,6 +22,10 @@ MALLOPT = ((-4, 0), (-1, 2**31 - 1), (-2, 2**28))
 # name broadcast_buffers, but 2.11 and Accelerate have no other
 warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
 DDP = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
+UNSUPPORTED = (
+    "which this loop does not support: use --multi_gpu, or FSDP with fsdp_version 2 (as ZeRO-2: "
+    "trainer/recipes/accelerate/fsdp2-zero2.yaml)"
+)
 
 
 def build_accelerator(
@@ -51,6 +56,31 @@ def build_accelerator(
     accelerator = Accelerator(mixed_precision=mixed, cpu=cpu, kwargs_handlers=[DDP])
     refuse_unsupported_modes(accelerator)
     return accelerator
+
+
+def refuse_plugins() -> None:
+    """Refuse DeepSpeed and Megatron-LM, before Accelerate imports them and raises ImportError.
+
+    Raises:
+        InputError: the launcher asks for one of them.
+    """
+    for name in ("DEEPSPEED", "MEGATRON_LM"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
+            raise InputError(f"the launcher asks for {name}, {UNSUPPORTED}")
+
+
+def refuse_unsupported_modes(accelerator: Accelerator) -> None:
+    """Refuse distributed modes other than DDP and FSDP2.
+
+    Raises:
+        InputError: the launcher asks for FSDP version 1 or another mode.
+    """
+    kind = accelerator.distributed_type
+    supported = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+    if kind in supported or (is_sharded(accelerator) and accelerator.is_fsdp2):
+        return
+    version = " version 1" if is_sharded(accelerator) else ""
+    raise InputError(f"the launcher asks for {kind.value}{version}, {UNSUPPORTED}")
 
 
 def _refuse_gradient_accumulation() -> None:

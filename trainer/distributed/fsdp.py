@@ -8,7 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, parse_flag_from_env
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -18,7 +18,6 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from data.errors import InputError
 from eval.whisper import Whisper
 from trainer.model import TrainingModule
 
@@ -26,40 +25,11 @@ FULL = StateDictOptions(full_state_dict=True)
 FULL_ON_MAIN = StateDictOptions(full_state_dict=True, cpu_offload=True)  # empty on other processes
 # a checkpoint holds one name of tied weights
 FULL_UNTIED = StateDictOptions(full_state_dict=True, strict=False)
-UNSUPPORTED = (
-    "which this loop does not support: use --multi_gpu, or FSDP with fsdp_version 2 (as ZeRO-2: "
-    "trainer/recipes/accelerate/fsdp2-zero2.yaml)"
-)
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
     """Return whether weights are sharded over processes."""
     return accelerator.distributed_type == DistributedType.FSDP
-
-
-def refuse_plugins() -> None:
-    """Refuse DeepSpeed and Megatron-LM, before Accelerate imports them and raises ImportError.
-
-    Raises:
-        InputError: the launcher asks for one of them.
-    """
-    for name in ("DEEPSPEED", "MEGATRON_LM"):
-        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
-            raise InputError(f"the launcher asks for {name}, {UNSUPPORTED}")
-
-
-def refuse_unsupported_modes(accelerator: Accelerator) -> None:
-    """Refuse distributed modes other than DDP and FSDP2.
-
-    Raises:
-        InputError: the launcher asks for FSDP version 1 or another mode.
-    """
-    kind = accelerator.distributed_type
-    supported = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
-    if kind in supported or (is_sharded(accelerator) and accelerator.is_fsdp2):
-        return
-    version = " version 1" if is_sharded(accelerator) else ""
-    raise InputError(f"the launcher asks for {kind.value}{version}, {UNSUPPORTED}")
 
 
 def separate_full_model(module: TrainingModule, accelerator: Accelerator) -> TrainingModule:

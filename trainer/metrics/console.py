@@ -17,7 +17,7 @@ from data.errors import InputError
 from data.manifest import Manifest
 from data.sampling.epoch_plan import Plan
 from eval.metrics.compare import ALL, Compare, compare_saved
-from eval.metrics.confidence import percent, saved_percent
+from eval.metrics.confidence_intervals import percent, saved_percent
 from eval.metrics.scores import saved_groups
 from eval.report.console_tables import two_lines
 from trainer.metrics.flops import WhisperFlops

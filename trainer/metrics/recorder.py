@@ -22,9 +22,9 @@ from rich.text import Text
 
 from data.atomic_files import append_jsonl, read_jsonl, write_jsonl
 from data.errors import is_disk_error
-from trainer.metrics.meter import LogConfig
 from trainer.metrics.plan_check import PlanCheck, read_forecast
 from trainer.metrics.trackers import Settings, start_trackers
+from trainer.metrics.train_metrics import LogConfig
 
 METRICS = "metrics.jsonl"
 WIDTH = 100  # characters of a table if the output is not a terminal

@@ -10,7 +10,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from data.atomic_files import write_json
 from data.errors import InputError
-from trainer.metrics.meter import LogConfig
+from trainer.metrics.train_metrics import LogConfig
 
 TENSORBOARD = "tensorboard"  # also the name of its folder in the run's folder
 ID_FILE = "tracker.json"  # in the run's folder: the id of the run for wandb

@@ -16,8 +16,8 @@ from data.batch import Shape
 from data.log_mel import FRAMES_PER_POSITION, FRAMES_PER_SECOND
 from trainer.checkpoint.rotation import CheckpointConfig
 from trainer.metrics.flops import WhisperFlops
-from trainer.metrics.meter import peak_memory
-from trainer.plan.forward_limit import FittingBatch
+from trainer.metrics.train_metrics import peak_memory
+from trainer.plan.forward_pass_budget import FittingBatch
 from trainer.plan.workload import Update, group_by_length
 
 LENGTHS = 6  # rows of the table

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from data.atomic_files import read_jsonl
 from data.corpora.common_voice import contains_held_out_speakers
-from eval.metrics.confidence import percent, saved_percent
+from eval.metrics.confidence_intervals import percent, saved_percent
 from eval.probes.hallucination import COUNTS
 from eval.report.figures import facts as evaluation_facts
 from eval.report.figures import normalizers, totals

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from data.atomic_files import read_jsonl, write_text
 from data.pages.page import render, to_svg
-from eval.metrics.confidence import saved_percent
+from eval.metrics.confidence_intervals import saved_percent
 from eval.probes.hallucination import COUNTS, SIGNS
 from eval.report.figures import HEADINGS, NUMBERS, Summary, columns, summaries, totals
 from trainer.metrics.console import evaluation_folder, verdicts

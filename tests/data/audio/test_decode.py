@@ -26,8 +26,8 @@ from data.audio.decode import (
     load_audio,
     measured_seconds,
 )
+from data.audio.open_audio import MAX_CHANNELS, AudioError
 from data.audio.resample import resampler
-from data.audio.source import MAX_CHANNELS, AudioError
 from data.utterance import Utterance
 
 WriteClip = Callable[..., Path]

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.audio import tar as archive
 from data.audio.decode import AudioError, decode
-from data.audio.source import containing_file
+from data.audio.open_audio import containing_file
 from data.audio.tar import Member, contents, fetch, locator, members
 from data.config import DataConfig
 from data.errors import InputError

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from data.config import DataConfig
+from data.corpora.find_files import PEEK
 from data.corpora.folder import matches, read
-from data.corpora.folders import PEEK
 from data.errors import InputError
 from data.utterance import Utterance
 from tests.layouts import folder, write, write_tone

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from data.audio import hf_rows as dataset
+from data.audio import hf_load_dataset as dataset
 from data.audio.decode import AudioError, declared_seconds, decode
 from data.config import DataConfig
 from data.corpora import hf_datasets as hub

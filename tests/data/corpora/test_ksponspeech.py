@@ -9,7 +9,7 @@ import torch
 from data.audio.decode import declared_seconds, load_audio, measured_seconds
 from data.config import DataConfig
 from data.corpora.ksponspeech import RULES, read
-from data.corpora.text_rules import apply
+from data.corpora.transcript_rules import apply
 from data.errors import InputError
 from data.utterance import Utterance
 from tests.layouts import KOREAN, RATE, ksponspeech, ksponspeech_texts, tone, write, write_tone

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data.corpora.folders import peek, peek_folders, subfolders, walk
+from data.corpora.find_files import peek, peek_folders, subfolders, walk
 from data.corpora.text_tables import decoded, read_lines, read_pairs
 from data.errors import InputError
 from tests.layouts import write

@@ -16,7 +16,7 @@ from tests.forked import run_module
 from trainer.commands.find_batch_size import search
 from trainer.model import ModelConfig
 from trainer.optimizer import OptimConfig
-from trainer.plan.forward_limit import FittingBatch, fit_path, pass_budget, with_fitted_budget
+from trainer.plan.forward_pass_budget import FittingBatch, fit_path, pass_budget, with_fitted_budget
 
 SHAPES = ["rising", "bent", "odd"]  # names that are the same in every process
 

@@ -19,7 +19,8 @@ from transformers.models.whisper import modeling_whisper
 from data.errors import InputError
 from eval.whisper import load_whisper
 from trainer.distributed import accelerator as device
-from trainer.distributed.fsdp import refuse_plugins, refuse_unsupported_modes, separate_full_model
+from trainer.distributed.accelerator import refuse_plugins, refuse_unsupported_modes
+from trainer.distributed.fsdp import separate_full_model
 from trainer.model import ModelConfig, prepare_training
 
 CONFIGS = Path(__file__).resolve().parents[3] / "trainer/recipes/accelerate"

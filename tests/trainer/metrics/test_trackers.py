@@ -14,8 +14,8 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from data.atomic_files import read_jsonl
 from data.errors import InputError
 from trainer.config import Config
-from trainer.metrics.meter import LogConfig
 from trainer.metrics.recorder import Recorder
+from trainer.metrics.train_metrics import LogConfig
 
 DEV = ("--data.dev_split=dev", "--eval.max_length=4", "--loop.eval_every=2", "--optim.lr=0.1")
 

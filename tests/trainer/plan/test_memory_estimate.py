@@ -14,7 +14,7 @@ from trainer.checkpoint.rotation import CheckpointConfig
 from trainer.commands.find_batch_size import PeakMemory
 from trainer.distributed.engine import Engine
 from trainer.metrics.flops import WhisperFlops
-from trainer.metrics.meter import peak_memory
+from trainer.metrics.train_metrics import peak_memory
 from trainer.model import ModelConfig, TrainingModule, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer, optimizer_state_bytes
 from trainer.out_of_memory import try_largest_pass

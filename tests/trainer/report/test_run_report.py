@@ -13,8 +13,8 @@ from data.config import DataConfig
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
 from trainer.metrics.console import comparison_table
-from trainer.metrics.meter import LogConfig
 from trainer.metrics.recorder import NullRecorder, Recorder
+from trainer.metrics.train_metrics import LogConfig
 from trainer.metrics.wall_clock import WallClock
 from trainer.publish.export import PublishConfig
 from trainer.publish.uploader import HubUploader

@@ -7,7 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainer.checkpoint.pinned_copy import BLOCK_BYTES, HostBlocks, PinnedCopy, map_tensors, to_host
+from trainer.checkpoint.pinned_memory import (
+    BLOCK_BYTES,
+    HostBlocks,
+    PinnedCopy,
+    map_tensors,
+    to_host,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.uint8, torch.int64, torch.bool)
 

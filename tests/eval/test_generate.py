@@ -17,8 +17,8 @@ from data.errors import InputError
 from data.labels import END, LAST_TIME
 from data.utterance import Utterance
 from eval.config import EvalConfig
-from eval.decode import EXTRA_TOKENS, DecodeResult, Window, encode, transcribe
 from eval.fallback import FallbackDecision, compression_ratio, fallback_decision
+from eval.generate import EXTRA_TOKENS, DecodeResult, Window, encode, transcribe
 from eval.whisper import Whisper, load_whisper
 from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
 
@@ -209,7 +209,7 @@ def test_an_accepted_hypothesis_is_not_decoded_again(
 def test_a_clip_without_speech_has_an_empty_text(
     whisper: Whisper, rows: list[Utterance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eval.decode.fallback_decision", lambda *_: FallbackDecision.NO_SPEECH)
+    monkeypatch.setattr("eval.generate.fallback_decision", lambda *_: FallbackDecision.NO_SPEECH)
     silent = DecodeResult(text="", tokens=0, truncated=False)
     assert heard(whisper, rows[:2], FALLBACK) == [silent, silent]
 

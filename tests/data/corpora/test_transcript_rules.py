@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data.corpora.text_rules import Rule, apply, count_rules
+from data.corpora.transcript_rules import Rule, apply, count_rules
 from data.manifest import Manifest
 from data.utterance import Utterance
 

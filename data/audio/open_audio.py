@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import soundfile
 
-from data.audio import hf_rows as dataset
+from data.audio import hf_load_dataset as dataset
 from data.audio import tar as archive
 
 HUB_PREFIX = "hub:"  # prefix of the locator of a dataset's row

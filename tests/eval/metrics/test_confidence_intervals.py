@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from eval.metrics import confidence as bootstrap
-from eval.metrics.confidence import (
+from eval.metrics import confidence_intervals as bootstrap
+from eval.metrics.confidence_intervals import (
     MIN_SPEAKERS,
     Interval,
     bootstrap_intervals,

@@ -6,7 +6,7 @@ from contextlib import closing
 from data.batch import Batch, Position, Shape
 from data.dataloader import Batches, TrainLoader
 from data.sampling.epoch_plan import Plan
-from data.streaming.windows import Windows
+from data.streaming.prefetch_windows import Windows
 from data.utterance import Drop, Utterance
 
 

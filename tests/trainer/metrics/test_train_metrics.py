@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from data.batch import IGNORE_INDEX, Batch, Position, target_positions
 from data.errors import InputError
 from trainer.metrics.flops import Peak, WhisperFlops, peak_flops
-from trainer.metrics.meter import LogConfig, TrainMetrics, peak_memory
+from trainer.metrics.train_metrics import LogConfig, TrainMetrics, peak_memory
 from trainer.step import StepResult
 
 CPU = torch.device("cpu")

@@ -12,9 +12,9 @@ from data.audio.decode import load_audio
 from data.config import DataConfig
 from data.errors import InputError
 from data.labels import LabelEncoder
+from data.streaming.prefetch_windows import Windows, first_window, screen_window
 from data.streaming.stream import Stream, StreamPosition
 from data.streaming.window_log import WindowLog
-from data.streaming.windows import Windows, first_window, screen_window
 from eval.whisper import load_whisper
 from tests.shards import BROKEN, ROWS, SHARDS, seconds_of, write_parquet
 
