@@ -120,7 +120,8 @@ def test_the_display_draws_on_a_terminal(trainer: Any, tmp_path: Path) -> None:
                 break
             screen += chunk
         assert process.wait(timeout=60) == 0, screen
-    assert b"update 2/2" in screen
+    assert b"training, updates" in screen
+    assert b"2/2" in screen
     assert b"loss" in screen
 
 

@@ -244,7 +244,7 @@ def test_a_knob_that_figures_depend_on_is_refused_at_resume_unless_accepted(
     assert done.returncode == 2
     assert "eval.pad=auto, now it is 30s" in done.output
     assert "the best model so far keeps the score that it got with auto" in done.output
-    assert "going on after update 3" in trainer(run, *again, "--accept", "eval.pad").output
+    assert "resuming after update 3" in trainer(run, *again, "--accept", "eval.pad").output
 
 
 def test_a_checkpoint_from_before_figures_were_compared_goes_on(tmp_path: Path) -> None:

@@ -5,14 +5,14 @@ joined into clips (data/corpora/subtitle_parser.py). Recordings without subtitle
 """
 
 import codecs
-import html
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data.config import DataConfig
 from data.corpora.subtitle_parser import ARROW, Cue, join, parse, screen_overlaps
-from data.corpora.transcript_rules import Rule, apply
+from data.corpora.subtitle_rules import RULES
+from data.corpora.transcript_rules import apply
 from data.errors import InputError
 from data.labels import UNSPACED
 from data.paths import resolve_inside
@@ -24,30 +24,6 @@ SUBTITLE_SUFFIXES = (".srt", ".vtt")
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".mp4", ".mkv", ".webm")
 TAG = re.compile(r"(.+)\.([A-Za-z]{2,3})(?:[-_]\w+)*")  # talk.en, talk.zh-TW
 ROLLING = re.compile(r"<\d+:[\d:.]+>")  # YouTube's automatic captions
-MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|<[\d:.]+>|\{\\[^{}]*\}")  # <i>, <00:01.000>, {\an8}
-SOUNDS = re.compile(r"\[[^][]*\]|【[^】]*】|［[^］]*］|[♪♫]")
-ASIDES = re.compile(r"\([^()]*\)|（[^（）]*）")
-CHANGE = re.compile(r"^[ \t]*>>+ *((?:\S+ ){0,2}\S+:(?=\s|$))?", re.MULTILINE)  # >> NAME:
-
-
-def _unnamed(text: str) -> str:
-    """Remove >> at the beginning of lines, and a name in capitals after it; keep >> He said:."""
-
-    def kept(subtitle_files: re.Match[str]) -> str:
-        name = subtitle_files[1] or ""
-        return "" if name == name.upper() else name
-
-    return CHANGE.sub(kept, text)
-
-
-RULES = (
-    Rule("markup removed", lambda text: MARKUP.sub("", text)),
-    Rule("entities replaced", html.unescape),
-    Rule("sounds in brackets removed", lambda text: SOUNDS.sub("", text)),
-    # Whisper's normalizers remove these from references too
-    Rule("words in parentheses removed", lambda text: ASIDES.sub("", text)),
-    Rule("marks of speakers removed", _unnamed),
-)
 SubtitleFiles = list[tuple[str | None, Path]]  # of one recording: language and path
 
 

@@ -69,7 +69,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Return a bench whose retries do not wait."""
-    monkeypatch.setattr(trainer.checkpoint.manager, "RETRIES", (0.0, 0.0))
+    monkeypatch.setattr(trainer.checkpoint.manager, "RETRY_SECONDS", (0.0, 0.0))
     return Bench(tmp_path / "checkpoints")
 
 

@@ -202,7 +202,7 @@ def test_a_page_that_cannot_be_made_ends_no_run(
         uploader=HubUploader(tmp_path, PublishConfig(), print),
     )
     at = tmp_path / "eval" / "step-00000003" / "test"
-    validation._show(at, "test", 3)
+    validation._write_page(at, "test", 3)
     assert "WARNING: no page of" in capsys.readouterr().out
     assert not (at / "report.html").exists()
 
