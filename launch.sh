@@ -2,7 +2,7 @@
 # ./launch.sh                          set up, then the demo
 # ./launch.sh test [PYTEST ARGUMENTS]  set up, then the checks and the tests
 # ./launch.sh RECIPE.yaml --key=value  set up, then: accelerate launch trainer/main.py RECIPE.yaml --key=value
-# ACCELERATE_ARGS holds further flags of `accelerate launch`, such as "--num_processes 4 --multi_gpu".
+# ACCELERATE_ARGS replaces the flags of `accelerate launch`, such as "--num_processes 4 --multi_gpu".
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 

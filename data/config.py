@@ -65,7 +65,7 @@ class DataConfig:
     # (docs/data.md).
     layout: tuple[Layout, ...] = ("auto",)
     # Split to train on. + joins splits, as in train+dev. Corpora that name theirs differently take
-    # one each, with commas between, and nothing for one that has none, as in train-clean-100,train.
+    # one each, with commas between. Leave the place of a corpus without this split empty.
     train_split: str = "train"
     # Split that is evaluated during training and chooses the best model. None chooses none, and the
     # last model is kept.
@@ -140,8 +140,8 @@ class DataConfig:
     max_seconds_per_forward: float | None = None
     # Padded label tokens in a forward pass of one process at most.
     max_tokens_per_forward: int = 8192
-    # Length in seconds at which attention doubles the memory of a clip; `python -m trainer
-    # find-batch-size` measures it. None counts none.
+    # A clip of s seconds counts as s + s²/this value, since attention needs more memory for long
+    # clips. `python -m trainer find-batch-size` measures it. None counts s.
     quadratic_memory_seconds: float | None = None
     buckets: int = 32  # Length buckets at most. A small corpus gets fewer.
     token_buckets: int = 3  # Buckets by number of label tokens within each length bucket, at most.

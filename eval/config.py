@@ -17,7 +17,7 @@ class EvalConfig:
     # Tokens for each second of audio at most, plus 16, which ends loops. Speech has 3 to 15.
     tokens_per_second: float = 40.0
     # What clips are padded to. 30s is as stock Whisper decodes, and bucket is their true length.
-    # auto is 30s, but dev in a run that trains with data.pad=bucket is not padded.
+    # auto is 30s, but dev is not padded in a run with data.pad=bucket and model.silence_states.
     pad: Literal["auto", "30s", "bucket"] = "auto"
     num_beams: int = 1  # Beams of the beam search. 1 is greedy decoding.
     # Decode repetitive or improbable texts again at temperatures from 0.2 to 1.0.

@@ -13,7 +13,7 @@ from data.config_parser import REMOVED
 from eval.__main__ import COMMANDS as EVAL
 from eval.__main__ import ScoreCommand
 from trainer.commands.doctor import DoctorConfig
-from trainer.commands.find_batch_size import FitConfig
+from trainer.commands.find_batch_size import FindBatchSizeConfig
 from trainer.commands.plan import PlanConfig
 from trainer.commands.publish import ExportConfig
 from trainer.commands.tiny_model import TinyModelConfig
@@ -40,7 +40,7 @@ TRAINER = {
     "tiny-model": TinyModelConfig,
     "doctor": DoctorConfig,
     "export": ExportConfig,
-    "find-batch-size": FitConfig,
+    "find-batch-size": FindBatchSizeConfig,
     "plan": PlanConfig,
 }
 

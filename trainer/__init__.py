@@ -6,7 +6,7 @@ The modules, in the order in which a run uses them:
     main              builds everything in order, and trains
     run_dir           the run's folder, and its corpus, frozen at the first start
     train_loader      training batches: from the frozen corpus, or from a stream
-    model             what training adds to Whisper: selected positions, summed loss, frozen parts
+    model             loss of each target token, dropout, frozen parts
     lora              adapters beside frozen weights
     optimizer         AdamW and its parameter groups; the learning rate of each update
     out_of_memory     forward passes that do not fit: found before training, and cut smaller
@@ -27,7 +27,8 @@ The modules, in the order in which a run uses them:
     plan/             what a run will take: updates, time, memory and disk
     report/           report.html and plots of a run
     publish/          the exported model, its card, and uploads to the Hub
-    commands/         `python -m trainer plan`, `find-batch-size`, `doctor`, `tiny-model`, `publish`
+    commands/         `python -m trainer plan`, `find-batch-size`, `doctor`, `tiny-model`,
+                      `publish`, `export`
 
 loop and step do not depend on whether one process, DDP or FSDP2 trains: distributed/engine does.
 """

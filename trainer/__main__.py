@@ -24,9 +24,9 @@ def plan_command(arguments: Sequence[str]) -> None:
 
 def find_batch_size(arguments: Sequence[str]) -> None:
     """Find the largest forward passes that fit in memory."""
-    from trainer.commands.find_batch_size import FitConfig, fit
+    from trainer.commands.find_batch_size import FindBatchSizeConfig, find_batch_size
 
-    fit(parse_as(FitConfig, arguments, f"{PROG} find-batch-size"))
+    find_batch_size(parse_as(FindBatchSizeConfig, arguments, f"{PROG} find-batch-size"))
 
 
 def check_machine(arguments: Sequence[str]) -> None:

@@ -75,10 +75,10 @@ def main() -> None:
                 trackers=config.log.trackers,
             )
             with closing_process_group(accelerator, watchdog):
-                fit(build(config, Heartbeat(accelerator, stop, watchdog)), stop)
+                train_and_evaluate(build(config, Heartbeat(accelerator, stop, watchdog)), stop)
 
 
-def fit(run: Run, stop: StopSignal) -> None:
+def train_and_evaluate(run: Run, stop: StopSignal) -> None:
     """Evaluate the model before training, train, and evaluate the best model."""
     stop.defer()
     monitors, validation, checkpoints = run.monitors, run.validation, run.saving.checkpoints

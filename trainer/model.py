@@ -99,11 +99,12 @@ class TrainingModule(nn.Module):
         """Return the negative log likelihood of every target token, row by row. Shape: (targets,).
 
         Positions without a target are removed before the LM head, where they would be expensive: it
-        has 51,865 classes. The step sums the loss, and divides once by the tokens of all processes.
+        has about 51,900 classes. The step sums the loss, and divides once by the tokens of all
+        processes.
 
         Args:
             features: (batch, n_mels, frames).
-            decoder_input_ids: (batch, tokens), starting with one start token.
+            decoder_input_ids: (batch, tokens): a prompt, if any, then one start token and the text.
             labels: (batch, tokens), shifted by one token; IGNORE_INDEX where there is no target.
             targets: target_positions(labels), shape (targets,). None computes them, which
                 synchronizes a GPU with the host.
@@ -143,10 +144,9 @@ def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:
         _set_dropout(model, config.dropout)
     if config.gradient_checkpointing:
         # transformers 5.20 renamed it; the old name warns
-        enable = getattr(
-            model, "activation_checkpointing_enable", model.gradient_checkpointing_enable
-        )
-        enable({"use_reentrant": False})
+        renamed = hasattr(model, "activation_checkpointing_enable")
+        name = "activation_checkpointing_enable" if renamed else "gradient_checkpointing_enable"
+        getattr(model, name)({"use_reentrant": False})
     freeze(model, (*config.freeze, *(("model.encoder",) if config.freeze_encoder else ())))
     if config.lora_rank is not None:
         add_adapters(

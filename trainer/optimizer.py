@@ -17,7 +17,7 @@ class OptimConfig:
 
     # Optimizer. The moments of adamw8bit take a quarter of the memory (the extra 8bit).
     name: Literal["adamw", "adamw8bit"] = "adamw"
-    # Peak learning rate. A tenth of that of Whisper's pretraining, or less, is usual.
+    # Peak learning rate. A tenth to a fortieth of that of Whisper's pretraining is usual.
     lr: float = 1e-5
     warmup: int = 50  # Updates in which the learning rate rises from 0 to its peak.
     # How the learning rate changes after the warm-up.

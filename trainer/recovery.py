@@ -73,26 +73,31 @@ def roll_back_if_failing(run: Run, batches: Sequence[Batch], result: StepResult)
     refuse_more_rollbacks(state)
     failed_state = TrainState()
     failed_state.load_state_dict(state.state_dict())
-    _load_newest(run)
+    loaded = _load_newest(run)
     exclude_failed_updates(failed_state, state)
     monitors.recorder.rewind(state.step)
     monitors.losses.rewind(state.step)
     monitors.recorder.print(
-        f"warning: returned to update {state.step}; {len(state.passed_over)} updates without a "
-        "finite gradient are skipped (nonfinite.jsonl lists their clips)"
+        f"warning: {'returned to' if loaded else 'no checkpoint yet, so training continues at'} "
+        f"update {state.step}; {len(state.passed_over)} updates without a finite gradient are "
+        "skipped (nonfinite.jsonl lists their clips)"
     )
     save(run)
     return True
 
 
-def _load_newest(run: Run) -> None:
-    """Load the newest checkpoint; if there is none, no weight has changed yet."""
+def _load_newest(run: Run) -> bool:
+    """Load the newest checkpoint; return False if there is none.
+
+    The weights are then kept: updates without a finite gradient did not change them.
+    """
     checkpoints = run.saving.checkpoints
     checkpoints.wait_for_write()
     path = checkpoints.find("auto")
     if path is not None:
         resume(path, checkpoints, run.state, run.validation, run.training.full_model)
-        run.monitors.guard.discard_unread()
+    run.monitors.guard.discard_unread()
+    return path is not None
 
 
 @contextmanager

@@ -34,13 +34,15 @@ class LoopConfig:
     epochs: int = 3  # Passes over the corpus to train for, if loop.max_steps is None.
     # Updates between two evaluations of dev. The last update is evaluated too.
     eval_every: int = 500
-    # Clips of dev in an evaluation, always the same. The last evaluation takes all. None is all.
+    # Clips of dev in an evaluation, always the same. At the end the chosen model is scored on all
+    # of dev. None is all.
     eval_clips: int | None = 400
     # Evaluations without a better model after which training stops. None never stops early.
     patience: int | None = None
     # Updates in a row with a gradient that is not finite, before training rolls back.
     max_nonfinite_steps: int = 8
-    # Seconds without progress in a forward pass after which the run is ended. 0 never ends it.
+    # Seconds without progress after which the run is ended, or five times the slowest forward pass
+    # if that is longer. 0 never ends it.
     stall_seconds: float = 60.0
 
     def __post_init__(self) -> None:

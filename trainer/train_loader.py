@@ -44,7 +44,7 @@ def build_train_loader(
         whisper: the model, for its labels and features.
         manifest: the training set.
         plan: of the training set, or of a stream's first window.
-        fatal_ids: ids of clips whose decoding killed a worker, read at every start().
+        fatal_ids: ids of clips whose decoding killed a worker.
 
     Raises:
         InputError: a stream cannot be opened.

@@ -39,7 +39,7 @@ class BucketedBatchSampler(Sampler[list[SampleSpec]]):
     """
 
     plan: Plan
-    config: DataConfig  # `pad` forms rows; the `pass_` options cut them into forward passes
+    config: DataConfig  # `pad` forms rows; the limits per forward pass cut them
     _: KW_ONLY
     updates: int  # number of updates to yield
     start: Position = Position()  # noqa: RUF009 - immutable; seeking does not decode

@@ -14,14 +14,14 @@ from data.config_parser import knobs
 from eval import __main__ as eval_main
 from trainer import __main__ as trainer_main
 from trainer.commands.doctor import DoctorConfig
-from trainer.commands.find_batch_size import FitConfig
+from trainer.commands.find_batch_size import FindBatchSizeConfig
 from trainer.commands.plan import PlanConfig
 from trainer.commands.publish import ExportConfig
 from trainer.commands.tiny_model import TinyModelConfig
 from trainer.config import COMMANDS, GROUPS, RECIPES, Config, parse
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAINER = (Config, PlanConfig, FitConfig, DoctorConfig, TinyModelConfig, ExportConfig)
+TRAINER = (Config, PlanConfig, FindBatchSizeConfig, DoctorConfig, TinyModelConfig, ExportConfig)
 OTHERS = (*data_main.COMMANDS.values(), *eval_main.COMMANDS.values())
 KINDS = [*TRAINER, eval_main.ScoreCommand, *(kind for kind, _ in OTHERS)]
 SENTENCES = sorted({(n, sentence_of(kind, n)) for kind in KINDS for n, _ in knobs(kind)})

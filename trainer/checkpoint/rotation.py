@@ -38,7 +38,7 @@ class CheckpointConfig:
 
     # Updates between two checkpoints. Evaluated updates and the last one are saved too.
     save_every: int = 500
-    keep: int = 2  # Newest checkpoints that are kept, each with the best checkpoint that it names.
+    keep: int = 2  # Newest checkpoints to keep. The best one is kept too.
     # Checkpoints at multiples of this number of updates are kept for good. None keeps none.
     keep_every: int | None = None
 

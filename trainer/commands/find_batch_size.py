@@ -37,7 +37,7 @@ BUCKETS = 6  # buckets of a corpus to try, evenly spread; 30 s is tried too
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FitConfig(Config):
+class FindBatchSizeConfig(Config):
     """Find the largest forward passes that fit in memory, and keep them for later runs."""
 
     # Memory to stay within, in gigabytes. None is nine tenths of the device's.
@@ -78,7 +78,7 @@ class PeakMemory:
         return float(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
 
 
-def fit(config: FitConfig) -> None:
+def find_batch_size(config: FindBatchSizeConfig) -> None:
     """Find the largest passes, show them, and write the budget to a file.
 
     Raises:
