@@ -62,7 +62,7 @@ def campaign(
     made.compare(losses)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_twenty_kills_change_nothing(
     trainer: Any, tmp_path: Path, losses: Losses, processes: int
 ) -> None:
