@@ -20,7 +20,7 @@ The pipeline, one module per stage:
     labels                       a transcript                -> token ids             }
     batching/collate             Samples                     -> a padded Batch        }
     log_mel                      waveforms                   -> log-mel features (worker or GPU)
-    worker_pool                  DataLoader workers          -> restarted when a decoder crashes
+    worker_crashes               DataLoader workers          -> restarted when a decoder crashes
     dataloader                   all of the above, chained
 
 Streaming datasets are trained on window by window (streaming/): stream reads rows from any

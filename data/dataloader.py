@@ -21,7 +21,7 @@ from data.log_mel import N_FRAMES, LogMel
 from data.sampling.bucketed_sampler import BucketedBatchSampler, SampleSpec
 from data.sampling.epoch_plan import padded_frames
 from data.utterance import Utterance
-from data.worker_pool import KILLS, WorkerWatch, resilient_batches
+from data.worker_crashes import KILLS, WorkerWatch, resilient_batches
 
 CPU = torch.device("cpu")
 TRAIN_DECODE_SECONDS = 10.0  # CPU time that decoding a training clip may take; 0.1 is usual

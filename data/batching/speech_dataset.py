@@ -15,7 +15,7 @@ from data.sampling.bucketed_sampler import SampleSpec
 from data.sampling.epoch_plan import Plan
 from data.screening.filters import make_drop
 from data.utterance import Utterance
-from data.worker_pool import WorkerWatch
+from data.worker_crashes import WorkerWatch
 
 Transform = Callable[[Tensor, int, int], Tensor]
 

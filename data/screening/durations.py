@@ -17,7 +17,7 @@ from data.audio.open_audio import containing_file
 from data.config import DataConfig
 from data.screening.scan_cache import Measurement, MeasurementCache, Measurements, Stamps
 from data.utterance import Utterance
-from data.worker_pool import WorkerWatch, resilient_batches
+from data.worker_crashes import WorkerWatch, resilient_batches
 
 FILES_PER_TASK = 64  # per worker task, since a task costs as much as reading a header
 MISSING_FILE = Measurement(reason="missing", detail="no such file")

@@ -13,7 +13,7 @@ from data.config import DataConfig
 from data.errors import InputError
 from data.screening.durations import Measurements
 from data.utterance import Drop, Utterance
-from data.worker_pool import HANGS, KILLS
+from data.worker_crashes import HANGS, KILLS
 
 BROKEN = {KILLS, HANGS, "missing", "unreadable", "truncated", "not a number", "silent", "too much"}
 BROKEN |= {"after the end"}

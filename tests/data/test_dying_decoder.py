@@ -16,7 +16,7 @@ import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from data import dataloader as loader
-from data import worker_pool as workers
+from data import worker_crashes as workers
 from data.audio import decode as audio
 from data.audio.open_audio import AudioError
 from data.batch import IGNORE_INDEX, Batch, Position
@@ -30,7 +30,7 @@ from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
 from data.screening import durations as scan
 from data.utterance import Utterance
-from data.worker_pool import HANGS, KILLS, MAX_DEATHS
+from data.worker_crashes import HANGS, KILLS, MAX_DEATHS
 from eval.whisper import load_whisper
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")

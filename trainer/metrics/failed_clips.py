@@ -12,7 +12,7 @@ from data.errors import InputError
 from data.sampling.epoch_plan import Plan
 from data.screening.filters import is_broken, max_broken_clips
 from data.utterance import Drop
-from data.worker_pool import HANGS, KILLS
+from data.worker_crashes import HANGS, KILLS
 from eval.main_process import run_on_main_process
 from trainer.metrics.recorder import JsonlLog
 
