@@ -152,7 +152,7 @@ class DataConfig:
     prefetch: int = 4  # Batches that each worker keeps ready.
 
     def __post_init__(self) -> None:
-        """Refuse values that could not work.
+        """Check the values.
 
         Raises:
             InputError: a number is out of its range.
@@ -188,7 +188,7 @@ class DataConfig:
         if not 0 < self.max_seconds <= 30:
             raise InputError(
                 f"data.max_seconds must lie between 0 and 30, got {self.max_seconds}: "
-                "Whisper hears 30 seconds at a time"
+                "Whisper's encoder takes 30 seconds at a time"
             )
         for key in ("max_padding", "workers"):
             if not getattr(self, key) >= 0:

@@ -49,7 +49,7 @@ class EvalConfig:
     forgetting_clips: int = 64  # Clips of eval.forgetting_corpus that are scored, always the same.
 
     def __post_init__(self) -> None:
-        """Refuse values that could not work.
+        """Check the values.
 
         Raises:
             InputError: a number is out of its range.

@@ -48,16 +48,6 @@ class Group:
         """Counts of the main metric: normalized texts, in the language's unit."""
         return self.counts(METRICS[self.unit])
 
-    @property
-    def wer(self) -> ErrorCounts:
-        """Word errors of the normalized texts."""
-        return self.counts("wer")
-
-    @property
-    def cer(self) -> ErrorCounts:
-        """Character errors of the normalized texts."""
-        return self.counts("cer")
-
     def counts(self, metric: str) -> ErrorCounts:
         """Return the counts of a metric, zeros if the group has none."""
         return self.figures.get(metric, ErrorCounts())

@@ -47,7 +47,7 @@ class ReportConfig:
     embed_clips: int = 200  # Clips whose audio is embedded: those with the most edits.
 
     def __post_init__(self) -> None:
-        """Refuse values that could not work.
+        """Check the values.
 
         Raises:
             InputError: a number is out of its range.

@@ -108,9 +108,9 @@ class Checkpoints:
         key-value store: torchrun shuts that down for processes that it has asked to stop.
         """
         self.wait_for_write()
-        mine = self.accelerator.is_main_process and self._is_on_disk(step)
-        (held,) = sum_over_processes(self.accelerator, [float(mine)])
-        return held > 0
+        on_disk = self.accelerator.is_main_process and self._is_on_disk(step)
+        (count,) = sum_over_processes(self.accelerator, [float(on_disk)])
+        return count > 0
 
     def save_after_error(self, state: TrainState, shape: dict[str, Any]) -> None:
         """Write a checkpoint if an error ends training, from the process that has the error.

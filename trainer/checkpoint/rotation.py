@@ -43,7 +43,7 @@ class CheckpointConfig:
     keep_every: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values that could not work.
+        """Check the values.
 
         Raises:
             InputError: a number is out of its range.

@@ -45,7 +45,7 @@ class PlanConfig(Config):
     seconds: float = 10.0  # Seconds to spend on real updates, which measure the speed.
 
     def __post_init__(self) -> None:
-        """Refuse values that could not work.
+        """Check the values.
 
         Raises:
             InputError: a number is out of its range.

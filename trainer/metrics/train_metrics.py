@@ -29,7 +29,7 @@ class LogConfig:
     project: str = "whisper-loop"
 
     def __post_init__(self) -> None:
-        """Refuse values that could not work.
+        """Check the values.
 
         Raises:
             InputError: a number is out of its range.
