@@ -23,15 +23,13 @@ from data.atomic_files import read_jsonl
 from data.config_parser import parse_dataclass
 from data.errors import InputError, plain_errors
 
-SKIPPED = 77  # exit status that says so, as in automake
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
     """Fine-tune a model on a corpus, in each precision."""
 
-    model: str | None = None  # a folder
-    corpus: str | None = None  # a folder
+    model: str  # a folder
+    corpus: str  # a folder
     language: str | None = None  # Whisper's code; None: as the corpus says
     updates: int = 60
     error: float | None = None  # that a CPU reached with the same arguments, as a fraction
@@ -41,9 +39,6 @@ def main() -> None:
     """Train in each precision that the device has, and tell the error before and after."""
     with plain_errors():
         command = parse_dataclass(Command, sys.argv[1:])
-        if command.model is None or command.corpus is None:
-            print("give --model and --corpus")
-            sys.exit(SKIPPED)
         for folder in (command.model, command.corpus):
             if not Path(folder).is_dir():
                 raise InputError(f"{folder}: no such folder")
@@ -67,8 +62,8 @@ def fine_tuned(command: Command, run: Path, precision: str) -> dict[str, Any]:
     arguments = [
         f"--run_dir={run}",
         f"--precision={precision}",
-        f"--model.name={Path(str(command.model)).resolve()}",
-        f"--data.corpus={Path(str(command.corpus)).resolve()}",
+        f"--model.name={Path(command.model).resolve()}",
+        f"--data.corpus={Path(command.corpus).resolve()}",
         *language,
         "--data.update_clips=8",
         "--data.dev_split=None",

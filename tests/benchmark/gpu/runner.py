@@ -22,7 +22,6 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 LEAST = 5.0  # seconds a step is worth starting for
 LINES = 12  # of what a step printed, where it failed
 NO_TESTS = 5  # pytest's exit status where it found none
-SKIPPED = 77  # exit status of a step that had nothing to do, as in automake
 
 
 @dataclass(kw_only=True, slots=True)
@@ -77,21 +76,24 @@ class Runner:
             step: what to run.
             after: seconds that later steps may take; None: not known, and none are left over.
         """
+        if not step.command:
+            self._tell(step, "skipped", 0.0, why="it needs --model and --corpus")
+            return
         remaining = self._end - time.monotonic()
         spare = 0.0 if after is None else remaining - after - step.seconds
         limit = min(remaining, step.seconds + min(step.seconds, max(0.0, spare)))
-        if limit < LEAST and step.seconds:
+        if limit < LEAST:
             self._tell(step, "skipped", 0.0, why="the time was up")
             return
         with tempfile.TemporaryFile() as log:
             started = time.monotonic()
-            status = self._wait(step, max(limit, LEAST), log)
+            status = self._wait(step, limit, log)
             took = time.monotonic() - started
             log.seek(0)
             lines = log.read().decode(errors="replace").strip().splitlines()
         if status is None:
             self._tell(step, "timeout", took, why=f"ended after {limit:.0f} s", tail=lines[-3:])
-        elif status in (SKIPPED, NO_TESTS):
+        elif status == NO_TESTS:
             self._tell(step, "skipped", took, why=lines[-1] if lines else "")
         elif status:
             self._tell(step, "failed", took, why=reason(lines), tail=lines[-LINES:])
