@@ -19,9 +19,9 @@ from data.config_parser import RENAMED
 from data.errors import InputError
 from eval.config import EvalConfig
 from trainer.best_model import UTTERANCES
+from trainer.checkpoint.fixed_knobs import evaluation_knobs, refuse_changed_knobs, training_knobs
 from trainer.model import ModelConfig
 from trainer.optimizer import OptimConfig
-from trainer.resume import evaluation_knobs, refuse_changed_knobs, training_knobs
 
 # 24 clips, 16 an update: an epoch is two updates, so its end lies on the way more than once
 HARD = ("--data.update_clips=16", "--model.dropout=0.1", "--loop.max_steps=6")

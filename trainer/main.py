@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # run as a script: search the repository, not trainer/, for imports
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -20,6 +19,7 @@ from data.sampling.epoch_plan import Plan
 from eval.evaluate import Evaluator
 from eval.main_process import run_on_main_process
 from eval.whisper import Whisper, load_whisper
+from trainer.checkpoint.fixed_knobs import refuse_changed_knobs
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.rotation import CHECKPOINTS, CheckpointRotation
 from trainer.config import Config, command_line
@@ -46,13 +46,7 @@ from trainer.process.watchdog import Watchdog
 from trainer.publish.export import set_generation_config
 from trainer.publish.uploader import HubUploader
 from trainer.recovery import explain_stop, fit_passes_in_memory, save_on_exit
-from trainer.resume import (
-    evaluation_knobs,
-    refuse_changed_knobs,
-    resume,
-    retry_best_export,
-    training_knobs,
-)
+from trainer.resume import fixed_knobs, resume, retry_best_export
 from trainer.run import Monitors, Run, Saving, Training
 from trainer.run_dir import freeze_corpus, open_run_dir, write_settings
 from trainer.state import TrainState
@@ -146,17 +140,6 @@ def num_steps(config: Config, plan: Plan, accelerator: Accelerator) -> int:
     if config.loop.max_steps is not None:
         return config.loop.max_steps
     return run_on_main_process(accelerator, lambda: plan.num_updates(config.loop.epochs))
-
-
-def fixed_knobs(config: Config, manifest: Manifest, steps: int) -> dict[str, Any]:
-    """Return the knobs that a resume must not change: of training, and of the choice of a model."""
-    return {
-        "seed": config.seed,
-        "precision": config.precision,
-        "data": manifest.fingerprint(),
-        **training_knobs(config.model, config.optim, config.data, steps),
-        **evaluation_knobs(config.eval),
-    }
 
 
 def build_monitors(

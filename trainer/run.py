@@ -130,7 +130,7 @@ def save(run: Run) -> None:
         monitors.guard.read_outcome(run.state)
         monitors.losses.write()  # a resume from this checkpoint does not repeat these updates
         checkpoints.save(run.state, run.saving.fixed_knobs)
-    monitors.heartbeat.save_seconds = checkpoints.seconds
+    monitors.heartbeat.save_seconds = checkpoints.writer.seconds
 
 
 def ensure_saved(run: Run) -> bool:

@@ -21,6 +21,7 @@ from data.config import DataConfig
 from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
 from eval.whisper import load_whisper
+from trainer.checkpoint.fixed_knobs import training_knobs
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation
 from trainer.distributed import accelerator as device
@@ -30,7 +31,6 @@ from trainer.metrics.flops import WhisperFlops
 from trainer.metrics.recorder import NullRecorder
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig
-from trainer.resume import training_knobs
 from trainer.state import TrainState
 
 WHAT, FOLDER, MODEL = sys.argv[2:5]

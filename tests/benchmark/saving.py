@@ -91,7 +91,7 @@ def measure(name: str, updates: int, saves: int) -> dict[str, Any]:
     for number in range(saves):
         checkpoints.save(TrainState(step=number + 1), {})
         checkpoints.wait_for_write()
-        writes.append(checkpoints.seconds)
+        writes.append(checkpoints.writer.seconds)
     size = sum(file.stat().st_size for file in max(folder.glob("step-*")).iterdir())
     row = {
         "model": Path(name).name,

@@ -17,12 +17,12 @@ Losses = Callable[[Path], dict[int, str]]
 
 def full_at(step: int, writes: tuple[str, ...], best: tuple[int, ...]) -> None:
     """Have the disk full for a while: for one update's checkpoint, for one's export, or both."""
-    import trainer.checkpoint.manager
+    import trainer.checkpoint.writer
     import trainer.validation
     from trainer.checkpoint.snapshot import Snapshot
 
     best_at(*best)
-    trainer.checkpoint.manager.RETRY_SECONDS = (0.0,)
+    trainer.checkpoint.writer.RETRY_SECONDS = (0.0,)
     write, export = Snapshot.write, trainer.validation.export
 
     def written(self: Snapshot, folder: Path) -> None:

@@ -165,10 +165,10 @@ def test_a_full_disk_at_the_end_does_not_hide_the_error(trainer: Any, tmp_path: 
 
 def fault_on_a_full_disk() -> None:
     """Fail where nothing can be written."""
-    import trainer.checkpoint.manager
+    import trainer.checkpoint.writer
 
     fail_at(5, "forward")
-    trainer.checkpoint.manager.RETRY_SECONDS = ()
+    trainer.checkpoint.writer.RETRY_SECONDS = ()
     usage = type("Usage", (), {"free": 10})
     shutil.disk_usage = lambda _: usage  # type: ignore[assignment, misc, return-value]
 

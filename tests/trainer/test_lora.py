@@ -21,11 +21,11 @@ from eval.config import EvalConfig
 from eval.generate import encode, transcribe
 from eval.half_precision import remove_adapters
 from eval.whisper import Whisper, load_whisper
+from trainer.checkpoint.fixed_knobs import training_knobs
 from trainer.lora import merge_adapters
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig
 from trainer.publish.export import export, restore
-from trainer.resume import training_knobs
 
 pytest.importorskip("peft", reason="the extra lora is not installed")
 

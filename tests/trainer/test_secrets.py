@@ -9,10 +9,10 @@ from typing import Any
 from data.atomic_files import write_json
 from data.config import DataConfig
 from data.errors import redact
+from trainer.checkpoint.fixed_knobs import refuse_changed_knobs, training_knobs
 from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation
 from trainer.model import ModelConfig
 from trainer.optimizer import OptimConfig
-from trainer.resume import refuse_changed_knobs, training_knobs
 
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUv"
 

@@ -1,30 +1,27 @@
-"""Save checkpoints in a background thread, and load verified ones.
+"""Save checkpoints in the background, and load verified ones.
 
-The main process copies the state to host memory, and a thread writes the copy as the files that
-Accelerate's load_state reads. A GPU keeps computing during the copy. What FSDP shards is gathered,
-so that training can resume on any number of processes, with FSDP or without.
+The main process copies the state to host memory, and a thread (writer.py) writes the copy as the
+files that Accelerate's load_state reads. A GPU keeps computing during the copy. What FSDP shards is
+gathered, so that training can resume on any number of processes, with FSDP or without.
 """
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from data.errors import InputError, is_disk_error
+from data.errors import InputError
 from eval.main_process import run_on_main_process
-from trainer.checkpoint.atomic_folder import check_free_space, discard
 from trainer.checkpoint.pinned_memory import PinnedCopy
-from trainer.checkpoint.rotation import NAME, CheckpointRotation, read_progress, step_of
+from trainer.checkpoint.rotation import NAME, CheckpointRotation, read_progress
 from trainer.checkpoint.snapshot import Snapshot, restore
+from trainer.checkpoint.writer import CheckpointWriter
 from trainer.distributed.collectives import sum_over_processes
 from trainer.distributed.fsdp import is_sharded
 from trainer.process.watchdog_process import SAVING, SAVING_SECONDS
 from trainer.state import TrainState
-
-RETRY_SECONDS = (1.0, 4.0)  # before each retry: space may be freed, or a mount return
 
 
 class Checkpoints:
@@ -46,13 +43,9 @@ class Checkpoints:
         self.rotation = rotation
         self.accelerator = accelerator
         self.print_fn = print_fn
-        self.failed = ""  # why the last checkpoint could not be written
-        self._saved_path: Path | None = None  # checkpoint of this run, written or loaded last
+        self.writer = CheckpointWriter(rotation, print_fn)
         self._loaded_step: int | None = None  # step of the loaded weights; None after an update
         self._stepped_at = -1  # state.step at the last optimizer step; -1 after load()
-        self.seconds = 0.0  # that the last write took
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writes: list[Future[None]] = []  # submitted to the thread, in order
         self._submitted_step: int | None = None  # of the snapshot that was submitted last
         self._pinned: PinnedCopy | None = None  # created with the first snapshot on a GPU
 
@@ -83,23 +76,20 @@ class Checkpoints:
         main = self.accelerator.is_main_process
         if self._is_submitted(state.step):
             if main:
-                self._writes.append(self._thread.submit(self._rewrite_state, progress))
+                self.writer.submit_state(progress)
             return
         self.wait_for_write()
         snapshot = self._take_snapshot() if main or is_sharded(self.accelerator) else None
         if main and snapshot is not None:
-            self._writes.append(self._thread.submit(self._write, snapshot, progress))
+            self.writer.submit(snapshot, progress)
         self._submitted_step = state.step
 
     def _is_submitted(self, step: int) -> bool:
         """Return whether the weights of a step are written or being written."""
         if is_sharded(self.accelerator):  # all processes gather, or none: they must agree
             return self.is_saved(step)
-        busy = any(not write.done() for write in self._writes)
-        return (busy and self._submitted_step == step) or self._is_on_disk(step)
-
-    def _is_on_disk(self, step: int) -> bool:
-        return self._saved_path is not None and step_of(self._saved_path) == step
+        busy = self.writer.is_busy()
+        return (busy and self._submitted_step == step) or self.writer.is_on_disk(step)
 
     def is_saved(self, step: int) -> bool:
         """Wait for the writes, and return whether the checkpoint of a step is on disk.
@@ -108,7 +98,7 @@ class Checkpoints:
         key-value store: torchrun shuts that down for processes that it has asked to stop.
         """
         self.wait_for_write()
-        on_disk = self.accelerator.is_main_process and self._is_on_disk(step)
+        on_disk = self.accelerator.is_main_process and self.writer.is_on_disk(step)
         (count,) = sum_over_processes(self.accelerator, [float(on_disk)])
         return count > 0
 
@@ -135,7 +125,7 @@ class Checkpoints:
             # a folder of its own: the main process may be writing a checkpoint of the same step
             own = pending.with_name(f"{pending.name}.{self.accelerator.process_index}")
             progress = {"state": state.state_dict(), "shape": shape}
-            self._write(self._take_snapshot(), progress, own)
+            self.writer.write(self._take_snapshot(), progress, own)
         finally:
             lock.rmdir()
 
@@ -149,8 +139,7 @@ class Checkpoints:
 
     def wait_for_write(self) -> None:
         """Wait for the checkpoint that is being written; raise exceptions of the writing thread."""
-        while self._writes:
-            self._writes.pop(0).result()
+        self.writer.wait()
 
     def close(self) -> None:
         """Wait for the last checkpoint.
@@ -159,10 +148,10 @@ class Checkpoints:
             InputError: it could not be written.
         """
         self.wait_for_write()
-        if self.failed:
+        if self.writer.failed:
             raise InputError(
-                f"the last checkpoint could not be written ({self.failed}): the one before it is "
-                "complete; resume from it with --resume=auto"
+                f"the last checkpoint could not be written ({self.writer.failed}): the one before "
+                "it is complete; resume from it with --resume=auto"
             )
 
     def find(self, resume: str | None) -> Path | None:
@@ -196,7 +185,7 @@ class Checkpoints:
         restore(self.accelerator, path, self.print_fn)
         self._stepped_at, self._loaded_step = -1, state.step
         own = path.parent == self.rotation.folder and NAME.fullmatch(path.name)
-        self._saved_path = path if own else None
+        self.writer.saved_path = path if own else None
 
     def _take_snapshot(self) -> Snapshot:
         """Copy the state to host memory; the previous snapshot must have been written."""
@@ -205,61 +194,6 @@ class Checkpoints:
             (optimizer,) = self.accelerator._optimizers
             self._pinned = PinnedCopy(optimizer.optimizer, self.accelerator.device, self.print_fn)
         return Snapshot.take(self.accelerator, self._pinned)
-
-    def _write(
-        self, snapshot: Snapshot, progress: dict[str, Any], pending: Path | None = None
-    ) -> None:
-        """Write a snapshot, in the thread; a full or broken disk does not end training."""
-        pending = pending or self.rotation.pending_path(progress["state"]["step"])
-        started = time.monotonic()
-        for pause in (*RETRY_SECONDS, 0.0):
-            try:
-                discard(pending)
-                pending.mkdir(parents=True)
-                check_free_space(pending, 2 * snapshot.bytes)
-                snapshot.write(pending)
-                self._saved_path = self.rotation.commit(pending, progress)
-                self.failed, self.seconds = "", time.monotonic() - started
-                self._prune()
-                return
-            except InputError as error:
-                discard(pending)
-                reason = str(error)
-                break
-            except Exception as error:
-                discard(pending)
-                if not is_disk_error(error):
-                    raise
-                reason = getattr(error, "strerror", None) or str(error)
-                reason += f"; free some space in {self.rotation.folder}"
-            time.sleep(pause)
-        self.failed = reason
-        self.print_fn(
-            f"WARNING: NO CHECKPOINT of update {progress['state']['step']}: {reason}. "
-            "The previous checkpoint is kept; training continues to the next one"
-        )
-
-    def _rewrite_state(self, progress: dict[str, Any]) -> None:
-        """Replace the state of the last checkpoint, in the thread; keep the old one on errors."""
-        step = progress["state"]["step"]
-        if self._saved_path is None or step_of(self._saved_path) != step:  # its write failed
-            return
-        try:
-            self._saved_path = self.rotation.rewrite_state(self._saved_path, progress)
-            self._prune()
-        except (OSError, InputError) as error:  # the disk is full, or the checkpoint was deleted
-            discard(self.rotation.pending_path(step))
-            self.print_fn(
-                f"WARNING: the evaluation of update {step} could not be added to its checkpoint "
-                f"({error}): free some space; resuming from there evaluates it again"
-            )
-
-    def _prune(self) -> None:
-        """Delete old checkpoints; a failure is only a warning, since the new one is on disk."""
-        try:
-            self.rotation.prune()
-        except OSError as error:
-            self.print_fn(f"WARNING: an old checkpoint could not be deleted: {error}")
 
 
 def _wait_until_gone(folder: Path) -> None:

@@ -16,6 +16,7 @@ from data.sampling.epoch_plan import Plan
 from data.screening.filters import count_reasons, refuse_broken
 from eval.evaluate import Evaluator
 from eval.whisper import load_whisper
+from trainer.checkpoint.fixed_knobs import training_knobs
 from trainer.config import Config
 from trainer.distributed.accelerator import build_accelerator
 from trainer.distributed.engine import build_engine
@@ -33,7 +34,6 @@ from trainer.plan.plan_tables import Section, show
 from trainer.plan.workload import Workload, average_update
 from trainer.publish.export import set_generation_config
 from trainer.publish.uploader import HubUploader
-from trainer.resume import training_knobs
 from trainer.validation import Validation
 
 

@@ -115,12 +115,12 @@ def test_a_disk_that_runs_full_costs_checkpoints_and_not_the_run(
 
 def full_now_and_then(seed: int) -> None:
     """Have the disk refuse weights of checkpoints, their states and exported models, at random."""
-    import trainer.checkpoint.manager
     import trainer.checkpoint.rotation
+    import trainer.checkpoint.writer
     import trainer.validation
 
     choose_at_random(seed)
-    trainer.checkpoint.manager.RETRY_SECONDS = ()
+    trainer.checkpoint.writer.RETRY_SECONDS = ()
     for owner, name in (
         (Snapshot, "write"),
         (trainer.checkpoint.rotation, "hardlink_tree"),

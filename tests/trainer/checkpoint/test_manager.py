@@ -14,7 +14,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-import trainer.checkpoint.manager
+import trainer.checkpoint.writer
 from data.errors import InputError
 from trainer.checkpoint.atomic_folder import move, verify, write_manifest
 from trainer.checkpoint.manager import Checkpoints
@@ -69,7 +69,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Return a bench whose retries do not wait."""
-    monkeypatch.setattr(trainer.checkpoint.manager, "RETRY_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(trainer.checkpoint.writer, "RETRY_SECONDS", (0.0, 0.0))
     return Bench(tmp_path / "checkpoints")
 
 
