@@ -1,13 +1,13 @@
 """The code of the guides runs as one program, and both guides have the same code."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.guide import ROOT, blocks_of, environment, missing_from, run
+from tests.forked import run_module
+from tests.guide import ROOT, Block, blocks_of, missing_from, run
 
 README = ROOT / "README.md"
 GUIDES = [ROOT / "docs" / name for name in ("guide.md", "guide.zh-TW.md")]
@@ -26,28 +26,40 @@ def test_both_guides_have_the_same_chapters() -> None:
     assert shapes[0] == shapes[1]
 
 
+def test_the_guide_runs_as_far_as_its_recipe_and_prints_what_it_shows(tmp_path: Path) -> None:
+    blocks = blocks_of(ENGLISH)
+    recipe = next(n for n, block in enumerate(blocks) if "cat > guide.yaml" in block.text)
+    assert_prints_what_it_shows(blocks[:recipe], tmp_path)
+
+
+@pytest.mark.slow  # every command of the guide is a start from nothing
 def test_the_guide_runs_from_end_to_end_and_prints_what_it_shows(tmp_path: Path) -> None:
     # comments apart, the other one is the same program
+    assert_prints_what_it_shows(blocks_of(ENGLISH), tmp_path)
+    assert (tmp_path / "runs" / "guide" / "model" / "model.safetensors").is_file()
+
+
+def assert_prints_what_it_shows(blocks: list[Block], folder: Path) -> None:
+    """Run blocks of a guide; each text block is in what the block before it printed."""
     pytest.importorskip("espeakng_loader")
-    blocks = blocks_of(ENGLISH)
-    printed = run(blocks, tmp_path)
+    printed = run(blocks, folder)
     shown = [number for number, block in enumerate(blocks) if block.kind == "text"]
-    assert len(shown) >= 10
+    assert len(shown) >= 8
     for number in shown:
         assert missing_from(printed[number - 1], blocks[number].text) is None
-    assert (tmp_path / "runs" / "guide" / "model" / "model.safetensors").is_file()
-    assert readme_example(tmp_path, "runs/guide/model").strip()
 
 
-def readme_example(folder: Path, model: str) -> str:
-    """Run the README's Python example on a clip and a model in a folder; return what it prints."""
+def test_the_readmes_python_example_transcribes(
+    trainer: Any, tone_corpus: Path, tmp_path: Path
+) -> None:
     (code,) = (block.text for block in blocks_of(README) if block.kind == "python")
-    clip = min((folder / "demo" / "zh-TW" / "clips").glob("*test*"))
-    for shown, used in (("runs/demo/model", model), ("speech.flac", str(clip))):
+    model = trainer.reference() / "model"
+    clip = min((tone_corpus / "clips").glob("*test*"))
+    for shown, used in (("runs/demo/model", model), ("speech.flac", clip)):
         assert shown in code
-        code = code.replace(shown, used)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment(), capture_output=True, text=True
-    )
+        code = code.replace(shown, str(used))
+    example = tmp_path / "example.py"
+    example.write_text(code, encoding="utf-8")
+    done = run_module(str(example), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.stdout.endswith("\n")
