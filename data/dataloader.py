@@ -52,7 +52,7 @@ class BatchPreparer:
         """
         mel = LogMel(n_mels)
         self.augmentation = augmentation
-        self._device = device
+        self.device = device
         self._mel = mel.to(device) if device.type == "cuda" else None
         self.collator = PaddingCollator(
             labels, mel if self._mel is None else nn.Identity(), augmentation
@@ -60,7 +60,7 @@ class BatchPreparer:
 
     def prepare(self, batch: Batch) -> Batch:
         """Move a batch to the device, compute missing features there, and apply masks."""
-        batch.to(self._device)
+        batch.to(self.device)
         if self._mel is not None:
             batch.features = self._mel(batch.features)
         mask_features(batch.features, batch.masks)
@@ -213,7 +213,7 @@ def _batches(
         collate_fn=preparer.collator,
         num_workers=config.workers,
         prefetch_factor=config.prefetch if config.workers else None,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=preparer.device.type == "cuda",
     )
     with closing(resilient_batches(specs, make, dataset.watch)) as batches:
         yield from map(preparer.prepare, batches)

@@ -19,8 +19,7 @@ def train(run: Run) -> None:
     """Update the model until the last step; record, evaluate and save when due."""
     state, monitors = run.state, run.monitors
     run.training.engine.model.train()
-    if evaluation_missed(run):
-        evaluate_and_save(run)
+    make_up_for_evaluation(run)
     monitors.meter.reset()
     while remaining := steps_left(run.config, state, run.steps):
         # start at the current position: again after a rollback or an out-of-memory error
@@ -52,6 +51,7 @@ def train(run: Run) -> None:
                 evaluate_and_save(run)
             if not steps_left(run.config, state, run.steps):
                 break
+    make_up_for_evaluation(run)
 
 
 def fetch(run: Run, iterator: Iterator[Batch]) -> list[Batch]:
@@ -140,9 +140,13 @@ def evaluation_due(run: Run) -> bool:
     return run.has_dev and due(step, run.config.eval_every, last=step == run.steps)
 
 
-def evaluation_missed(run: Run) -> bool:
-    """Return whether the run was stopped before the evaluation of its last update had finished."""
-    return evaluation_due(run) and run.state.evaluated_step < run.state.step
+def make_up_for_evaluation(run: Run) -> None:
+    """Evaluate the last update if that is due and was not done.
+
+    The run was stopped before the evaluation had finished, or the update was rolled back.
+    """
+    if evaluation_due(run) and run.state.evaluated_step < run.state.step:
+        evaluate_and_save(run)
 
 
 def due(step: int, every: int, *, last: bool) -> bool:

@@ -217,6 +217,33 @@ def test_broken_weights_are_rolled_back_and_the_window_is_passed_over_for_good(
     assert state["passed_over"] == [[1, 2], [2, 0]]
 
 
+def poison_every_clip() -> None:
+    """Make all features NaN in training, not in an evaluation."""
+    from data.batching.collate import PaddingCollator
+
+    collate = PaddingCollator.__call__
+
+    def poisoned(self: PaddingCollator, clips: Any) -> Any:
+        batch = collate(self, clips)
+        if "_train_" in batch.ids[0]:
+            batch.features.fill_(torch.nan)
+        return batch
+
+    PaddingCollator.__call__ = poisoned  # type: ignore[method-assign]
+
+
+def test_a_run_whose_last_update_is_rolled_back_before_any_checkpoint_is_still_evaluated(
+    trainer: Any, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    extra = ("--data.dev_split=dev", "--loop.max_nonfinite_steps=3", "--checkpoint.save_every=9")
+    # what an update came to is read after the next one
+    done = trainer(run, *extra, "--loop.max_steps=4", sabotage=poison_every_clip)
+    assert "no checkpoint yet, so training continues at update 4" in done.output
+    assert (run / "eval" / "step-00000004" / "dev" / "scores.json").is_file()
+    assert (run / "model" / "model.safetensors").is_file()
+
+
 def test_where_an_error_ends_training_no_other_process_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
