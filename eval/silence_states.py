@@ -42,7 +42,7 @@ class AttentionWithSilence(WhisperAttention):
         """Attend to the input and the silence. Shape, also of the result: (batch, positions, d)."""
         source = hidden_states if key_value_states is None else key_value_states
         count = 0 if self.silence is None else self.silence.shape[1]
-        first = max(FIRST, -(-source.shape[1] // STRIDE))
+        first = first_silence_state(source.shape[1])
         if self.silence is None or first >= count:
             return super().forward(
                 hidden_states, key_value_states, attention_mask=attention_mask, **kwargs
@@ -80,6 +80,11 @@ class AttentionWithSilence(WhisperAttention):
     def _heads(self, states: Tensor) -> Tensor:
         """Split heads: (batch, positions, d_model) → (batch, heads, positions, head_dim)."""
         return states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+
+def first_silence_state(positions: int) -> int:
+    """Return the index of the first silence state that lies behind so many positions."""
+    return max(FIRST, -(-positions // STRIDE))
 
 
 def patch_attention(model: Any) -> None:

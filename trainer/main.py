@@ -206,7 +206,8 @@ def build_training(
     fatal_ids: Iterable[str],
 ) -> Training:
     """Build the model, its optimizer and its data."""
-    engine = build_engine(accelerator, prepare_training(whisper, config.model), config.optim)
+    module = prepare_training(whisper, config.model)
+    engine = build_engine(accelerator, module, config.model, config.optim)
     return Training(
         engine=engine,
         full_model=FullModel(accelerator, engine.model, whisper),

@@ -12,6 +12,7 @@ from data.batch import target_positions
 from data.errors import InputError
 from eval.silence_states import compute_silence_states, set_silence_states
 from eval.whisper import Whisper
+from trainer.half_precision.forward import HalfForward
 from trainer.lora import add_adapters
 
 
@@ -22,9 +23,10 @@ class ModelConfig:
     # The Whisper model to fine-tune: a name on the Hugging Face Hub, or a folder.
     name: str = "openai/whisper-small"
     revision: str | None = None  # Commit of a model on the Hub. None takes the newest one.
-    # Recompute activations in the backward pass, which saves much memory and takes a third more
-    # time.
+    # Recompute activations in the backward pass: saves much memory and takes a third more time.
     gradient_checkpointing: bool = False
+    # With bf16 or fp16, cast weights once an update, not in every pass; not with LoRA or FSDP.
+    cast_once: bool = True
     freeze_encoder: bool = False  # Train the decoder only.
     # Names of further modules or weights that are not trained; * stands for any letters.
     freeze: tuple[str, ...] = ()
@@ -64,6 +66,7 @@ class TrainingModule(nn.Module):
     """The module that Accelerate wraps. It holds the stock Whisper, which is what is exported."""
 
     silence: Tensor | None
+    half_forward: HalfForward | None = None  # None: the stock model, in Accelerate's precision
 
     def __init__(self, whisper: Any, *, freeze_encoder: bool, silence: bool = True) -> None:
         """Create the module.
@@ -98,9 +101,8 @@ class TrainingModule(nn.Module):
     ) -> Tensor:
         """Return the negative log likelihood of every target token, row by row. Shape: (targets,).
 
-        Positions without a target are removed before the LM head, where they would be expensive: it
-        has about 51,900 classes. The step sums the loss, and divides once by the tokens of all
-        processes.
+        Positions without a target are removed before the LM head, which has about 51,900 classes.
+        The step sums the loss, and divides once by the tokens of all processes.
 
         Args:
             features: (batch, n_mels, frames).
@@ -111,25 +113,24 @@ class TrainingModule(nn.Module):
         """
         if targets is None:
             targets = target_positions(labels)
-        hidden = self._hidden_states(features, decoder_input_ids, targets)  # (targets, d)
-        logits = self.whisper.proj_out(hidden)  # (targets, vocabulary)
+        compute = self.half_forward or self._logits
+        logits = compute(features, decoder_input_ids, targets, self.silence)
         # sums in half precision are too inaccurate
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return nn.functional.cross_entropy(logits, labels.flatten()[targets], reduction="none")
 
-    def _hidden_states(
-        self, features: Tensor, decoder_input_ids: Tensor, targets: Tensor
+    def _logits(
+        self, features: Tensor, decoder_input_ids: Tensor, targets: Tensor, silence: Tensor | None
     ) -> Tensor:
-        """Return the decoder's last hidden states at the targets. Shape: (targets, d)."""
-        set_silence_states(self.whisper, self.silence)  # an evaluation may have set others
+        """Return the stock model's logits at the targets. Shape: (targets, vocabulary)."""
+        set_silence_states(self.whisper, silence)  # an evaluation may have set others
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
-            encoded = self.whisper.model.encoder(
-                features
-            ).last_hidden_state  # (batch, positions, d)
+            encoded = self.whisper.model.encoder(features)
         states: Tensor = self.whisper.model.decoder(
-            input_ids=decoder_input_ids, encoder_hidden_states=encoded, use_cache=False
+            input_ids=decoder_input_ids, encoder_hidden_states=encoded[0], use_cache=False
         ).last_hidden_state
-        return states.flatten(0, 1)[targets]
+        logits: Tensor = self.whisper.proj_out(states.flatten(0, 1)[targets])
+        return logits
 
 
 def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:
@@ -157,9 +158,8 @@ def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:
             dropout=config.lora_dropout,
         )
     refuse_frozen(model)
-    return TrainingModule(
-        model, freeze_encoder=config.frozen_encoder, silence=config.silence_states
-    )
+    frozen, silence = config.frozen_encoder, config.silence_states
+    return TrainingModule(model, freeze_encoder=frozen, silence=silence)
 
 
 def _set_dropout(model: nn.Module, rate: float) -> None:

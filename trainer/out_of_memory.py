@@ -26,8 +26,10 @@ def try_largest_pass(engine: Engine, largest: Shape) -> str | None:
     """
     try:
         for update in ([SMALLEST_PASS], [largest, largest]):
+            engine.begin_update()
             for number, shape in enumerate(update, 1):
                 _make_pass(engine, shape, last=number == len(update))
+            engine.clip_gradient(1.0)
             engine.skip_update()
     except RuntimeError as error:
         return out_of_memory(error)

@@ -39,6 +39,7 @@ def train_step(
     """
     processes = engine.accelerator.num_processes
     scale = processes / max(1, tokens)  # DDP and FSDP average gradients: this makes them sums
+    engine.begin_update()
     nll = [forward_backward(engine, batch, scale) for batch in batches]
     with phase("optimizer"):
         grad_norm = engine.clip_gradient(max_norm)

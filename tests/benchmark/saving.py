@@ -64,7 +64,8 @@ def measure(name: str, updates: int, saves: int) -> dict[str, Any]:
     """Measure one model."""
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     whisper = load_whisper(name)
-    engine = build_engine(accelerator, prepare_training(whisper, ModelConfig()), OptimConfig())
+    module = prepare_training(whisper, ModelConfig())
+    engine = build_engine(accelerator, module, ModelConfig(), OptimConfig())
     batch = update(whisper.n_mels, accelerator.device)
     heartbeat = Heartbeat(accelerator, StopSignal(), Watchdog(60.0))
     folder = Path(tempfile.mkdtemp())

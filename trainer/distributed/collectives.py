@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from eval.main_process import LONGEST_PAUSE, default_store, new_key
 from trainer.process.signals import Stopped
@@ -28,6 +29,13 @@ def sum_over_processes(accelerator: Accelerator, values: list[float]) -> list[fl
     torch.distributed.all_reduce(sums, group=_cpu_group())
     result: list[float] = sums.tolist()
     return result
+
+
+def average(accelerator: Accelerator, tensor: Tensor) -> None:
+    """Average a tensor over all processes, in place. All processes must call this."""
+    if accelerator.num_processes > 1:
+        torch.distributed.all_reduce(tensor)
+        tensor /= accelerator.num_processes
 
 
 @cache

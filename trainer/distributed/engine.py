@@ -12,31 +12,48 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from trainer.distributed.fsdp import separate_full_model
-from trainer.model import TrainingModule
+from eval.half_precision import DTYPES
+from trainer.distributed.collectives import average
+from trainer.distributed.fsdp import is_sharded, separate_full_model
+from trainer.half_precision.forward import HalfForward
+from trainer.half_precision.weights import HalfWeights
+from trainer.model import ModelConfig, TrainingModule
 from trainer.optimizer import OptimConfig, build_optimizer
 
 
 class Engine:
     """A prepared model and its optimizer."""
 
-    def __init__(self, accelerator: Accelerator, model: nn.Module, optimizer: Any) -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: Any,
+        weights: HalfWeights | None = None,
+    ) -> None:
         """Store what Accelerator.prepare() returned.
 
         Args:
             accelerator: handles processes, device, autocast and loss scaling.
             model: a prepared TrainingModule.
             optimizer: the prepared optimizer.
+            weights: the half-precision weights of the model, if it computes with them.
         """
         self.accelerator = accelerator
         self.model = model
         self.optimizer = optimizer
+        self._weights = weights
 
     @property
     def module(self) -> TrainingModule:
         """Return the TrainingModule without wrappers."""
         module: TrainingModule = self.accelerator.unwrap_model(self.model)
         return module
+
+    def begin_update(self) -> None:
+        """Cast the weights, if the model computes with half-precision copies."""
+        if self._weights is not None:
+            self._weights.begin_update()
 
     def gradient_sync(self, *, last: bool) -> AbstractContextManager[Any]:
         """Return the context of a pass; the last one averages gradients over processes.
@@ -53,9 +70,14 @@ class Engine:
     def clip_gradient(self, max_norm: float) -> Tensor:
         """Clip the norm of the gradient. If it is not finite, optimizer_step() changes no weight.
 
+        With half-precision weights, the gradient is averaged over processes here.
+
         Returns:
             The norm over all processes before clipping, shape ().
         """
+        if self._weights is not None:
+            average(self.accelerator, self._weights.gradient)
+            self._weights.end_update()
         norm: Any = self.accelerator.clip_grad_norm_(self.model.parameters(), max_norm)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if self.accelerator.scaler is None:  # a GradScaler sets found_inf itself
@@ -95,7 +117,24 @@ class Engine:
         return getattr(self.optimizer, "optimizer", self.optimizer)
 
 
-def build_engine(accelerator: Accelerator, module: TrainingModule, config: OptimConfig) -> Engine:
-    """Build the optimizer, and prepare it and the module for the launcher's distributed mode."""
-    module = separate_full_model(module, accelerator)
-    return Engine(accelerator, *accelerator.prepare(module, build_optimizer(module, config)))
+def build_engine(
+    accelerator: Accelerator, module: TrainingModule, model: ModelConfig, optim: OptimConfig
+) -> Engine:
+    """Build the optimizer, and prepare it and the module for the launcher's distributed mode.
+
+    With half-precision weights DDP is not used: their gradients lie in one tensor, which is
+    averaged at once.
+    """
+    dtype = DTYPES.get(accelerator.mixed_precision)
+    if dtype is None or not model.cast_once or model.lora_rank or is_sharded(accelerator):
+        module = separate_full_model(module, accelerator)
+        return Engine(accelerator, *accelerator.prepare(module, build_optimizer(module, optim)))
+    accelerator.prepare_model(module, evaluation_mode=True)  # this means without DDP
+    module.half_forward = HalfForward(
+        module.whisper,
+        dtype,
+        freeze_encoder=model.frozen_encoder,
+        gradient_checkpointing=model.gradient_checkpointing,
+    )
+    optimizer = accelerator.prepare(build_optimizer(module, optim))
+    return Engine(accelerator, module, optimizer, module.half_forward.weights)
