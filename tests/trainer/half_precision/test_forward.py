@@ -1,0 +1,189 @@
+"""Passes in half precision compute what the stock model does, and its gradient."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from data.batch import IGNORE_INDEX
+from eval.whisper import load_whisper
+from tests.benchmark.operations import Counts, count_operations
+from trainer.distributed.engine import Engine, build_engine
+from trainer.half_precision.forward import HalfForward
+from trainer.model import ModelConfig, TrainingModule, prepare_training
+from trainer.optimizer import OptimConfig
+
+Gradients = dict[str, Tensor]
+Inputs = tuple[Tensor, Tensor, Tensor]
+FRAMES = pytest.mark.parametrize("frames", [208, 2976, 3000])  # silence behind, too little, none
+
+
+def inputs(frames: int = 208) -> Inputs:
+    """Return features of three clips, decoder inputs and labels of ragged length."""
+    torch.manual_seed(0)
+    ids, labels = torch.randint(0, 200, (2, 3, 7))
+    labels[1, 3:], labels[2, :2] = IGNORE_INDEX, IGNORE_INDEX
+    return torch.randn(3, 80, frames), ids, labels
+
+
+def module_of(model: Path, **knobs: Any) -> TrainingModule:
+    """Return a training module, with weights that are not small."""
+    module = prepare_training(load_whisper(str(model)), ModelConfig(**knobs)).train()
+    torch.manual_seed(1)
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):  # which are 0 in a new model
+            torch.nn.init.normal_(parameter, std=0.1)
+    module.update_silence_states(module.whisper)
+    return module
+
+
+def half_of(module: TrainingModule, dtype: torch.dtype, **more: Any) -> TrainingModule:
+    """Make a module compute from copies of its weights."""
+    module.half_forward = HalfForward(module.whisper, dtype, **more)
+    module.half_forward.weights.begin_update()
+    return module
+
+
+def gradients_of(module: TrainingModule, batch: Inputs) -> Gradients:
+    """Return the gradient of a pass."""
+    module(*batch).sum().backward()
+    if module.half_forward is not None:
+        module.half_forward.weights.end_update()
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def difference(found: Gradients, expected: Gradients) -> float:
+    """Return the norm of the difference, as a share of the norm of what is expected."""
+    assert found.keys() == expected.keys()
+    squares = [
+        (float((found[name] - value).square().sum()), float(value.square().sum()))
+        for name, value in expected.items()
+    ]
+    return float((sum(a for a, _ in squares) / sum(b for _, b in squares)) ** 0.5)
+
+
+@FRAMES
+@pytest.mark.parametrize("silence", [True, False])
+def test_in_float32_losses_and_gradients_are_those_of_the_stock_model(
+    wide_model: Path, frames: int, silence: bool
+) -> None:
+    batch = inputs(frames)
+    module = module_of(wide_model, silence_states=silence)
+    expected, stock = module(*batch), gradients_of(module, batch)
+    module.zero_grad()
+    half_of(module, torch.float32)
+    torch.testing.assert_close(module(*batch), expected, rtol=1e-5, atol=1e-5)
+    assert difference(gradients_of(module, batch), stock) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_the_gradient_is_as_near_to_float32_as_autocast_s(
+    wide_model: Path, dtype: torch.dtype
+) -> None:
+    batch, module = inputs(), module_of(wide_model)
+    exact = gradients_of(module, batch)
+    module.zero_grad()
+    with torch.autocast("cpu", dtype):
+        nll = module(*batch)
+    nll.sum().backward()
+    autocast = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+    module.zero_grad()
+    half = gradients_of(half_of(module, dtype), batch)
+    assert difference(half, exact) < 1.5 * difference(autocast, exact)
+
+
+def test_gradients_of_passes_add_up_in_float32(wide_model: Path) -> None:
+    module, (features, ids, labels) = half_of(module_of(wide_model), torch.bfloat16), inputs()
+    assert module.half_forward is not None
+    for row in range(3):
+        module(features[row : row + 1], ids[row : row + 1], labels[row : row + 1]).sum().backward()
+    total = module.half_forward.weights.gradient.clone()
+    module.half_forward.weights.begin_update()
+    parts = []
+    for row in range(3):
+        module(features[row : row + 1], ids[row : row + 1], labels[row : row + 1]).sum().backward()
+        parts.append(module.half_forward.weights.gradient.clone())
+        module.half_forward.weights.begin_update()
+    assert torch.equal(total, parts[0] + parts[1] + parts[2])
+    assert not torch.equal(total, total.bfloat16().float())
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"freeze_encoder": True},
+        {"freeze": ("*.layers.0", "*.embed_positions")},
+        {"freeze": ("model.decoder.embed_tokens",)},
+    ],
+)
+def test_frozen_weights_get_no_gradient_and_others_theirs(
+    wide_model: Path, knobs: dict[str, Any]
+) -> None:
+    module, batch = module_of(wide_model, **knobs), inputs()
+    stock = gradients_of(module, batch)
+    module.zero_grad()
+    half_of(module, torch.float32, freeze_encoder=module.freeze_encoder)
+    assert difference(gradients_of(module, batch), stock) < 1e-5
+
+
+def test_checkpointed_gradients_equal_plain_ones(wide_model: Path) -> None:
+    module, batch = module_of(wide_model), inputs()
+    plain = gradients_of(half_of(module, torch.bfloat16), batch)
+    module.zero_grad()
+    again = gradients_of(half_of(module, torch.bfloat16, gradient_checkpointing=True), batch)
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
+
+
+def test_dropout_is_drawn_from_the_seed_in_training_alone(wide_model: Path) -> None:
+    module, batch = half_of(module_of(wide_model, dropout=0.3), torch.bfloat16), inputs()
+    torch.manual_seed(5)
+    first = module(*batch)
+    assert not torch.equal(module(*batch), first)
+    torch.manual_seed(5)
+    assert torch.equal(module(*batch), first)
+    module.eval()
+    assert torch.equal(module(*batch), module(*batch))
+
+
+def engine_of(model: Path, precision: Any, **knobs: Any) -> Engine:
+    """Return the engine of a run on one process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    whisper, config = load_whisper(str(model)), ModelConfig(**knobs)
+    accelerator = Accelerator(cpu=True, mixed_precision=precision)
+    return build_engine(accelerator, prepare_training(whisper, config), config, OptimConfig())
+
+
+def test_only_runs_in_half_precision_use_it_and_state_dicts_are_the_stock_model_s(
+    wide_model: Path,
+) -> None:
+    stock = engine_of(wide_model, "no")
+    assert stock.module.half_forward is None
+    assert engine_of(wide_model, "bf16", lora_rank=2).module.half_forward is None
+    assert engine_of(wide_model, "bf16", cast_once=False).module.half_forward is None
+    engine = engine_of(wide_model, "bf16")
+    assert engine.module.half_forward is not None
+    AcceleratorState._reset_state(reset_partial_state=True)
+    state, expected = engine.module.state_dict(), stock.module.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
+def test_a_pass_issues_a_third_of_the_operations_and_casts_no_weight() -> None:
+    # at whisper-small's depth; a count does not depend on the machine
+    counts: dict[bool, Counts] = {
+        silence: count_operations(torch.bfloat16, silence=silence) for silence in (True, False)
+    }
+    assert counts[True].operations <= 1300
+    assert counts[True].casts <= 150
+    assert counts[True].operations - counts[False].operations <= 100
+    assert counts[True].syncs == 0
+    assert counts[True].masks == 0
+    assert counts[True].update_casts == 1
