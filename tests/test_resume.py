@@ -59,6 +59,24 @@ def test_every_way_to_pad_resumes_exactly_and_on_two_processes(
         assert float.fromhex(losses(two)[step]) == pytest.approx(float.fromhex(loss), rel=1e-5)
 
 
+def test_half_precision_resumes_exactly_and_trains_alike_on_two_processes(
+    trainer: Any, tmp_path: Path, losses: Losses
+) -> None:
+    extra = ("--precision=bf16", "--model.dropout=0.1", "--checkpoint.save_every=2")
+    whole, cut, one, two = (tmp_path / name for name in ("whole", "cut", "one", "two"))
+    trainer(whole, *extra, "--loop.max_steps=4")
+    trainer(cut, *extra, "--loop.max_steps=2")
+    trainer(cut, *extra, "--loop.max_steps=4", "--resume=auto")
+    assert losses(cut) == losses(whole)
+    weights, again = (load_file(run / "model" / "model.safetensors") for run in (whole, cut))
+    assert all((weights[name] == again[name]).all() for name in weights)
+    extra = ("--precision=bf16", "--optim.lr=1e-5", "--loop.max_steps=4")
+    trainer(one, *extra)
+    trainer(two, *extra, processes=2)
+    for step, loss in losses(one).items():
+        assert float.fromhex(losses(two)[step]) == pytest.approx(float.fromhex(loss), rel=2e-3)
+
+
 def test_two_processes_train_as_one_does(trainer: Any, tmp_path: Path, losses: Losses) -> None:
     extra = ("--optim.lr=1e-5", "--data.max_seconds_per_forward=9", "--loop.max_steps=12")
     one, two = tmp_path / "one", tmp_path / "two"
