@@ -75,7 +75,9 @@ def training_knobs(
         data: PLAN_KNOBS, and STREAM_KNOBS of a stream.
         steps: updates to make in total; included if the learning rate depends on them.
     """
-    knobs = _knobs(model, "model.", ("freeze", *LORA_KNOBS)) | _knobs(optim, "optim.", ("name",))
+    knobs = _knobs(model, "model.", ("cast_once", "freeze", *LORA_KNOBS)) | _knobs(
+        optim, "optim.", ("name",)
+    )
     del knobs["model.gradient_checkpointing"]
     data_keys = PLAN_KNOBS + STREAM_KNOBS if data.streaming else PLAN_KNOBS
     knobs |= {f"data.{key}": getattr(data, key) for key in data_keys}

@@ -17,6 +17,7 @@ from data.log_mel import FRAMES_PER_POSITION, FRAMES_PER_SECOND
 from trainer.checkpoint.rotation import CheckpointConfig
 from trainer.metrics.flops import WhisperFlops
 from trainer.metrics.train_metrics import peak_memory
+from trainer.model import TrainingModule
 from trainer.plan.forward_pass_budget import FittingBatch
 from trainer.plan.workload import Update, group_by_length
 
@@ -53,12 +54,18 @@ class MemoryEstimator:
         self._accelerator = accelerator
         self._model = model
         self._flops = flops
-        self._config = accelerator.unwrap_model(model).whisper.config
+        module: TrainingModule = accelerator.unwrap_model(model)
+        self._config = module.whisper.config
+        self._half = module.half_forward
         self.base = peak_memory(accelerator.device)  # weights; on a CPU the whole process
-        self.base += moments + sum(p.nbytes for p in model.parameters() if p.requires_grad)
-        head = accelerator.unwrap_model(model).whisper.proj_out.weight
-        # the tied weights of embedding and LM head have two gradients
-        self.base += head.nbytes if head.requires_grad else 0
+        self.base += moments
+        if self._half is None:
+            self.base += sum(p.nbytes for p in model.parameters() if p.requires_grad)
+            head = module.whisper.proj_out.weight
+            # the tied weights of embedding and LM head have two gradients
+            self.base += head.nbytes if head.requires_grad else 0
+        else:  # the float32 gradient is allocated; a backward pass adds one in half precision
+            self.base += self._half.weights.gradient.nbytes // 2
         self._measured = _read_measurements(fit)
 
     @property
@@ -122,7 +129,9 @@ class MemoryEstimator:
 
     def _count_saved(self, forward: Callable[[], Any]) -> int:
         """Return the bytes of the tensors that a forward saves, without parameters."""
-        parameters = {p.untyped_storage().data_ptr() for p in self._model.parameters()}
+        copies = self._half.weights.values.values() if self._half is not None else ()
+        weights: list[Tensor] = [*self._model.parameters(), *copies]
+        parameters = {weight.untyped_storage().data_ptr() for weight in weights}
         saved: dict[int, Any] = {}  # storages by address, kept alive so that addresses stay unique
 
         def save(tensor: Tensor) -> None:
