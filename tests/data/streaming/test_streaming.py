@@ -19,6 +19,7 @@ from tests.shards import BROKEN, ROWS, SHARDS, write_parquet, write_saved, write
 
 Losses = Callable[[Path], dict[int, str]]
 WINDOWS = 3  # of an epoch: two of ten clips and one of seven, in five updates
+EXACT = ("--model.dropout=0.1", "--checkpoint.save_every=1")
 STREAM = ("--data.streaming=True", "--data.shuffle_buffer=10", "--loop.max_steps=8")
 
 
@@ -80,7 +81,7 @@ def test_every_clip_is_trained_on_once_per_epoch_and_two_windows_are_on_disk(
 def test_a_stopped_run_continues_exactly(
     trainer: Any, tmp_path: Path, losses: Losses, shards: Path, stop: int
 ) -> None:
-    extra = arguments(shards, "--model.dropout=0.1", "--checkpoint.save_every=1")
+    extra = arguments(shards, *EXACT)
     whole, cut = trainer.reference(*extra), tmp_path / "cut"
     trainer(cut, *extra, f"--loop.max_steps={stop}")
     trainer(cut, *extra, "--resume=auto")
@@ -107,7 +108,7 @@ def kill(at: int) -> None:
 def test_a_killed_run_continues_exactly_and_leaves_nothing_of_the_stream(
     trainer: Any, tmp_path: Path, losses: Losses, shards: Path, forgotten: bool
 ) -> None:
-    extra = arguments(shards, "--checkpoint.save_every=1")
+    extra = arguments(shards, *EXACT)
     whole, cut = trainer.reference(*extra), tmp_path / "cut"
     trainer(cut, *extra, sabotage=partial(kill, 3), check=False)
     assert (cut / "stream").exists()
