@@ -40,14 +40,10 @@ class Campaign:
     """A run that is started until it ends, and killed on the way."""
 
     def __init__(self, trainer: Any, folder: Path, processes: int, seed: int) -> None:
-        """Take what trains, and a folder.
+        """Take what trains, the folder of the run that is killed, and its processes.
 
-        Args:
-            trainer: starts runs.
-            folder: of the run that is killed.
-            processes: of each run.
-            seed: of all that is drawn at random. The uninterrupted run depends on it, since it says
-                which updates are the best; there is one for all tests with the same seed.
+        Which updates are the best depends on the seed, and so does the uninterrupted run: there is
+        one for all tests with the same seed.
         """
         self.trainer = trainer
         self.folder = folder
