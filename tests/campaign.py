@@ -42,8 +42,7 @@ class Campaign:
     def __init__(self, trainer: Any, folder: Path, processes: int, seed: int) -> None:
         """Take what trains, the folder of the run that is killed, and its processes.
 
-        Which updates are the best depends on the seed, and so does the uninterrupted run: there is
-        one for all tests with the same seed.
+        The uninterrupted run depends on the seed: there is one for all tests with the same.
         """
         self.trainer = trainer
         self.folder = folder
