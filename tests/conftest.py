@@ -362,8 +362,17 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def trainer(tone_corpus: Path, wide_model: Path, shared: Path) -> Trainer:
-    """Return a function that runs the trainer on the tone corpus."""
+def trainer(tone_corpus: Path, blank_model: Path, shared: Path) -> Trainer:
+    """Return a function that trains the smallest model on the tone corpus."""
+    return Trainer(tone_corpus, blank_model, shared)
+
+
+@pytest.fixture(scope="session")
+def wide_trainer(tone_corpus: Path, wide_model: Path, shared: Path) -> Trainer:
+    """Return a function that trains a model whose bits differ as soon as anything does.
+
+    An update takes three times as long as the smallest model's.
+    """
     return Trainer(tone_corpus, wide_model, shared)
 
 
