@@ -29,7 +29,7 @@ class Program:
     """The module that a process runs, and its environment."""
 
     work: Callable[[], object]
-    arguments: tuple[str, ...]  # sys.argv
+    arguments: tuple[str, ...] = ("",)  # sys.argv
     out: Path  # standard output
     err: Path  # standard error; it may be the same file
     cwd: Path = REPOSITORY
@@ -108,7 +108,7 @@ def _become(program: Program) -> None:
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.chdir(program.cwd)
     os.environ.update(program.environment)
-    torch.set_num_threads(int(program.environment["OMP_NUM_THREADS"]))
+    torch.set_num_threads(int(program.environment.get("OMP_NUM_THREADS", 1)))
     sys.argv = list(program.arguments)
     if program.sabotage is not None:
         program.sabotage()
