@@ -95,9 +95,11 @@ def test_print_config_prints_a_recipe_and_touches_nothing(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
-def test_the_profile_says_where_an_update_spends_its_time(trainer: Any, tmp_path: Path) -> None:
+def test_the_profile_says_where_an_update_spends_its_time(
+    trainer: Any, blank_model: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    done = trainer(run, "--profile", "--loop.max_steps=12")
+    done = trainer(run, "--profile", "--loop.max_steps=12", f"--model.name={blank_model}")
     for phase in ("data wait", "forward", "backward", "optimizer", "4 updates by length"):
         assert phase in done.output
     trace = json.loads((run / "profile" / "trace.json").read_text(encoding="utf-8"))
