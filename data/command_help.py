@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from data.config_parser import knobs, parse_dataclass
@@ -126,7 +127,7 @@ def print_knobs(cls: type, groups: Mapping[str, Sequence[str]]) -> None:
 def sentence_of(cls: type, name: str) -> str:
     """Return the comment on or above a knob's field, as tyro reads it."""
     owner, field = _owner(cls, name)
-    lines = inspect.getsource(owner).splitlines()
+    lines = _source_lines(owner)
     (at,) = (n for n, line in enumerate(lines) if line.startswith(f"    {field}: "))
     _, mark, sentence = lines[at].partition("  # ")
     if mark:
@@ -135,6 +136,11 @@ def sentence_of(cls: type, name: str) -> str:
     while (line := lines[at - 1 - len(above)].strip()).startswith("#"):
         above.insert(0, line.removeprefix("#").strip())
     return " ".join(above)
+
+
+@cache  # reading it takes 2 ms, and a class has many fields
+def _source_lines(cls: type) -> list[str]:
+    return inspect.getsource(cls).splitlines()
 
 
 def _heading(cls: type, name: str, kind: Any) -> str:
