@@ -111,6 +111,7 @@ def test_a_run_outlives_the_reader_of_its_output(
 ) -> None:
     run, pipe = tmp_path / "run", tmp_path / "pipe"
     os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     process = forked.start(
         forked.Program(
             work=forked.train,
@@ -120,8 +121,8 @@ def test_a_run_outlives_the_reader_of_its_output(
             environment={"ACCELERATE_USE_CPU": "true"},
         )
     )
-    with pipe.open("rb"):  # until the end of this block, as Ctrl-C ends `tee`
-        wait_for(trains(run, losses), process)
+    wait_for(trains(run, losses), process)
+    os.close(reader)  # as Ctrl-C ends `tee`
     seen = len(losses(run))
     wait_for(lambda: len(losses(run)) > seen + 2, process)
     os.kill(process.pid, signal.SIGINT)
