@@ -19,6 +19,7 @@ T = TypeVar("T")
 Commands = Mapping[str, tuple[type, Callable[[Any], object]]]
 HELP = ("-h", "--help")
 ALL = "--help-all"
+getsource = cache(inspect.getsource)  # 2 ms each, and a class has many fields
 
 
 def parse_command(cls: type[T], arguments: Sequence[str], prog: str) -> T:
@@ -127,7 +128,7 @@ def print_knobs(cls: type, groups: Mapping[str, Sequence[str]]) -> None:
 def sentence_of(cls: type, name: str) -> str:
     """Return the comment on or above a knob's field, as tyro reads it."""
     owner, field = _owner(cls, name)
-    lines = _source_lines(owner)
+    lines = getsource(owner).splitlines()
     (at,) = (n for n, line in enumerate(lines) if line.startswith(f"    {field}: "))
     _, mark, sentence = lines[at].partition("  # ")
     if mark:
@@ -136,11 +137,6 @@ def sentence_of(cls: type, name: str) -> str:
     while (line := lines[at - 1 - len(above)].strip()).startswith("#"):
         above.insert(0, line.removeprefix("#").strip())
     return " ".join(above)
-
-
-@cache  # reading it takes 2 ms, and a class has many fields
-def _source_lines(cls: type) -> list[str]:
-    return inspect.getsource(cls).splitlines()
 
 
 def _heading(cls: type, name: str, kind: Any) -> str:
