@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from data.config_parser import knobs, parse_dataclass
@@ -18,6 +19,7 @@ T = TypeVar("T")
 Commands = Mapping[str, tuple[type, Callable[[Any], object]]]
 HELP = ("-h", "--help")
 ALL = "--help-all"
+getsource = cache(inspect.getsource)  # 2 ms each, and a class has many fields
 
 
 def parse_command(cls: type[T], arguments: Sequence[str], prog: str) -> T:
@@ -126,7 +128,7 @@ def print_knobs(cls: type, groups: Mapping[str, Sequence[str]]) -> None:
 def sentence_of(cls: type, name: str) -> str:
     """Return the comment on or above a knob's field, as tyro reads it."""
     owner, field = _owner(cls, name)
-    lines = inspect.getsource(owner).splitlines()
+    lines = getsource(owner).splitlines()
     (at,) = (n for n, line in enumerate(lines) if line.startswith(f"    {field}: "))
     _, mark, sentence = lines[at].partition("  # ")
     if mark:

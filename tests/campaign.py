@@ -15,6 +15,7 @@ from typing import Any
 from rich.table import Table
 
 from data.atomic_files import read_jsonl
+from tests.conftest import made_once
 from tests.sabotage import OTHERS, PHASES, SAVING, Fate, damage, observe
 from trainer.checkpoint.rotation import STATE, CheckpointConfig, CheckpointRotation, step_of
 from trainer.metrics.recorder import METRICS
@@ -39,6 +40,10 @@ class Campaign:
     """A run that is started until it ends, and killed on the way."""
 
     def __init__(self, trainer: Any, folder: Path, processes: int, seed: int) -> None:
+        """Take what trains, the folder of the run that is killed, and its processes.
+
+        The uninterrupted run depends on the seed: there is one for all tests with the same.
+        """
         self.trainer = trainer
         self.folder = folder
         self.processes = processes
@@ -46,11 +51,17 @@ class Campaign:
         self.seed = seed
         self.landed: Counter[str] = Counter()
         self.others: Counter[str] = Counter()  # what befell it besides
-        self.run, self.whole = folder / "run", folder / "whole"
-        self.notes = {run: folder / f"notes-{run.name}" for run in (self.run, self.whole)}
-        for notes in self.notes.values():
-            notes.mkdir(parents=True)
+        self.run = folder / "run"
+        self.whole = trainer.shared / f"uninterrupted-{processes}-{seed}" / "run"
+        self.notes = {run: run.parent / "notes" for run in (self.run, self.whole)}
+        self.notes[self.run].mkdir()
         self.saved = False
+        made_once(self.whole.parent, self.make_whole)
+
+    def make_whole(self, folder: Path) -> None:
+        """Train without interruption."""
+        (folder / "notes").mkdir(parents=True)
+        self.finish(self.whole)
 
     def start(self, run: Path, *extra: str, **fate: Any) -> list[Any]:
         """Start or resume the run."""

@@ -1,6 +1,9 @@
 """Fixtures: small real files, a small real model, and the environment of the tests."""
 
+# ruff: noqa: E402  # the environment is set before what depends on it is imported
+
 import fcntl
+import gc
 import hashlib
 import json
 import multiprocessing.forkserver
@@ -23,6 +26,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # processes on few cores would spin while they wait for each other, and take each other's time. Only
 # for tests: a training that has the machine to itself is faster when its threads spin
 os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+# until all tests are collected: imports make a million objects and no garbage, and looking for it
+# takes half of the processor time until then
+gc.disable()
 
 import numpy as np
 import pytest
@@ -45,6 +51,12 @@ WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 SPLITS = {"train": 24, "dev": 6, "test": 6}
 
 WriteClip = Callable[..., Path]
+
+
+def pytest_collection_finish() -> None:
+    """Enable the collection of garbage, but not among what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
@@ -362,8 +374,17 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def trainer(tone_corpus: Path, wide_model: Path, shared: Path) -> Trainer:
-    """Return a function that runs the trainer on the tone corpus."""
+def trainer(tone_corpus: Path, blank_model: Path, shared: Path) -> Trainer:
+    """Return a function that trains the smallest model on the tone corpus."""
+    return Trainer(tone_corpus, blank_model, shared)
+
+
+@pytest.fixture(scope="session")
+def wide_trainer(tone_corpus: Path, wide_model: Path, shared: Path) -> Trainer:
+    """Return a function that trains a model whose bits differ as soon as anything does.
+
+    An update takes three times as long as the smallest model's.
+    """
     return Trainer(tone_corpus, wide_model, shared)
 
 

@@ -87,7 +87,7 @@ def observe(folder: Path, fate: Fate) -> None:
     """Note what a process does and trains on, and inject its faults."""
     import trainer.loop
     from eval.evaluate import Evaluator
-    from trainer.checkpoint.manager import Checkpoints
+    from trainer.checkpoint.writer import CheckpointWriter
     from trainer.heartbeat import Heartbeat
     from trainer.validation import Validation
 
@@ -99,7 +99,7 @@ def observe(folder: Path, fate: Fate) -> None:
     wrap(trainer.loop, "train_step", marks, 0, PHASES.index("update"))
     wrap(Evaluator, "evaluate", marks, 0, PHASES.index("evaluation"))
     wrap(Validation, "export_best", marks, 0, PHASES.index("export"))
-    wrap(Checkpoints, "_write", marks, SAVING, 1)
+    wrap(CheckpointWriter, "write", marks, SAVING, 1)
     begin = Heartbeat.begin_update
 
     def noted(self: Heartbeat, batches: Any, dropped: int) -> Any:

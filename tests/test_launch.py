@@ -2,15 +2,17 @@
 
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from select import select
 from typing import Any
 
 import pytest
 
-from tests.conftest import started
+from tests import forked
 from tests.forked import run_module
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -32,7 +34,7 @@ def test_accelerate_launch_trains_from_any_folder_and_leaves_what_the_design_say
     run = tmp_path / "run"
     arguments = trainer.arguments(
         run,
-        "--loop.max_steps=2",
+        "--loop.max_steps=1",
         "--data.dev_split=dev",
         "--data.test_split=test",
         "--eval.max_length=6",
@@ -74,7 +76,7 @@ def test_accelerate_launch_trains_from_any_folder_and_leaves_what_the_design_say
 def test_torchrun_trains_on_two_processes(trainer: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = trainer.arguments(run, "--loop.max_steps=2", "--data.workers=1")
+    arguments = trainer.arguments(run, "--loop.max_steps=1", "--data.workers=1")
     done = call([sys.executable, *launcher, MAIN, *arguments], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     facts = json.loads((run / "environment.json").read_text(encoding="utf-8"))
@@ -83,7 +85,7 @@ def test_torchrun_trains_on_two_processes(trainer: Any, tmp_path: Path) -> None:
 
 
 def test_print_config_prints_a_recipe_and_touches_nothing(tmp_path: Path) -> None:
-    done = call([sys.executable, "-m", "trainer", "demo.yaml", "--print_config"], REPOSITORY)
+    done = run_module("trainer", "demo.yaml", "--print_config")
     assert done.returncode == 0, done.stderr
     assert "update_seconds" in done.stdout
     recipe = tmp_path / "mine.yaml"
@@ -93,9 +95,11 @@ def test_print_config_prints_a_recipe_and_touches_nothing(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
-def test_the_profile_says_where_an_update_spends_its_time(trainer: Any, tmp_path: Path) -> None:
+def test_the_profile_says_where_an_update_spends_its_time(
+    trainer: Any, blank_model: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    done = trainer(run, "--profile", "--loop.max_steps=12")
+    done = trainer(run, "--profile", "--loop.max_steps=12", f"--model.name={blank_model}")
     for phase in ("data wait", "forward", "backward", "optimizer", "4 updates by length"):
         assert phase in done.output
     trace = json.loads((run / "profile" / "trace.json").read_text(encoding="utf-8"))
@@ -103,23 +107,24 @@ def test_the_profile_says_where_an_update_spends_its_time(trainer: Any, tmp_path
 
 
 def test_the_display_draws_on_a_terminal(trainer: Any, tmp_path: Path) -> None:
-    import pty
-
-    run = tmp_path / "run"
     reader, writer = pty.openpty()
-    arguments = trainer.arguments(run, "--loop.max_steps=2")
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "TERM": "xterm", "COLUMNS": "100"}
-    command = [sys.executable, MAIN, *arguments]
-    with started(command, stdout=writer, stderr=writer, env=environment) as process:
-        os.close(writer)
-        screen = b""
-        while True:
-            try:
-                chunk = os.read(reader, 4096)
-            except OSError:  # the other end is closed
-                break
-            screen += chunk
-        assert process.wait(timeout=60) == 0, screen
+    terminal = Path(os.ttyname(writer))
+    process = forked.start(
+        forked.Program(
+            work=forked.train,
+            arguments=(MAIN, *trainer.arguments(tmp_path / "run", "--loop.max_steps=2")),
+            out=terminal,
+            err=terminal,
+            environment={"ACCELERATE_USE_CPU": "true", "TERM": "xterm", "COLUMNS": "100"},
+        )
+    )
+    screen = b""
+    while select([reader], [], [], 0.1)[0] or process.is_alive():
+        if select([reader], [], [], 0)[0]:
+            screen += os.read(reader, 4096)
+    for descriptor in (reader, writer):
+        os.close(descriptor)
+    assert process.exitcode == 0, screen
     assert b"training, updates" in screen
     assert b"2/2" in screen
     assert b"loss" in screen

@@ -2,7 +2,7 @@
 
 import json
 import os
-import time
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,6 +18,7 @@ from data.config import DataConfig
 from data.config_parser import RENAMED
 from data.errors import InputError
 from eval.config import EvalConfig
+from tests.interrupted import interrupted
 from trainer.best_model import UTTERANCES
 from trainer.checkpoint.fixed_knobs import evaluation_knobs, refuse_changed_knobs, training_knobs
 from trainer.model import ModelConfig
@@ -29,16 +30,24 @@ Losses = Callable[[Path], dict[int, str]]
 
 
 @pytest.mark.parametrize(
-    ("processes", "workers"), [(1, 0), (1, 2), (2, 0), (2, 2)], ids=lambda value: str(value)
+    ("processes", "workers"),
+    [
+        (1, 2),
+        (2, 0),
+        pytest.param(1, 0, marks=pytest.mark.slow),
+        pytest.param(2, 2, marks=pytest.mark.slow),
+    ],
+    ids=lambda value: str(value),
 )
 def test_six_updates_equal_three_and_three(
-    trainer: Any, tmp_path: Path, losses: Losses, processes: int, workers: int
+    wide_trainer: Any, tmp_path: Path, losses: Losses, processes: int, workers: int
 ) -> None:
     extra = (*HARD, f"--data.workers={workers}")
-    whole, cut = trainer.reference(*HARD, processes=processes), tmp_path / "cut"
-    trainer(cut, *extra, "--loop.max_steps=3", processes=processes)
+    # without workers, which change no bits
+    whole, cut = wide_trainer.reference(*HARD, processes=processes), tmp_path / "cut"
+    wide_trainer(cut, *extra, "--loop.max_steps=3", processes=processes)
     assert list(losses(cut)) == [1, 2, 3]
-    trainer(cut, *extra, "--resume=auto", processes=processes)
+    wide_trainer(cut, *extra, "--resume=auto", processes=processes)
     assert losses(cut) == losses(whole)
     weights, again = (load_file(run / "model" / "model.safetensors") for run in (whole, cut))
     assert all((weights[name] == again[name]).all() for name in weights)
@@ -46,44 +55,42 @@ def test_six_updates_equal_three_and_three(
 
 @pytest.mark.parametrize("way", [("--data.pad=packed",), ("--data.trailing_silence=0.3",)])
 def test_every_way_to_pad_resumes_exactly_and_on_two_processes(
-    trainer: Any, tmp_path: Path, losses: Losses, way: tuple[str, ...]
+    wide_trainer: Any, tmp_path: Path, losses: Losses, way: tuple[str, ...]
 ) -> None:
     extra = (*way, "--optim.lr=1e-5", "--loop.max_steps=4", "--checkpoint.save_every=2")
-    whole, cut, two = (tmp_path / name for name in ("whole", "cut", "two"))
-    trainer(whole, *extra)
-    trainer(cut, *extra, "--loop.max_steps=2")
-    trainer(cut, *extra, "--resume=auto")
-    assert losses(cut) == losses(whole)
-    trainer(two, *extra, processes=2)
-    for step, loss in losses(whole).items():
-        assert float.fromhex(losses(two)[step]) == pytest.approx(float.fromhex(loss), rel=1e-5)
+    whole = tmp_path / "whole"
+    wide_trainer(whole, *extra)
+    one, two = (interrupted(whole, tmp_path / name, after=2) for name in ("one", "two"))
+    wide_trainer(one, *extra, "--resume=auto")
+    assert losses(one) == losses(whole)
+    wide_trainer(two, *extra, "--resume=auto", processes=2)
+    assert_nearly_equal(losses(two), losses(whole))
 
 
 def test_half_precision_resumes_exactly_and_trains_alike_on_two_processes(
-    trainer: Any, tmp_path: Path, losses: Losses
+    wide_trainer: Any, tmp_path: Path, losses: Losses
 ) -> None:
-    extra = ("--precision=bf16", "--model.dropout=0.1", "--checkpoint.save_every=2")
-    whole, cut, one, two = (tmp_path / name for name in ("whole", "cut", "one", "two"))
-    trainer(whole, *extra, "--loop.max_steps=4")
-    trainer(cut, *extra, "--loop.max_steps=2")
-    trainer(cut, *extra, "--loop.max_steps=4", "--resume=auto")
+    extra = ("--precision=bf16", "--loop.max_steps=4", "--checkpoint.save_every=2")
+    dropout = (*extra, "--model.dropout=0.1")
+    whole = tmp_path / "whole"
+    wide_trainer(whole, *dropout)
+    cut = interrupted(whole, tmp_path / "cut", after=2)
+    wide_trainer(cut, *dropout, "--resume=auto")
     assert losses(cut) == losses(whole)
     weights, again = (load_file(run / "model" / "model.safetensors") for run in (whole, cut))
     assert all((weights[name] == again[name]).all() for name in weights)
-    extra = ("--precision=bf16", "--optim.lr=1e-5", "--loop.max_steps=4")
-    trainer(one, *extra)
-    trainer(two, *extra, processes=2)
+    one, two = tmp_path / "one", tmp_path / "two"
+    wide_trainer(one, *extra, "--optim.lr=1e-5")
+    wide_trainer(two, *extra, "--optim.lr=1e-5", processes=2)
     for step, loss in losses(one).items():
         assert float.fromhex(losses(two)[step]) == pytest.approx(float.fromhex(loss), rel=2e-3)
 
 
-def test_two_processes_train_as_one_does(trainer: Any, tmp_path: Path, losses: Losses) -> None:
-    extra = ("--optim.lr=1e-5", "--data.max_seconds_per_forward=9", "--loop.max_steps=12")
-    one, two = tmp_path / "one", tmp_path / "two"
-    trainer(one, *extra)
-    trainer(two, *extra, processes=2)
-    for step, loss in losses(one).items():
-        assert float.fromhex(losses(two)[step]) == pytest.approx(float.fromhex(loss), rel=1e-5)
+def assert_nearly_equal(found: dict[int, str], expected: dict[int, str]) -> None:
+    """Check that losses are equal up to the order of sums."""
+    assert found.keys() == expected.keys()
+    for step, loss in expected.items():
+        assert float.fromhex(found[step]) == pytest.approx(float.fromhex(loss), rel=1e-5)
 
 
 def note_ids(notes: Path) -> None:
@@ -114,56 +121,52 @@ def order(notes: Path, processes: int) -> list[Any]:
     return updates
 
 
-def test_a_run_changes_its_number_of_processes_on_the_way(
-    trainer: Any, tmp_path: Path, losses: Losses
+CHANGING = ("--optim.lr=1e-5", "--data.update_clips=16", "--data.max_seconds_per_forward=9")
+
+
+@pytest.fixture(scope="module")
+def alone(wide_trainer: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """Return a run on one process, and the clips of its updates."""
+    folder = tmp_path_factory.mktemp("alone")
+    steps = "--loop.max_steps=8"
+    wide_trainer(folder / "run", *CHANGING, steps, sabotage=partial(note_ids, folder))
+    return folder / "run", order(folder, 1)
+
+
+def test_two_processes_train_as_one_does(
+    wide_trainer: Any, tmp_path: Path, losses: Losses, alone: tuple[Path, list[Any]]
 ) -> None:
-    extra = (
-        "--optim.lr=1e-5",
-        "--data.update_clips=16",
-        "--data.max_seconds_per_forward=9",
-        "--resume=auto",
-    )
-    one, changing = tmp_path / "one", tmp_path / "changing"
-    found: dict[Path, list[Any]] = {one: [], changing: []}
-    for run, steps, processes in (
-        (one, 12, 1),
-        (changing, 3, 1),
-        (changing, 7, 2),  # in the middle of an epoch, as each of these
-        (changing, 9, 4),
-        (changing, 12, 1),
-    ):
-        notes = tmp_path / f"{run.name}-{steps}"
+    two = tmp_path / "two"
+    wide_trainer(two, *CHANGING, "--loop.max_steps=4", processes=2)
+    first = {step: loss for step, loss in losses(alone[0]).items() if step <= 4}
+    assert_nearly_equal(losses(two), first)
+
+
+def test_a_run_changes_its_number_of_processes_on_the_way(
+    wide_trainer: Any, tmp_path: Path, losses: Losses, alone: tuple[Path, list[Any]]
+) -> None:
+    changing, found = tmp_path / "changing", list[Any]()
+    # until the middle of an epoch, which is two updates, but for the last
+    for steps, processes in ((1, 1), (3, 2), (5, 4), (8, 1)):
+        notes = tmp_path / f"{steps}"
         notes.mkdir()
-        more = (*extra, f"--loop.max_steps={steps}")
-        trainer(run, *more, processes=processes, sabotage=partial(note_ids, notes))
-        found[run] += order(notes, processes)
-    assert found[changing] == found[one]
-    for step, loss in losses(one).items():
-        assert float.fromhex(losses(changing)[step]) == pytest.approx(float.fromhex(loss), rel=1e-5)
+        more = (*CHANGING, "--resume=auto", f"--loop.max_steps={steps}")
+        sabotage = partial(note_ids, notes)
+        wide_trainer(changing, *more, processes=processes, sabotage=sabotage)
+        found += order(notes, processes)
+    assert found == alone[1]
+    assert_nearly_equal(losses(changing), losses(alone[0]))
 
 
-def test_workers_do_not_change_the_bits(trainer: Any, tmp_path: Path, losses: Losses) -> None:
-    alone = list(losses(trainer.reference(*HARD)).items())[:4]
-    for workers in (1, 2, 4):
-        run = tmp_path / f"workers-{workers}"
-        trainer(run, *HARD, f"--data.workers={workers}", "--loop.max_steps=4")
-        assert list(losses(run).items()) == alone
-
-
-def test_a_killed_run_goes_on_exactly(trainer: Any, tmp_path: Path, losses: Losses) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    extra = ("--loop.max_steps=12", "--checkpoint.save_every=2")
-    trainer(whole, *extra)
-    (process,) = trainer.start(killed, *extra, "--resume=auto")
-    deadline = time.monotonic() + 120
-    while not (killed / "checkpoints" / "step-00000004").exists():
-        assert process.is_alive(), "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.kill()
-    process.join()
-    trainer(killed, *extra, "--resume=auto")
-    assert losses(killed) == losses(whole)
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 4])
+def test_workers_do_not_change_the_bits(
+    wide_trainer: Any, tmp_path: Path, losses: Losses, workers: int
+) -> None:
+    run = tmp_path / "run"
+    wide_trainer(run, *HARD, f"--data.workers={workers}", "--loop.max_steps=4")
+    alone = losses(wide_trainer.reference(*HARD))
+    assert losses(run) == {step: alone[step] for step in (1, 2, 3, 4)}
 
 
 def test_auto_without_a_checkpoint_is_a_fresh_start(
@@ -177,24 +180,32 @@ def test_auto_without_a_checkpoint_is_a_fresh_start(
     assert "resuming after update 2" in again.output
 
 
-def test_a_run_that_exists_is_refused(trainer: Any, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    trainer(run, "--loop.max_steps=1")
-    status = (run / "status.json").read_text()
-    done = trainer(run, check=False)
+@pytest.fixture
+def stopped(trainer: Any, tmp_path: Path) -> Path:
+    """Return a run that ended after three updates."""
+    return Path(shutil.copytree(trainer.reference(*DEV, THREE), tmp_path / "run"))
+
+
+DEV = ("--data.dev_split=dev", "--loop.eval_every=3", "--eval.max_length=4")
+THREE = "--loop.max_steps=3"
+
+
+def test_a_run_that_exists_is_refused(trainer: Any, stopped: Path) -> None:
+    status = (stopped / "status.json").read_text()
+    done = trainer(stopped, check=False)
     assert done.returncode == 2
     assert "holds a run already" in done.output
-    assert (run / "status.json").read_text() == status
+    assert (stopped / "status.json").read_text() == status
     assert "Traceback" not in done.output
 
 
 def test_an_older_checkpoint_rewinds_the_run(trainer: Any, tmp_path: Path, losses: Losses) -> None:
     run = tmp_path / "run"
-    extra = ("--data.dev_split=dev", "--loop.eval_every=3", "--eval.max_length=8")
-    trainer(run, *extra)
+    trainer(run, *DEV)
     first = losses(run)
     older = run / "checkpoints" / "step-00000003"
-    trainer(run, *extra, f"--resume={older}")
+    done = trainer(run, *DEV, f"--resume={older}")
+    assert "resuming after update 3" in done.output
     assert losses(run) == first
     facts = json.loads((run / "model" / "whisper_loop.json").read_text(encoding="utf-8"))
     state = json.loads(
@@ -208,11 +219,10 @@ def test_a_run_that_goes_on_chooses_the_same_best_on_any_processes(
 ) -> None:
     looks = ("--data.dev_split=dev", "--loop.eval_every=1", "--loop.eval_clips=4")
     extra = (*looks, "--eval.max_length=4", "--loop.max_steps=4", "--checkpoint.save_every=2")
-    whole, cut, two = (tmp_path / name for name in ("whole", "cut", "two"))
+    whole = tmp_path / "whole"
     trainer(whole, *extra)
-    trainer(cut, *extra, "--loop.max_steps=2")
+    cut, two = (interrupted(whole, tmp_path / name, after=2) for name in ("cut", "two"))
     trainer(cut, *extra, "--resume=auto")
-    trainer(two, *extra, "--loop.max_steps=2")
     trainer(two, *extra, "--resume=auto", processes=2)
     states = [
         json.loads((run / "checkpoints" / "step-00000004" / "state.json").read_text())["state"]
@@ -241,28 +251,25 @@ def test_a_run_that_goes_on_chooses_the_same_best_on_any_processes(
 
 
 def test_a_knob_that_shapes_training_is_refused_at_resume_unless_accepted(
-    trainer: Any, tmp_path: Path
+    trainer: Any, stopped: Path
 ) -> None:
-    run = tmp_path / "run"
-    trainer(run, "--loop.max_steps=3")
-    done = trainer(run, "--resume=auto", "--optim.lr=1e-4", check=False)
+    again = (*DEV, "--resume=auto", "--optim.lr=1e-4", "--loop.max_steps=4")
+    done = trainer(stopped, *again, check=False)
     assert done.returncode == 2
     assert "optim.lr=0.001, now it is 0.0001" in done.output
-    accepted = trainer(run, "--resume=auto", "--optim.lr=1e-4", "--accept", "optim.lr")
+    accepted = trainer(stopped, *again, "--accept", "optim.lr")
     assert "resuming after update 3" in accepted.output
 
 
 def test_a_knob_that_figures_depend_on_is_refused_at_resume_unless_accepted(
-    trainer: Any, tmp_path: Path
+    trainer: Any, stopped: Path
 ) -> None:
-    run, dev = tmp_path / "run", ("--data.dev_split=dev", "--eval.max_length=8")
-    trainer(run, *dev, "--loop.max_steps=3", "--loop.eval_every=3")
-    again = (*dev, "--resume=auto", "--eval.pad=30s", "--eval.audio=none", "--loop.eval_every=3")
-    done = trainer(run, *again, check=False)
+    again = (*DEV, "--resume=auto", "--eval.pad=30s", "--eval.audio=none", "--loop.max_steps=4")
+    done = trainer(stopped, *again, check=False)
     assert done.returncode == 2
     assert "eval.pad=auto, now it is 30s" in done.output
     assert "the best model so far keeps the score that it got with auto" in done.output
-    assert "resuming after update 3" in trainer(run, *again, "--accept", "eval.pad").output
+    assert "resuming after update 3" in trainer(stopped, *again, "--accept", "eval.pad").output
 
 
 def test_a_checkpoint_from_before_figures_were_compared_goes_on(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import io
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import matplotlib as mpl
 from markupsafe import Markup
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:  # its import takes half a second, a tenth of those of a run
+    from matplotlib.figure import Figure
 
 # fonttype none keeps text as text: searchable and small
 STYLE: Any = {
@@ -59,7 +61,7 @@ def _environment(folder: Path) -> jinja2.Environment:
     )
 
 
-def to_svg(figure: Figure) -> str:
+def to_svg(figure: "Figure") -> str:
     """Return a figure as an SVG element, drawn with STYLE."""
     with mpl.rc_context(STYLE):
         file = io.StringIO()

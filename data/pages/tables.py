@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import rich.table
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.bar import Bar
 from rich.console import Group
@@ -15,6 +14,9 @@ from rich.text import Text
 
 from data.log_mel import CHUNK_SECONDS
 from data.pages.page import STYLE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BAR = 40  # characters of the longest bar
 NARROW = 10  # minimum characters of a text column, however wide the numbers are
@@ -75,8 +77,10 @@ def draw_lengths(counts: list[int]) -> rich.table.Table:
     return table
 
 
-def plot_lengths(counts: list[int]) -> Figure:
+def plot_lengths(counts: list[int]) -> "Figure":
     """Return a histogram for an HTML page."""
+    from matplotlib.figure import Figure
+
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.4), layout="constrained")
         axes = figure.subplots()

@@ -64,9 +64,11 @@ def test_a_plan_of_them_is_that_of_the_rows(lazy: LazyUtterances) -> None:
     assert list(plans[0].updates(2)) == list(plans[1].updates(2))
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_workers_read_them_however_they_are_started(lazy: LazyUtterances, start: str) -> None:
+@pytest.mark.parametrize(("start", "workers"), [("fork", 2), ("spawn", 1)])
+def test_workers_read_them_however_they_are_started(
+    lazy: LazyUtterances, start: str, workers: int
+) -> None:
     loader = DataLoader(
-        lazy, batch_size=20, collate_fn=list, num_workers=2, multiprocessing_context=start
+        lazy, batch_size=20, collate_fn=list, num_workers=workers, multiprocessing_context=start
     )
     assert [u for batch in loader for u in batch] == ROWS

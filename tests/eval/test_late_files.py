@@ -13,7 +13,7 @@ import pytest
 from data.errors import InputError
 from eval.main_process import wait_until_visible
 
-KNOBS = ("--data.dev_split=dev", "--eval.max_length=4", "--loop.eval_every=2", "--loop.max_steps=4")
+KNOBS = ("--data.dev_split=dev", "--eval.max_length=4", "--loop.eval_every=1", "--loop.max_steps=1")
 
 
 def forget(run: Path) -> None:
@@ -42,7 +42,7 @@ def forget(run: Path) -> None:
 
 def test_processes_wait_until_new_files_are_visible(trainer: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    for extra in ((), ("--resume=auto", "--loop.max_steps=5")):
+    for extra in ((), ("--resume=auto", "--loop.max_steps=2")):
         done = trainer(run, *KNOBS, *extra, processes=2, sabotage=partial(forget, run))
         assert "Traceback" not in done.output
 

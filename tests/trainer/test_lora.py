@@ -21,6 +21,7 @@ from eval.config import EvalConfig
 from eval.generate import encode, transcribe
 from eval.half_precision import remove_adapters
 from eval.whisper import Whisper, load_whisper
+from tests.interrupted import interrupted
 from trainer.checkpoint.fixed_knobs import training_knobs
 from trainer.lora import merge_adapters
 from trainer.model import ModelConfig, prepare_training
@@ -32,7 +33,7 @@ pytest.importorskip("peft", reason="the extra lora is not installed")
 ALL = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 FACTS = {"base_model": "x", "languages": ["en"], "clips": 1, "hours": 1.0, "step": 1, "error": None}
 LORA = ("--model.lora_rank=4", "--model.lora_dropout=0.1")
-HARD = (*LORA, "--data.update_clips=16", "--loop.max_steps=6")
+HARD = (*LORA, "--data.update_clips=16")
 Losses = Callable[[Path], dict[int, str]]
 
 
@@ -179,16 +180,16 @@ def test_without_the_extra_a_sentence_says_what_to_install(
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_six_updates_equal_three_and_three(
-    trainer: Any, tmp_path: Path, losses: Losses, processes: int
+    wide_trainer: Any, tmp_path: Path, losses: Losses, processes: int
 ) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    trainer(whole, *HARD, processes=processes)
-    trainer(cut, *HARD, "--loop.max_steps=3", processes=processes)
-    trainer(cut, *HARD, "--resume=auto", processes=processes)
+    whole = tmp_path / "whole"
+    wide_trainer(whole, *HARD, processes=processes)
+    cut = interrupted(whole, tmp_path / "cut", after=3)
+    wide_trainer(cut, *HARD, "--resume=auto", processes=processes)
     assert losses(cut) == losses(whole)
     weights, again = (load_file(run / "model" / "model.safetensors") for run in (whole, cut))
     assert all((weights[name] == again[name]).all() for name in weights)
-    base = load_file(trainer.model / "model.safetensors")
+    base = load_file(wide_trainer.model / "model.safetensors")
     changed = {name for name in base if (base[name] != weights[name]).any()}
     assert changed
     assert all(name.endswith(("q_proj.weight", "v_proj.weight")) for name in changed)
@@ -201,8 +202,8 @@ def test_six_updates_equal_three_and_three(
 
 def test_a_run_with_adapters_is_scored_chosen_and_exported(trainer: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    extra = ("--data.dev_split=dev", "--data.test_split=test", "--loop.eval_every=3")
-    done = trainer(run, *LORA, *extra, "--eval.max_length=8")
+    extra = ("--data.dev_split=dev", "--data.test_split=test", "--loop.max_steps=2")
+    done = trainer(run, *LORA, *extra, "--loop.eval_every=2", "--eval.max_length=4")
     assert "M of them trained)" in done.output
     step = json.loads((run / "model" / "whisper_loop.json").read_text())["step"]
     assert (run / "eval" / f"step-{step:08d}" / "test" / "scores.json").is_file()

@@ -3,14 +3,16 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib as mpl
-from matplotlib.figure import Figure
 
 from data.atomic_files import read_jsonl
 from data.pages.page import STYLE
 from trainer.metrics.recorder import METRICS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = dict[str, Any]  # of metrics.jsonl
 Point = tuple[float, ...]  # (update, value), or (update, value, low, high) with an interval
@@ -49,7 +51,7 @@ CHARTS = {  # by file name
 }
 
 
-def draw_figures(folder: Path, rows: Sequence[Row]) -> dict[str, Figure]:
+def draw_figures(folder: Path, rows: Sequence[Row]) -> dict[str, "Figure"]:
     """Return a figure by file name for each chart that has data.
 
     Args:
@@ -103,7 +105,9 @@ def _error_name(folder: Path) -> str:
     return ERRORS[metrics.pop()] if len(metrics) == 1 else "error rate"
 
 
-def _draw(chart: Chart, curves: dict[str, list[Point]], error: str) -> Figure:
+def _draw(chart: Chart, curves: dict[str, list[Point]], error: str) -> "Figure":
+    from matplotlib.figure import Figure
+
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 2.6))
         # fixed axes: an automatic layout would draw everything twice

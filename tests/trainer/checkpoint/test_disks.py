@@ -90,15 +90,15 @@ def test_checkpoints_of_which_none_is_whole_are_not_taken_for_a_fresh_start(
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_disk_that_runs_full_costs_checkpoints_and_not_the_run(
-    trainer: Any, tmp_path: Path, losses: Losses
+    wide_trainer: Any, tmp_path: Path, losses: Losses
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=75m", "tmpfs", str(disk)], check=True)
     try:
         run, whole = disk / "run", tmp_path / "whole"
-        trainer(whole, *SETTINGS)
-        full = trainer(run, *SETTINGS, "--checkpoint.keep=9", check=False)
+        wide_trainer(whole, *SETTINGS)
+        full = wide_trainer(run, *SETTINGS, "--checkpoint.keep=9", check=False)
         assert "NO CHECKPOINT" in full.output
         assert full.returncode == 2
         assert "Traceback" not in full.output
@@ -106,7 +106,7 @@ def test_a_disk_that_runs_full_costs_checkpoints_and_not_the_run(
         assert rotation.newest(print) == rotation.all()[-1]  # what is there is whole
         for path in rotation.all()[:-1]:
             shutil.rmtree(path)  # a person frees some space
-        trainer(run, *SETTINGS)
+        wide_trainer(run, *SETTINGS)
         assert losses(run) == losses(whole)
         assert digests(run) == digests(whole)
     finally:
@@ -175,8 +175,8 @@ def test_disks_that_are_full_now_and_then_cost_no_update_and_no_best_model(
 
 @pytest.mark.slow
 def test_fifty_disks_that_are_full_now_and_then(
-    trainer: Any, tmp_path: Path, losses: Losses
+    wide_trainer: Any, tmp_path: Path, losses: Losses
 ) -> None:
-    found = fill_disks(trainer, tmp_path, losses, range(10, 60))
+    found = fill_disks(wide_trainer, tmp_path, losses, range(10, 60))
     Console().print(counts("disks that are full now and then", found))
     assert all(found.values())

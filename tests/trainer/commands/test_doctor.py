@@ -1,7 +1,5 @@
 """`python -m trainer doctor` finds faults, suggests remedies, and runs all checks."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ import torch
 from rich.console import Console
 
 from data.errors import InputError
+from tests.forked import run_module
 from trainer.commands import doctor_audio as pipeline
 from trainer.commands import doctor_machine as machine
 from trainer.commands.doctor import DoctorConfig, checks, doctor, result_table, run_check
@@ -17,13 +16,7 @@ from trainer.commands.doctor_machine import CheckResult
 
 
 def test_a_healthy_machine_passes_and_no_files_remain(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer", "doctor", f"--runs={tmp_path / 'runs'}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).resolve().parents[3],
-    )
+    done = run_module("trainer", "doctor", f"--runs={tmp_path / 'runs'}")
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("decode mp3", "resample 44100 Hz", "log-mel", "tokenizer", "generation config"):
         (line,) = (each for each in done.stdout.splitlines() if f" {name} " in each)

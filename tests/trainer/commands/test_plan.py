@@ -37,10 +37,11 @@ def read_plan(run: Path) -> dict[str, Any]:
 
 
 def test_a_planned_run_starts_and_compares_its_speed_with_the_plan(
-    trainer: Any, tmp_path: Path
+    trainer: Any, blank_model: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "runs" / "mine"
-    extra = ("--data.update_clips=2", "--loop.max_steps=52", "--log.log_every=13")
+    extra = (f"--model.name={blank_model}", "--data.update_clips=2")
+    extra += ("--loop.max_steps=52", "--log.log_every=13")
     extra += ("--data.dev_split=dev", "--eval.max_length=4")
     done = planned(trainer.arguments(run, *extra))
     assert done.returncode == 0, done.stderr

@@ -3,8 +3,6 @@
 import gc
 import os
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.conftest import free_port
-from tests.forked import FORKS, STARTED
+from tests.forked import FORKS, STARTED, run_module
 from tests.parent_death import die_with_parent
 from tests.trainer.process.test_signals import ENDLESS, trains, wait_for
 from trainer.distributed.collectives import closing_process_group, sum_over_processes
@@ -22,7 +20,7 @@ from trainer.process.signals import STOPPED
 from trainer.process.watchdog import Watchdog
 
 ENDS = 300
-QUICK = 12  # of them, in the default suite
+QUICK = 6  # of them, in the default suite
 LANES = 6  # at once: a busy machine is what it takes
 
 ON_THE_CPU = """
@@ -36,11 +34,10 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_the_totals_of_an_update_are_added_up_on_the_cpu() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ON_THE_CPU], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[1.5, 2.0]"
+def test_the_totals_of_an_update_are_added_up_on_the_cpu(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(ON_THE_CPU)
+    done = run_module(str(tmp_path / "program.py"))
+    assert done.stdout.strip() == "[1.5, 2.0]", done.stderr
 
 
 def note_what_is_left(notes: Path) -> None:

@@ -18,6 +18,8 @@ from transformers.models.whisper import modeling_whisper
 
 from data.errors import InputError
 from eval.whisper import load_whisper
+from tests.conftest import made_once
+from tests.interrupted import interrupted
 from trainer.distributed import accelerator as device
 from trainer.distributed.accelerator import refuse_plugins, refuse_unsupported_modes
 from trainer.distributed.fsdp import separate_full_model
@@ -74,18 +76,22 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def whole(trainer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(trainer: Any) -> Path:
     """Return a run whose processes hold everything."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    train(trainer, run, cut=None)
-    return run
+    return Path(trainer.reference(*SCORED, processes=2))
 
 
-def test_parts_are_trained_scored_saved_and_exported_as_the_whole(
-    trainer: Any, whole: Path, tmp_path: Path
-) -> None:
-    parts = tmp_path / "parts"
-    assert "Traceback" not in train(trainer, parts, cut=fsdp)
+@pytest.fixture(scope="module")
+def parts(trainer: Any, shared: Path) -> Path:
+    """Return a run whose processes hold parts of the weights."""
+
+    def make(run: Path) -> None:
+        assert "Traceback" not in train(trainer, run, cut=fsdp)
+
+    return made_once(shared / "runs" / "fsdp", make)
+
+
+def test_parts_are_trained_scored_saved_and_exported_as_the_whole(whole: Path, parts: Path) -> None:
     assert same(weights(whole, 6), weights(parts, 6))
     exported = [load_file(run / "model/model.safetensors") for run in (whole, parts)]
     assert same(*exported)
@@ -102,11 +108,11 @@ def test_parts_are_trained_scored_saved_and_exported_as_the_whole(
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_checkpoint_of_either_goes_on_as_the_other(
-    trainer: Any, whole: Path, tmp_path: Path, first: bool
+    trainer: Any, whole: Path, parts: Path, tmp_path: Path, first: bool
 ) -> None:
-    run = tmp_path / "run"
-    train(trainer, run, "--loop.max_steps=3", cut=fsdp if first else None)
-    train(trainer, run, "--resume=auto", cut=None if first else fsdp)
+    run = interrupted(parts if first else whole, tmp_path / "run", after=3)
+    done = train(trainer, run, "--resume=auto", cut=None if first else fsdp)
+    assert "resuming after update 3" in done
     assert same(weights(whole, 6), weights(run, 6))
     assert moments(whole, 6)["state"].keys() == moments(run, 6)["state"].keys()
     assert json.loads((run / "status.json").read_text())["status"] == "finished"

@@ -23,7 +23,7 @@ from data.utterance import Utterance
 from eval.whisper import load_whisper
 
 CASES = 1000
-QUICK = 150  # of them, in the default suite
+QUICK = 75  # of them, in the default suite
 SECONDS = 30.0  # in the file that all utterances are slices of
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

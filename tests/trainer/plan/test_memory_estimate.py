@@ -112,10 +112,12 @@ def test_measurements_of_fit_are_scaled(wide_model: Path, tmp_path: Path) -> Non
     )
 
 
-def test_estimated_sizes_of_checkpoint_and_model_are_exact(trainer: Any, tmp_path: Path) -> None:
+def test_estimated_sizes_of_checkpoint_and_model_are_exact(
+    wide_trainer: Any, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    trainer(run, "--loop.max_steps=1")
-    accelerator, model, optimizer = prepared(trainer.model)
+    wide_trainer(run, "--loop.max_steps=1")
+    accelerator, model, optimizer = prepared(wide_trainer.model)
     try_largest_pass(Engine(accelerator, model, optimizer), Shape(1, 16, 1))
     told = disk_space(model, optimizer, CheckpointConfig(), tmp_path / "not" / "there", {1})
     sizes = {path: path.stat().st_size for path in run.rglob("*") if path.is_file()}

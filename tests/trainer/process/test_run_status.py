@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,20 +79,21 @@ def test_the_next_start_says_so_where_nobody_was_left_to(
     assert "previous" not in status_of(run)["previous"]
 
 
-@pytest.fixture
-def launched(trainer: Any, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Return a run that launch.sh started, and leave nothing of it."""
-    recipe = tmp_path / "empty.yaml"
+@contextmanager
+def launched(trainer: Any, run: Path, *extra: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a run with launch.sh, and leave nothing of it."""
+    recipe = run.parent / "empty.yaml"
     recipe.write_text("seed: 0\n")
-    arguments = trainer.arguments(tmp_path / "run", *ENDLESS)
     environment = os.environ | {
         "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",
         "VIRTUAL_ENV": sys.prefix,
         "PATH": f"{BIN}:{os.environ['PATH']}",
     }
-    command = [*LAUNCHERS["launch.sh"], str(recipe), *arguments]
-    with started(command, cwd=tmp_path, env=environment) as process:
+    command = [*LAUNCHERS["launch.sh"], str(recipe), *trainer.arguments(run, *ENDLESS), *extra]
+    with started(
+        command, cwd=run.parent, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
         yield process
 
 
@@ -99,37 +101,31 @@ def launched(trainer: Any, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     "watched",
     [
         pytest.param(True, id="alone"),
-        pytest.param(False, id="with what watches it", marks=pytest.mark.slow),
+        pytest.param(False, id="with its watchdog process", marks=pytest.mark.slow),
     ],
 )
 def test_launch_sh_ends_with_the_status_of_a_trainer_that_was_killed(
-    launched: subprocess.Popen[bytes], tmp_path: Path, losses: Losses, watched: bool
+    trainer: Any, tmp_path: Path, losses: Losses, watched: bool
 ) -> None:
     run = tmp_path / "run"
-    wait_for(trains(run, losses), launched)
-    pid = status_of(run)["pid"]
-    if not watched:
-        os.kill(watchdog_of(pid), signal.SIGKILL)
-    os.kill(pid, signal.SIGKILL)
-    assert launched.wait(30) == KILLED
+    with launched(trainer, run) as process:
+        wait_for(trains(run, losses), process)
+        pid = status_of(run)["pid"]
+        if not watched:
+            os.kill(watchdog_of(pid), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+        assert process.wait(30) == KILLED
     assert (status_of(run)["status"], status_of(run)["exit"]) == ("killed", KILLED)
 
 
 def test_launch_sh_ends_with_2_where_a_mistake_keeps_a_run_from_being_started(
-    launched: subprocess.Popen[bytes], tmp_path: Path, losses: Losses
+    trainer: Any, tmp_path: Path
 ) -> None:
-    wait_for(trains(tmp_path / "run", losses), launched)
-    before = status_of(tmp_path / "run")
-    environment = os.environ | {"VIRTUAL_ENV": sys.prefix, "PATH": f"{BIN}:{os.environ['PATH']}"}
-    command: Any = launched.args
-    for more, told in (([], "trains this run"), (["--no.such_key=1"], "no.such_key")):
-        done = subprocess.run(
-            [*command, *more], env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 2
-        assert told in done.stderr
-    assert launched.poll() is None
-    assert status_of(tmp_path / "run") == before
+    with launched(trainer, tmp_path / "run", "--no.such_key=1") as process:
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "no.such_key" in errors
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("status", ["running", "stopped", "finished"])

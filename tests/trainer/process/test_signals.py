@@ -3,17 +3,20 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.conftest import descendants, started
+from trainer.process.run_status import record_status
 from trainer.process.signals import SECOND_REQUEST_SECONDS, SIGNALS, STOPPED, Stopped, StopSignal
+from trainer.process.watchdog import Watchdog
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 MAIN = str(REPOSITORY / "trainer" / "main.py")
@@ -56,15 +59,22 @@ def saved_step(run: Path) -> int:
     return int(json.loads((path / "state.json").read_text())["state"]["step"])
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "name",
+    [  # tests of launch.sh and of a closed pipe send the others
+        "SIGTERM",
+        pytest.param("SIGINT", marks=pytest.mark.slow),
+        pytest.param("SIGUSR1", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_to_one_process_saves_its_last_update(
-    trainer: Any, tmp_path: Path, losses: Losses, number: signal.Signals
+    trainer: Any, tmp_path: Path, losses: Losses, name: str
 ) -> None:
     run = tmp_path / "run"
     (process,) = trainer.start(run, *ENDLESS, "--data.workers=1")
     wait_for(trains(run, losses), process)
     began = time.monotonic()
-    os.kill(process.pid, number)
+    os.kill(process.pid, signal.Signals[name])
     process.join(60)
     assert time.monotonic() - began < 25
     assert process.exitcode == STOPPED
@@ -76,7 +86,13 @@ def test_a_signal_to_one_process_saves_its_last_update(
     assert status_of(run)["reason"] == last
 
 
-@pytest.mark.parametrize("rank", [0, 1], ids=["the main process", "the other process"])
+@pytest.mark.parametrize(
+    "rank",
+    [
+        pytest.param(0, id="the main process", marks=pytest.mark.slow),
+        pytest.param(1, id="the other process"),
+    ],
+)
 def test_a_signal_to_either_of_two_processes_stops_both(
     trainer: Any, tmp_path: Path, losses: Losses, rank: int
 ) -> None:
@@ -93,18 +109,25 @@ def test_a_signal_to_either_of_two_processes_stops_both(
 def test_a_run_outlives_the_reader_of_its_output(
     trainer: Any, tmp_path: Path, losses: Losses
 ) -> None:
-    run = tmp_path / "run"
-    command = [sys.executable, MAIN, *trainer.arguments(run, *ENDLESS)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    with started(command, env=environment, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        wait_for(trains(run, losses), process)
-        process.stdout.close()  # as Ctrl-C ends `tee`
-        seen = len(losses(run))
-        wait_for(lambda: len(losses(run)) > seen + 2, process)
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
-    assert process.returncode == STOPPED
+    run, pipe = tmp_path / "run", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    process = forked.start(
+        forked.Program(
+            work=forked.train,
+            arguments=(MAIN, *trainer.arguments(run, *ENDLESS)),
+            out=pipe,
+            err=tmp_path / "log",
+            environment={"ACCELERATE_USE_CPU": "true"},
+        )
+    )
+    wait_for(trains(run, losses), process)
+    os.close(reader)  # as Ctrl-C ends `tee`
+    seen = len(losses(run))
+    wait_for(lambda: len(losses(run)) > seen + 2, process)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == STOPPED, (tmp_path / "log").read_text()
     assert saved_step(run) == max(losses(run))
 
 
@@ -126,8 +149,8 @@ def test_an_evaluation_that_was_cut_off_is_made_up_for(
     trainer: Any, tmp_path: Path, losses: Losses
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    extra = ("--data.dev_split=dev", "--loop.eval_every=2", "--eval.max_length=16")
-    slow = (*extra, "--eval.batch_seconds=0.1")  # each clip alone
+    extra = ("--data.dev_split=dev", "--loop.eval_every=2", "--eval.max_length=4")
+    slow = (*extra, "--loop.max_steps=3", "--eval.batch_seconds=0.1")  # each clip alone
     trainer(whole, *slow)
     (process,) = trainer.start(cut, *slow, sabotage=slow_evaluations)
     wait_for(lambda: (cut / "metrics.jsonl").exists() and 2 in losses(cut), process)
@@ -140,7 +163,7 @@ def test_an_evaluation_that_was_cut_off_is_made_up_for(
     assert losses(cut) == losses(whole)
     scores = "eval/step-00000002/dev/utterances.jsonl"
     assert (cut / scores).read_text() == (whole / scores).read_text()
-    states = [(run / "checkpoints/step-00000006/state.json").read_text() for run in (whole, cut)]
+    states = [(run / "checkpoints/step-00000003/state.json").read_text() for run in (whole, cut)]
     assert states[0] == states[1]
 
 
@@ -186,26 +209,26 @@ def slow_passes() -> None:
     trainer.model.TrainingModule.forward = slowly  # type: ignore[method-assign]
 
 
+def get_three_signals(folder: Path) -> None:
+    """Get two signals at once, and a third when it is no longer the same request."""
+    with record_status(folder) as status:
+        stop = StopSignal(Watchdog(0.0, status).exit_now)
+        stop.install_handlers()
+        stop.defer()
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # launchers pass on what the group got as well
+        time.sleep(SECOND_REQUEST_SECONDS + 0.2)
+        assert stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+
 def test_a_second_signal_ends_it_at_once_and_status_json_says_so(tmp_path: Path) -> None:
-    code = f"""
-import os, signal, time
-from pathlib import Path
-from trainer.process.run_status import record_status
-from trainer.process.signals import StopSignal
-from trainer.process.watchdog import Watchdog
-context = record_status(Path({str(tmp_path)!r}))
-stop = StopSignal(Watchdog(0.0, context.__enter__()).exit_now)
-stop.install_handlers()
-stop.defer()
-os.kill(os.getpid(), signal.SIGTERM)
-os.kill(os.getpid(), signal.SIGTERM)  # at once: the launcher passes on what the group heard too
-time.sleep({SECOND_REQUEST_SECONDS} + 0.2)
-assert stop.requested
-os.kill(os.getpid(), signal.SIGTERM)
-time.sleep(60)
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=60)
-    assert done.returncode == 128 + signal.SIGTERM
+    log = tmp_path / "log"
+    work = partial(get_three_signals, tmp_path)
+    process = forked.start(forked.Program(work=work, out=log, err=log))
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM, log.read_text()
     ended = status_once_ended(tmp_path)
     assert (ended["status"], ended["exit"]) == ("killed", 128 + signal.SIGTERM)
     assert "a second time" in ended["reason"]
