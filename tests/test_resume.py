@@ -67,10 +67,14 @@ def test_every_way_to_pad_resumes_exactly_and_on_two_processes(
     assert_nearly_equal(losses(two), losses(whole))
 
 
+@pytest.mark.parametrize(
+    "compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compiled"]
+)
 def test_half_precision_resumes_exactly_and_trains_alike_on_two_processes(
-    wide_trainer: Any, tmp_path: Path, losses: Losses
+    wide_trainer: Any, tmp_path: Path, losses: Losses, compiled: bool
 ) -> None:
     extra = ("--precision=bf16", "--loop.max_steps=4", "--checkpoint.save_every=2")
+    extra += (f"--model.compile={compiled}",)
     dropout = (*extra, "--model.dropout=0.1")
     whole = tmp_path / "whole"
     wide_trainer(whole, *dropout)

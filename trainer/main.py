@@ -4,7 +4,6 @@ accelerate launch trainer/main.py RECIPE.yaml --run_dir=runs/mine --data.corpus 
 """
 
 import sys
-from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -114,7 +113,7 @@ def build(config: Config, heartbeat: Heartbeat) -> Run:
 
     monitors = build_monitors(config, heartbeat, recorder, whisper, plan, steps)
     validation = build_validation(config, heartbeat, monitors, whisper, manifest)
-    training = build_training(config, accelerator, whisper, manifest, plan, monitors.drops.fatal)
+    training = build_training(config, accelerator, whisper, manifest, plan, monitors)
     state = TrainState()
     checkpoints.track_steps(state)
     if saved is not None:
@@ -203,11 +202,12 @@ def build_training(
     whisper: Whisper,
     manifest: Manifest,
     plan: Plan,
-    fatal_ids: Iterable[str],
+    monitors: Monitors,
 ) -> Training:
     """Build the model, its optimizer and its data."""
     module = prepare_training(whisper, config.model)
-    engine = build_engine(accelerator, module, config.model, config.optim)
+    print_fn, fatal_ids = monitors.recorder.print, monitors.drops.fatal
+    engine = build_engine(accelerator, module, config.model, config.optim, print_fn)
     return Training(
         engine=engine,
         full_model=FullModel(accelerator, engine.model, whisper),

@@ -27,13 +27,13 @@ class ModelConfig:
     gradient_checkpointing: bool = False
     # With bf16 or fp16, cast weights once an update, not in every pass; not with LoRA or FSDP.
     cast_once: bool = True
+    compile: bool | None = None  # torch.compile its layers then. None does so on a GPU.
     freeze_encoder: bool = False  # Train the decoder only.
     # Names of further modules or weights that are not trained; * stands for any letters.
     freeze: tuple[str, ...] = ()
     # Dropout probability. None keeps the checkpoint's own, which is 0 in Whisper.
     dropout: float | None = None
-    # Attend to the encoder's states of silence behind clips shorter than 30 s, as if they were
-    # padded (docs/ablation.md).
+    # Attend to states of silence behind clips, as if they were padded to 30 s (docs/ablation.md).
     silence_states: bool = True
     # Train LoRA adapters of this rank alone (docs/lora.md). None trains the weights themselves.
     lora_rank: int | None = None

@@ -110,7 +110,7 @@ def build() -> tuple[Checkpoints, Any, Any]:
         *folder, precision="fp32", deterministic=False, trackers=()
     )
     module = prepare_training(load_whisper(MODEL), ModelConfig())
-    engine = build_engine(accelerator, module, ModelConfig(), OptimConfig())
+    engine = build_engine(accelerator, module, ModelConfig(), OptimConfig(), print)
     rotation = CheckpointRotation(Path(FOLDER) / "checkpoints", CheckpointConfig())
     return Checkpoints(rotation, accelerator, print), engine.model, engine.optimizer
 

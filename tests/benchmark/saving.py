@@ -65,7 +65,7 @@ def measure(name: str, updates: int, saves: int) -> dict[str, Any]:
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     whisper = load_whisper(name)
     module = prepare_training(whisper, ModelConfig())
-    engine = build_engine(accelerator, module, ModelConfig(), OptimConfig())
+    engine = build_engine(accelerator, module, ModelConfig(), OptimConfig(), print)
     batch = update(whisper.n_mels, accelerator.device)
     heartbeat = Heartbeat(accelerator, StopSignal(), Watchdog(60.0))
     folder = Path(tempfile.mkdtemp())

@@ -9,6 +9,7 @@ from gpu.rows import record, smoke
 from torch import Tensor
 
 from trainer.distributed.engine import Engine
+from trainer.half_precision.forward import HalfForward
 from trainer.model import ModelConfig, prepare_training
 from trainer.step import train_step
 
@@ -37,8 +38,16 @@ class Recorder(torch.optim.SGD):
         self.found = [weight.grad.double().cpu() for weight in weights]
 
 
-def gradient(device: torch.device, *, silence: bool) -> tuple[float, dict[str, Tensor]]:
-    """Return the loss of an update in float32, and its gradient by weight."""
+def gradient(
+    device: torch.device, *, silence: bool, copies: bool = False
+) -> tuple[float, dict[str, Tensor]]:
+    """Return the loss of an update in float32, and its gradient by weight.
+
+    Args:
+        device: computes it.
+        silence: with silence states.
+        copies: compute it as in half precision, from copies of the weights; here in float32.
+    """
     accelerator = fresh_accelerator(device, "no")
     # made on the CPU, so that both devices have the same weights
     whisper = random_whisper("nano" if smoke() else "tiny", torch.device("cpu"))
@@ -47,17 +56,21 @@ def gradient(device: torch.device, *, silence: bool) -> tuple[float, dict[str, T
     module = prepare_training(whisper, ModelConfig(silence_states=silence)).train()
     named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
     optimizer = Recorder([weight for _, weight in named], lr=1.0)
-    result = train_step(
-        Engine(accelerator, module, optimizer), [batch], tokens=sum(batch.tokens), max_norm=1e9
-    )
+    module.half_forward = HalfForward(module.whisper, torch.float32) if copies else None
+    weights = None if module.half_forward is None else module.half_forward.weights
+    engine = Engine(accelerator, module, optimizer, weights)
+    result = train_step(engine, [batch], tokens=sum(batch.tokens), max_norm=1e9)
     names = [name for name, _ in named]
     return float(result.loss), dict(zip(names, optimizer.found, strict=True))
 
 
+@pytest.mark.parametrize("copies", [False, True], ids=["stock", "copies"])
 @pytest.mark.parametrize("silence", [True, False], ids=["silence", "stock attention"])
-def test_loss_and_gradient_are_those_of_a_cpu(silence: bool, device: torch.device) -> None:
+def test_loss_and_gradient_are_those_of_a_cpu(
+    silence: bool, copies: bool, device: torch.device
+) -> None:
     loss, expected = gradient(torch.device("cpu"), silence=silence)
-    here, found = gradient(device, silence=silence)
+    here, found = gradient(device, silence=silence, copies=copies)
     total = sum(float(each.square().sum()) for each in expected.values()) ** 0.5
     # what hardly has a gradient, as the keys' bias, has rounding alone: measured by the whole
     off = {
@@ -66,7 +79,7 @@ def test_loss_and_gradient_are_those_of_a_cpu(silence: bool, device: torch.devic
     }
     worst = max(off, key=lambda name: off[name])
     record(
-        "silence" if silence else "stock attention",
+        f"{'silence' if silence else 'stock attention'}{', copies' if copies else ''}",
         loss_cpu=loss,
         loss=here,
         worst=worst,

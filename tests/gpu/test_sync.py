@@ -9,10 +9,10 @@ import torch
 from gpu.model import fresh_accelerator, noise_batch, random_whisper
 from gpu.rows import record
 
-from trainer.distributed.engine import Engine
+from trainer.distributed.engine import build_engine
 from trainer.model import ModelConfig, prepare_training
-from trainer.optimizer import OptimConfig, build_optimizer
-from trainer.step import train_step
+from trainer.optimizer import OptimConfig
+from trainer.step import forward_backward, train_step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
@@ -37,17 +37,16 @@ def counted(found: list[str]) -> Iterator[None]:
 def test_a_pass_never_waits_for_the_gpu(precision: str, rows: int, gpu: torch.device) -> None:
     accelerator = fresh_accelerator(gpu, precision)
     whisper = random_whisper("tiny", gpu)
-    module = prepare_training(whisper, ModelConfig()).train()
-    model, optimizer = accelerator.prepare(module, build_optimizer(module, OptimConfig()))
+    module, config = prepare_training(whisper, ModelConfig()).train(), ModelConfig()
+    engine = build_engine(accelerator, module, config, OptimConfig(), print)
     batch = noise_batch(whisper, gpu, rows, 1.92, words=20)
 
     def one_pass() -> None:
-        nll = model(batch.features, batch.decoder_input_ids, batch.labels, targets=batch.targets)
-        accelerator.backward(nll.sum() / sum(batch.tokens))
+        forward_backward(engine, batch, 1 / sum(batch.tokens))
 
     def update() -> None:
         tokens = sum(batch.tokens)
-        train_step(Engine(accelerator, model, optimizer), [batch], tokens=tokens, max_norm=1.0)
+        train_step(engine, [batch], tokens=tokens, max_norm=1.0)
 
     syncs: dict[str, list[str]] = {}
     work: dict[str, Callable[[], None]] = {"update": update, "pass": one_pass}

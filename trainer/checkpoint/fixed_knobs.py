@@ -62,6 +62,7 @@ REMOVED = {"data.repair": 0.0, "data.padded_share": 0.15}
 
 PATH_KNOBS = ("model.name", "data.augment.noise", "data.data_files")  # paths, or names on the Hub
 LORA_KNOBS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_modules")
+NEW_MODEL_KNOBS = ("cast_once", "compile", "freeze", *LORA_KNOBS)  # older checkpoints lack them
 
 
 def training_knobs(
@@ -75,9 +76,7 @@ def training_knobs(
         data: PLAN_KNOBS, and STREAM_KNOBS of a stream.
         steps: updates to make in total; included if the learning rate depends on them.
     """
-    knobs = _knobs(model, "model.", ("cast_once", "freeze", *LORA_KNOBS)) | _knobs(
-        optim, "optim.", ("name",)
-    )
+    knobs = _knobs(model, "model.", NEW_MODEL_KNOBS) | _knobs(optim, "optim.", ("name",))
     del knobs["model.gradient_checkpointing"]
     data_keys = PLAN_KNOBS + STREAM_KNOBS if data.streaming else PLAN_KNOBS
     knobs |= {f"data.{key}": getattr(data, key) for key in data_keys}

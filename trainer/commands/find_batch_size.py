@@ -91,7 +91,7 @@ def find_batch_size(config: FindBatchSizeConfig) -> None:
     whisper = load_whisper(config.model.name, config.model.revision)
     shapes = largest_shapes(config.data, whisper, folder)
     module = prepare_training(whisper, config.model)
-    engine = build_engine(accelerator, module, config.model, config.optim)
+    engine = build_engine(accelerator, module, config.model, config.optim, print)
     memory = PeakMemory(accelerator.device)
     limit = memory.capacity * MEMORY_SHARE
     if config.gigabytes is not None:

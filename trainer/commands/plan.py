@@ -115,7 +115,7 @@ class PlannedRun:
         self.manifest, self.left_out = self._read_corpus()
         set_generation_config(self.whisper, self.manifest.train)
         module = prepare_training(self.whisper, config.model)
-        engine = build_engine(self.accelerator, module, config.model, config.optim)
+        engine = build_engine(self.accelerator, module, config.model, config.optim, print)
         self.flops = whisper_flops(self.whisper, config.model)
         architecture = self.whisper.model.config
         fit = fit_path(self.folder, self.accelerator, architecture, config.model, config.optim)

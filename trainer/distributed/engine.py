@@ -4,6 +4,7 @@ The loop and the step only call Engine's methods. FSDP2 shards weights, gradient
 processes; otherwise each process holds all of them.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from eval.half_precision import DTYPES
 from trainer.distributed.collectives import average
 from trainer.distributed.fsdp import is_sharded, separate_full_model
+from trainer.half_precision.compiled import compile_layers
 from trainer.half_precision.forward import HalfForward
 from trainer.half_precision.weights import HalfWeights
 from trainer.model import ModelConfig, TrainingModule
@@ -118,12 +120,23 @@ class Engine:
 
 
 def build_engine(
-    accelerator: Accelerator, module: TrainingModule, model: ModelConfig, optim: OptimConfig
+    accelerator: Accelerator,
+    module: TrainingModule,
+    model: ModelConfig,
+    optim: OptimConfig,
+    print_fn: Callable[[str], None],
 ) -> Engine:
     """Build the optimizer, and prepare it and the module for the launcher's distributed mode.
 
     With half-precision weights DDP is not used: their gradients lie in one tensor, which is
     averaged at once.
+
+    Args:
+        accelerator: handles processes, device, autocast and loss scaling.
+        module: what prepare_training() returned.
+        model: its configuration.
+        optim: the optimizer's configuration.
+        print_fn: prints warnings.
     """
     dtype = DTYPES.get(accelerator.mixed_precision)
     if dtype is None or not model.cast_once or model.lora_rank or is_sharded(accelerator):
@@ -136,5 +149,8 @@ def build_engine(
         freeze_encoder=model.frozen_encoder,
         gradient_checkpointing=model.gradient_checkpointing,
     )
+    if accelerator.device.type == "cuda" if model.compile is None else model.compile:
+        n_mels = module.whisper.config.num_mel_bins
+        compile_layers(module.half_forward, n_mels, module.silence, print_fn)
     optimizer = accelerator.prepare(build_optimizer(module, optim))
     return Engine(accelerator, module, optimizer, module.half_forward.weights)

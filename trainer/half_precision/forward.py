@@ -52,6 +52,8 @@ class HalfForward:
         self.dropout, self.activation_dropout = layer.dropout, layer.activation_dropout
         self.attention_dropout = layer.self_attn.dropout
         self.activation: Callable[[Tensor], Tensor] = ACT2FN[whisper.config.activation_function]
+        self.encoder_layer: Callable[..., Tensor] = self._encoder_layer  # compiled.py replaces them
+        self.decoder_layer: Callable[..., Tensor] = self._decoder_layer
         self.weights = HalfWeights(whisper, dtype, head_padding=HEAD_PADDING)
         for kind in ("encoder.layers.qkv", "decoder.layers.cross_q"):
             bias = self.weights.values[f"{kind}.bias"].detach()
@@ -92,7 +94,7 @@ class HalfForward:
         if silence is not None:
             behind = self._keys_values_of_silence(silence, "encoder.layers.qkv").unbind()
         for layer, shared in zip(layers, behind, strict=True):
-            hidden = self._run(self._encoder_layer, hidden, layer, shared)
+            hidden = self._run(self.encoder_layer, hidden, layer, shared)
         return self._norm(hidden, values, "encoder.layer_norm")
 
     def _decode(self, ids: Tensor, encoded: Tensor, silence: Tensor | None) -> Tensor:
@@ -110,7 +112,7 @@ class HalfForward:
         keys_values = pairs.flatten(0, 1).unbind()  # each (batch, heads, positions, channels)
         layers = self.weights.layers("decoder")
         for layer, key, value in zip(layers, keys_values[::2], keys_values[1::2], strict=True):
-            hidden = self._run(self._decoder_layer, hidden, layer, key, value)
+            hidden = self._run(self.decoder_layer, hidden, layer, key, value)
         return self._norm(hidden, values, "decoder.layer_norm")
 
     def _encoder_layer(self, hidden: Tensor, layer: Values, shared: Tensor | None) -> Tensor:

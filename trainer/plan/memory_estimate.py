@@ -129,9 +129,8 @@ class MemoryEstimator:
 
     def _count_saved(self, forward: Callable[[], Any]) -> int:
         """Return the bytes of the tensors that a forward saves, without parameters."""
-        copies = self._half.weights.values.values() if self._half is not None else ()
-        weights: list[Tensor] = [*self._model.parameters(), *copies]
-        parameters = {weight.untyped_storage().data_ptr() for weight in weights}
+        copies = [] if self._half is None else list(self._half.weights.values.values())
+        parameters = {w.untyped_storage().data_ptr() for w in (*self._model.parameters(), *copies)}
         saved: dict[int, Any] = {}  # storages by address, kept alive so that addresses stay unique
 
         def save(tensor: Tensor) -> None:
@@ -139,7 +138,8 @@ class MemoryEstimator:
             if storage.data_ptr() not in parameters:
                 saved[storage.data_ptr()] = storage
 
-        with torch.autograd.graph.saved_tensors_hooks(save, lambda _: torch.empty(0)):
+        eager = torch.compiler.set_stance("force_eager")
+        with eager, torch.autograd.graph.saved_tensors_hooks(save, lambda _: torch.empty(0)):
             forward()
         return sum(storage.nbytes() for storage in saved.values())
 

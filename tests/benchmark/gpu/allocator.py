@@ -24,9 +24,9 @@ from gpu.rows import record, smoke
 from data.config_parser import parse_dataclass
 from data.errors import plain_errors
 from eval.device import ALLOCATOR
-from trainer.distributed.engine import Engine
+from trainer.distributed.engine import build_engine
 from trainer.model import ModelConfig, prepare_training
-from trainer.optimizer import OptimConfig, build_optimizer
+from trainer.optimizer import OptimConfig
 from trainer.step import train_step
 
 UPDATES, SIZE, AUDIO_SECONDS = (3, "nano", 4.0) if smoke() else (60, "small", 240.0)
@@ -47,8 +47,8 @@ def main() -> None:
         device = torch.device("cpu" if smoke() else "cuda")
         accelerator = fresh_accelerator(device, "bf16" if device.type == "cuda" else "no")
         whisper = random_whisper(SIZE, device)
-        module = prepare_training(whisper, ModelConfig()).train()
-        model, optimizer = accelerator.prepare(module, build_optimizer(module, OptimConfig()))
+        module, config = prepare_training(whisper, ModelConfig()).train(), ModelConfig()
+        engine = build_engine(accelerator, module, config, OptimConfig(), print)
         rng, took = random.Random(0), 0.0
         for _ in range(UPDATES):
             seconds = rng.uniform(1.0, 4.0 if smoke() else 28.0)
@@ -56,7 +56,7 @@ def main() -> None:
             tokens = sum(batch.tokens)
             wait(device)
             started = time.perf_counter()
-            train_step(Engine(accelerator, model, optimizer), [batch], tokens=tokens, max_norm=1.0)
+            train_step(engine, [batch], tokens=tokens, max_norm=1.0)
             wait(device)
             took += time.perf_counter() - started
         figures = {"updates": UPDATES, "ms": round(1e3 * took / UPDATES, 1)}

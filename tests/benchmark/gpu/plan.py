@@ -23,7 +23,7 @@ TESTS = (
     ("sync", 40, "no pass waits for the GPU; where an update does"),
 )
 # size, seconds
-SPEEDS = (("small", 35), ("large-v3-turbo", 35), ("medium", 30), ("large-v3", 45))
+SPEEDS = (("small", 50), ("large-v3-turbo", 35), ("large-v3", 60))
 # size, clips an update, updates, clips of the corpus, seconds
 COMPARED = (
     ("small", 8, 128, 512, 50),

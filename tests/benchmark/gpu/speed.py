@@ -2,9 +2,10 @@
 
     python tests/benchmark/gpu/speed.py --size=small
 
-Clips of 5 s with random weights, made on the device; with and without the states of silence, with
-and without cuDNN's attention. A visit is an update of one shape: its first may have to plan
-kernels, its second should cost what its third costs.
+Clips of 5 s with random weights, made on the device: with layers compiled or not, with weights cast
+once an update or in every pass, with and without the states of silence and cuDNN's attention. A
+visit is an update of one shape: its first may have to plan kernels, its second should cost what its
+third costs.
 """
 
 import statistics
@@ -30,16 +31,24 @@ from data.errors import InputError, plain_errors
 from data.log_mel import CHUNK_SECONDS
 from eval.device import is_out_of_memory
 from eval.whisper import Whisper
-from trainer.distributed.engine import Engine
+from trainer.distributed.engine import Engine, build_engine
 from trainer.metrics.flops import WhisperFlops, peak_flops
 from trainer.model import ModelConfig, prepare_training
-from trainer.optimizer import OptimConfig, build_optimizer
+from trainer.optimizer import OptimConfig
 from trainer.step import train_step
 
 CLIP_SECONDS = 4.96  # 496 frames, which the plan leaves as they are: 96 clips fill a pass
 WORDS = 20  # in each clip
 AUDIO_SECONDS = (120, 480, 1920)  # an update
-VARIANTS = ((True, False), (True, True), (False, False), (False, True))  # silence, cuDNN
+# name, whether cuDNN's attention is used, and the model's knobs; the default first
+VARIANTS: tuple[tuple[str, bool, dict[str, Any]], ...] = (
+    ("compiled", False, {}),
+    ("cast once", False, {"compile": False}),
+    ("autocast", False, {"cast_once": False}),
+    ("compiled, no silence", False, {"silence_states": False}),
+    ("compiled, cuDNN", True, {}),
+)
+STOCK = {"cast_once": False, "silence_states": False}  # as other trainers compute
 PADDED_CLIPS = (8, 24)  # of 30 s with stock attention: what other trainers compute
 FEWEST = 8  # clips a pass is halved to, where memory runs out
 ATTENTION = ("attn", "attention", "sdpa", "fmha", "flash", "cudnn")  # in names of its kernels
@@ -54,40 +63,32 @@ class Command:
 
 @dataclass(kw_only=True, slots=True)
 class Bench:
-    """A model that is trained, in one of the ways to attend."""
+    """A model that is trained, in one of the ways to compute."""
 
     device: torch.device
     whisper: Whisper
-    accelerator: Any
-    optimizer: Any
-    modules: dict[bool, Any]  # with silence, and without; their weights are the same
     flops: WhisperFlops
     peak: float  # FLOP/s
     batches: dict[tuple[int, float], Batch] = field(default_factory=dict)  # by rows and seconds
     failed: list[str] = field(default_factory=list)  # rows that ended in an error
+    engine: Engine | None = None  # of one way to compute
 
     @classmethod
     def of(cls, size: str, device: torch.device) -> "Bench":
-        """Make the model, and AdamW for its weights."""
-        accelerator = fresh_accelerator(device, "bf16" if device.type == "cuda" else "no")
+        """Make the model."""
         whisper = random_whisper(size, device)
-        modules = {
-            silence: accelerator.prepare(
-                prepare_training(whisper, ModelConfig(silence_states=silence)).to(device).train()
-            )
-            for silence in (True, False)
-        }
-        optimizer = accelerator.prepare(build_optimizer(modules[True], OptimConfig()))
         flops, (peak, _) = WhisperFlops.from_config(whisper.model.config), peak_flops(device)
-        return cls(
-            device=device,
-            whisper=whisper,
-            accelerator=accelerator,
-            optimizer=optimizer,
-            modules=modules,
-            flops=flops,
-            peak=peak,
-        )
+        return cls(device=device, whisper=whisper, flops=flops, peak=peak)
+
+    def prepare(self, row: str, **knobs: Any) -> None:
+        """Train the same model in another way, and record how long that takes to prepare."""
+        self.engine, began = None, time.perf_counter()
+        accelerator, config = fresh_accelerator(self.device, "bf16"), ModelConfig(**knobs)
+        module = prepare_training(self.whisper, config).train()
+        printed: list[str] = []
+        self.engine = build_engine(accelerator, module, config, OptimConfig(), printed.append)
+        wait(self.device)
+        record(row, prepared_s=round(time.perf_counter() - began, 1), warnings=printed)
 
     def batch(self, rows: int, seconds: float) -> Batch:
         """Return a pass; the same one every time."""
@@ -96,17 +97,13 @@ class Bench:
             self.batches[rows, seconds] = made
         return self.batches[rows, seconds]
 
-    def update(self, passes: Sequence[Batch], *, silence: bool) -> tuple[float, float]:
+    def update(self, passes: Sequence[Batch]) -> tuple[float, float]:
         """Return the seconds of an update, and those until all of it was launched."""
+        assert self.engine is not None
         tokens = sum(sum(batch.tokens) for batch in passes)
         wait(self.device)
         started = time.perf_counter()
-        train_step(
-            Engine(self.accelerator, self.modules[silence], self.optimizer),
-            passes,
-            tokens=tokens,
-            max_norm=1.0,
-        )
+        train_step(self.engine, passes, tokens=tokens, max_norm=1.0)
         launched = time.perf_counter() - started
         wait(self.device)
         return time.perf_counter() - started, launched
@@ -121,22 +118,20 @@ def main() -> None:
         if smoke():
             audio, padded, clip = (2, 4), (), 0.96
         bench = Bench.of(command.size, device)
-        for silence, cudnn in VARIANTS[: 2 if smoke() else None]:
+        for name, cudnn, knobs in VARIANTS[: 3 if smoke() else None]:
+            bench.prepare(f"prepared, {name}", **knobs)
             torch.backends.cuda.enable_cudnn_sdp(cudnn)
-            name = f"{'silence' if silence else 'no silence'}, {'cuDNN' if cudnn else 'no cuDNN'}"
             for seconds in audio:
-                rows = max(1, round(seconds / clip))
-                measure(bench, f"{seconds} s, {name}", rows, clip, silence=silence)
-            if silence:
-                count_kernels(bench, f"kernels, {name}", max(1, round(audio[0] / clip)), clip)
-            for rows in padded if (silence, cudnn) == VARIANTS[0] else ():
-                label = f"{rows} clips padded to 30 s"
-                measure(bench, label, rows, float(CHUNK_SECONDS), silence=False)
+                measure(bench, f"{seconds} s, {name}", max(1, round(seconds / clip)), clip)
+            count_kernels(bench, f"kernels, {name}", max(1, round(audio[0] / clip)), clip)
+        bench.prepare("prepared, padded", **STOCK)
+        for rows in padded:
+            measure(bench, f"{rows} clips padded to 30 s", rows, float(CHUNK_SECONDS))
         if bench.failed:
             raise InputError(f"could not be measured: {'; '.join(bench.failed)}")
 
 
-def measure(bench: Bench, row: str, clips: int, seconds: float, *, silence: bool) -> None:
+def measure(bench: Bench, row: str, clips: int, seconds: float) -> None:
     """Tell what an update costs; passes are halved where they do not fit in memory."""
     padded = seconds == CHUNK_SECONDS
     rows = clips if padded else min(clips, int(MAX_SECONDS_PER_FORWARD / seconds))
@@ -145,13 +140,14 @@ def measure(bench: Bench, row: str, clips: int, seconds: float, *, silence: bool
         count = max(1, clips // rows)
         passes = [replace(batch, is_last=i == count - 1) for i in range(count)]
         try:
-            record(row, **visits(bench, passes, silence=silence, padded=padded))
+            record(row, **visits(bench, passes, padded=padded))
         except RuntimeError as error:
             if not is_out_of_memory(error):  # one backend's: others may still be measured
                 bench.failed.append(row)
                 record(row, error=str(error).split("\n")[0][:300])
                 return
-            bench.optimizer.zero_grad()
+            assert bench.engine is not None
+            bench.engine.discard_gradients()
             bench.batches.clear()
             del batch, passes
             torch.cuda.empty_cache()
@@ -163,13 +159,13 @@ def measure(bench: Bench, row: str, clips: int, seconds: float, *, silence: bool
         return
 
 
-def visits(bench: Bench, passes: Sequence[Batch], *, silence: bool, padded: bool) -> dict[str, Any]:
+def visits(bench: Bench, passes: Sequence[Batch], *, padded: bool) -> dict[str, Any]:
     """Return the figures of a shape's first visits, and of an update once it is known."""
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    first, second, third = (bench.update(passes, silence=silence)[0] for _ in range(3))
+    first, second, third = (bench.update(passes)[0] for _ in range(3))
     more = 0 if smoke() else 5 if len(passes) == 1 else 1
-    later = [bench.update(passes, silence=silence) for _ in range(more)]
+    later = [bench.update(passes) for _ in range(more)]
     taken = statistics.median([third, *(seconds for seconds, _ in later)])
     clips = sum(len(batch.ids) for batch in passes)
     heard = CLIP_SECONDS if padded else passes[0].seconds[0]  # useful: what is not padding
@@ -195,7 +191,7 @@ def count_kernels(bench: Bench, row: str, rows: int, seconds: float) -> None:
     from torch.profiler import profile
 
     with profile(acc_events=True) as found:
-        bench.update([bench.batch(rows, seconds)], silence=True)
+        bench.update([bench.batch(rows, seconds)])
     cuda = torch.autograd.DeviceType.CUDA
     events = [  # what the phases of an update are called on the GPU is no kernel
         e

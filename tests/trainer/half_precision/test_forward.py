@@ -13,6 +13,7 @@ from data.batch import IGNORE_INDEX
 from eval.whisper import load_whisper
 from tests.benchmark.operations import Counts, count_operations
 from trainer.distributed.engine import Engine, build_engine
+from trainer.half_precision.compiled import compile_layers
 from trainer.half_precision.forward import HalfForward
 from trainer.model import ModelConfig, TrainingModule, prepare_training
 from trainer.optimizer import OptimConfig
@@ -158,7 +159,8 @@ def engine_of(model: Path, precision: Any, **knobs: Any) -> Engine:
     AcceleratorState._reset_state(reset_partial_state=True)
     whisper, config = load_whisper(str(model)), ModelConfig(**knobs)
     accelerator = Accelerator(cpu=True, mixed_precision=precision)
-    return build_engine(accelerator, prepare_training(whisper, config), config, OptimConfig())
+    module = prepare_training(whisper, config)
+    return build_engine(accelerator, module, config, OptimConfig(), print)
 
 
 def test_only_runs_in_half_precision_use_it_and_state_dicts_are_the_stock_model_s(
@@ -174,6 +176,40 @@ def test_only_runs_in_half_precision_use_it_and_state_dicts_are_the_stock_model_
     state, expected = engine.module.state_dict(), stock.module.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
+def test_where_compiling_fails_a_sentence_says_so_and_training_goes_on(
+    wide_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(layer: object, dynamic: bool) -> object:
+        def compiled(*_: object) -> None:
+            raise RuntimeError(f"no compiler\n{layer} {dynamic}")
+
+        return compiled
+
+    monkeypatch.setattr("torch.compile", fail)
+    module = engine_of(wide_model, "bf16", compile=True).module
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert capsys.readouterr().out == (
+        "warning: torch.compile failed (no compiler): training goes on without it; "
+        "model.compile=false does not try it\n"
+    )
+    assert gradients_of(module, inputs())
+
+
+@pytest.mark.slow  # a minute of a C++ compiler
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_layers_give_the_same_gradient(wide_model: Path, checkpointing: bool) -> None:
+    module, batch = half_of(module_of(wide_model), torch.float32), inputs()
+    assert module.half_forward is not None
+    module.half_forward.gradient_checkpointing = checkpointing
+    eager = gradients_of(module, batch)
+    module.zero_grad()
+    failed: list[str] = []
+    compile_layers(module.half_forward, 80, module.silence, failed.append)
+    assert not failed
+    module.half_forward.weights.begin_update()
+    assert difference(gradients_of(module, batch), eager) < 1e-5
 
 
 def test_a_pass_issues_a_third_of_the_operations_and_casts_no_weight() -> None:

@@ -1,0 +1,45 @@
+"""Compile the layers of HalfForward with torch.compile: what lies between products is one kernel.
+
+Layers are compiled, not the model: one encoder layer and one decoder layer stand for all of them,
+and sizes are dynamic, so that few of them are compiled for new shapes.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from trainer.half_precision.forward import HalfForward
+
+ROWS, FRAMES, TOKENS = 3, 48, 5  # of the pass that compiles; 0 and 1 would be special cases
+
+
+def compile_layers(
+    forward: HalfForward, n_mels: int, silence: Tensor | None, print_fn: Callable[[str], None]
+) -> None:
+    """Compile the layers, and run a pass; if that fails, print why and keep them as they were.
+
+    Args:
+        forward: computes the passes.
+        n_mels: mel channels of the features.
+        silence: of compute_silence_states(), or None.
+        print_fn: prints warnings.
+    """
+    eager = forward.encoder_layer, forward.decoder_layer
+    forward.encoder_layer, forward.decoder_layer = (
+        torch.compile(layer, dynamic=True) for layer in eager
+    )
+    features = torch.zeros(ROWS, n_mels, FRAMES, device=forward.weights.gradient.device)
+    ids = torch.zeros(ROWS, TOKENS, dtype=torch.long, device=features.device)
+    try:
+        forward.weights.begin_update()
+        forward(
+            features, ids, torch.arange(ids.numel(), device=ids.device), silence
+        ).sum().backward()
+    except Exception as error:  # compilers fail in many ways
+        forward.encoder_layer, forward.decoder_layer = eager
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        print_fn(
+            f"warning: torch.compile failed ({reason}): training goes on without it; "
+            "model.compile=false does not try it"
+        )
