@@ -4,6 +4,7 @@ Layers are compiled, not the model: one encoder layer and one decoder layer stan
 and sizes are dynamic, so that few of them are compiled for new shapes.
 """
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -25,6 +26,8 @@ def compile_layers(
         silence: of compute_silence_states(), or None.
         print_fn: prints warnings.
     """
+    # torch.compile looks at it when it compiles, also later, for a pass with a single row
+    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
     eager = forward.encoder_layer, forward.decoder_layer
     forward.encoder_layer, forward.decoder_layer = (
         torch.compile(layer, dynamic=True) for layer in eager
