@@ -20,6 +20,7 @@ The modules, in the order in which a run uses them:
     nonfinite         updates whose loss or gradient was not finite
     recovery          what a run does after an error
     resume            continue from a checkpoint
+    half_precision/   forward passes in bf16 and fp16, with weights that are cast once an update
     checkpoint/       copied in memory, written beside training; complete or absent; rotated
     distributed/      devices, DDP and FSDP2 (engine), sums over processes, the shared scan
     process/          signals, the watchdog, the run's lock, status.json
