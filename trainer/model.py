@@ -27,7 +27,7 @@ class ModelConfig:
     gradient_checkpointing: bool = False
     # With bf16 or fp16, cast weights once an update, not in every pass; not with LoRA or FSDP.
     cast_once: bool = True
-    compile: bool | None = None  # torch.compile its layers then. None does so on a GPU.
+    compile: bool | None = None  # torch.compile layers. None: on a GPU, if not deterministic.
     freeze_encoder: bool = False  # Train the decoder only.
     # Names of further modules or weights that are not trained; * stands for any letters.
     freeze: tuple[str, ...] = ()

@@ -149,7 +149,9 @@ def build_engine(
         freeze_encoder=model.frozen_encoder,
         gradient_checkpointing=model.gradient_checkpointing,
     )
-    if accelerator.device.type == "cuda" if model.compile is None else model.compile:
+    # the compiler may order sums in another way at each start
+    on_gpu, exact = accelerator.device.type == "cuda", torch.are_deterministic_algorithms_enabled()
+    if model.compile or (model.compile is None and on_gpu and not exact):
         n_mels = module.whisper.config.num_mel_bins
         compile_layers(module.half_forward, n_mels, module.silence, print_fn)
     optimizer = accelerator.prepare(build_optimizer(module, optim))
