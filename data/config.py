@@ -144,7 +144,7 @@ class DataConfig:
     # A clip of s seconds counts as s + s²/this value, since attention needs more memory for long
     # clips. `python -m trainer find-batch-size` measures it. None counts s.
     quadratic_memory_seconds: float | None = None
-    buckets: int = 32  # Length buckets at most. A small corpus gets fewer.
+    buckets: int = 32  # Length buckets at most, without fixed_shapes. A small corpus gets fewer.
     token_buckets: int = 3  # Buckets by number of label tokens within each length bucket, at most.
 
     # Processes that decode audio, for each training process. 0 decodes in the training process,

@@ -39,6 +39,7 @@ RUNGS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "--data.workers=0",
             "--model.gradient_checkpointing=True",
             "--model.silence_states=False",
+            "--data.fixed_shapes=False",
         ),
     ),
     ("activations kept", ("--model.gradient_checkpointing=False",)),
@@ -56,6 +57,7 @@ RUNGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("buckets of label tokens", ("--data.token_buckets=3",)),
     ("passes of like length", ("--data.max_padding=0.04",)),
     ("states of silence behind each clip", ("--model.silence_states=True",)),
+    ("fixed shapes", ("--data.fixed_shapes=True",)),
     ("silence behind a quarter of the updates", ("--data.trailing_silence=0.25",)),
 )
 COLUMNS = ("clips/s", "ratio", "audio-s/s", "MFU", "wait", "enc.", "dec.", "GB")
