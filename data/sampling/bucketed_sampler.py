@@ -108,10 +108,10 @@ class BucketedBatchSampler(Sampler[list[SampleSpec]]):
     def _specs(
         self, rows: list[Row], position: Position, next_position: Position
     ) -> Iterator[list[SampleSpec]]:
-        fixed = self.plan.table is not None
-        passes = self._fixed_passes(rows) if fixed else self._own_passes(rows)
-        label_length = self._label_length(rows) if self.config.fixed_shapes else 0
+        shape = self._update_shape(rows)
+        passes = self._own_passes(rows) if shape is None else self._equal_passes(rows, shape)
         for number, own_rows in enumerate(passes, 1):
+            label_length = self._label_length(own_rows) if shape is None else shape.tokens
             yield [
                 SampleSpec(
                     clips=row.clips,
@@ -126,26 +126,33 @@ class BucketedBatchSampler(Sampler[list[SampleSpec]]):
                 for row in own_rows
             ]
 
-    def _label_length(self, rows: Sequence[Row]) -> int:
-        """Return the padded label length of an update with data.fixed_shapes."""
-        if self.plan.table is not None:
-            number = self.plan.shape_number([clip for row in rows for clip in row.clips])
-            return self.plan.table.tokens.item(number)
-        longest = np.array(max(map(self._tokens, rows)))
-        return padded_tokens(longest, PACKED_LABEL_STEP).item()
+    def _update_shape(self, rows: Sequence[Row]) -> Shape | None:
+        """Return the shape of a full update with these clips; None without a table of shapes."""
+        if self.plan.table is None:
+            return None
+        clips = [clip for row in rows for clip in row.clips]
+        return self.plan.table.shape(self.plan.shape_number(clips))
 
-    def _fixed_passes(self, rows: Sequence[Row]) -> list[list[Row]]:
+    def _equal_passes(self, rows: Sequence[Row], shape: Shape) -> list[list[Row]]:
         """Cut an update into this process's passes of one shape, filled with rows of silence."""
-        assert self.plan.table is not None
-        number = self.plan.shape_number([clip for row in rows for clip in row.clips])
-        full, frames = self.plan.table.rows.item(number), rows[0].frames
-        most = fitting_rows(frames, self.plan.table.tokens.item(number), self.config)
-        count, size = cut_update(full, len(rows), most, self.world_size)
+        frames = rows[0].frames
+        most = fitting_rows(frames, shape.tokens, self.config)
+        count, size = cut_update(shape.rows, len(rows), most, self.world_size)
         own = list(rows[self.rank :: self.world_size])
-        if len(rows) == full:  # processes with fewer rows have smaller passes
+        if len(rows) == shape.rows:  # processes with fewer rows have smaller passes
             size = max(1, -(-len(own) // count))
         own += [Row((), frames)] * (count * size - len(own))
         return [own[start : start + size] for start in range(0, len(own), size)]
+
+    def _label_length(self, rows: Sequence[Row]) -> int:
+        """Return the padded label length of packed rows with data.fixed_shapes, otherwise 0."""
+        return self._padded(max(map(self._tokens, rows))) if self.config.fixed_shapes else 0
+
+    def _padded(self, tokens: int) -> int:
+        """Return the length that labels of packed rows are padded to."""
+        if not self.config.fixed_shapes:
+            return tokens
+        return padded_tokens(np.array(tokens), PACKED_LABEL_STEP).item()
 
     def _own_passes(self, rows: Sequence[Row]) -> list[list[Row]]:
         """Cut an update into this process's passes, as many as every other process has."""
@@ -174,4 +181,7 @@ class BucketedBatchSampler(Sampler[list[SampleSpec]]):
         if self.config.quadratic_memory_seconds is not None:
             seconds += seconds**2 / self.config.quadratic_memory_seconds
         limit = self.config.max_seconds_per_forward or MAX_SECONDS_PER_FORWARD
-        return rows * seconds <= limit and rows * tokens <= self.config.max_tokens_per_forward
+        return (
+            rows * seconds <= limit
+            and rows * self._padded(tokens) <= self.config.max_tokens_per_forward
+        )
