@@ -9,6 +9,8 @@ The pipeline, one module per stage:
     manifest, manifest_index     kept ones                   -> manifest.jsonl and its index
     lazy_manifest                manifest.jsonl              -> utterances parsed on access
     sampling/corpus_weights      weights of corpora          -> repetitions per epoch
+    sampling/buckets             durations, token counts     -> buckets of similar utterances
+    sampling/shape_table, _search  the same                  -> few padded shapes, in their place
     sampling/epoch_plan          (seed, epoch, manifest)     -> updates, as lists of utterances
     sampling/rows                an update                   -> rows and their padded lengths
     sampling/bucketed_sampler    rows                        -> forward passes of one process

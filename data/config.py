@@ -135,6 +135,7 @@ class DataConfig:
     update_tokens: int = 4096  # Label tokens in an update at most, over all processes.
     # Clips in an update, over all processes, in place of update_seconds and update_tokens.
     update_clips: int | None = None
+    fixed_shapes: bool | None = None  # Few shapes of passes (docs/data.md). None: on a GPU.
     # Seconds of padded audio in a forward pass of one process at most, which limits memory. None is
     # what `python -m trainer find-batch-size` found for this GPU and model, or 480.
     max_seconds_per_forward: float | None = None
@@ -143,7 +144,7 @@ class DataConfig:
     # A clip of s seconds counts as s + s²/this value, since attention needs more memory for long
     # clips. `python -m trainer find-batch-size` measures it. None counts s.
     quadratic_memory_seconds: float | None = None
-    buckets: int = 32  # Length buckets at most. A small corpus gets fewer.
+    buckets: int = 32  # Length buckets at most, without fixed_shapes. A small corpus gets fewer.
     token_buckets: int = 3  # Buckets by number of label tokens within each length bucket, at most.
 
     # Processes that decode audio, for each training process. 0 decodes in the training process,

@@ -19,7 +19,7 @@ from data.labels import LabelEncoder
 from data.lazy_manifest import indices_of
 from data.log_mel import N_FRAMES, LogMel
 from data.sampling.bucketed_sampler import BucketedBatchSampler, SampleSpec
-from data.sampling.epoch_plan import padded_frames
+from data.sampling.padded_length import padded_frames
 from data.utterance import Utterance
 from data.worker_crashes import KILLS, WorkerWatch, resilient_batches
 

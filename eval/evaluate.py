@@ -20,7 +20,7 @@ from data.config import DataConfig
 from data.dataloader import BatchPreparer, eval_batches
 from data.errors import InputError
 from data.log_mel import CHUNK_SECONDS, FRAMES_PER_SECOND
-from data.sampling.epoch_plan import padded_frames
+from data.sampling.padded_length import padded_frames
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.device import explain_out_of_memory

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from data.atomic_files import read_jsonl, write_json
@@ -21,8 +22,10 @@ from eval.config import EvalConfig
 from tests.interrupted import interrupted
 from trainer.best_model import UTTERANCES
 from trainer.checkpoint.fixed_knobs import evaluation_knobs, refuse_changed_knobs, training_knobs
+from trainer.config import Config
 from trainer.model import ModelConfig
 from trainer.optimizer import OptimConfig
+from trainer.resume import with_fixed_shapes
 
 # 24 clips, 16 an update: an epoch is two updates, so its end lies on the way more than once
 HARD = ("--data.update_clips=16", "--model.dropout=0.1", "--loop.max_steps=6")
@@ -88,6 +91,24 @@ def test_half_precision_resumes_exactly_and_trains_alike_on_two_processes(
     wide_trainer(two, *extra, "--optim.lr=1e-5", processes=2)
     for step, loss in losses(one).items():
         assert float.fromhex(losses(two)[step]) == pytest.approx(float.fromhex(loss), rel=2e-3)
+
+
+def test_fixed_shapes_resume_exactly_on_any_processes_and_without_the_knob(
+    wide_trainer: Any, tmp_path: Path, losses: Losses
+) -> None:
+    on = "--data.fixed_shapes=True"
+    extra = ("--data.update_clips=5", "--optim.lr=1e-5", "--loop.max_steps=8")
+    whole = tmp_path / "whole"
+    wide_trainer(whole, *extra, on)  # 24 clips an epoch: a row of silence fills the last update
+    cut, two = (interrupted(whole, tmp_path / name, after=3) for name in ("cut", "two"))
+    resumed = (*extra, "--resume=auto")
+    refused = wide_trainer(cut, *resumed, "--data.fixed_shapes=False", check=False)
+    assert refused.returncode == 2
+    assert "data.fixed_shapes=True, now it is False" in refused.output
+    wide_trainer(cut, *resumed)  # auto is what the checkpoint says
+    assert losses(cut) == losses(whole)
+    wide_trainer(two, *resumed, processes=2)
+    assert_nearly_equal(losses(two), losses(whole))
 
 
 def assert_nearly_equal(found: dict[int, str], expected: dict[int, str]) -> None:
@@ -313,6 +334,27 @@ def test_a_checkpoint_that_names_a_removed_knob_goes_on_unless_it_did_something(
     refuse_changed_knobs(old, {"seed": 0}, ("data.repair",))
     with pytest.raises(InputError, match=r"data\.repair=0\.25, a knob that was removed: start"):
         refuse_changed_knobs(old, {"seed": 0}, ())
+
+
+def test_fixed_shapes_follow_the_device_unless_set_or_resumed(tmp_path: Path) -> None:
+    def resolved(value: bool | None, device: str, saved: Path | None = None) -> bool | None:
+        config = Config(data=DataConfig(fixed_shapes=value))
+        return with_fixed_shapes(config, torch.device(device), saved).data.fixed_shapes
+
+    assert [resolved(None, device) for device in ("cuda", "cpu")] == [True, False]
+    assert [resolved(value, "cuda") for value in (True, False)] == [True, False]
+    for saved, expected in ({"data.fixed_shapes": True}, True), ({}, False):
+        write_json(tmp_path / "state.json", {"shape": {"seed": 0, **saved}})
+        assert [resolved(None, device, tmp_path) for device in ("cuda", "cpu")] == [expected] * 2
+        same, other = (
+            {"seed": 0, "data.fixed_shapes": expected},
+            {"seed": 0, "data.fixed_shapes": not expected},
+        )
+        refuse_changed_knobs(tmp_path, same, ())
+        refuse_changed_knobs(tmp_path, other, ("data.fixed_shapes",))
+        now = f"data.fixed_shapes={expected}, now it is {not expected}"
+        with pytest.raises(InputError, match=now.replace(".", r"\.")):
+            refuse_changed_knobs(tmp_path, other, ())
 
 
 def test_what_changes_no_figure_may_change_between_starts() -> None:

@@ -45,7 +45,7 @@ from trainer.process.watchdog import Watchdog
 from trainer.publish.export import set_generation_config
 from trainer.publish.uploader import HubUploader
 from trainer.recovery import explain_stop, fit_passes_in_memory, save_on_exit
-from trainer.resume import fixed_knobs, resume, retry_best_export
+from trainer.resume import fixed_knobs, resume, retry_best_export, with_fixed_shapes
 from trainer.run import Monitors, Run, Saving, Training
 from trainer.run_dir import freeze_corpus, open_run_dir, write_settings
 from trainer.state import TrainState
@@ -99,7 +99,7 @@ def build(config: Config, heartbeat: Heartbeat) -> Run:
     rotation = CheckpointRotation(folder / CHECKPOINTS, config.checkpoint)
     checkpoints = Checkpoints(rotation, accelerator, recorder.print)
     saved = checkpoints.find(config.resume)
-
+    config = with_fixed_shapes(config, accelerator.device, saved)
     whisper = load_whisper(config.model.name, config.model.revision)
     manifest = freeze_corpus(
         folder, config.data, whisper.labels(), accelerator, seed=config.seed, resumed=bool(saved)

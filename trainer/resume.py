@@ -1,7 +1,10 @@
 """Resume a run: load a checkpoint, and make the run's folder and best model agree with it."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+import torch
 
 from data.errors import InputError
 from data.manifest import Manifest
@@ -15,6 +18,24 @@ from trainer.nonfinite import MAX_ROLLBACKS
 from trainer.publish.export import whole_step
 from trainer.state import TrainState
 from trainer.validation import Validation
+
+C = TypeVar("C", bound=Config)
+
+
+def with_fixed_shapes(config: C, device: torch.device, saved: Path | None = None) -> C:
+    """Return the config with data.fixed_shapes set: as in the checkpoint, or by the device.
+
+    Args:
+        config: of a run. A value that it has already stays.
+        device: that trains. Each new shape of a forward pass costs time on a GPU.
+        saved: path of the checkpoint that the run is resumed from. Older ones lack the knob.
+    """
+    if config.data.fixed_shapes is not None:
+        return config
+    on = device.type == "cuda"
+    if saved is not None:
+        on = read_progress(saved)["shape"].get("data.fixed_shapes", False)
+    return replace(config, data=replace(config.data, fixed_shapes=on))
 
 
 def fixed_knobs(config: Config, manifest: Manifest, steps: int) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def build_train_loader(
     if not config.data.streaming:
         return first
     windows = build_windows(config, whisper.labels(), manifest, rank)
-    plans = partial(Plan.from_utterances, config=config.data, seed=config.seed)
+    plans = partial(Plan.from_utterances, config=config.data, seed=config.seed, table=plan.table)
     return StreamTrainLoader(windows, plans, build, first, rank=rank, world_size=world_size)
 
 

@@ -92,7 +92,7 @@ class PaddingCollator:
         )
         mel_seconds = time.perf_counter() - started
         targets = [self._targets(sample) for sample in samples]
-        inputs, labels = self._shifted(targets)
+        inputs, labels = self._shifted(targets, samples[0].spec.label_length)
         clips, spec = [clip for sample in samples for clip in sample.clips], samples[0].spec
         return Batch(
             ids=[clip.utterance.id for clip in clips],
@@ -150,9 +150,13 @@ class PaddingCollator:
             prompt = labels.prompt_tokens(text, available)
         return Targets(prompt, ids, counts)
 
-    def _shifted(self, targets: Sequence[Targets]) -> tuple[Tensor, Tensor]:
-        """Return decoder inputs and labels, both (batch, tokens); labels are one token ahead."""
+    def _shifted(self, targets: Sequence[Targets], length: int) -> tuple[Tensor, Tensor]:
+        """Return decoder inputs and labels, both (batch, tokens); labels are one token ahead.
+
+        They are padded to `length` tokens, but to no more than the model's decoder positions.
+        """
         longest = max(len(target.prompt) + len(target.ids) for target in targets) - 1
+        longest = max(longest, min(length, self.label_encoder.max_tokens))
         inputs = torch.full((len(targets), longest), self.label_encoder.end_id)
         labels = torch.full((len(targets), longest), IGNORE_INDEX)
         for i, (prompt, ids, counts) in enumerate(targets):

@@ -6,6 +6,7 @@ from itertools import count, islice
 from operator import attrgetter
 from typing import NamedTuple
 
+import numpy as np
 from torch.utils.data import Sampler
 
 from data.batch import Position, Shape
@@ -15,6 +16,7 @@ from data.log_mel import FRAMES_PER_SECOND
 from data.sampling.epoch_plan import Plan
 from data.sampling.forward_bounds import bound_shapes
 from data.sampling.rows import Row, make_rows
+from data.sampling.shape_table import PACKED_LABEL_STEP, cut_update, fitting_rows, padded_tokens
 
 
 class SampleSpec(NamedTuple):
@@ -27,6 +29,7 @@ class SampleSpec(NamedTuple):
     frames: int  # padded length
     with_timestamps: bool = False  # whether the labels have timestamps
     with_prompt: bool = False  # whether the labels follow the utterance's prompt
+    label_length: int = 0  # tokens that labels are padded to, if the longest label has no more
 
 
 @dataclass(eq=False)
@@ -71,7 +74,11 @@ class BucketedBatchSampler(Sampler[list[SampleSpec]]):
             position = Position(0, number)
             rows = make_rows(updates[number], position, self.plan, self.config)
             shapes = [
-                Shape(len(specs), specs[0].frames, max(map(self._tokens, specs)))
+                Shape(
+                    len(specs),
+                    specs[0].frames,
+                    specs[0].label_length or max(map(self._tokens, specs)),
+                )
                 for specs in self._specs(rows, position, position)
             ]
             largest = max(shapes, key=self.pass_cost)
@@ -101,23 +108,57 @@ class BucketedBatchSampler(Sampler[list[SampleSpec]]):
     def _specs(
         self, rows: list[Row], position: Position, next_position: Position
     ) -> Iterator[list[SampleSpec]]:
-        shares = [self._passes(rows[rank :: self.world_size]) for rank in range(self.world_size)]
-        pass_count = max(map(len, shares))
-        own_passes = shares[self.rank]
-        own_passes += [[Row((), rows[-1].frames)]] * (pass_count - len(own_passes))
-        for number, own_rows in enumerate(own_passes, 1):
+        shape = self._update_shape(rows)
+        passes = self._own_passes(rows) if shape is None else self._equal_passes(rows, shape)
+        for number, own_rows in enumerate(passes, 1):
+            label_length = self._label_length(own_rows) if shape is None else shape.tokens
             yield [
                 SampleSpec(
                     clips=row.clips,
                     position=position,
                     next_position=next_position,
-                    is_last=number == pass_count,
+                    is_last=number == len(passes),
                     frames=row.frames,
                     with_timestamps=row.with_timestamps,
                     with_prompt=row.with_prompt,
+                    label_length=label_length,
                 )
                 for row in own_rows
             ]
+
+    def _update_shape(self, rows: Sequence[Row]) -> Shape | None:
+        """Return the shape of a full update with these clips; None without a table of shapes."""
+        if self.plan.table is None:
+            return None
+        clips = [clip for row in rows for clip in row.clips]
+        return self.plan.table.shape(self.plan.shape_number(clips))
+
+    def _equal_passes(self, rows: Sequence[Row], shape: Shape) -> list[list[Row]]:
+        """Cut an update into this process's passes of one shape, filled with rows of silence."""
+        frames = rows[0].frames
+        most = fitting_rows(frames, shape.tokens, self.config)
+        count, size = cut_update(shape.rows, len(rows), most, self.world_size)
+        own = list(rows[self.rank :: self.world_size])
+        if len(rows) == shape.rows:  # processes with fewer rows have smaller passes
+            size = max(1, -(-len(own) // count))
+        own += [Row((), frames)] * (count * size - len(own))
+        return [own[start : start + size] for start in range(0, len(own), size)]
+
+    def _label_length(self, rows: Sequence[Row]) -> int:
+        """Return the padded label length of packed rows with data.fixed_shapes, otherwise 0."""
+        return self._padded(max(map(self._tokens, rows))) if self.config.fixed_shapes else 0
+
+    def _padded(self, tokens: int) -> int:
+        """Return the length that labels of packed rows are padded to."""
+        if not self.config.fixed_shapes:
+            return tokens
+        return padded_tokens(np.array(tokens), PACKED_LABEL_STEP).item()
+
+    def _own_passes(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """Cut an update into this process's passes, as many as every other process has."""
+        shares = [self._passes(rows[rank :: self.world_size]) for rank in range(self.world_size)]
+        own = shares[self.rank]
+        return own + [[Row((), rows[-1].frames)]] * (max(map(len, shares)) - len(own))
 
     def _passes(self, rows: Sequence[Row]) -> list[list[Row]]:
         """Cut rows into forward passes of one padded length that fit the memory limits."""
@@ -140,4 +181,7 @@ class BucketedBatchSampler(Sampler[list[SampleSpec]]):
         if self.config.quadratic_memory_seconds is not None:
             seconds += seconds**2 / self.config.quadratic_memory_seconds
         limit = self.config.max_seconds_per_forward or MAX_SECONDS_PER_FORWARD
-        return rows * seconds <= limit and rows * tokens <= self.config.max_tokens_per_forward
+        return (
+            rows * seconds <= limit
+            and rows * self._padded(tokens) <= self.config.max_tokens_per_forward
+        )

@@ -44,6 +44,12 @@ def mean_seconds(columns: ManifestColumns, weights: Mapping[str, float]) -> floa
     return total / sum(weight * clips for weight, clips, _ in parts)
 
 
+def mean_repetitions(columns: ManifestColumns, weights: Mapping[str, float]) -> NDArray[np.float64]:
+    """Return the repetitions per epoch of each utterance, on average over epochs."""
+    by_kind = [weights.get(corpus, 1.0) for corpus, _, _ in columns.kinds]
+    return np.array(by_kind)[columns.kind]
+
+
 def repetitions_of(
     columns: ManifestColumns, weights: Mapping[str, float], seed: int, epoch: int
 ) -> NDArray[np.int64]:

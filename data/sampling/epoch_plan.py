@@ -9,7 +9,6 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from typing import overload
 
 import numpy as np
@@ -17,13 +16,11 @@ from numpy.typing import NDArray
 
 from data.config import DataConfig
 from data.lazy_manifest import ManifestColumns
-from data.log_mel import CHUNK_SECONDS, FRAMES_PER_SECOND, N_FRAMES, frames_of
+from data.log_mel import CHUNK_SECONDS
+from data.sampling.buckets import make_buckets
 from data.sampling.corpus_weights import mean_seconds, repetitions_of, weights_of
+from data.sampling.shape_table import ShapeTable
 from data.utterance import Utterance
-
-EDGE_FRAMES = 16  # padded lengths are multiples: 8 encoder positions, efficient on tensor cores
-WHOLE_WINDOWS = ("30s", "packed")  # values of data.pad for which length does not matter
-MIN_UPDATES = 2  # per bucket, so that updates mix clips differently in each epoch
 
 
 class EpochUpdates(Sequence[list[int]]):
@@ -76,30 +73,54 @@ class Plan:
     update_clips: int | None
     speeds: Sequence[float]  # one is drawn per clip and epoch; empty: unchanged
     seed: int
+    table: ShapeTable | None  # the shapes that clips are padded to (data.fixed_shapes)
+    shape_numbers: NDArray[np.int8]  # each utterance's index into the table; empty without one
 
     @classmethod
     def from_utterances(
-        cls, utterances: Sequence[Utterance], config: DataConfig, seed: int
+        cls,
+        utterances: Sequence[Utterance],
+        config: DataConfig,
+        seed: int,
+        table: ShapeTable | None = None,
     ) -> "Plan":
-        """Build the plan of a manifest."""
+        """Build the plan of a manifest.
+
+        Args:
+            utterances: of the manifest.
+            config: padding, the budget of an update, and data.fixed_shapes.
+            seed: of the order.
+            table: shapes of data.fixed_shapes. None chooses them from the manifest.
+        """
         columns = ManifestColumns.from_utterances(utterances)
         weights = weights_of(columns, config)
+        numbers = np.zeros(0, dtype=np.int8)
+        if config.fixed_shapes and config.pad != "packed":
+            table = table or ShapeTable.build(columns, config, weights)
+            numbers = table.numbers(columns, config)
+            of_shape = (np.flatnonzero(numbers == n) for n in range(len(table.rows)))
+            buckets = [bucket.astype(np.int32) for bucket in of_shape if len(bucket)]
+        else:
+            buckets = make_buckets(columns.seconds, columns.tokens, config)
         return cls(
             columns=columns,
             weights=weights,
-            buckets=make_buckets(columns.seconds, columns.tokens, config),
+            buckets=buckets,
             mean_seconds=mean_seconds(columns, weights),
             update_seconds=config.update_seconds,
             update_tokens=config.update_tokens,
             update_clips=config.update_clips,
             speeds=config.augment.speed,
             seed=seed,
+            table=table,
+            shape_numbers=numbers,
         )
 
     def updates(self, epoch: int) -> EpochUpdates:
         """Return an epoch's updates: each utterance with its repetitions, similar ones together.
 
         The remainders of all buckets are joined, in order of length, and cut into further updates.
+        With a table of shapes, the remainder of a bucket joins the next one instead.
         """
         return _draw_updates(self, epoch)
 
@@ -126,8 +147,18 @@ class Plan:
         """Return the number of updates in the first `epochs` epochs."""
         return sum(len(self.updates(epoch)) for epoch in range(epochs))
 
+    def shape_number(self, clips: Sequence[int] | NDArray[np.int32]) -> int:
+        """Return the index into the table of the shape of an update: the largest of its clips."""
+        return int(self.shape_numbers[np.asarray(clips, dtype=np.int32)].max(initial=0))
+
     def group_starts(self, clips: list[int]) -> list[int]:
-        """Cut clips into groups within the update budget; return the offset of each group."""
+        """Cut clips into groups within the update budget; return the offset of each group.
+
+        With a table of shapes all groups but the last are full, and the last one may be empty.
+        """
+        if self.table is not None:
+            rows = self.table.rows.item(self.shape_number(clips))
+            return list(range(0, len(clips) + 1, rows))
         if self.update_clips is not None:
             return list(range(0, len(clips), self.update_clips)) or [0]
         max_seconds, max_tokens = self.update_seconds, self.update_tokens
@@ -155,6 +186,8 @@ def _draw_updates(plan: Plan, epoch: int) -> EpochUpdates:
     for indices in plan.buckets:
         due = indices if repetitions is None else np.repeat(indices, repetitions[indices])
         bucket: list[int] = due.tolist()
+        if plan.table is not None:
+            bucket, rest = bucket + rest, []
         rng.shuffle(bucket)
         *begins, last = plan.group_starts(bucket)
         starts.extend(len(clips) + begin for begin in begins)
@@ -167,70 +200,3 @@ def _draw_updates(plan: Plan, epoch: int) -> EpochUpdates:
     rng.shuffle(order)
     starts.append(len(clips))
     return EpochUpdates(np.array(clips), np.array(starts), np.array(order, dtype=np.int64))
-
-
-def make_buckets(
-    seconds: NDArray[np.float64], tokens: NDArray[np.int32], config: DataConfig
-) -> list[NDArray[np.int32]]:
-    """Sort utterances into 2-D buckets: by duration, and within that by number of tokens.
-
-    The decoder pads too, and clips of equal duration differ most in their number of tokens (2-D
-    buckets as in lhotse and NeMo).
-
-    Returns:
-        Indices of utterances, shorter ones first; no bucket is empty.
-    """
-
-    def updates(bucket: NDArray[np.float64]) -> float:
-        if config.update_clips is not None:
-            return len(bucket) / config.update_clips
-        return sum(bucket.tolist()) / config.update_seconds  # exact order: np.sum() adds in pairs
-
-    if config.pad in WHOLE_WINDOWS:
-        return [np.arange(len(seconds), dtype=np.int32)]
-    bucket_count = max(1, min(config.buckets, int(updates(seconds) / MIN_UPDATES)))
-    edges = bucket_edges(seconds, bucket_count)
-    by_tokens = np.argsort(tokens, kind="stable").astype(np.int32)
-    number = np.searchsorted(edges, frames_of_all(seconds))[by_tokens]
-    ordered = by_tokens[np.argsort(number, kind="stable")]
-    ends = np.cumsum(np.bincount(number, minlength=len(edges)))
-    buckets = []
-    for bucket in filter(len, np.split(ordered, ends[:-1])):
-        parts = max(1, min(config.token_buckets, int(updates(seconds[bucket]) / MIN_UPDATES)))
-        cuts = [len(bucket) * part // parts for part in range(parts + 1)]
-        buckets += [bucket[a:b] for a, b in pairwise(cuts)]
-    return buckets
-
-
-def bucket_edges(seconds: NDArray[np.float64], buckets: int) -> list[int]:
-    """Return bucket edges, in frames, between which there are equal amounts of audio.
-
-    A clip of n frames belongs to the first bucket whose edge is n or more. The last edge fits the
-    longest clip.
-    """
-    ordered = np.sort(seconds)
-    totals = np.cumsum(ordered)  # adds in order, unlike np.sum()
-    share = sum(ordered.tolist()) / buckets
-    edges: list[int] = []
-    last = -1  # index of the clip that the last edge was made for
-    while True:
-        reached = np.searchsorted(totals, share * (len(edges) + 1) * (1 - 1e-9))
-        last = max(last + 1, int(reached))
-        if last >= len(ordered):
-            return sorted({*edges, padded_frames(ordered.item(-1))})
-        edges.append(padded_frames(ordered.item(last)))
-
-
-def padded_frames(seconds: float) -> int:
-    """Return the frames of a duration in seconds, rounded up to a multiple of EDGE_FRAMES."""
-    return min(-(-frames_of(seconds) // EDGE_FRAMES) * EDGE_FRAMES, N_FRAMES)
-
-
-def frames_of_all(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return frames_of() of each duration."""
-    return np.ceil(seconds * FRAMES_PER_SECOND).astype(np.int64)
-
-
-def padded_frames_of_all(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return padded_frames() of each duration."""
-    return np.minimum(-(-frames_of_all(seconds) // EDGE_FRAMES) * EDGE_FRAMES, N_FRAMES)

@@ -12,9 +12,17 @@ from numpy.typing import NDArray
 from data.batch import Position, Shape
 from data.config import MAX_SECONDS_PER_FORWARD, DataConfig
 from data.labels import MAX_TOKENS, PROMPT_TOKENS
-from data.log_mel import CHUNK_SECONDS, FRAMES_PER_SECOND, N_FRAMES
-from data.sampling.epoch_plan import EpochUpdates, Plan, padded_frames_of_all
-from data.sampling.rows import min_frames
+from data.log_mel import FRAMES_PER_SECOND, N_FRAMES
+from data.sampling.epoch_plan import EpochUpdates, Plan
+from data.sampling.padded_length import at_speed, padded_frames_of_all
+from data.sampling.rows import min_frames, table_frames
+from data.sampling.shape_table import (
+    PACKED_LABEL_STEP,
+    ShapeTable,
+    cut_update,
+    fitting_rows,
+    padded_tokens,
+)
 
 Ints = NDArray[np.int64]
 
@@ -27,6 +35,8 @@ def bound_shapes(plan: Plan, config: DataConfig, world_size: int) -> list[Shape]
         config: how they are padded and cut.
         world_size: number of processes that share an update.
     """
+    if plan.table is not None:
+        return _table_shapes(plan, plan.table, config, world_size)
     updates = plan.updates(0)
     shortest, longest = _edges(plan, updates)
     min_tokens, max_tokens = _tokens(plan, updates, config)
@@ -38,17 +48,37 @@ def bound_shapes(plan: Plan, config: DataConfig, world_size: int) -> list[Shape]
         sums = _sums_by_update(plan.columns.tokens, updates)
         max_tokens = np.maximum(max_tokens, np.minimum(sums, MAX_TOKENS))
         max_tokens += 2 * clips if config.timestamp_probability else 0
+        if config.fixed_shapes:
+            max_tokens = padded_tokens(max_tokens, PACKED_LABEL_STEP)
     fitting = _max_rows(np.maximum(shortest, least), min_tokens, config)
     rows = np.minimum(-(-clips // world_size), fitting)
     table = np.stack([rows, frames, np.maximum(max_tokens, 1)], axis=1)[updates.order]
     return [Shape(*row) for row in table.tolist()]
 
 
+def _table_shapes(
+    plan: Plan, table: ShapeTable, config: DataConfig, world_size: int
+) -> list[Shape]:
+    """Return the first process's shape of each update, of which no process has a larger one."""
+    updates = plan.updates(0)
+    numbers = np.maximum.reduceat(plan.shape_numbers[updates.clips], updates.starts[:-1])
+    clips = np.diff(updates.starts)
+    shapes = []
+    for update, index in enumerate(updates.order.tolist()):
+        number = numbers.item(index)
+        full, tokens = table.rows.item(number), table.tokens.item(number)
+        frames = table_frames(table.frames.item(number), Position(0, update), plan, config)
+        most = fitting_rows(frames, tokens, config)
+        _, rows = cut_update(full, clips.item(index), most, world_size)
+        shapes.append(Shape(rows, frames, tokens))
+    return shapes
+
+
 def _edges(plan: Plan, updates: EpochUpdates) -> tuple[Ints, Ints]:
     """Return the padded frames of the shortest and the longest clip of each update."""
     seconds = plan.columns.seconds
     durations = [seconds]  # at each speed, unless too long at it
-    durations += [np.where(seconds / v < CHUNK_SECONDS, seconds / v, seconds) for v in plan.speeds]
+    durations += [at_speed(seconds, speed) for speed in plan.speeds]
     low = padded_frames_of_all(np.min(durations, axis=0))
     high = padded_frames_of_all(np.max(durations, axis=0))
     begins = updates.starts[:-1]

@@ -12,7 +12,9 @@ from data.batch import Position
 from data.config import DataConfig
 from data.labels import MAX_TOKENS
 from data.log_mel import CHUNK_SECONDS, N_FRAMES
-from data.sampling.epoch_plan import EDGE_FRAMES, Plan, padded_frames
+from data.sampling.epoch_plan import Plan
+from data.sampling.padded_length import EDGE_FRAMES, padded_frames
+from data.sampling.shape_table import silence_frames
 
 
 class Row(NamedTuple):
@@ -27,7 +29,7 @@ class Row(NamedTuple):
 def make_rows(
     update: Sequence[int], position: Position, plan: Plan, config: DataConfig
 ) -> list[Row]:
-    """Return an update's rows, the longest first.
+    """Return an update's rows, the longest first; with a table of shapes, all of one length.
 
     Args:
         update: indices into the manifest.
@@ -38,6 +40,11 @@ def make_rows(
     if config.pad == "packed":
         windows = _pack_windows(update, position.epoch, plan)
         return [_row(clips, N_FRAMES, position.epoch, plan, config) for clips in windows]
+    if plan.table is not None:
+        frames = table_frames(
+            plan.table.frames.item(plan.shape_number(update)), position, plan, config
+        )
+        return [_row([index], frames, position.epoch, plan, config) for index in update]
     edge = {index: padded_frames(plan.duration(index, position.epoch)) for index in update}
     ordered = sorted(update, key=lambda i: (-edge[i], -plan.tokens(i), i))
     edges = [edge[index] for index in ordered]
@@ -73,6 +80,12 @@ def min_frames(longest: int, position: Position, plan: Plan, config: DataConfig)
     if rng.random() < config.trailing_silence:  # the lower of two, since shorter is cheaper
         return min(rng.randrange(longest, N_FRAMES + 1, EDGE_FRAMES) for _ in range(2))
     return 0
+
+
+def table_frames(frames: int, position: Position, plan: Plan, config: DataConfig) -> int:
+    """Return the padded length of an update whose shape has a length in frames (fixed_shapes)."""
+    longer = max(frames, min_frames(frames, position, plan, config))
+    return frames if longer == frames else silence_frames(longer)
 
 
 def _equalize(edges: Sequence[int], padding: float) -> list[int]:

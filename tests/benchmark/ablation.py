@@ -37,7 +37,15 @@ MODES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("bucket", ("--data.pad=bucket",)),
     ("packed", ("--data.pad=packed",)),
     # updates of any lengths, as padded training has them: the very same clips in each
-    ("bucket, shuffled", ("--data.pad=bucket", "--data.buckets=1", "--data.token_buckets=1")),
+    (
+        "bucket, shuffled",
+        (
+            "--data.pad=bucket",
+            "--data.buckets=1",
+            "--data.token_buckets=1",
+            "--data.fixed_shapes=False",
+        ),
+    ),
 )
 # ways whose knobs are no more: their cells are kept, and shown
 PAST = ("mixed", "bucket, repair", "mixed, repair")

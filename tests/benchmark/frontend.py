@@ -31,7 +31,7 @@ from data.config_parser import parse_dataclass
 from data.corpora import read
 from data.errors import plain_errors
 from data.log_mel import SAMPLE_RATE, LogMel
-from data.sampling.epoch_plan import padded_frames
+from data.sampling.padded_length import padded_frames
 from data.utterance import Utterance
 
 FORMATS = ((48_000, "mp3"), (44_100, "mp3"), (44_100, "wav"), (16_000, "flac"), (16_000, "wav"))

@@ -29,7 +29,7 @@ from data.config_parser import parse_dataclass
 from data.errors import plain_errors
 from data.log_mel import CHUNK_SECONDS, LogMel
 from data.manifest import read_held_out, scan_cache_path
-from data.sampling.epoch_plan import padded_frames
+from data.sampling.padded_length import padded_frames
 from data.utterance import Utterance
 from eval.metrics.normalize import normalizer_for
 from eval.metrics.units import unit_of

@@ -41,6 +41,7 @@ RUNGS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "--model.silence_states=False",
             "--model.cast_once=False",
             "--model.compile=False",
+            "--data.fixed_shapes=False",
         ),
     ),
     ("activations kept", ("--model.gradient_checkpointing=False",)),
@@ -60,6 +61,7 @@ RUNGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("states of silence behind each clip", ("--model.silence_states=True",)),
     ("weights cast once an update (half precision)", ("--model.cast_once=True",)),
     ("layers compiled", ("--model.compile=True",)),
+    ("fixed shapes", ("--data.fixed_shapes=True",)),
     ("silence behind a quarter of the updates", ("--data.trailing_silence=0.25",)),
 )
 COLUMNS = ("clips/s", "ratio", "audio-s/s", "MFU", "wait", "enc.", "dec.", "GB")

@@ -20,7 +20,7 @@ from data.corpora import read
 from data.dataloader import BatchPreparer, eval_batches
 from data.errors import InputError
 from data.log_mel import LogMel
-from data.sampling.epoch_plan import padded_frames
+from data.sampling.padded_length import padded_frames
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.evaluate import MIN_LENGTH_RATIO, Evaluator, save

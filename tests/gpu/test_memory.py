@@ -24,6 +24,7 @@ ONE_PASS = (
     "--data.max_seconds_per_forward=5000",
     "--data.buckets=1",  # every update has clips of all lengths: their passes are alike
     "--data.token_buckets=1",
+    "--data.fixed_shapes=False",
 )
 UPDATES = "--loop.max_steps=6"
 # what libraries say where the device has no memory left for them

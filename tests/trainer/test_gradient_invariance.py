@@ -23,7 +23,8 @@ from data.dataloader import BatchPreparer, train_batches
 from data.labels import LabelEncoder
 from data.log_mel import FRAMES_PER_SECOND
 from data.sampling.bucketed_sampler import BucketedBatchSampler
-from data.sampling.epoch_plan import Plan, padded_frames
+from data.sampling.epoch_plan import Plan
+from data.sampling.padded_length import padded_frames
 from data.utterance import Utterance
 from eval.whisper import Whisper, load_whisper
 from trainer.distributed.accelerator import build_accelerator
@@ -46,6 +47,7 @@ class Cut(NamedTuple):
     clips: int  # a pass
     passes: int  # a process
     processes: int
+    fixed_shapes: bool = False
 
 
 CUTS = [
@@ -54,6 +56,8 @@ CUTS = [
     Cut(1, 16, 1),
     Cut(4, 2, 2),
     Cut(1, 6, 3),  # 16 clips are 6, 5 and 5: two processes make up with a pass of silence
+    Cut(4, 4, 1, True),
+    Cut(3, 2, 3, True),  # 16 clips are 6, 5 and 5: rows of silence fill the passes of two processes
 ]
 
 
@@ -152,7 +156,12 @@ def _passes(cut: Cut, whisper: Whisper, corpus: Path, rank: int) -> Iterator[Bat
     """Return the passes of one process."""
     # all clips of an update have one length: it is cut by memory alone
     config = DataConfig(
-        corpus=(str(corpus),), update_clips=CLIPS, pad="bucket", max_padding=100.0, workers=0
+        corpus=(str(corpus),),
+        update_clips=CLIPS,
+        pad="bucket",
+        max_padding=100.0,
+        workers=0,
+        fixed_shapes=cut.fixed_shapes,
     )
     encoder = whisper.labels()
     rows = _ragged(config, encoder)

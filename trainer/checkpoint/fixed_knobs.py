@@ -27,6 +27,7 @@ PLAN_KNOBS = (
     "token_buckets",
     "weights",
     "hours_per_epoch",
+    "fixed_shapes",
 )
 # fields of DataConfig that the later windows of a stream depend on
 STREAM_KNOBS = (
@@ -56,6 +57,9 @@ EVAL_KNOBS = (
     "error_unit",
     "normalizer",
 )
+
+# knobs that older checkpoints lack, with the values that they were trained with
+ADDED = {"data.fixed_shapes": False}
 
 # removed knobs that older checkpoints hold, with the values at which they had no effect
 REMOVED = {"data.repair": 0.0, "data.padded_share": 0.15}
@@ -138,7 +142,7 @@ def refuse_changed_knobs(path: Path, now: dict[str, Any], accept: tuple[str, ...
     """
     saved = _without_folders(current_names(read_progress(path)["shape"]))
     for key in sorted(saved.keys() | now.keys()):
-        old, new, of_eval = saved.get(key), now.get(key), key.startswith("eval.")
+        old, new, of_eval = saved.get(key, ADDED.get(key)), now.get(key), key.startswith("eval.")
         if old == new or key in accept or (of_eval and key not in saved):
             continue
         if key in REMOVED:

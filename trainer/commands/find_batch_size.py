@@ -22,7 +22,8 @@ from data.config import DataConfig
 from data.errors import InputError
 from data.log_mel import FRAMES_PER_SECOND, N_FRAMES
 from data.manifest import build_manifest, scan_cache_path
-from data.sampling.epoch_plan import Plan, padded_frames
+from data.sampling.epoch_plan import Plan
+from data.sampling.padded_length import padded_frames
 from eval.whisper import Whisper, load_whisper
 from trainer.config import Config
 from trainer.distributed.accelerator import build_accelerator, trim_memory

@@ -34,6 +34,7 @@ from trainer.plan.plan_tables import Section, show
 from trainer.plan.workload import Workload, average_update
 from trainer.publish.export import set_generation_config
 from trainer.publish.uploader import HubUploader
+from trainer.resume import with_fixed_shapes
 from trainer.validation import Validation
 
 
@@ -107,10 +108,11 @@ class PlannedRun:
         Raises:
             InputError: training could not start.
         """
-        self.config, self.folder = config, Path(config.run_dir)
         self.accelerator = build_accelerator(
             precision=config.precision, deterministic=config.deterministic, trackers=()
         )
+        config = with_fixed_shapes(config, self.accelerator.device)
+        self.config, self.folder = config, Path(config.run_dir)
         self.whisper = load_whisper(config.model.name, config.model.revision)
         self.manifest, self.left_out = self._read_corpus()
         set_generation_config(self.whisper, self.manifest.train)
@@ -119,12 +121,9 @@ class PlannedRun:
         self.flops = whisper_flops(self.whisper, config.model)
         architecture = self.whisper.model.config
         fit = fit_path(self.folder, self.accelerator, architecture, config.model, config.optim)
+        moments = optimizer_state_bytes(module, config.optim)
         self.memory = MemoryEstimator(
-            self.accelerator,
-            engine.model,
-            fit,
-            moments=optimizer_state_bytes(module, config.optim),
-            flops=self.flops,
+            self.accelerator, engine.model, fit, moments=moments, flops=self.flops
         )
         self.plan = Plan.from_utterances(self.manifest.train, config.data, config.seed)
         self.steps = config.loop.max_steps or self.plan.num_updates(config.loop.epochs)

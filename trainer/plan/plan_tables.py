@@ -30,6 +30,7 @@ def overview(plan: Section) -> Table:
         "left out": left_out(plan["speech"]["left_out"]),
         "updates": updates(plan["updates"]),
         "padding": padding(plan["updates"]),
+        "shapes": shapes(plan["updates"]),
         "speed": speed(plan),
         "time": time(plan["seconds"]),
         "disk": disk(plan["disk"]),
@@ -70,6 +71,11 @@ def padding(section: Section) -> str:
     """Format the shares of padding."""
     encoder, decoder = section["encoder_padding"], section["decoder_padding"]
     return f"{encoder:.1%} of the encoder's positions, {decoder:.1%} of the decoder's"
+
+
+def shapes(section: Section) -> str:
+    """Format the number of distinct shapes of the forward passes."""
+    return f"{section['shapes']:,} distinct (rows, frames, tokens) of forward passes"
 
 
 def speed(plan: Section) -> str:

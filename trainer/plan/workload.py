@@ -85,7 +85,8 @@ class Workload:
 
     def _pass(self, specs: Sequence[SampleSpec]) -> Pass:
         rows = [self._row_tokens(spec) for spec in specs]
-        longest = max(context + max(1, targets) for context, targets in rows)
+        padded = min(specs[0].label_length, self._labels.max_tokens)
+        longest = max(padded, *(context + max(1, targets) for context, targets in rows))
         shape = Shape(len(specs), specs[0].frames, longest)
         return Pass(shape, sum(targets for _, targets in rows))
 
@@ -120,6 +121,7 @@ def average_update(updates: Sequence[Update]) -> dict[str, float]:
         "passes": sum(len(u.passes) for u in updates) / count,
         "encoder_padding": 1 - audio * POSITIONS_PER_SECOND / positions,
         "decoder_padding": 1 - sum(u.targets for u in updates) / slots,
+        "shapes": len({each.shape for u in updates for each in u.passes}),
     }
 
 

@@ -30,7 +30,7 @@ from data.batching.collate import Clip, Sample
 from data.dataloader import BatchPreparer
 from data.log_mel import SAMPLE_RATE
 from data.sampling.bucketed_sampler import SampleSpec
-from data.sampling.epoch_plan import padded_frames
+from data.sampling.padded_length import padded_frames
 from data.utterance import Drop, Utterance
 from eval.device import set_up_cuda
 from eval.silence_states import patch_attention

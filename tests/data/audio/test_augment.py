@@ -29,7 +29,8 @@ from data.errors import InputError
 from data.labels import LabelEncoder
 from data.manifest import build_manifest
 from data.sampling.bucketed_sampler import BucketedBatchSampler
-from data.sampling.epoch_plan import Plan, padded_frames
+from data.sampling.epoch_plan import Plan
+from data.sampling.padded_length import padded_frames
 from data.utterance import Utterance
 from eval.whisper import load_whisper
 

@@ -115,6 +115,25 @@ def test_a_forward_pass_of_silence_has_no_weight_and_no_drop(label_encoder: Labe
     assert (batch.next_position, batch.is_last) == (Position(2, 1), False)
 
 
+@pytest.mark.parametrize(("length", "expected"), [(0, 5), (3, 5), (16, 16), (1000, 448)])
+def test_labels_are_padded_to_a_given_length_that_the_model_has(
+    length: int, expected: int, label_encoder: LabelEncoder
+) -> None:
+    rows = [clip(10), Sample(clips=[], spec=clip(10).spec)]  # the second one is silence
+    (plain, padded) = (
+        PaddingCollator(label_encoder, LogMel(80))(
+            [Sample(clips=row.clips, spec=row.spec._replace(label_length=n)) for row in rows]
+        )
+        for n in (0, length)
+    )
+    own = plain.labels.shape[1]
+    assert padded.labels.shape == padded.decoder_input_ids.shape == (2, max(expected, own))
+    assert (padded.labels[:, :own] == plain.labels).all()
+    assert (padded.labels[:, own:] == IGNORE_INDEX).all()
+    assert (padded.labels[1] == IGNORE_INDEX).all()
+    assert padded.tokens == plain.tokens
+
+
 def joined(*lines: Sample) -> Sample:
     """Return a sample of all clips of some samples."""
     return Sample(clips=[each for line in lines for each in line.clips], spec=lines[0].spec)

@@ -15,7 +15,9 @@ from data.batch import Position
 from data.config import DataConfig
 from data.log_mel import FRAMES_PER_SECOND, N_FRAMES, frames_of
 from data.sampling.bucketed_sampler import BucketedBatchSampler, SampleSpec
-from data.sampling.epoch_plan import EDGE_FRAMES, Plan, bucket_edges, make_buckets, padded_frames
+from data.sampling.buckets import bucket_edges, make_buckets
+from data.sampling.epoch_plan import Plan
+from data.sampling.padded_length import EDGE_FRAMES, padded_frames
 from data.utterance import Utterance
 
 TrainLoader = list[list[SampleSpec]]

@@ -19,8 +19,10 @@ from data.config import DataConfig
 from data.lazy_manifest import ManifestColumns
 from data.log_mel import frames_of
 from data.sampling.bucketed_sampler import BucketedBatchSampler
+from data.sampling.buckets import MIN_UPDATES, WHOLE_WINDOWS, bucket_edges
 from data.sampling.corpus_weights import weights_of
-from data.sampling.epoch_plan import MIN_UPDATES, WHOLE_WINDOWS, Plan, bucket_edges, padded_frames
+from data.sampling.epoch_plan import Plan
+from data.sampling.padded_length import padded_frames
 from data.utterance import Utterance
 from trainer.metrics.flops import WhisperFlops
 
@@ -184,10 +186,13 @@ def test_edges_are_those_of_the_plain_loop(buckets: int) -> None:
         assert bucket_edges(np.array(seconds), buckets) == plain_edges(sorted(seconds), buckets)
 
 
+@pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_the_worst_pass_is_the_first_largest_of_all(config: DataConfig, world_size: int) -> None:
-    rows = speech(700, seed=5)
+def test_the_worst_pass_is_the_first_largest_of_all(
+    config: DataConfig, world_size: int, fixed: bool
+) -> None:
+    rows, config = speech(700, seed=5), replace(config, fixed_shapes=fixed)
     plan = Plan.from_utterances(rows, config, seed=1)
     for rank in range(world_size):
         for cost in (WHISPER.activation_bytes, lambda shape: shape.seconds):
@@ -196,6 +201,11 @@ def test_the_worst_pass_is_the_first_largest_of_all(config: DataConfig, world_si
             )
             epoch = replace(sampler, updates=plan.num_updates(1))
             shapes = [
-                Shape(len(rows), rows[0].frames, max(map(sampler._tokens, rows))) for rows in epoch
+                Shape(
+                    len(rows),
+                    rows[0].frames,
+                    rows[0].label_length or max(map(sampler._tokens, rows)),
+                )
+                for rows in epoch
             ]
             assert sampler.largest() == max(shapes, key=cost)

@@ -126,10 +126,12 @@ def test_a_killed_run_continues_exactly_and_leaves_nothing_of_the_stream(
     assert not (cut / "stream").exists()
 
 
+@pytest.mark.parametrize("fixed", [False, True])
 def test_two_processes_train_as_one_does(
-    trainer: Any, tmp_path: Path, losses: Losses, shards: Path
+    trainer: Any, tmp_path: Path, losses: Losses, shards: Path, fixed: bool
 ) -> None:
-    extra = arguments(shards, "--optim.lr=1e-5", "--checkpoint.save_every=3", "--loop.max_steps=6")
+    knobs = ("--optim.lr=1e-5", "--checkpoint.save_every=3", f"--data.fixed_shapes={fixed}")
+    extra = arguments(shards, *knobs, "--loop.max_steps=6")
     one, two = tmp_path / "one", tmp_path / "two"
     trainer(one, *extra)
     trainer(two, *extra, "--loop.max_steps=3", processes=2)

@@ -51,6 +51,7 @@ def test_a_planned_run_starts_and_compares_its_speed_with_the_plan(
     assert told["speech"]["train"]["clips"] == 24
     assert told["seconds"]["scoring"]["after"] > 0
     assert "train 24 clips" in done.stdout
+    assert f"{told['updates']['shapes']} distinct (rows, frames, tokens)" in done.stdout
     assert "started now, it ends at" in " ".join(done.stdout.split())
     ran = trainer(run, *extra)
     assert "after 52 updates: " in ran.output

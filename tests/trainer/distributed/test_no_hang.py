@@ -101,14 +101,15 @@ class Cases:
         rows = [self._utterance(rng, str(number), scale) for number in range(clips)]
         world, share = rng.randint(1, 8), rng.choice([0.0, 0.1, 0.5, 1.0])
         epoch, over = rng.randint(0, 3), rng.choice([0.0, 0.0, 0.2, 1.0])
+        broken = {u.id: rng.choice(self.broken) for u in rows if rng.random() < share}
         return Case(
             rows=rows,
-            config=config,
+            config=replace(config, fixed_shapes=rng.choice([False, True])),
             world=world,
             epoch=epoch,
             passed_over={Position(epoch, i) for i in range(clips) if rng.random() < over},
             sick=rng.randrange(world),
-            broken={u.id: rng.choice(self.broken) for u in rows if rng.random() < share},
+            broken=broken,
         )
 
     def _utterance(self, rng: random.Random, name: str, scale: float) -> Utterance:
@@ -202,7 +203,8 @@ def check_budgets(case: Case, ranks: list[list[Batch]], description: str) -> Non
         within = seconds <= config.update_seconds + 1e-9 and tokens <= config.update_tokens
         if config.update_clips is not None:
             within = len(clips) <= config.update_clips
-        assert within or len(clips) == 1, description
+        on_average = config.fixed_shapes and config.pad == "30s" and config.update_clips is None
+        assert within or len(clips) == 1 or on_average, description
 
 
 def check_drops(case: Case, ranks: list[list[Batch]], description: str) -> None:

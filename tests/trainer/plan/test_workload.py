@@ -52,13 +52,20 @@ def both(
     return told, made
 
 
+@pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("world", [1, 3])
 @pytest.mark.parametrize("pad", ["bucket", "packed", "30s"])
 def test_padding_and_passes_are_those_that_epochs_make(
-    rows: list[Utterance], encoder: LabelEncoder, pad: str, world: int
+    rows: list[Utterance], encoder: LabelEncoder, pad: str, world: int, fixed: bool
 ) -> None:
     told, made = both(
-        rows, encoder, world, pad=pad, trailing_silence=0.5, max_seconds_per_forward=65.0
+        rows,
+        encoder,
+        world,
+        pad=pad,
+        trailing_silence=0.5,
+        max_seconds_per_forward=65.0,
+        fixed_shapes=fixed,
     )
     mine = [(p.shape, p.targets) for update in told for p in update.passes]
     assert mine == [(b.shape, sum(b.tokens)) for b in made[0]]
@@ -70,12 +77,14 @@ def test_padding_and_passes_are_those_that_epochs_make(
     found = average_update(told)
     assert found["encoder_padding"] == pytest.approx(1 - 50 * heard / positions, abs=2e-3)
     assert found["decoder_padding"] == pytest.approx(1 - learnt / slots, abs=1e-12)
+    assert found["shapes"] == len({batch.shape for batch in made[0]})
     assert found["passes"] == sum(len(update.passes) for update in told) / len(told)
 
 
+@pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("pad", ["bucket", "packed"])
 def test_timestamp_and_prompt_tokens_are_counted(
-    rows: list[Utterance], encoder: LabelEncoder, pad: str
+    rows: list[Utterance], encoder: LabelEncoder, pad: str, fixed: bool
 ) -> None:
     timed = LabelEncoder(
         encoder.tokenizer, max_tokens=30, multilingual=True, vocabulary_size=51_865
@@ -83,7 +92,8 @@ def test_timestamp_and_prompt_tokens_are_counted(
     for i, u in enumerate(rows):
         prompt = " ".join([u.text] * (i % 4))
         rows[i] = replace(u, prompt=prompt, prompt_tokens=timed.count_text_tokens([prompt])[0])
-    told, made = both(rows, timed, 2, pad=pad, timestamp_probability=0.5, prompt_probability=0.5)
+    labels = {"timestamp_probability": 0.5, "prompt_probability": 0.5}
+    told, made = both(rows, timed, 2, pad=pad, fixed_shapes=fixed, **labels)
     assert [(p.shape, p.targets) for update in told for p in update.passes] == [
         (b.shape, sum(b.tokens)) for b in made[0]
     ]
