@@ -46,7 +46,7 @@ class BatchSplitter:
                 f"out of memory in an evaluation batch of 1 clip, which cannot be split ({reason}):"
                 " set precision=bf16, or use a smaller model"
             )
-        self._seconds = seconds / 2
+        self._seconds = seconds * -(-clips // 2) / clips  # of the larger half
         print(
             f"warning: out of memory in an evaluation batch of {clips} clips ({reason}): batches "
             f"over {self._seconds:.0f} s of padded audio are now split; set "

@@ -98,15 +98,16 @@ class DecodingState:
         former, going = list(range(rows)), set(active)
         sources = [row for row in active if row >= rows]
         targets = [row for row in range(rows) if row not in going][: len(sources)]
-        for source, target in zip(sources, targets, strict=True):
-            former[target] = source
+        for row, source in zip(targets, sources, strict=True):
+            former[row] = source
+        if not sources:
+            return former
         tensors = [self.ids, self.ended, self.limits]
         for cache in self.caches:
             tensors += [cache.keys, cache.values, cache.cross_keys, cache.cross_values]
         moved = torch.tensor([sources, targets], dtype=torch.long, device=self.ids.device)
-        source, target = moved
         for tensor in tensors:
-            tensor.index_copy_(0, target, tensor.index_select(0, source))
+            tensor.index_copy_(0, moved[1], tensor.index_select(0, moved[0]))
         return former
 
 

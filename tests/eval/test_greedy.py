@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.batch import Batch
 from data.config import DataConfig
@@ -25,6 +26,7 @@ from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
 
 CONFIG = EvalConfig(max_length=60, tokens_per_second=20.0)
 CLIPS = 6
+VIEWS = (torch.ops.aten._unsafe_view.default, torch.ops.aten.detach.default)
 COMMON = 134  # a token in the middle of some texts of this model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -282,3 +284,38 @@ def test_keys_and_values_of_a_clip_are_computed_once(
     assert shapes.count(tuple(window.states.shape)) == 2 * layers
     assert shapes.count(tuple(silent.shape)) == 2 * layers  # for all clips of the batch
     assert len(shapes) == 4 * layers
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations that are no views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not (func.is_view or func in VIEWS)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_token_takes_fewer_operations_than_with_generate(
+    whisper: Whisper, clips: list[Utterance]
+) -> None:
+    whisper.model.generation_config.suppress_tokens = [whisper.labels().end_id]  # texts never end
+    set_silence_states(whisper.model, compute_silence_states(whisper.model))
+    counts = []
+    for greedy in (True, False):
+        for tokens in (4, 14):
+            window = window_of(whisper, clips[:2])
+            window = replace(window, config=replace(CONFIG, max_length=tokens))
+            # inference_mode() hides the parts of composite operations
+            with torch.no_grad(), Operations() as operations:
+                if greedy:
+                    window.decode_greedily()
+                else:
+                    window.decode([0, 1])
+            counts.append(operations.count)
+    layers = len(whisper.model.model.decoder.layers)
+    greedy_token, generate_token = (counts[1] - counts[0]) / 10, (counts[3] - counts[2]) / 10
+    assert greedy_token <= 19 * layers + 18  # 246 at the depth of whisper-small
+    assert generate_token > 20 * layers + 30
