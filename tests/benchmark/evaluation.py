@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
@@ -95,34 +96,20 @@ def peer(command: Command, clips: list[Utterance], folder: str) -> Callable[[], 
     if model.generation_config.is_multilingual:
         model.generation_config.language = command.language
         model.generation_config.task = "transcribe"
-    rows = [
-        {
-            "input_features": processor.feature_extractor(
-                load_audio(u).numpy(), sampling_rate=SAMPLE_RATE
-            ).input_features[0],
-            "labels": processor.tokenizer(u.text).input_ids,
-        }
-        for u in clips
-    ]
     trainer = Seq2SeqTrainer(
-        args=arguments(
-            Facts(
-                do="evaluate",
-                model=command.model,
-                language=command.language,
-                output=folder,
-                eval_clips=command.eval_clips,
-                workers=0,
-                precision=command.precision,
-                gradient_checkpointing=False,
-                **dict.fromkeys(("corpus", "cache", "out"), ""),  # of no use here
-                **dict.fromkeys(("clips", "updates", "warmup", "seed"), 1),
-            )
-        ),
+        args=arguments(facts_of(command, folder)),
         model=model,
         data_collator=Collator(processor, model.config.decoder_start_token_id),
         processing_class=processor,
     )
+    extract = partial(processor.feature_extractor, sampling_rate=SAMPLE_RATE)
+    rows = [
+        {
+            "input_features": extract(load_audio(u).numpy()).input_features[0],
+            "labels": processor.tokenizer(u.text).input_ids,
+        }
+        for u in clips
+    ]
 
     def transcribe() -> Texts:
         tokens = trainer.predict(rows).predictions
@@ -131,6 +118,22 @@ def peer(command: Command, clips: list[Utterance], folder: str) -> Callable[[], 
         return [text.strip() for text in texts]
 
     return transcribe
+
+
+def facts_of(command: Command, folder: str) -> Facts:
+    """Return what the arguments of the guide depend on."""
+    return Facts(
+        do="evaluate",
+        model=command.model,
+        language=command.language,
+        output=folder,
+        eval_clips=command.eval_clips,
+        workers=0,
+        precision=command.precision,
+        gradient_checkpointing=False,
+        **dict.fromkeys(("corpus", "cache", "out"), ""),  # of no use here
+        **dict.fromkeys(("clips", "updates", "warmup", "seed"), 1),
+    )
 
 
 def ours(command: Command, clips: list[Utterance]) -> dict[str, Callable[[], Texts]]:
