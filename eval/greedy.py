@@ -98,7 +98,7 @@ class GreedyDecoder:
         size = min(size, config.max_source_positions)
         shape = CacheShape(self._size(rows), size, self._length(tokens), size > positions)
         if self._state is None or not self._state.fits(shape):
-            self._state = None  # frees its memory first
+            self._state = self._pool = None  # frees memory first; a pool without graphs is unusable
             self._state = allocate(self._model, shape)
         return self._state
 
