@@ -5,7 +5,11 @@
     silence_states        encoder states of silence, which short audio attends to
     half_precision        a copy of the model in bf16 or fp16
     device                precision, GPU settings, out-of-memory errors
-    decode                a Batch → hypotheses
+    generate              a Batch → hypotheses
+    greedy                greedy decoding of a batch, a CUDA graph a token
+    static_cache          keys, values and token ids of a batch that is decoded greedily
+    generation_options    options of transformers' generate(), and when it is used
+    batch_splitter        smaller batches after an out-of-memory error
     fallback              when a clip is decoded again
     segments              timestamp tokens → segments with start and end
     subset                a stratified part of a split

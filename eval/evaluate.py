@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from data.errors import InputError
 from data.log_mel import CHUNK_SECONDS, FRAMES_PER_SECOND
 from data.sampling.padded_length import padded_frames
 from data.utterance import Utterance
+from eval.batch_splitter import BatchSplitter
 from eval.config import EvalConfig
 from eval.device import explain_out_of_memory
 from eval.generate import DecodeResult, encode, transcribe
+from eval.greedy import GreedyDecoder
 from eval.half_precision import half_precision_copy
 from eval.metrics.hypothesis import Hypothesis
 from eval.metrics.scores import Scores, score
@@ -117,11 +120,12 @@ class Evaluator:
         labelled: Set[str],
     ) -> dict[str, DecodeResult]:
         """Return the result of each utterance by id, gathered from all processes."""
-        numbers = range(rounds)
-        tracked = self.track(numbers, label) if self.accelerator.is_main_process else numbers
+        tracked = self.track if self.accelerator.is_main_process else (lambda numbers, _: numbers)
         results: list[tuple[str, DecodeResult]] = []
+        splitter, greedy = BatchSplitter(), GreedyDecoder(whisper)
+        transcribe_batch = partial(self._transcribe_batch, whisper, greedy, labelled)
         with torch.inference_mode():
-            for _ in tracked:
+            for _ in tracked(range(rounds), label):
                 self.heartbeat()
                 batch = next(batches, None)
                 if batch is None:  # other processes have one more batch
@@ -132,21 +136,17 @@ class Evaluator:
                         f"{first.audio}: {first.reason} ({first.detail}): the file could be read "
                         "when the run began; restore it, or start a new run without it"
                     )
-                hint = f"in an evaluation batch of {len(batch.ids)} clips: "
-                hint += f"set eval.batch_seconds lower (it is {self.config.batch_seconds:g})"
-                with explain_out_of_memory(hint):
-                    decoded = self._transcribe_batch(whisper, batch, labelled)
-                results += zip(batch.ids, decoded, strict=True)
+                results += zip(batch.ids, splitter.run(transcribe_batch, batch), strict=True)
         self.heartbeat()  # other processes may be slower: NCCL's gather waits ten minutes at most
         self.pause_watchdog()
         return dict(gather_object(results))
 
     def _transcribe_batch(
-        self, whisper: Whisper, batch: Batch, labelled: Set[str]
+        self, whisper: Whisper, greedy: GreedyDecoder, labelled: Set[str], batch: Batch
     ) -> list[DecodeResult]:
         """Encode a batch once, for both its hypotheses and its reference losses."""
         states = encode(whisper, batch)
-        results = transcribe(whisper, batch, self.config, states, self.show_progress)
+        results = transcribe(whisper, batch, self.config, states, self.show_progress, greedy)
         if states is None or labelled.isdisjoint(batch.ids):
             return results
         losses = reference_losses(whisper, batch, states)

@@ -1,7 +1,10 @@
-"""Decode a Batch into hypotheses with transformers' generate()."""
+"""Decode a Batch into hypotheses: greedily with GreedyDecoder, else with transformers' generate().
+
+generate() decodes audio over 30 s, timestamps, beams, samples (eval/fallback.py), and models whose
+generation config has an option that GreedyDecoder lacks.
+"""
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,6 +25,8 @@ from eval.fallback import (
     fallback_decision,
     seed_from_id,
 )
+from eval.generation_options import decodes_greedily, generate_options, generation_config
+from eval.greedy import GreedyDecoder
 from eval.reference_loss import ReferenceLoss
 from eval.segments import Segment, parse_timestamps
 from eval.whisper import Whisper
@@ -65,6 +70,7 @@ def transcribe(
     config: EvalConfig,
     states: Tensor | None,
     show_progress: Callable[[], None] = lambda: None,
+    greedy: GreedyDecoder | None = None,
 ) -> list[DecodeResult]:
     """Return the hypothesis of each clip.
 
@@ -77,6 +83,7 @@ def transcribe(
         config: how to decode.
         states: what encode() returned for the batch.
         show_progress: called before each window of a long clip, and before each fallback check.
+        greedy: of the model, which keeps its memory from batch to batch; None: made here.
 
     Raises:
         InputError: eval.timestamps is set, and the model has no timestamp tokens.
@@ -86,27 +93,8 @@ def transcribe(
         if states is None:
             features = batch.features.to(device, dtype)
             return [_transcribe_long(whisper, batch, features, config, show_progress)]
-        return _transcribe_short(whisper, batch, states, config, show_progress)
-
-
-def _transcribe_short(
-    whisper: Whisper,
-    batch: Batch,
-    states: Tensor,
-    config: EvalConfig,
-    show_progress: Callable[[], None],
-) -> list[DecodeResult]:
-    if config.timestamps and not whisper.labels().has_timestamps:
-        raise InputError(
-            f"eval.timestamps: {whisper.name} has no timestamp tokens: set eval.timestamps=false"
-        )
-    window = Window(whisper, batch, config, states)
-    rows = window.decode(range(len(batch.ids)))
-    if config.fallback:
-        for index, ids in enumerate(rows):
-            show_progress()
-            rows[index] = window.apply_fallback(index, ids)
-    return [window.result(index, ids) for index, ids in enumerate(rows)]
+        window = Window(whisper, batch, config, states, greedy)
+        return window.transcribe(show_progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +105,37 @@ class Window:
     batch: Batch
     config: EvalConfig
     states: Tensor  # (batch, positions, d_model)
+    greedy: GreedyDecoder | None = None
+
+    def transcribe(self, show_progress: Callable[[], None]) -> list[DecodeResult]:
+        """Return the hypothesis of each clip: transcribe()."""
+        if self.config.timestamps and not self.whisper.labels().has_timestamps:
+            raise InputError(
+                f"eval.timestamps: {self.whisper.name} has no timestamp tokens: "
+                "set eval.timestamps=false"
+            )
+        indices = range(len(self.batch.ids))
+        greedy = decodes_greedily(self.whisper, self.config)
+        rows = self.decode_greedily() if greedy else self.decode(indices)
+        if self.config.fallback:
+            for index, ids in enumerate(rows):
+                show_progress()
+                rows[index] = self.apply_fallback(index, ids)
+        return [self.result(index, ids) for index, ids in enumerate(rows)]
+
+    def decode_greedily(self) -> list[list[int]]:
+        """Return the token ids of all clips, from the start token on, as decode() would."""
+        batch, multilingual = self.batch, self.whisper.multilingual
+        decoder = self.greedy or GreedyDecoder(self.whisper)
+        prefixes = [
+            decoder.labels.prefix(language if multilingual else "en", task)
+            for language, task in zip(batch.languages, batch.tasks, strict=True)
+        ]
+        limits = [self._max_tokens(index) for index in range(len(batch.ids))]
+        return decoder.decode(self.states, prefixes, limits)
 
     def decode(self, indices: Sequence[int], temperature: float | None = None) -> list[Any]:
-        """Return the token ids of some clips, from the start token on.
+        """Return the token ids of some clips, from the start token on, with generate().
 
         Args:
             indices: of the clips in the batch.
@@ -127,8 +143,8 @@ class Window:
         """
         config, batch = self.config, self.batch
         max_tokens = max(self._max_tokens(index) for index in indices)
-        options = _generate_options(self.whisper, batch, list(indices))
-        options["generation_config"] = _generation_config(self.whisper, config, max_tokens)
+        options = generate_options(self.whisper, batch, list(indices))
+        options["generation_config"] = generation_config(self.whisper, config, max_tokens)
         # without force_unique_generate_call, timestamps make generate() seek on in a window whose
         # last segment ends early, and transcribe its end once more
         options |= {"return_timestamps": config.timestamps, "force_unique_generate_call": True}
@@ -153,7 +169,7 @@ class Window:
         end = _token_id(self.whisper, END)
         limit = self._prefix_length(ids) + self._max_tokens(index)
         before_end = ids[: ids.index(end)] if end in ids else ids
-        truncated = end not in ids or len(before_end) > limit
+        truncated = end not in ids[:limit]  # whether or not other clips were decoded for longer
         return _result(self.whisper, before_end[:limit], truncated=truncated)
 
     def _decide(self, index: int, ids: list[int]) -> FallbackDecision:
@@ -181,8 +197,8 @@ def _transcribe_long(
     show_progress: Callable[[], None],
 ) -> DecodeResult:
     """Return the hypothesis of one clip over 30 s."""
-    options = _generate_options(whisper, batch, [0])
-    options["generation_config"] = _generation_config(whisper, config, config.max_length)
+    options = generate_options(whisper, batch, [0])
+    options["generation_config"] = generation_config(whisper, config, config.max_length)
     mask = torch.ones(1, features.shape[-1], dtype=torch.long, device=features.device)
     options |= {"return_timestamps": True, "attention_mask": mask, "return_segments": True}
     if config.fallback:
@@ -199,26 +215,6 @@ def _transcribe_long(
         segments.append(Segment(float(segment["start"]), float(segment["end"]), text))
     ids = [int(i) for i in output["sequences"][0]]
     return replace(_result(whisper, ids, truncated=not all(ended)), segments=tuple(segments))
-
-
-def _generate_options(whisper: Whisper, batch: Batch, indices: list[int]) -> dict[str, Any]:
-    """Return generate()'s language and task for some clips; an English-only model accepts none."""
-    options: dict[str, Any] = {"use_cache": True}
-    if whisper.multilingual:
-        (task,) = set(batch.tasks)  # generate() takes one task, and one language a clip
-        options |= {"language": [batch.languages[i] for i in indices], "task": task}
-    return options
-
-
-def _generation_config(whisper: Whisper, config: EvalConfig, max_tokens: int) -> Any:
-    """Return the model's generation config with our decoding knobs and a token limit."""
-    generation = deepcopy(whisper.model.generation_config)
-    generation.max_length = max_tokens
-    generation.max_new_tokens = None
-    generation.num_beams = config.num_beams
-    generation.do_sample = False
-    generation.top_k, generation.top_p = 0, 1.0  # sample from all tokens, as openai/whisper does
-    return generation
 
 
 def _result(whisper: Whisper, ids: list[int], *, truncated: bool) -> DecodeResult:

@@ -8,6 +8,7 @@ for 8. The encoder then computes true lengths, and attention sees what it sees o
 """
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -41,18 +42,16 @@ class AttentionWithSilence(WhisperAttention):
     ) -> Any:
         """Attend to the input and the silence. Shape, also of the result: (batch, positions, d)."""
         source = hidden_states if key_value_states is None else key_value_states
-        count = 0 if self.silence is None else self.silence.shape[1]
-        first = first_silence_state(source.shape[1])
-        if self.silence is None or first >= count:
+        silence = self.silence_behind(source.shape[1])
+        if silence is None:
             return super().forward(
                 hidden_states, key_value_states, attention_mask=attention_mask, **kwargs
             )
-        silence = self.silence[:, first:]
-        mask = torch.zeros(source.shape[1] + count - first, device=source.device)
-        mask[source.shape[1] :] = math.log(STRIDE)
+        lengths = (source.shape[1], silence.shape[1])
         caches = [kwargs[name] for name in CACHE if kwargs.get(name) is not None]
         if caches:  # in generate(), which computes the encoder's keys and values once a clip
-            mask = mask.to(source.dtype).expand(1, 1, hidden_states.shape[1], -1)
+            mask = silence_bias(*lengths, source.dtype, source.device)
+            mask = mask.expand(-1, -1, hidden_states.shape[1], -1)
             if not caches[0].is_updated.get(self.layer_idx):
                 behind = silence.to(source.dtype).expand(len(source), -1, -1)
                 source = torch.cat([source, behind], dim=1)
@@ -66,11 +65,17 @@ class AttentionWithSilence(WhisperAttention):
             query,
             key,
             value,
-            mask.to(query.dtype).expand(1, 1, hidden_states.shape[1], -1),
+            silence_bias(*lengths, query.dtype, query.device).expand(
+                -1, -1, hidden_states.shape[1], -1
+            ),
             dropout_p=self.dropout if self.training else 0.0,
             scale=1.0,
         )
         return self.out_proj(output.transpose(1, 2).flatten(2)), None
+
+    def silence_behind(self, positions: int) -> Tensor | None:
+        """Return the silence states behind a clip; shape (1, states, d_model)."""
+        return states_behind(self.silence, positions)
 
     @staticmethod
     def _append_shared(own: Tensor, shared: Tensor) -> Tensor:
@@ -82,9 +87,34 @@ class AttentionWithSilence(WhisperAttention):
         return states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
 
-def first_silence_state(positions: int) -> int:
-    """Return the index of the first silence state that lies behind so many positions."""
-    return max(FIRST, -(-positions // STRIDE))
+def states_behind(silence: Tensor | None, positions: int) -> Tensor | None:
+    """Return the silence states behind a clip; None if there are none.
+
+    Args:
+        silence: (…, positions / STRIDE, d_model), or None.
+        positions: of the clip.
+    """
+    first = max(FIRST, -(-positions // STRIDE))
+    return None if silence is None or first >= silence.shape[1] else silence[:, first:]
+
+
+@lru_cache(maxsize=64)  # of a few kilobytes each; every layer and every decoded token needs one
+def silence_bias(positions: int, states: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return what is added to the attention logits of a clip and of the silence states behind it.
+
+    Args:
+        positions: of the clip.
+        states: silence states, each of which stands for STRIDE positions.
+        dtype: of the attention.
+        device: of the attention.
+
+    Returns:
+        Shape: (1, 1, 1, positions + states).
+    """
+    with torch.inference_mode(mode=False):  # training uses it too
+        bias = torch.zeros(1, 1, 1, positions + states, dtype=dtype, device=device)
+        bias[..., positions:] = math.log(STRIDE)
+    return bias
 
 
 def patch_attention(model: Any) -> None:

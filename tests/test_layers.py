@@ -37,7 +37,7 @@ LONG_FILES = {
     "data/sampling/epoch_plan.py": 240,
     "data/screening/filters.py": 210,
     "eval/__main__.py": 240,
-    "eval/generate.py": 245,
+    "eval/generate.py": 240,
     "eval/metrics/compare.py": 210,
     "eval/probes/hallucination.py": 210,
     "eval/report/figures.py": 225,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
 
 from data.audio.decode import load_audio
 from data.audio.open_audio import AudioError
@@ -18,6 +19,7 @@ from eval.config import EvalConfig
 from eval.device import Precision, build_evaluation_accelerator
 from eval.faster_whisper_model import load_faster_whisper_model
 from eval.generate import DecodeResult, encode, transcribe
+from eval.greedy import GreedyDecoder
 from eval.half_precision import half_precision_copy
 from eval.segments import Segment, clean_up_segments, join_texts
 from eval.silence_states import compute_silence_states, set_silence_states
@@ -61,6 +63,7 @@ class Transcriber:
             raise InputError(
                 f"model {name!r} has no timestamp tokens, which subtitles need: use format txt"
             )
+        self._greedy = GreedyDecoder(self.whisper)
         self._mel = LogMel(self.whisper.n_mels).to(accelerator.device)
         if config.pad == "bucket":
             set_silence_states(self.whisper.model, compute_silence_states(loaded.model))
@@ -71,22 +74,29 @@ class Transcriber:
         waveforms, true_length = [samples for *_, samples in clips], self._config.pad == "bucket"
         with torch.inference_mode():
             batch = unlabelled_batch(utterances, waveforms, self._mel, true_length=true_length)
-            utterances = self._with_languages(utterances, batch.features)
-            batch.languages = [u.language or "" for u in utterances]
             states = encode(self.whisper, batch)
-            results = transcribe(self.whisper, batch, self._config, states)
+            utterances = self._with_languages(utterances, batch.features, states)
+            batch.languages = [u.language or "" for u in utterances]
+            results = transcribe(self.whisper, batch, self._config, states, greedy=self._greedy)
         return list(zip(utterances, results, strict=True))
 
-    def _with_languages(self, utterances: list[Utterance], features: Tensor) -> list[Utterance]:
-        """Detect the language in the first 30 s of each clip, unless it is given."""
+    def _with_languages(
+        self, utterances: list[Utterance], features: Tensor, states: Tensor | None
+    ) -> list[Utterance]:
+        """Detect the language in the first 30 s of each clip, unless it is given.
+
+        Args:
+            utterances: the clips.
+            features: of the clips.
+            states: their encoder output; None for a clip over 30 s.
+        """
+        model = self.whisper.model
         if not self.whisper.multilingual or utterances[0].language is not None:
             return utterances
-        first = features[..., :N_FRAMES].to(self.whisper.model.dtype)
-        if first.shape[-1] < N_FRAMES:
-            states = self.whisper.model.model.encoder(first)
-            ids = self.whisper.model.detect_language(encoder_outputs=states)
+        if states is None:
+            ids = model.detect_language(features[..., :N_FRAMES].to(model.dtype))
         else:
-            ids = self.whisper.model.detect_language(first)
+            ids = model.detect_language(encoder_outputs=BaseModelOutput(states))
         tokens = self.whisper.processor.tokenizer.convert_ids_to_tokens(ids.flatten().tolist())
         return [
             replace(u, language=t.strip("<|>")) for u, t in zip(utterances, tokens, strict=True)

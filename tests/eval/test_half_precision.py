@@ -19,6 +19,7 @@ from data.corpora import read
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
+from eval.greedy import GreedyDecoder
 from eval.half_precision import half_precision_copy
 from eval.whisper import Whisper, load_whisper
 from trainer.lora import merge_adapters
@@ -146,3 +147,19 @@ def test_the_copy_is_freed_after_the_evaluation(
         assert [reference() for reference in made] == [None]
     finally:
         gc.enable()
+
+
+def test_decoding_in_half_precision_casts_no_weight(blank_model: Path) -> None:
+    whisper = load_whisper(str(blank_model))
+    half = half_precision_copy(whisper, "bf16")
+    prefixes, limits = [half.labels().prefix("en")] * 2, [6, 6]
+    states = torch.randn(2, 40, whisper.model.config.d_model)
+    with torch.no_grad():  # inference_mode() hides the casts from the counter
+        with Casts(half.model) as casts:
+            GreedyDecoder(half).decode(states.bfloat16(), prefixes, limits)
+        with Casts(whisper.model) as autocasts, torch.autocast("cpu", torch.bfloat16):
+            whisper.model.model.decoder(
+                input_ids=torch.tensor(prefixes), encoder_hidden_states=states
+            )
+    assert casts.counts == {}
+    assert autocasts.counts  # the counter sees casts

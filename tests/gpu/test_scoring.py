@@ -11,6 +11,7 @@ from data.log_mel import SAMPLE_RATE
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
+from eval.greedy import GreedyDecoder
 from eval.metrics.hypothesis import Hypothesis
 from eval.whisper import Whisper
 
@@ -82,3 +83,30 @@ def test_texts_and_loss_of_an_evaluation_are_those_of_a_cpu(
     assert texts > CLIPS // 3, f"too few texts to compare: {texts} of {CLIPS} clips"
     if precision == "no":  # two tokens may be as likely as each other
         assert same >= CLIPS - 1, f"expected {CLIPS} texts to be the same, found {same}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_decoding_replays_cuda_graphs(
+    dtype: torch.dtype, gpu: torch.device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whisper = talkative(gpu)
+    whisper.model.to(dtype).eval()
+    prefixes, limits = [whisper.labels().prefix("en")] * CLIPS, [8 + 3 * i for i in range(CLIPS)]
+    generator = torch.Generator(gpu).manual_seed(0)
+    width = whisper.model.config.d_model
+    states = torch.randn(CLIPS, 1500, width, generator=generator, device=gpu, dtype=dtype)
+    graphs, eager = GreedyDecoder(whisper), GreedyDecoder(whisper, graphs=False)
+    same = []
+    with torch.inference_mode():
+        for _ in range(2):
+            found, expected = (each.decode(states, prefixes, limits) for each in (graphs, eager))
+            same.append(sum(a[: len(b)] == b for a, b in zip(found, expected, strict=True)))
+            whisper.model.model.decoder.layer_norm.weight.mul_(-1)  # in place, as training does
+    assert graphs._state is not None
+    captured = [shape for shape, graph in graphs._state.graphs.items() if graph is not None]
+    record(f"graphs, {dtype}", captured=len(captured), clips=CLIPS, same=same)
+    assert "warning" not in capsys.readouterr().out
+    assert captured, "no step was captured"
+    assert {rows for rows, _ in captured} <= {1, 2, 4, 8, 16}
+    if dtype == torch.float32:  # two tokens may be as likely as each other
+        assert min(same) >= CLIPS - 1, f"expected {CLIPS} texts to be the same, found {same}"

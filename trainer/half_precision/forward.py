@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.activations import ACT2FN
 
 from data.log_mel import FRAMES_PER_POSITION
-from eval.silence_states import first_silence_state
+from eval.silence_states import states_behind
 from trainer.half_precision.silence import HEAD_PADDING, append_silence, project_silence
 from trainer.half_precision.weights import HalfWeights
 
@@ -71,9 +71,8 @@ class HalfForward:
             silence: of compute_silence_states(), or None.
         """
         values = self.weights.values
-        if silence is not None:
-            first = first_silence_state(features.shape[-1] // FRAMES_PER_POSITION)
-            silence = silence[:, first:].to(self.dtype) if first < silence.shape[1] else None
+        behind = states_behind(silence, features.shape[-1] // FRAMES_PER_POSITION)
+        silence = None if behind is None else behind.to(self.dtype)
         with torch.autocast(features.device.type, enabled=False):  # all is in half precision
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
                 encoded = self._encode(features, None if silence is None else silence[:-1])

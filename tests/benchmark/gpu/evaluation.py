@@ -1,4 +1,4 @@
-"""How fast clips are transcribed, by precision and batch: whisper-small, padded to 30 s.
+"""How fast clips are transcribed, by precision, batch and decoder: whisper-small, padded to 30 s.
 
     python tests/benchmark/gpu/evaluation.py
 
@@ -7,7 +7,9 @@ The weights are random, so no text ends before its limit: a clip costs as many s
 """
 
 import sys
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the other benchmarks
 sys.path.insert(1, str(Path(__file__).resolve().parents[3]))
@@ -22,20 +24,22 @@ from data.log_mel import SAMPLE_RATE
 from data.utterance import Utterance
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
+from eval.greedy import GreedyDecoder
 from eval.whisper import Whisper
 
 CLIP_SECONDS = 5.0
 TOKENS = 24  # a clip's text
 CLIPS = 64
-# precision, cuDNN's attention, padded audio decoded together in seconds; the default first
+# precision, padded audio decoded together in seconds, what decodes; the default first
 VARIANTS = (
-    ("bf16", False, 480.0),
-    ("bf16", True, 480.0),
-    ("no", False, 480.0),
-    ("bf16", False, 1920.0),
-    ("fp16", False, 480.0),
-    ("no", False, 1920.0),
-    ("fp16", False, 1920.0),
+    ("bf16", 480.0, "CUDA graphs"),
+    ("bf16", 480.0, "eager"),
+    ("bf16", 480.0, "generate"),
+    ("no", 480.0, "CUDA graphs"),
+    ("bf16", 1920.0, "CUDA graphs"),
+    ("bf16", 1920.0, "generate"),
+    ("fp16", 480.0, "CUDA graphs"),
+    ("no", 480.0, "generate"),
 )
 
 
@@ -43,18 +47,26 @@ def main() -> None:
     """Measure each variant twice, and tell both: the first one meets new shapes."""
     device = torch.device("cpu" if smoke() else "cuda")
     whisper = random_whisper("nano" if smoke() else "small", device)
-    for precision, cudnn, seconds in VARIANTS[: 2 if smoke() else None]:
-        rates = [clips_per_second(whisper, device, precision, seconds, cudnn) for _ in range(2)]
+    for precision, seconds, decoder in VARIANTS[: 3 if smoke() else None]:
+        decoding = (
+            patch("eval.generate.decodes_greedily", lambda *_: False)
+            if decoder == "generate"
+            else patch(
+                "eval.evaluate.GreedyDecoder", partial(GreedyDecoder, graphs=decoder != "eager")
+            )
+        )
+        with decoding:
+            rates = [clips_per_second(whisper, device, precision, seconds) for _ in range(2)]
         name = "fp32" if precision == "no" else precision
         record(
-            f"{name}, {'cuDNN' if cudnn else 'no cuDNN'}, {seconds / 30:.0f} clips a batch",
+            f"{name}, {decoder}, {seconds / 30:.0f} clips a batch",
             first_clips_per_second=round(rates[0], 1),
             clips_per_second=round(rates[1], 1),
         )
 
 
 def clips_per_second(
-    whisper: Whisper, device: torch.device, precision: str, seconds: float, cudnn: bool
+    whisper: Whisper, device: torch.device, precision: str, seconds: float
 ) -> float:
     """Return the clips that an evaluation hears a second.
 
@@ -63,10 +75,8 @@ def clips_per_second(
         device: where it is.
         precision: Accelerate's word.
         seconds: of padded audio that is decoded together.
-        cudnn: whether cuDNN's attention may be chosen.
     """
     accelerator = fresh_accelerator(device, precision)
-    torch.backends.cuda.enable_cudnn_sdp(cudnn)
     sound = 0.1 * torch.randn(
         round(CLIP_SECONDS * SAMPLE_RATE), generator=torch.Generator().manual_seed(0)
     )
