@@ -76,7 +76,7 @@ def training_knobs(
         steps: updates to make in total; included if the learning rate depends on them.
     """
     knobs = _knobs(model, "model.", ("cast_once", "freeze", *LORA_KNOBS)) | _knobs(
-        optim, "optim.", ("name",)
+        optim, "optim.", ("name", "reduce_dtype")
     )
     del knobs["model.gradient_checkpointing"]
     data_keys = PLAN_KNOBS + STREAM_KNOBS if data.streaming else PLAN_KNOBS

@@ -16,6 +16,7 @@ from trainer.process.signals import Stopped
 from trainer.process.watchdog import EXIT_SECONDS, Watchdog
 
 EXIT_WAIT_SECONDS = 5.0  # for other processes, before the process group is destroyed
+PIECE = 2**26  # values that are converted for an all-reduce at once: 128 MiB in bf16
 
 
 def sum_over_processes(accelerator: Accelerator, values: list[float]) -> list[float]:
@@ -31,11 +32,21 @@ def sum_over_processes(accelerator: Accelerator, values: list[float]) -> list[fl
     return result
 
 
-def average(accelerator: Accelerator, tensor: Tensor) -> None:
-    """Average a tensor over all processes, in place. All processes must call this."""
-    if accelerator.num_processes > 1:
-        torch.distributed.all_reduce(tensor)
-        tensor /= accelerator.num_processes
+def average(accelerator: Accelerator, tensor: Tensor, dtype: torch.dtype) -> None:
+    """Average a tensor over all processes, in place. All processes must call this.
+
+    Args:
+        accelerator: of the processes.
+        tensor: in float32. Shape: (values,).
+        dtype: in which values are sent and added; another one than the tensor's needs 128 MiB.
+    """
+    if accelerator.num_processes == 1:
+        return
+    for piece in (tensor,) if dtype == tensor.dtype else tensor.split(PIECE):
+        converted = piece.to(dtype)  # the piece itself if the type is the same
+        torch.distributed.all_reduce(converted)
+        piece.copy_(converted)
+    tensor /= accelerator.num_processes
 
 
 @cache
