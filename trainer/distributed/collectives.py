@@ -38,15 +38,20 @@ def average(accelerator: Accelerator, tensor: Tensor, dtype: torch.dtype) -> Non
     Args:
         accelerator: of the processes.
         tensor: in float32. Shape: (values,).
-        dtype: in which values are sent and added; another one than the tensor's needs 128 MiB.
+        dtype: in which values are sent and added. bf16 needs 128 MiB more, for one piece at a time.
     """
-    if accelerator.num_processes == 1:
+    processes = accelerator.num_processes
+    if processes == 1:
         return
-    for piece in (tensor,) if dtype == tensor.dtype else tensor.split(PIECE):
-        converted = piece.to(dtype)  # the piece itself if the type is the same
+    if dtype == tensor.dtype:
+        torch.distributed.all_reduce(tensor)
+        tensor /= processes
+        return
+    buffer = torch.empty(min(PIECE, len(tensor)), dtype=dtype, device=tensor.device)
+    for piece in tensor.split(PIECE):
+        converted = torch.div(piece, processes, out=buffer[: len(piece)])
         torch.distributed.all_reduce(converted)
         piece.copy_(converted)
-    tensor /= accelerator.num_processes
 
 
 @cache

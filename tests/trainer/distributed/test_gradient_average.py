@@ -59,8 +59,15 @@ def in_pieces(accelerator: Accelerator) -> dict[str, Tensor]:
     for name, size in (("one", 11), ("four", 3)):
         collectives.PIECE = size
         found[name] = values.clone()
-        average(accelerator, found[name], torch.bfloat16)
+        with profile(acc_events=True, record_shapes=True) as profiler:
+            average(accelerator, found[name], torch.bfloat16)
+        found[f"{name}: sent"] = torch.tensor(sent_in(profiler))
     return found
+
+
+def sent_in(profiler: Any) -> list[int]:
+    """Return how many values each all-reduce sends."""
+    return [e.input_shapes[0][0] for e in profiler.events() if e.name == "gloo:all_reduce"]
 
 
 def update(rank: int, model: Path, case: Case) -> dict[str, Any]:
@@ -78,12 +85,12 @@ def update(rank: int, model: Path, case: Case) -> dict[str, Any]:
     train_step(engine, batches(rank, clips), tokens=tokens, max_norm=1e9)  # DDP rebuilds buckets
     with profile(acc_events=True, record_shapes=True) as profiler:
         result = train_step(engine, batches(rank, clips), tokens=tokens, max_norm=1e9)
-    events = [e for e in profiler.events() or [] if e.name == "gloo:all_reduce"]
+    sent = sent_in(profiler)
     return {
         "gradient": gradients[-1],
         "loss": result.loss.item(),
-        "collectives": len(events),
-        "values": sum(event.input_shapes[0][0] for event in events),
+        "collectives": len(sent),
+        "values": sum(sent),
     }
 
 
@@ -168,6 +175,8 @@ def test_an_average_in_pieces_is_the_average(processes: list[dict[str, Any]]) ->
     (first, second) = (process["pieces"] for process in processes)
     assert torch.equal(first["four"], first["one"])
     assert torch.equal(first["four"], second["four"])
+    assert first["one: sent"].tolist() == [11]
+    assert sorted(first["four: sent"].tolist()) == [2, 3, 3, 3]
     mean = (first["own"] + second["own"]) / 2
     torch.testing.assert_close(first["four"], mean, rtol=0, atol=0.02)
     assert not torch.equal(first["four"], mean)
