@@ -13,12 +13,14 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.profiler import profile
 
+from data.atomic_files import write_json
 from data.batch import target_positions
+from data.errors import InputError
 from eval.whisper import load_whisper
 from tests.conftest import free_port
 from tests.forked import FORKS, STARTED
 from tests.parent_death import die_with_parent
-from trainer.checkpoint.fixed_knobs import training_knobs
+from trainer.checkpoint.fixed_knobs import refuse_changed_knobs, training_knobs
 from trainer.config import Config
 from trainer.distributed import collectives
 from trainer.distributed.collectives import average
@@ -182,11 +184,19 @@ def test_an_average_in_pieces_is_the_average(processes: list[dict[str, Any]]) ->
     assert not torch.equal(first["four"], mean)
 
 
-def test_a_resume_must_not_change_it_and_older_checkpoints_have_float32() -> None:
+def test_a_resume_must_not_change_it_and_older_checkpoints_have_float32(tmp_path: Path) -> None:
     config = Config()
-    knobs = [
+    fp32, bf16 = (
         training_knobs(config.model, OptimConfig(reduce_dtype=dtype), config.data, 7)
         for dtype in ("fp32", "bf16")
-    ]
-    assert "optim.reduce_dtype" not in knobs[0]
-    assert knobs[1]["optim.reduce_dtype"] == "bf16"
+    )
+    assert "optim.reduce_dtype" not in fp32  # as in a checkpoint from before it existed
+    write_json(tmp_path / "state.json", {"shape": fp32})
+    refuse_changed_knobs(tmp_path, fp32, ())
+    with pytest.raises(InputError, match=r"optim\.reduce_dtype=None, now it is bf16"):
+        refuse_changed_knobs(tmp_path, bf16, ())
+    refuse_changed_knobs(tmp_path, bf16, ("optim.reduce_dtype",))
+    write_json(tmp_path / "state.json", {"shape": bf16})
+    refuse_changed_knobs(tmp_path, bf16, ())
+    with pytest.raises(InputError, match=r"optim\.reduce_dtype=bf16"):
+        refuse_changed_knobs(tmp_path, fp32, ())
