@@ -154,6 +154,7 @@ def build_monitors(
     flops = whisper_flops(whisper, config.model)
     clips = num_training_clips(config.data, plan, steps)
     peak = Peak(accelerator.device, *peak_flops(accelerator.device))
+    trace = folder / "profile" / f"trace{accelerator.process_index or ''}.json"
     drops = JsonlLog(folder / "drops.jsonl", recorder)
     nonfinite = JsonlLog(folder / "nonfinite.jsonl", recorder)
     return Monitors(
@@ -163,7 +164,7 @@ def build_monitors(
         meter=TrainMetrics(accelerator, flops, peak),
         clock=WallClock(),
         losses=ClipLosses(folder, accelerator, recorder),
-        profiler=Profile(folder, recorder.print, flops, peak) if config.profile else NoProfile(),
+        profiler=Profile(trace, recorder.print, flops, peak) if config.profile else NoProfile(),
         recorder=recorder,
         log_every=config.log.log_every,
     )

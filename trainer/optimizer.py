@@ -27,6 +27,8 @@ class OptimConfig:
     beta2: float = 0.999  # AdamW's decay rate of the mean of the squared gradient.
     eps: float = 1e-8  # AdamW's term that is added to the denominator.
     max_norm: float = 1.0  # Norm that the gradient is clipped to.
+    # Number format in which the gradient is added up over processes. bf16 halves the traffic.
+    reduce_dtype: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
         """Check the values.

@@ -29,6 +29,7 @@ def try_largest_pass(engine: Engine, largest: Shape) -> str | None:
             engine.begin_update()
             for number, shape in enumerate(update, 1):
                 _make_pass(engine, shape, last=number == len(update))
+            engine.average_gradient()
             engine.clip_gradient(1.0)
             engine.skip_update()
     except RuntimeError as error:

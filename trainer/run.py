@@ -106,7 +106,8 @@ class Monitors:
         self.meter.add(batches, result)
         self.losses.add(step, batches, result)
         self.recorder.advance(step)
-        self.profiler.step(batches)
+        if shares := self.profiler.step(batches):
+            self.recorder.record(step, shares)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,6 +41,8 @@ def train_step(
     scale = processes / max(1, tokens)  # DDP and FSDP average gradients: this makes them sums
     engine.begin_update()
     nll = [forward_backward(engine, batch, scale) for batch in batches]
+    with phase("all-reduce"):
+        engine.average_gradient()
     with phase("optimizer"):
         grad_norm = engine.clip_gradient(max_norm)
         if tokens:

@@ -80,7 +80,8 @@ def training_knobs(
         data: PLAN_KNOBS, and STREAM_KNOBS of a stream.
         steps: updates to make in total; included if the learning rate depends on them.
     """
-    knobs = _knobs(model, "model.", NEW_MODEL_KNOBS) | _knobs(optim, "optim.", ("name",))
+    knobs = _knobs(model, "model.", NEW_MODEL_KNOBS)
+    knobs |= _knobs(optim, "optim.", ("name", "reduce_dtype"))
     del knobs["model.gradient_checkpointing"]
     data_keys = PLAN_KNOBS + STREAM_KNOBS if data.streaming else PLAN_KNOBS
     knobs |= {f"data.{key}": getattr(data, key) for key in data_keys}

@@ -11,11 +11,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed import GradBucket, ProcessGroup
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.distributed.tensor import DTensor
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
 
 from eval.half_precision import DTYPES
 from trainer.distributed.collectives import average
-from trainer.distributed.fsdp import is_sharded, separate_full_model
+from trainer.distributed.fsdp import is_sharded, separate_full_model, set_reduce_dtype
 from trainer.half_precision.compiled import compile_layers
 from trainer.half_precision.forward import HalfForward
 from trainer.half_precision.weights import HalfWeights
@@ -32,6 +36,7 @@ class Engine:
         model: nn.Module,
         optimizer: Any,
         weights: HalfWeights | None = None,
+        reduce_dtype: torch.dtype = torch.float32,
     ) -> None:
         """Store what Accelerator.prepare() returned.
 
@@ -40,11 +45,13 @@ class Engine:
             model: a prepared TrainingModule.
             optimizer: the prepared optimizer.
             weights: the half-precision weights of the model, if it computes with them.
+            reduce_dtype: in which their gradient is averaged over processes.
         """
         self.accelerator = accelerator
         self.model = model
         self.optimizer = optimizer
         self._weights = weights
+        self._reduce_dtype = reduce_dtype
 
     @property
     def module(self) -> TrainingModule:
@@ -69,17 +76,18 @@ class Engine:
         """Add the gradient of a loss, shape (); scale the loss with fp16."""
         self.accelerator.backward(loss)
 
+    def average_gradient(self) -> None:
+        """Average the gradient over processes, unless DDP or FSDP did so in the last pass."""
+        if self._weights is not None:
+            average(self.accelerator, self._weights.gradient, self._reduce_dtype)
+            self._weights.end_update()
+
     def clip_gradient(self, max_norm: float) -> Tensor:
         """Clip the norm of the gradient. If it is not finite, optimizer_step() changes no weight.
-
-        With half-precision weights, the gradient is averaged over processes here.
 
         Returns:
             The norm over all processes before clipping, shape ().
         """
-        if self._weights is not None:
-            average(self.accelerator, self._weights.gradient)
-            self._weights.end_update()
         norm: Any = self.accelerator.clip_grad_norm_(self.model.parameters(), max_norm)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if self.accelerator.scaler is None:  # a GradScaler sets found_inf itself
@@ -140,8 +148,7 @@ def build_engine(
     """
     dtype = DTYPES.get(accelerator.mixed_precision)
     if dtype is None or not model.cast_once or model.lora_rank or is_sharded(accelerator):
-        module = separate_full_model(module, accelerator)
-        return Engine(accelerator, *accelerator.prepare(module, build_optimizer(module, optim)))
+        return _prepare_stock_model(accelerator, module, optim)
     accelerator.prepare_model(module, evaluation_mode=True)  # this means without DDP
     module.half_forward = HalfForward(
         module.whisper,
@@ -155,4 +162,23 @@ def build_engine(
         n_mels = module.whisper.config.num_mel_bins
         compile_layers(module.half_forward, n_mels, module.silence, print_fn)
     optimizer = accelerator.prepare(build_optimizer(module, optim))
-    return Engine(accelerator, module, optimizer, module.half_forward.weights)
+    reduce_dtype = DTYPES.get(optim.reduce_dtype, torch.float32)
+    return Engine(accelerator, module, optimizer, module.half_forward.weights, reduce_dtype)
+
+
+def _prepare_stock_model(
+    accelerator: Accelerator, module: TrainingModule, optim: OptimConfig
+) -> Engine:
+    """Prepare a module without half-precision weights; for several processes with DDP or FSDP2."""
+    if is_sharded(accelerator):
+        set_reduce_dtype(accelerator, DTYPES.get(optim.reduce_dtype, torch.float32))
+    module = separate_full_model(module, accelerator)
+    model, optimizer = accelerator.prepare(module, build_optimizer(module, optim))
+    if isinstance(model, DistributedDataParallel) and optim.reduce_dtype == "bf16":
+        model.register_comm_hook(None, _all_reduce_in_bf16)
+    return Engine(accelerator, model, optimizer)
+
+
+def _all_reduce_in_bf16(group: ProcessGroup | None, bucket: GradBucket) -> Future[Tensor]:
+    """Call PyTorch's hook: by its own name DDP refuses it on a CPU, where gloo supports bf16."""
+    return bf16_compress_hook(group, bucket)  # type: ignore[arg-type]  # None: all processes

@@ -5,8 +5,10 @@ layer on all processes, cannot be used. An unsharded copy is filled from the sha
 """
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from eval.whisper import Whisper
 from trainer.model import TrainingModule
@@ -30,6 +33,16 @@ FULL_UNTIED = StateDictOptions(full_state_dict=True, strict=False)
 def is_sharded(accelerator: Accelerator) -> bool:
     """Return whether weights are sharded over processes."""
     return accelerator.distributed_type == DistributedType.FSDP
+
+
+def set_reduce_dtype(accelerator: Accelerator, dtype: torch.dtype) -> None:
+    """Set the type in which FSDP2 adds up gradients, over processes and over passes.
+
+    Accelerate would take the type of the computation.
+    """
+    plugin = accelerator.state.fsdp_plugin
+    policy = plugin.mixed_precision_policy or MixedPrecisionPolicy()
+    plugin.mixed_precision_policy = replace(policy, reduce_dtype=dtype)
 
 
 def separate_full_model(module: TrainingModule, accelerator: Accelerator) -> TrainingModule:

@@ -16,10 +16,16 @@ from torch.profiler import profile, schedule
 from data.batch import Batch
 from data.log_mel import FRAMES_PER_SECOND
 from trainer.metrics.flops import Peak, WhisperFlops
-from trainer.metrics.phase_time import WAIT, phase_milliseconds
+from trainer.metrics.phase_time import (
+    communication_milliseconds,
+    phase_milliseconds,
+    phase_table,
+)
 
 SKIPPED, WARM_UP, TRACED = 2, 1, 5  # updates
 MEASURED = 40  # updates after the traced ones, without the profiler, which slows them down
+WAIT_SHARE = "profile/data_wait"  # in metrics.jsonl
+UNDERSCORES = str.maketrans(" -", "__")  # in names of metrics
 NUM_GROUPS = 6  # rows of the table of updates by length
 # advice is given …
 MAX_WAIT = 0.02  # if waiting for data takes a larger share of the time
@@ -30,8 +36,9 @@ MIN_SECONDS = 60.0  # if on a GPU no forward pass has as much padded audio
 class NoProfile:
     """Null object for runs without a profile."""
 
-    def step(self, batches: Sequence[Batch]) -> None:
+    def step(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Do nothing."""
+        return {}
 
     def paused(self) -> nullcontext[None]:
         """Do nothing."""
@@ -60,22 +67,21 @@ class Profile:
     """Traces updates 4 to 8 of a start, measures the next 40, and prints tables and advice."""
 
     def __init__(
-        self, folder: Path, print_fn: Callable[[Any], None], flops: WhisperFlops, peak: Peak
+        self, trace: Path, print_fn: Callable[[Any], None], flops: WhisperFlops, peak: Peak
     ) -> None:
         """Start the profiler.
 
         Args:
-            folder: of the run; the trace is written to profile/trace.json.
+            trace: the file that the trace is written to; each process needs its own.
             print_fn: prints tables and sentences.
             flops: of the model.
             peak: of the device.
         """
-        self.trace = folder / "profile" / "trace.json"
-        self.print_fn, self.flops, self.peak = print_fn, flops, peak
+        self.trace, self.print_fn, self.flops, self.peak = trace, print_fn, flops, peak
         self.updates = 0
         self.measured: list[Update] = []
         self.worker_seconds: Counter[str] = Counter()  # by stage, during the traced updates
-        self.wait_share = 0.0  # of the traced time, spent waiting for data
+        self.shares: dict[str, float] = {}  # of the traced time, by phase; empty before
         self.started = time.perf_counter()  # of the current update
         self.profiler = profile(
             schedule=schedule(wait=SKIPPED, warmup=WARM_UP, active=TRACED, repeat=1),
@@ -84,8 +90,8 @@ class Profile:
         )
         self.profiler.start()
 
-    def step(self, batches: Sequence[Batch]) -> None:
-        """Count an update."""
+    def step(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """Count an update; after the last traced one return the shares of the phases."""
         self.updates += 1
         traced = SKIPPED + WARM_UP + TRACED
         if SKIPPED + WARM_UP < self.updates <= traced:
@@ -98,6 +104,7 @@ class Profile:
             if self.updates == traced + MEASURED:
                 self.close()
         self.started = time.perf_counter()
+        return self.shares if self.updates == traced else {}
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -110,7 +117,7 @@ class Profile:
         """Print the table and the advice, once."""
         if self.measured:
             self.print_fn(length_table(self.measured, self.peak))
-            for line in advice(self.measured, self.wait_share, self.peak):
+            for line in advice(self.measured, self.shares[WAIT_SHARE], self.peak):
                 self.print_fn(line)
         self.measured = []
 
@@ -138,27 +145,15 @@ class Profile:
     def _on_trace_ready(self, profiler: Any) -> None:
         self.trace.parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(self.trace))
-        total = phase_milliseconds(profiler.events())
-        phases = {name: milliseconds / TRACED for name, milliseconds in total.items()}
-        self.wait_share = phases[WAIT] / (sum(phases.values()) or 1.0)
-        self.print_fn(phase_table(phases, self.worker_seconds))
+        events = profiler.events()
+        phases, communication = phase_milliseconds(events), communication_milliseconds(events)
+        total = sum(phases.values()) or 1.0
+        spent = phases | {"communication": sum(communication.values())}
+        self.shares = {
+            f"profile/{name.translate(UNDERSCORES)}": time / total for name, time in spent.items()
+        }
+        self.print_fn(phase_table(phases, communication, self.worker_seconds, TRACED))
         self.print_fn(f"trace of {TRACED} updates: {self.trace} (open it at ui.perfetto.dev)")
-
-
-def phase_table(phases: dict[str, float], worker_seconds: Counter[str]) -> Table:
-    """Return a table of the time of each phase of an update, and of the workers meanwhile.
-
-    Args:
-        phases: milliseconds of an update, by phase.
-        worker_seconds: of all traced updates, by stage.
-    """
-    total = sum(phases.values()) or 1.0
-    table = Table("phase", "ms per update", "share", title=f"time of {TRACED} updates by phase")
-    for name, milliseconds in phases.items():
-        table.add_row(name, f"{milliseconds:.1f}", f"{milliseconds / total:.1%}")
-    for name, seconds in worker_seconds.items():
-        table.add_row(f"{name}, in the workers", f"{1000 * seconds / TRACED:.1f}", "in parallel")
-    return table
 
 
 def length_table(updates: Sequence[Update], peak: Peak) -> Table:

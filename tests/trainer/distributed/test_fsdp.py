@@ -16,13 +16,14 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 from transformers.models.whisper import modeling_whisper
 
+from data.atomic_files import read_jsonl
 from data.errors import InputError
 from eval.whisper import load_whisper
 from tests.conftest import made_once
 from tests.interrupted import interrupted
 from trainer.distributed import accelerator as device
 from trainer.distributed.accelerator import refuse_plugins, refuse_unsupported_modes
-from trainer.distributed.fsdp import separate_full_model
+from trainer.distributed.fsdp import separate_full_model, set_reduce_dtype
 from trainer.model import ModelConfig, prepare_training
 
 CONFIGS = Path(__file__).resolve().parents[3] / "trainer/recipes/accelerate"
@@ -116,6 +117,27 @@ def test_a_checkpoint_of_either_goes_on_as_the_other(
     assert same(weights(whole, 6), weights(run, 6))
     assert moments(whole, 6)["state"].keys() == moments(run, 6)["state"].keys()
     assert json.loads((run / "status.json").read_text())["status"] == "finished"
+
+
+def test_the_gradient_may_be_added_up_in_bf16(trainer: Any, tmp_path: Path) -> None:
+    norms = {}
+    for dtype in ("fp32", "bf16"):
+        run = tmp_path / dtype
+        extra = (f"--optim.reduce_dtype={dtype}", "--loop.max_steps=1")
+        trainer(run, *extra, processes=2, sabotage=fsdp)
+        (row,) = (r for r in read_jsonl(run / "metrics.jsonl") if "train/grad_norm" in r)
+        norms[dtype] = row["train/grad_norm"]
+    assert norms["bf16"] != norms["fp32"]
+    assert norms["bf16"] == pytest.approx(norms["fp32"], rel=4e-3)  # a value of bf16 has 8 bits
+
+
+def test_the_computation_s_precision_is_not_that_of_the_sum_of_gradients() -> None:
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    plugin.set_mixed_precision("bf16")
+    asked: Any = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin))
+    set_reduce_dtype(asked, torch.float32)
+    policy = plugin.mixed_precision_policy
+    assert (policy.param_dtype, policy.reduce_dtype) == (torch.bfloat16, torch.float32)
 
 
 def test_the_model_that_stays_whole_goes_to_the_device_by_itself(blank_model: Path) -> None:

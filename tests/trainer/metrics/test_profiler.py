@@ -82,7 +82,7 @@ def test_frozen_weights_need_no_gradient_of_their_own() -> None:
 
 
 def test_an_evaluation_is_no_part_of_an_update(tmp_path: Path) -> None:
-    profile = Profile(tmp_path, print, FLOPS, PEAK)
+    profile = Profile(tmp_path / "trace.json", print, FLOPS, PEAK)
     with profile.paused():
         time.sleep(0.2)
     assert time.perf_counter() - profile.started < 0.15
