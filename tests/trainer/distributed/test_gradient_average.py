@@ -78,10 +78,9 @@ def update(rank: int, model: Path, case: Case) -> dict[str, Any]:
     precision, lora_rank = KINDS[kind]
     engine = engine_of(model, precision, ModelConfig(lora_rank=lora_rank), reduce_dtype)
     gradients: list[dict[str, Tensor]] = []
+    named = list(engine.module.named_parameters())
     engine.optimizer.optimizer.register_step_pre_hook(
-        lambda *_: gradients.append(
-            {n: p.grad.clone() for n, p in engine.module.named_parameters() if p.grad is not None}
-        )
+        lambda *_: gradients.append({n: p.grad.clone() for n, p in named if p.grad is not None})
     )
     tokens, clips = PROCESSES * 4 * TOKENS, 4 // passes
     train_step(engine, batches(rank, clips), tokens=tokens, max_norm=1e9)  # DDP rebuilds buckets
@@ -141,9 +140,8 @@ def processes(blank_model: Path, tmp_path_factory: pytest.TempPathFactory) -> li
 def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     """Return the norm of the difference of two gradients, as a share of the norm of the other."""
     assert one.keys() == other.keys()
-    differences = [one[name] - other[name] for name in other]
     norm = torch.nn.utils.get_total_norm
-    return float(norm(differences) / norm(other.values()))
+    return float(norm([one[name] - other[name] for name in other]) / norm(other.values()))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -167,9 +165,10 @@ def test_half_precision_weights_need_one_all_reduce(processes: list[dict[str, An
 def test_in_bf16_the_gradient_is_the_same_but_for_rounding_and_on_all_processes(
     processes: list[dict[str, Any]], kind: str
 ) -> None:
-    exact, rounded = (processes[0]["updates"][kind, d, 1]["gradient"] for d in ("fp32", "bf16"))
-    assert 1e-4 < difference(rounded, exact) < 4e-3  # a value of bf16 has 8 bits
-    other = processes[1]["updates"][kind, "bf16", 1]["gradient"]
+    exact, rounded = (processes[0]["updates"][kind, d, 4]["gradient"] for d in ("fp32", "bf16"))
+    print(f"{kind}: {(share := difference(rounded, exact)):.2%}")  # docs/multi-gpu.md has it
+    assert 1e-4 < share < 4e-3  # a value of bf16 has 8 bits
+    other = processes[1]["updates"][kind, "bf16", 4]["gradient"]
     assert all(torch.equal(rounded[name], other[name]) for name in rounded)
 
 
