@@ -100,9 +100,8 @@ def engine_of(model: Path, precision: Any, config: ModelConfig, reduce_dtype: An
     AcceleratorState._reset_state()
     accelerator = Accelerator(cpu=True, mixed_precision=precision)
     optim = OptimConfig(lr=1e-9, reduce_dtype=reduce_dtype)
-    return build_engine(
-        accelerator, prepare_training(load_whisper(str(model)), config), config, optim
-    )
+    module = prepare_training(load_whisper(str(model)), config)
+    return build_engine(accelerator, module, config, optim, print)
 
 
 def batches(rank: int, clips: int) -> Iterator[Any]:

@@ -54,9 +54,9 @@ def of_passes(flops: WhisperFlops, peak: float, processes: int = 1, **knobs: Any
 
 
 def test_passes_too_small_for_a_gpu_are_told_with_the_number_to_set() -> None:
-    (line,) = of_passes(SMALL, H100)
+    (line,) = of_passes(SMALL, H100, update_seconds=40)
     asked = int(line.split("data.update_seconds=")[1].split()[0])
-    assert 120 < asked < 400
+    assert 60 < asked < 120
     assert of_passes(SMALL, H100, update_seconds=asked) == []
     assert of_passes(SMALL, T4) == []
 
@@ -66,6 +66,7 @@ def test_more_gpus_and_smaller_models_ask_for_more_and_clips_are_counted_in_clip
         (line,) = of_passes(*arguments, **knobs)
         return int(line.split("=")[1].split()[0])
 
-    assert asked(SMALL, H100, 8) == pytest.approx(8 * asked(SMALL, H100), abs=8)
+    alone = asked(SMALL, H100, update_seconds=40)
+    assert asked(SMALL, H100, 8) == pytest.approx(8 * alone, abs=8)
     assert asked(LARGE, H100, 8) < asked(SMALL, H100, 8)
-    assert asked(SMALL, H100, update_clips=16) == pytest.approx(asked(SMALL, H100) / 5, abs=1)
+    assert asked(SMALL, H100, update_clips=8) == pytest.approx(alone / 5, abs=1)
