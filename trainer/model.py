@@ -25,7 +25,7 @@ class ModelConfig:
     revision: str | None = None  # Commit of a model on the Hub. None takes the newest one.
     # Recompute activations in the backward pass: saves much memory and takes a third more time.
     gradient_checkpointing: bool = False
-    # With bf16 or fp16, cast weights once an update, not in every pass; not with LoRA or FSDP.
+    # With bf16 or fp16, cast weights once an update, not in every pass. FSDP casts in every pass.
     cast_once: bool = True
     freeze_encoder: bool = False  # Train the decoder only.
     # Names of further modules or weights that are not trained; * stands for any letters.
@@ -42,6 +42,9 @@ class ModelConfig:
     lora_dropout: float = 0.0  # Dropout probability of the adapters' input.
     # Layers that get an adapter, by the ends of their names.
     lora_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    # With LoRA and bf16 or fp16: hold the frozen linear layers in 4 bits (QLoRA, the extra qlora).
+    # None holds them in half precision.
+    base_bits: int | None = None
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -55,6 +58,13 @@ class ModelConfig:
             raise InputError(f"model.lora_alpha must be greater than 0, got {self.lora_alpha}")
         if not 0 <= self.lora_dropout < 1:
             raise InputError(f"model.lora_dropout must be from 0 to below 1: {self.lora_dropout}")
+        if self.base_bits not in (None, 4):
+            raise InputError(f"model.base_bits must be 4 or None, got {self.base_bits}")
+        if self.base_bits and not (self.lora_rank and self.cast_once):
+            raise InputError(
+                "model.base_bits=4 needs LoRA: set model.lora_rank, such as 32, and "
+                "leave model.cast_once on"
+            )
 
     @property
     def frozen_encoder(self) -> bool:
@@ -86,9 +96,14 @@ class TrainingModule(nn.Module):
         """Compute the encoder's silence states again, with the current weights.
 
         Args:
-            whisper: the unsharded model; self.whisper unless that is sharded.
+            whisper: the unsharded model; self.whisper unless that is sharded. It is not used if
+                passes are computed from half-precision weights: the states are then too.
         """
-        if self.silence is not None:
+        if self.silence is None:
+            return
+        if self.half_forward is not None:
+            self.silence.copy_(self.half_forward.compute_silence_states())
+        else:
             self.silence.copy_(compute_silence_states(whisper))
 
     def forward(

@@ -93,7 +93,7 @@ def count_operations(dtype: torch.dtype, *, silence: bool, autocast: bool = Fals
     features, ids = torch.randn(4, 80, 496), torch.randint(5, 300, (4, 24))
     targets, begun, counter = target_positions(ids), OperationCounter(), OperationCounter()
     if not autocast:
-        module.half_forward = HalfForward(module.whisper, dtype)
+        module.half_forward = HalfForward(module.whisper, dtype, torch.device("cpu"))
         begun.count(module.half_forward.weights.begin_update)
 
     def forward() -> torch.Tensor:

@@ -12,10 +12,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from data.errors import InputError
 from eval.half_precision import DTYPES
 from trainer.distributed.collectives import average
 from trainer.distributed.fsdp import is_sharded, separate_full_model
 from trainer.half_precision.forward import HalfForward
+from trainer.half_precision.four_bit import refuse_without_bitsandbytes
 from trainer.half_precision.weights import HalfWeights
 from trainer.model import ModelConfig, TrainingModule
 from trainer.optimizer import OptimConfig, build_optimizer
@@ -123,18 +125,47 @@ def build_engine(
     """Build the optimizer, and prepare it and the module for the launcher's distributed mode.
 
     With half-precision weights DDP is not used: their gradients lie in one tensor, which is
-    averaged at once.
+    averaged at once. The device then holds the half-precision copies of all weights, and the
+    float32 weights that are trained; frozen float32 weights stay in host memory.
+
+    Raises:
+        InputError: model.base_bits is set, and half-precision weights are not used, or bitsandbytes
+            does not work.
     """
     dtype = DTYPES.get(accelerator.mixed_precision)
-    if dtype is None or not model.cast_once or model.lora_rank or is_sharded(accelerator):
+    if dtype is None or not model.cast_once or is_sharded(accelerator):
+        if model.base_bits is not None:
+            raise InputError(
+                f"model.base_bits={model.base_bits} needs precision=bf16 or fp16, and no FSDP: "
+                "change these, or remove model.base_bits"
+            )
         module = separate_full_model(module, accelerator)
         return Engine(accelerator, *accelerator.prepare(module, build_optimizer(module, optim)))
-    accelerator.prepare_model(module, evaluation_mode=True)  # this means without DDP
+    if model.base_bits is not None:
+        refuse_without_bitsandbytes(accelerator.device)
+    # evaluation_mode means without DDP
+    accelerator.prepare_model(module, device_placement=False, evaluation_mode=True)
+    move_trained(module, accelerator.device)
     module.half_forward = HalfForward(
         module.whisper,
         dtype,
+        accelerator.device,
+        four_bits=model.base_bits is not None,
         freeze_encoder=model.frozen_encoder,
         gradient_checkpointing=model.gradient_checkpointing,
     )
+    weights = module.half_forward.weights
+    module.register_load_state_dict_post_hook(lambda *_: weights.cast_frozen())
     optimizer = accelerator.prepare(build_optimizer(module, optim))
-    return Engine(accelerator, module, optimizer, module.half_forward.weights)
+    return Engine(accelerator, module, optimizer, weights)
+
+
+@torch.no_grad()
+def move_trained(module: nn.Module, device: torch.device) -> None:
+    """Move buffers and the weights that are trained to a device; frozen weights stay."""
+    trained = [weight for weight in module.parameters() if weight.requires_grad]
+    for tensor in (*trained, *module.buffers()):
+        if tensor.device != device:  # swapping keeps the identity of tied weights
+            moved = tensor.to(device)
+            is_weight = isinstance(tensor, nn.Parameter)
+            torch.utils.swap_tensors(tensor, nn.Parameter(moved) if is_weight else moved)
