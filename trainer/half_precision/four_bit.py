@@ -16,8 +16,10 @@ class FourBitMatrix:
     def __init__(self, matrix: Tensor) -> None:
         """Quantize a matrix (outputs, inputs) on its device."""
         self._functional = _bitsandbytes()
+        self._shape = matrix.shape
+        # flat: on a CPU bitsandbytes 0.50 dequantizes wrongly if rows are no multiple of its blocks
         self._values, self._state = self._functional.quantize_4bit(
-            matrix.contiguous(), quant_type="nf4", compress_statistics=True
+            matrix.flatten(), quant_type="nf4", compress_statistics=True
         )
 
     @property
@@ -28,8 +30,8 @@ class FourBitMatrix:
 
     def dequantize(self) -> Tensor:
         """Return the matrix in its original dtype."""
-        matrix: Tensor = self._functional.dequantize_4bit(self._values, self._state)
-        return matrix
+        flat: Tensor = self._functional.dequantize_4bit(self._values, self._state)
+        return flat.view(self._shape)
 
 
 class _Linear(torch.autograd.Function):
