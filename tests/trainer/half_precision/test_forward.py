@@ -262,3 +262,13 @@ def test_a_pass_issues_a_third_of_the_operations_and_casts_no_weight() -> None:
     assert counts[True].syncs == 0
     assert counts[True].masks == 0
     assert counts[True].update_casts == 1
+
+
+def test_a_pass_with_adapters_issues_half_of_the_operations_and_casts_no_weight() -> None:
+    autocast, once = (
+        count_operations(torch.bfloat16, silence=True, autocast=cast, adapters=ALL)
+        for cast in (True, False)
+    )
+    assert once.operations <= autocast.operations / 2
+    assert once.casts <= 150
+    assert (once.syncs, once.masks, once.update_casts) == (0, 0, 1)
