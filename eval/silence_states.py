@@ -148,7 +148,7 @@ def compute_silence_states(model: Any) -> Tensor:
     training = encoder.training
     try:
         encoder.eval()
-        reference = _reference(model.config.num_mel_bins).to(model.device, model.dtype)
+        reference = reference_features(model.config.num_mel_bins).to(model.device, model.dtype)
         output = encoder(reference).last_hidden_state
     finally:
         encoder.train(training)
@@ -177,7 +177,7 @@ def _attentions(model: Any) -> list[Any]:
     return encoder + [layer.encoder_attn for layer in model.model.decoder.layers]
 
 
-def _reference(n_mels: int) -> Tensor:
+def reference_features(n_mels: int) -> Tensor:
     """Return features of 1 s of pink noise and silence up to 30 s. Shape: (1, n_mels, 3000).
 
     The last bits of an FFT depend on memory alignment. Rounded to 16 bits, the noise is the same in

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from data.errors import InputError
-from eval.half_precision import ADAPTER, adapted_layers
+from eval.half_precision import adapted_layers, merged_weight
 
 LORA, BASE = ".lora_", ".base_layer."  # in names of weights: of an adapter, and of its base layer
 
@@ -63,7 +63,7 @@ def merge_adapters(model: Any) -> Any:
         if LORA not in name
     }
     for name, layer in adapted.items():
-        weights[f"{name}.weight"] = layer.get_base_layer().weight + layer.get_delta_weight(ADAPTER)
+        weights[f"{name}.weight"] = merged_weight(layer)
     with torch.device("meta"):  # without memory and initialization
         stock = type(model)(model.config)
     stock.load_state_dict({n: w.to("cpu", copy=True) for n, w in weights.items()}, assign=True)

@@ -23,8 +23,8 @@ from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.rotation import CHECKPOINTS, CheckpointRotation
 from trainer.config import Config, command_line
 from trainer.distributed.accelerator import build_accelerator
+from trainer.distributed.build_engine import build_engine
 from trainer.distributed.collectives import closing_process_group
-from trainer.distributed.engine import build_engine
 from trainer.distributed.fsdp import FullModel
 from trainer.heartbeat import Heartbeat
 from trainer.loop import train

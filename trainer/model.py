@@ -25,7 +25,7 @@ class ModelConfig:
     revision: str | None = None  # Commit of a model on the Hub. None takes the newest one.
     # Recompute activations in the backward pass: saves much memory and takes a third more time.
     gradient_checkpointing: bool = False
-    # With bf16 or fp16, cast weights once an update, not in every pass; not with LoRA or FSDP.
+    # With bf16 or fp16, cast weights once an update, not in every pass. FSDP casts in every pass.
     cast_once: bool = True
     compile: bool | None = None  # torch.compile layers. None: on a GPU, if not deterministic.
     freeze_encoder: bool = False  # Train the decoder only.
@@ -42,6 +42,8 @@ class ModelConfig:
     lora_dropout: float = 0.0  # Dropout probability of the adapters' input.
     # Layers that get an adapter, by the ends of their names.
     lora_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    # 4 holds frozen linear layers in 4 bits (QLoRA, the extra qlora), None in half precision.
+    base_bits: int | None = None
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -55,6 +57,8 @@ class ModelConfig:
             raise InputError(f"model.lora_alpha must be greater than 0, got {self.lora_alpha}")
         if not 0 <= self.lora_dropout < 1:
             raise InputError(f"model.lora_dropout must be from 0 to below 1: {self.lora_dropout}")
+        if self.base_bits not in (None, 4):
+            raise InputError(f"model.base_bits must be 4 or None, got {self.base_bits}")
 
     @property
     def frozen_encoder(self) -> bool:
@@ -86,10 +90,13 @@ class TrainingModule(nn.Module):
         """Compute the encoder's silence states again, with the current weights.
 
         Args:
-            whisper: the unsharded model; self.whisper unless that is sharded.
+            whisper: the unsharded model; self.whisper unless that is sharded. Half-precision
+                weights are used in its place, if passes are computed from them.
         """
         if self.silence is not None:
-            self.silence.copy_(compute_silence_states(whisper))
+            half = self.half_forward
+            states = half.compute_silence_states() if half else compute_silence_states(whisper)
+            self.silence.copy_(states)
 
     def forward(
         self,
@@ -157,7 +164,8 @@ def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:
             alpha=config.lora_alpha or 2 * config.lora_rank,
             dropout=config.lora_dropout,
         )
-    refuse_frozen(model)
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise InputError("all weights are frozen: remove names from model.freeze")
     frozen, silence = config.frozen_encoder, config.silence_states
     return TrainingModule(model, freeze_encoder=frozen, silence=silence)
 
@@ -188,13 +196,3 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
             )
         for weight in matches:
             weight.requires_grad_(False)
-
-
-def refuse_frozen(model: nn.Module) -> None:
-    """Check that some weights are trained.
-
-    Raises:
-        InputError: all weights are frozen.
-    """
-    if not any(weight.requires_grad for weight in model.parameters()):
-        raise InputError("all weights are frozen: remove names from model.freeze")

@@ -7,8 +7,9 @@ The model has whisper-small's depth and a small width: counts depend on the dept
 
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,18 @@ from data.errors import plain_errors
 from eval.silence_states import patch_attention
 from eval.whisper import TrueLengthEncoder
 from trainer.half_precision.forward import HalfForward
+from trainer.lora import add_adapters
 from trainer.model import TrainingModule
 
 SIZE = {"d_model": 96, "encoder_ffn_dim": 384, "decoder_ffn_dim": 384, "vocab_size": 300}
 HEADS = {"encoder_attention_heads": 12, "decoder_attention_heads": 12}
 LAYERS = {"encoder_layers": 12, "decoder_layers": 12}  # of whisper-small
 TOKENS = {"pad_token_id": 3, "bos_token_id": 3, "eos_token_id": 3, "decoder_start_token_id": 4}
+TRAINED: dict[str, tuple[str, ...]] = {
+    "all weights": (),
+    "LoRA of q_proj v_proj": ("q_proj", "v_proj"),
+    "LoRA of all linear layers": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+}
 CASTS = ("aten::_to_copy", "aten::_foreach_copy_")
 SYNCS = ("aten::_local_scalar_dense", "aten::nonzero")
 # views that their schema does not mark as such
@@ -81,19 +88,25 @@ class OperationCounter(TorchDispatchMode):
             return run()
 
 
-def count_operations(dtype: torch.dtype, *, silence: bool, autocast: bool = False) -> Counts:
+def count_operations(
+    dtype: torch.dtype, *, silence: bool, autocast: bool = False, adapters: Sequence[str] = ()
+) -> Counts:
     """Count the operations of the second pass of an update.
 
     Args:
         dtype: of the computation.
         silence: whether attention uses silence states.
         autocast: use the stock model under autocast, not HalfForward.
+        adapters: linear layers that have a LoRA adapter, by the ends of their names; all other
+            weights are then frozen. Without any, all weights are trained.
     """
     module = _module(silence=silence)
+    if adapters:
+        add_adapters(module.whisper, adapters, rank=4, alpha=8, dropout=0.0)
     features, ids = torch.randn(4, 80, 496), torch.randint(5, 300, (4, 24))
     targets, begun, counter = target_positions(ids), OperationCounter(), OperationCounter()
     if not autocast:
-        module.half_forward = HalfForward(module.whisper, dtype)
+        module.half_forward = HalfForward(module.whisper, dtype, torch.device("cpu"))
         begun.count(module.half_forward.weights.begin_update)
 
     def forward() -> torch.Tensor:
@@ -134,10 +147,12 @@ def main() -> None:
         command = parse_dataclass(Command, sys.argv[1:])
         table = Table("pass", *(key.replace("_", " ") for key in Counts.__slots__))
         rows = []
-        for name, autocast in (("autocast", True), ("weights cast once", False)):
-            for silence in (True, False):
-                counts = count_operations(torch.bfloat16, silence=silence, autocast=autocast)
-                title = f"{name}, {'with' if silence else 'without'} silence states"
+        for silence, (trained, adapters) in product((True, False), TRAINED.items()):
+            for name, autocast in (("autocast", True), ("weights cast once", False)):
+                counts = count_operations(
+                    torch.bfloat16, silence=silence, autocast=autocast, adapters=adapters
+                )
+                title = f"{trained}, {name}, {'with' if silence else 'without'} silence states"
                 rows.append({"name": title, **asdict(counts)})
                 table.add_row(title, *map(str, asdict(counts).values()))
         Console().print(table)

@@ -25,7 +25,7 @@ from trainer.checkpoint.fixed_knobs import training_knobs
 from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation
 from trainer.distributed import accelerator as device
-from trainer.distributed.engine import build_engine
+from trainer.distributed.build_engine import build_engine
 from trainer.metrics.clip_losses import ClipLosses
 from trainer.metrics.flops import WhisperFlops
 from trainer.metrics.recorder import NullRecorder

@@ -32,7 +32,7 @@ from trainer.checkpoint.manager import Checkpoints
 from trainer.checkpoint.pinned_memory import PinnedCopy
 from trainer.checkpoint.rotation import CheckpointConfig, CheckpointRotation
 from trainer.checkpoint.snapshot import Snapshot
-from trainer.distributed.engine import build_engine
+from trainer.distributed.build_engine import build_engine
 from trainer.heartbeat import Heartbeat
 from trainer.metrics.recorder import JsonlLog, NullRecorder
 from trainer.model import ModelConfig, prepare_training

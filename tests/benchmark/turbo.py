@@ -2,6 +2,7 @@
 
 python -m tests.benchmark.turbo --shape small --rows 16
 python -m tests.benchmark.turbo --rank 32        # whisper-large-v3-turbo with LoRA
+python -m tests.benchmark.turbo --rank 32 --bits 4 --shape large-v3        # QLoRA
 """
 
 import argparse
@@ -16,6 +17,9 @@ from data.log_mel import N_FRAMES
 from eval.silence_states import patch_attention
 from eval.whisper import TrueLengthEncoder, Whisper
 from tests.benchmark.synthetic import SHAPES
+from trainer.distributed.build_engine import build_engine
+from trainer.half_precision.silence import HEAD_PADDING
+from trainer.half_precision.weights import HalfWeights
 from trainer.metrics.flops import whisper_flops
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, optimizer_state_bytes
@@ -57,15 +61,26 @@ def shaped(shape: str, layers: tuple[int, int], device: str) -> Whisper:
 
 
 def fixed(shape: str, model: ModelConfig, optim: OptimConfig) -> float:
-    """Print and return the bytes of weights, gradients and moments."""
+    """Print and return the bytes of weights, gradients and moments on the device."""
     module = prepare_training(shaped(shape, SHAPES[shape][1:3], "meta"), model)
+    half = HalfWeights(
+        module.whisper,
+        torch.bfloat16,
+        torch.device("meta"),
+        head_padding=HEAD_PADDING,
+        four_bits=model.base_bits is not None,
+    )
     trained = [p for p in module.parameters() if p.requires_grad]
-    weights = sum(p.nbytes for p in module.parameters())
-    gradients, moments = sum(p.nbytes for p in trained), optimizer_state_bytes(module, optim)
-    head = module.whisper.proj_out.weight
-    gradients += head.nbytes if head.requires_grad else 0
-    print(f"trained {sum(p.numel() for p in trained) / 1e6:.1f} M of {weights / 4e6:.1f} M")
-    parts = {"weights": weights, "gradients": gradients, "moments": moments}
+    float32 = sum(p.nbytes for p in trained)
+    count = sum(p.numel() for p in module.parameters())
+    print(f"trained {float32 / 4e6:.1f} M of {count / 1e6:.1f} M")
+    gradient = half.gradient.nbytes
+    parts = {
+        "float32 weights": float32,
+        "half-precision weights": half.nbytes - gradient,
+        "gradients": gradient * 3 // 2,  # a backward pass adds one in half precision
+        "moments": optimizer_state_bytes(module, optim),
+    }
     print(", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in parts.items()))
     return sum(parts.values())
 
@@ -75,8 +90,10 @@ def passes(shape: str, model: ModelConfig, layers: tuple[int, int], rows: int) -
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
     whisper = shaped(shape, layers, "cpu")
     flops = whisper_flops(whisper, model)
-    module = accelerator.prepare(prepare_training(whisper, model)).train()
-    memory = MemoryEstimator(accelerator, module, Path("none"), moments=0, flops=flops)
+    engine = build_engine(accelerator, prepare_training(whisper, model), model, OptimConfig())
+    engine.begin_update()
+    engine.model.train()
+    memory = MemoryEstimator(accelerator, engine.model, Path("none"), moments=0, flops=flops)
     return (memory.peak(Shape(rows, N_FRAMES, TOKENS)) - memory.base) / HEAP_FACTOR
 
 
@@ -87,21 +104,24 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--rank", type=int, default=None)
     parser.add_argument("--modules", nargs="+", default=["q_proj", "v_proj"])
+    parser.add_argument("--bits", type=int, default=None, help="of the frozen linear layers: 4")
     parser.add_argument("--optim", default="adamw")
     parser.add_argument("--keep", action="store_true", help="no gradient checkpointing")
     asked = parser.parse_args()
     model = ModelConfig(
         lora_rank=asked.rank,
         lora_modules=tuple(asked.modules),
+        base_bits=asked.bits,
         gradient_checkpointing=not asked.keep,
         silence_states=False,
     )
-    held = fixed(asked.shape, model, OptimConfig(name=asked.optim))
     one, encoder, decoder = (
         passes(asked.shape, model, layers, asked.rows) for layers in ((1, 1), (2, 1), (1, 2))
     )
     layers = SHAPES[asked.shape][1:3]
     passed = one + (layers[0] - 1) * (encoder - one) + (layers[1] - 1) * (decoder - one)
+    # after the passes: bitsandbytes keeps the tables of the first device that it quantized on
+    held = fixed(asked.shape, model, OptimConfig(name=asked.optim))
     print(f"{asked.rows} of 30 s: {passed / 1e9:.2f} GB, in all {(held + passed) / 1e9:.2f} GB")
 
 

@@ -134,8 +134,8 @@ def test_the_copy_is_freed_after_the_evaluation(
 ) -> None:
     made: list[weakref.ref[nn.Module]] = []
 
-    def noted(whisper: Whisper, mixed_precision: str) -> Whisper:
-        copy = half_precision_copy(whisper, mixed_precision)
+    def noted(whisper: Whisper, mixed_precision: str, device: torch.device) -> Whisper:
+        copy = half_precision_copy(whisper, mixed_precision, device)
         made.append(weakref.ref(copy.model))
         return copy
 

@@ -60,7 +60,7 @@ def test_silence_states_hold_every_eighth_position_of_all_layers_and_the_output(
     assert torch.equal(
         states, compute_silence_states(whisper.model)
     )  # the reference is always the same
-    heard = silence._reference(80)
+    heard = silence.reference_features(80)
     assert torch.equal(states[-1], encoded(whisper, heard)[0, ::STRIDE])
 
 

@@ -8,7 +8,7 @@ from gpu.model import fresh_accelerator, noise_batch, random_whisper
 from gpu.rows import record, smoke
 from torch import Tensor
 
-from trainer.distributed.engine import build_engine
+from trainer.distributed.build_engine import build_engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig
 from trainer.step import train_step

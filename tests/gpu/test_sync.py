@@ -9,7 +9,7 @@ import torch
 from gpu.model import fresh_accelerator, noise_batch, random_whisper
 from gpu.rows import record
 
-from trainer.distributed.engine import build_engine
+from trainer.distributed.build_engine import build_engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig
 from trainer.step import forward_backward, train_step

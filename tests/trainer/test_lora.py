@@ -179,13 +179,14 @@ def test_without_the_extra_a_sentence_says_what_to_install(
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_six_updates_equal_three_and_three(
-    wide_trainer: Any, tmp_path: Path, losses: Losses, processes: int
+    wide_trainer: Any, tmp_path: Path, losses: Losses, processes: int, precision: str
 ) -> None:
-    whole = tmp_path / "whole"
-    wide_trainer(whole, *HARD, processes=processes)
+    whole, arguments = tmp_path / "whole", (*HARD, f"--precision={precision}")
+    wide_trainer(whole, *arguments, processes=processes)
     cut = interrupted(whole, tmp_path / "cut", after=3)
-    wide_trainer(cut, *HARD, "--resume=auto", processes=processes)
+    wide_trainer(cut, *arguments, "--resume=auto", processes=processes)
     assert losses(cut) == losses(whole)
     weights, again = (load_file(run / "model" / "model.safetensors") for run in (whole, cut))
     assert all((weights[name] == again[name]).all() for name in weights)
@@ -198,11 +199,23 @@ def test_six_updates_equal_three_and_three(
     for name in frozen:
         stock = name.removeprefix("whisper.").replace(".base_layer.", ".")
         assert torch.equal(saved[name], base[stock]), name
+    for name in changed:  # the export adds the product in float32 to the original weights
+        layer = f"whisper.{name.removesuffix('.weight')}"
+        down, up = (saved[f"{layer}.lora_{key}.default.weight"] for key in "AB")
+        assert torch.equal(weights[name], base[name] + up @ down * 2.0), name
 
 
-def test_a_run_with_adapters_is_scored_chosen_and_exported(trainer: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_with_adapters_is_scored_chosen_and_exported(
+    trainer: Any, tmp_path: Path, precision: str
+) -> None:
     run = tmp_path / "run"
-    extra = ("--data.dev_split=dev", "--data.test_split=test", "--loop.max_steps=2")
+    extra = (
+        f"--precision={precision}",
+        "--data.dev_split=dev",
+        "--data.test_split=test",
+        "--loop.max_steps=2",
+    )
     done = trainer(run, *LORA, *extra, "--loop.eval_every=2", "--eval.max_length=4")
     assert "M of them trained)" in done.output
     step = json.loads((run / "model" / "whisper_loop.json").read_text())["step"]

@@ -65,7 +65,7 @@ ADDED = {"data.fixed_shapes": False}
 REMOVED = {"data.repair": 0.0, "data.padded_share": 0.15}
 
 PATH_KNOBS = ("model.name", "data.augment.noise", "data.data_files")  # paths, or names on the Hub
-LORA_KNOBS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_modules")
+LORA_KNOBS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_modules", "base_bits")
 NEW_MODEL_KNOBS = ("cast_once", "compile", "freeze", *LORA_KNOBS)  # older checkpoints lack them
 
 

@@ -27,7 +27,8 @@ from data.sampling.padded_length import padded_frames
 from eval.whisper import Whisper, load_whisper
 from trainer.config import Config
 from trainer.distributed.accelerator import build_accelerator, trim_memory
-from trainer.distributed.engine import Engine, build_engine
+from trainer.distributed.build_engine import build_engine
+from trainer.distributed.engine import Engine
 from trainer.model import prepare_training
 from trainer.out_of_memory import try_largest_pass
 from trainer.plan.forward_pass_budget import FittingBatch, fit_path, pass_budget

@@ -19,7 +19,7 @@ from eval.whisper import load_whisper
 from trainer.checkpoint.fixed_knobs import training_knobs
 from trainer.config import Config
 from trainer.distributed.accelerator import build_accelerator
-from trainer.distributed.engine import build_engine
+from trainer.distributed.build_engine import build_engine
 from trainer.metrics.flops import whisper_flops
 from trainer.metrics.plan_check import Forecast, UpdateTime, conditions, plan_path
 from trainer.metrics.recorder import NullRecorder

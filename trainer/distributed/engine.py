@@ -4,27 +4,17 @@ The loop and the step only call Engine's methods. FSDP2 shards weights, gradient
 processes; otherwise each process holds all of them.
 """
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed import GradBucket, ProcessGroup
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.distributed.tensor import DTensor
-from torch.futures import Future
-from torch.nn.parallel import DistributedDataParallel
 
-from eval.half_precision import DTYPES
 from trainer.distributed.collectives import average
-from trainer.distributed.fsdp import is_sharded, separate_full_model, set_reduce_dtype
-from trainer.half_precision.compiled import compile_layers
-from trainer.half_precision.forward import HalfForward
 from trainer.half_precision.weights import HalfWeights
-from trainer.model import ModelConfig, TrainingModule
-from trainer.optimizer import OptimConfig, build_optimizer
+from trainer.model import TrainingModule
 
 
 class Engine:
@@ -125,60 +115,3 @@ class Engine:
     def _torch_optimizer(self) -> Any:
         """Return the torch optimizer that Accelerate's wraps."""
         return getattr(self.optimizer, "optimizer", self.optimizer)
-
-
-def build_engine(
-    accelerator: Accelerator,
-    module: TrainingModule,
-    model: ModelConfig,
-    optim: OptimConfig,
-    print_fn: Callable[[str], None],
-) -> Engine:
-    """Build the optimizer, and prepare it and the module for the launcher's distributed mode.
-
-    With half-precision weights DDP is not used: their gradients lie in one tensor, which is
-    averaged at once.
-
-    Args:
-        accelerator: handles processes, device, autocast and loss scaling.
-        module: what prepare_training() returned.
-        model: its configuration.
-        optim: the optimizer's configuration.
-        print_fn: prints warnings.
-    """
-    dtype = DTYPES.get(accelerator.mixed_precision)
-    if dtype is None or not model.cast_once or model.lora_rank or is_sharded(accelerator):
-        return _prepare_stock_model(accelerator, module, optim)
-    accelerator.prepare_model(module, evaluation_mode=True)  # this means without DDP
-    module.half_forward = HalfForward(
-        module.whisper,
-        dtype,
-        freeze_encoder=model.frozen_encoder,
-        gradient_checkpointing=model.gradient_checkpointing,
-    )
-    # the compiler may order sums in another way at each start
-    on_gpu, exact = accelerator.device.type == "cuda", torch.are_deterministic_algorithms_enabled()
-    if model.compile or (model.compile is None and on_gpu and not exact):
-        n_mels = module.whisper.config.num_mel_bins
-        compile_layers(module.half_forward, n_mels, module.silence, print_fn)
-    optimizer = accelerator.prepare(build_optimizer(module, optim))
-    reduce_dtype = DTYPES.get(optim.reduce_dtype, torch.float32)
-    return Engine(accelerator, module, optimizer, module.half_forward.weights, reduce_dtype)
-
-
-def _prepare_stock_model(
-    accelerator: Accelerator, module: TrainingModule, optim: OptimConfig
-) -> Engine:
-    """Prepare a module without half-precision weights; for several processes with DDP or FSDP2."""
-    if is_sharded(accelerator):
-        set_reduce_dtype(accelerator, DTYPES.get(optim.reduce_dtype, torch.float32))
-    module = separate_full_model(module, accelerator)
-    model, optimizer = accelerator.prepare(module, build_optimizer(module, optim))
-    if isinstance(model, DistributedDataParallel) and optim.reduce_dtype == "bf16":
-        model.register_comm_hook(None, _all_reduce_in_bf16)
-    return Engine(accelerator, model, optimizer)
-
-
-def _all_reduce_in_bf16(group: ProcessGroup | None, bucket: GradBucket) -> Future[Tensor]:
-    """Call PyTorch's hook: by its own name DDP refuses it on a CPU, where gloo supports bf16."""
-    return bf16_compress_hook(group, bucket)  # type: ignore[arg-type]  # None: all processes

@@ -2,112 +2,156 @@
 
 Autocast casts every weight in every pass, and its gradient back: hundreds of operations a pass,
 which a GPU takes longer to start than to compute. Here the weights of one kind lie in one tensor
-for all layers. An update casts all of them in one operation, and each pass adds the gradient of a
-kind to float32 in one operation. The float32 weights stay those of the stock model: the optimizer
-changes them, and checkpoints hold them.
+for all layers. An update casts the trained ones in one operation, and each pass adds the gradient
+of a kind to float32 in one operation. Frozen weights are cast once, and may be held in 4 bits. The
+float32 weights stay those of the stock model: the optimizer changes them, and checkpoints hold
+them.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Index = tuple[int | slice, ...]
-ALL = slice(None)
-WHOLE = ("decoder.layers.cross_kv.weight", "decoder.layers.cross_kv.bias")  # used at once
+from trainer.half_precision.adapters import adapter_kinds
+from trainer.half_precision.four_bit import FourBitMatrix
+from trainer.half_precision.kinds import Kind, Part, kinds_of
 
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A parameter's place in a stack."""
-
-    parameter: nn.Parameter
-    index: Index
-    shape: tuple[int, ...]  # of the parameter in the stack, where heads are a dimension
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """The parameters of one kind, and the tensor that holds them."""
-
-    name: str
-    shape: tuple[int, ...]  # of weights of layers: the layers first
-    parts: list[Part]
-
-    @property
-    def is_trained(self) -> bool:
-        """Return whether any of its parameters is trained."""
-        return any(part.parameter.requires_grad for part in self.parts)
+Weight = Tensor | FourBitMatrix
+AT_ONCE = "decoder.layers.cross_kv."  # kinds of which all layers are used at once
 
 
 class HalfWeights:
     """Half-precision copies of a model's weights, and the gradient of an update."""
 
-    def __init__(self, whisper: Any, dtype: torch.dtype, *, head_padding: int) -> None:
-        """Allocate the copies and the gradient, on the model's device.
+    def __init__(
+        self,
+        whisper: Any,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        head_padding: int,
+        four_bits: bool = False,
+    ) -> None:
+        """Allocate the copies and the gradient, and cast the frozen weights.
 
         Args:
-            whisper: a transformers WhisperForConditionalGeneration, in float32.
+            whisper: a transformers WhisperForConditionalGeneration in float32, perhaps with
+                adapters. Frozen weights may be on another device, such as the CPU.
             dtype: of the copies.
-            head_padding: channels of zeros that are added to each head where attention may use
-                silence states.
+            device: of the copies and the gradient.
+            head_padding: channels of zeros added to each head where there may be silence states.
+            four_bits: hold frozen matrices of layers in 4 bits.
         """
         kinds = list(kinds_of(whisper, head_padding))
+        kinds += adapter_kinds(whisper, kinds)
         assert {id(part.parameter) for kind in kinds for part in kind.parts} == {
             id(parameter) for parameter in whisper.parameters()
         }
-        self.gradient = torch.zeros(
-            sum(math.prod(kind.shape) for kind in kinds if kind.is_trained), device=whisper.device
-        )
+        self._kinds = {kind.name: kind for kind in kinds}
+        self._four_bit = [k for k in kinds if four_bits and k.outputs and not k.is_trained]
+        self.matrices: dict[str, list[FourBitMatrix]] = {}  # of layers; one for kinds AT_ONCE
         self.values = {
-            kind.name: torch.zeros(kind.shape, dtype=dtype, device=whisper.device) for kind in kinds
+            kind.name: torch.zeros(kind.shape, dtype=dtype, device=device)
+            for kind in kinds
+            if kind not in self._four_bit
         }
-        self._copies: list[tuple[nn.Parameter, tuple[int, ...], Tensor]] = []
-        self._gradients: list[tuple[nn.Parameter, Tensor]] = []
-        offset = 0
+        places = [(p, v[p.index]) for name, v in self.values.items() for p in self._parts(name)]
+        self._trained = [place for place in places if place[0].parameter.requires_grad]
+        self._frozen = [place for place in places if not place[0].parameter.requires_grad]
+        sizes = [math.prod(kind.shape) for kind in kinds if kind.is_trained]
+        self.gradient = torch.zeros(sum(sizes), device=device)
+        self._gradients = self._add_gradients([kind for kind in kinds if kind.is_trained])
+        self._dtype, self._device = dtype, device
+        self.cast_frozen()
+
+    def _parts(self, name: str) -> list[Part]:
+        return self._kinds[name].parts
+
+    def _add_gradients(self, kinds: Sequence[Kind]) -> list[tuple[nn.Parameter, Tensor]]:
+        """Make backward passes add to the gradient; return the part of each trained parameter."""
+        parts, offset = [], 0
         for kind in kinds:
             value = self.values[kind.name]
-            self._copies += [(p.parameter, p.shape, value[p.index]) for p in kind.parts]
-            if kind.is_trained:
-                size = value.numel()
-                total = self.gradient[offset : offset + size].view(kind.shape)
-                offset += size
-                _accumulate(value, total)
-                self._gradients += [
-                    (p.parameter, total[p.index]) for p in kind.parts if p.parameter.requires_grad
-                ]
+            total = self.gradient[offset : offset + value.numel()].view(kind.shape)
+            offset += value.numel()
+            _accumulate(value, total)
+            parts += [
+                (p.parameter, total[p.index]) for p in kind.parts if p.parameter.requires_grad
+            ]
+        return parts
 
     @torch.no_grad()
-    def begin_update(self) -> None:
-        """Cast the current weights, and set the gradient to zero."""
-        self.gradient.zero_()
+    def cast_frozen(self) -> None:
+        """Cast the frozen weights; call it again after loading a checkpoint."""
+        for part, copy in self._frozen:
+            copy.copy_(part.parameter.view(part.shape))
+        for kind in self._four_bit:
+            stack = torch.zeros(kind.shape, dtype=self._dtype, device=self._device)
+            for part in kind.parts:
+                stack[part.index] = part.parameter.view(part.shape).to(stack)
+            rows = kind.as_matrices(stack)
+            groups = [rows.flatten(0, 1)] if kind.name.startswith(AT_ONCE) else rows.unbind()
+            self.matrices[kind.name] = [FourBitMatrix(matrix) for matrix in groups]
+
+    @torch.no_grad()
+    def cast_trained(self) -> None:
+        """Cast the current trained weights."""
         torch._foreach_copy_(
-            [copy for _, _, copy in self._copies],
-            [parameter.view(shape) for parameter, shape, _ in self._copies],
+            [copy for _, copy in self._trained],
+            [part.parameter.view(part.shape) for part, _ in self._trained],
         )
 
-    def layers(self, name: str) -> list[dict[str, Tensor]]:
-        """Return the weights of each layer.
+    def begin_update(self) -> None:
+        """Cast the current trained weights, and set the gradient to zero."""
+        self.gradient.zero_()
+        self.cast_trained()
+
+    def layers(self, name: str) -> list[dict[str, Any]]:
+        """Return the weights of each layer; those of linear layers are (outputs, inputs).
 
         Args:
             name: encoder or decoder.
         """
         prefix = f"{name}.layers."
-        stacks = {
-            kind.removeprefix(prefix): value.unbind()
+        stacks: dict[str, Sequence[Weight]] = {
+            kind: self._kinds[kind].as_matrices(value).unbind()
             for kind, value in self.values.items()
-            if kind.startswith(prefix) and kind not in WHOLE
+        }
+        stacks = {
+            kind.removeprefix(prefix): weights
+            for kind, weights in {**stacks, **self.matrices}.items()
+            if kind.startswith(prefix) and not kind.startswith(AT_ONCE)
         }
         count = len(next(iter(stacks.values())))
         return [{kind: stack[number] for kind, stack in stacks.items()} for number in range(count)]
+
+    def at_once(self, name: str) -> Weight:
+        """Return the weights (outputs, inputs) of all layers of a kind."""
+        if name in self.matrices:
+            return self.matrices[name][0]
+        return self._kinds[name].as_matrices(self.values[name]).flatten(0, 1)
+
+    def dense(self, name: str) -> Tensor:
+        """Return the weights of a kind in one tensor, dequantized if they are held in 4 bits."""
+        if name not in self.matrices:
+            return self.values[name]
+        return torch.stack([m.dequantize() for m in self.matrices[name]]).view(
+            self._kinds[name].shape
+        )
 
     def end_update(self) -> None:
         """Give each trained parameter its part of the gradient."""
         for parameter, gradient in self._gradients:
             parameter.grad = gradient.reshape(parameter.shape)  # a copy only of padded heads
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of the copies and the gradient."""
+        matrices = sum(m.nbytes for layers in self.matrices.values() for m in layers)
+        return matrices + self.gradient.nbytes + sum(v.nbytes for v in self.values.values())
 
 
 def _accumulate(value: Tensor, total: Tensor) -> None:
@@ -118,74 +162,3 @@ def _accumulate(value: Tensor, total: Tensor) -> None:
         value.grad = None
 
     value.requires_grad_().register_post_accumulate_grad_hook(add)
-
-
-def kinds_of(whisper: Any, head_padding: int) -> Iterator[Kind]:
-    """Yield the kinds of weights of a Whisper, which together hold each parameter once.
-
-    Args:
-        whisper: a transformers WhisperForConditionalGeneration.
-        head_padding: channels that are added to the heads of the encoder's self-attention and of
-            the decoder's cross-attention.
-    """
-    encoder, decoder = whisper.model.encoder, whisper.model.decoder
-    for name, layers in (("encoder", encoder.layers), ("decoder", decoder.layers)):
-        own = [layer.self_attn for layer in layers]
-        padding = head_padding if name == "encoder" else 0
-        yield from _projections(f"{name}.layers.qkv", own, ("q_proj", "k_proj", "v_proj"), padding)
-        yield from _output(f"{name}.layers.out", own, padding)
-        for child in ("self_attn_layer_norm", "fc1", "fc2", "final_layer_norm"):
-            modules = [getattr(layer, child) for layer in layers]
-            yield from _layers(f"{name}.layers.{child}", modules)
-    cross = [layer.encoder_attn for layer in decoder.layers]
-    yield from _projections("decoder.layers.cross_q", cross, ("q_proj",), head_padding)
-    yield from _projections("decoder.layers.cross_kv", cross, ("k_proj", "v_proj"), head_padding)
-    yield from _output("decoder.layers.cross_out", cross, head_padding)
-    norms = [layer.encoder_attn_layer_norm for layer in decoder.layers]
-    yield from _layers("decoder.layers.encoder_attn_layer_norm", norms)
-    for name, parameter in whisper.named_parameters():  # proj_out only where it is not tied
-        if ".layers." not in name:
-            shape = tuple(parameter.shape)
-            yield Kind(name.removeprefix("model."), shape, [Part(parameter, (), shape)])
-
-
-def _projections(
-    name: str, attentions: Sequence[Any], projections: Sequence[str], padding: int
-) -> Iterator[Kind]:
-    """Yield weights (layers, projections, heads, head_dim + padding, d_model), and biases."""
-    heads, head_dim = attentions[0].num_heads, attentions[0].head_dim
-    shape = (len(attentions), len(projections), heads, head_dim + padding)
-    weights, biases = [], []
-    for number, attention in enumerate(attentions):
-        for place, projection in enumerate(projections):
-            module = getattr(attention, projection)
-            index: Index = (number, place, ALL, slice(head_dim))
-            weights.append(Part(module.weight, index, (heads, head_dim, module.in_features)))
-            if module.bias is not None:
-                biases.append(Part(module.bias, index, (heads, head_dim)))
-    yield Kind(f"{name}.weight", (*shape, heads * head_dim), weights)
-    yield Kind(f"{name}.bias", shape, biases)
-
-
-def _output(name: str, attentions: Sequence[Any], padding: int) -> Iterator[Kind]:
-    """Yield weights (layers, d_model, heads, head_dim + padding), and biases (layers, d_model)."""
-    heads, head_dim = attentions[0].num_heads, attentions[0].head_dim
-    d_model, modules = heads * head_dim, [attention.out_proj for attention in attentions]
-    weights = [
-        Part(module.weight, (number, ALL, ALL, slice(head_dim)), (d_model, heads, head_dim))
-        for number, module in enumerate(modules)
-    ]
-    yield Kind(f"{name}.weight", (len(modules), d_model, heads, head_dim + padding), weights)
-    yield _stacked(f"{name}.bias", [module.bias for module in modules])
-
-
-def _layers(name: str, modules: Sequence[Any]) -> Iterator[Kind]:
-    """Yield the weights and the biases of a module of each layer."""
-    yield _stacked(f"{name}.weight", [module.weight for module in modules])
-    yield _stacked(f"{name}.bias", [module.bias for module in modules])
-
-
-def _stacked(name: str, parameters: Sequence[nn.Parameter]) -> Kind:
-    shape = tuple(parameters[0].shape)
-    parts = [Part(parameter, (number,), shape) for number, parameter in enumerate(parameters)]
-    return Kind(name, (len(parameters), *shape), parts)

@@ -117,15 +117,22 @@ class MemoryEstimator:
         ids = torch.zeros(shape.rows, shape.tokens, dtype=torch.long, device=device)
         saved = self._count_saved(lambda: self._model(features, ids, ids))
         if self._flops.gradient_checkpointing:  # the backward pass recomputes a layer at a time
-            layer = self._accelerator.unwrap_model(self._model).whisper.model.encoder.layers[0]
             positions = shape.frames // FRAMES_PER_POSITION
             states = torch.zeros(shape.rows, positions, config.d_model, device=device)
             states.requires_grad_()
-            layer.eval()  # in eval mode it does not checkpoint
-            with self._accelerator.autocast():
-                saved += self._count_saved(lambda: layer(states, None))
-            layer.train()
+            saved += self._count_saved(lambda: self._encoder_layer(states))
         return saved
+
+    def _encoder_layer(self, states: Tensor) -> None:
+        """Compute the first layer of the encoder without gradient checkpointing."""
+        if self._half is not None:
+            self._half.first_encoder_layer(states)
+            return
+        layer = self._accelerator.unwrap_model(self._model).whisper.model.encoder.layers[0]
+        layer.eval()  # in eval mode it does not checkpoint
+        with self._accelerator.autocast():
+            layer(states, None)
+        layer.train()
 
     def _count_saved(self, forward: Callable[[], Any]) -> int:
         """Return the bytes of the tensors that a forward saves, without parameters."""

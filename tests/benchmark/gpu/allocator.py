@@ -24,7 +24,7 @@ from gpu.rows import record, smoke
 from data.config_parser import parse_dataclass
 from data.errors import plain_errors
 from eval.device import ALLOCATOR
-from trainer.distributed.engine import build_engine
+from trainer.distributed.build_engine import build_engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig
 from trainer.step import train_step

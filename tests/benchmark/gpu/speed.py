@@ -31,7 +31,8 @@ from data.errors import InputError, plain_errors
 from data.log_mel import CHUNK_SECONDS
 from eval.device import is_out_of_memory
 from eval.whisper import Whisper
-from trainer.distributed.engine import Engine, build_engine
+from trainer.distributed.build_engine import build_engine
+from trainer.distributed.engine import Engine
 from trainer.metrics.flops import WhisperFlops, peak_flops
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig

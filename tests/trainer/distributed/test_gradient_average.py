@@ -23,8 +23,9 @@ from tests.parent_death import die_with_parent
 from trainer.checkpoint.fixed_knobs import refuse_changed_knobs, training_knobs
 from trainer.config import Config
 from trainer.distributed import collectives
+from trainer.distributed.build_engine import build_engine
 from trainer.distributed.collectives import average
-from trainer.distributed.engine import Engine, build_engine
+from trainer.distributed.engine import Engine
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig
 from trainer.step import train_step

@@ -1,5 +1,7 @@
 """Passes in half precision compute what the stock model does, and its gradient."""
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from data.batch import IGNORE_INDEX
+from eval.half_precision import half_precision_copy
+from eval.silence_states import compute_silence_states
 from eval.whisper import load_whisper
 from tests.benchmark.operations import Counts, count_operations
-from trainer.distributed.engine import Engine, build_engine
+from trainer.distributed.build_engine import build_engine, move_trained
+from trainer.distributed.engine import Engine
 from trainer.half_precision.compiled import compile_layers
 from trainer.half_precision.forward import HalfForward
 from trainer.model import ModelConfig, TrainingModule, prepare_training
@@ -20,6 +25,7 @@ from trainer.optimizer import OptimConfig
 
 Gradients = dict[str, Tensor]
 Inputs = tuple[Tensor, Tensor, Tensor]
+ALL = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 FRAMES = pytest.mark.parametrize("frames", [208, 2976, 3000])  # silence behind, too little, none
 
 
@@ -36,7 +42,7 @@ def module_of(model: Path, **knobs: Any) -> TrainingModule:
     module = prepare_training(load_whisper(str(model)), ModelConfig(**knobs)).train()
     torch.manual_seed(1)
     for name, parameter in module.named_parameters():
-        if name.endswith("bias"):  # which are 0 in a new model
+        if name.endswith("bias") or ".lora_B." in name:  # which are 0 in a new model
             torch.nn.init.normal_(parameter, std=0.1)
     module.update_silence_states(module.whisper)
     return module
@@ -44,7 +50,7 @@ def module_of(model: Path, **knobs: Any) -> TrainingModule:
 
 def half_of(module: TrainingModule, dtype: torch.dtype, **more: Any) -> TrainingModule:
     """Make a module compute from copies of its weights."""
-    module.half_forward = HalfForward(module.whisper, dtype, **more)
+    module.half_forward = HalfForward(module.whisper, dtype, torch.device("cpu"), **more)
     module.half_forward.weights.begin_update()
     return module
 
@@ -85,11 +91,26 @@ def test_in_float32_losses_and_gradients_are_those_of_the_stock_model(
     assert difference(gradients_of(module, batch), stock) < 1e-5
 
 
+@FRAMES
+@pytest.mark.parametrize("modules", [ALL, ("q_proj", "v_proj"), ("decoder.layers.1.*",)])
+def test_in_float32_adapters_are_those_of_peft(
+    wide_model: Path, frames: int, modules: tuple[str, ...]
+) -> None:
+    batch, module = inputs(frames), module_of(wide_model, lora_rank=4, lora_modules=modules)
+    expected, stock = module(*batch), gradients_of(module, batch)
+    module.zero_grad()
+    half_of(module, torch.float32)
+    torch.testing.assert_close(module(*batch), expected, rtol=1e-5, atol=1e-5)
+    assert difference(gradients_of(module, batch), stock) < 1e-5
+    assert all(".lora_" in name for name in stock)
+
+
+@pytest.mark.parametrize("knobs", [{}, {"lora_rank": 4}], ids=["all weights", "adapters"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_in_half_precision_the_gradient_is_as_near_to_float32_as_autocast_s(
-    wide_model: Path, dtype: torch.dtype
+    wide_model: Path, dtype: torch.dtype, knobs: dict[str, Any]
 ) -> None:
-    batch, module = inputs(), module_of(wide_model)
+    batch, module = inputs(), module_of(wide_model, **knobs)
     exact = gradients_of(module, batch)
     module.zero_grad()
     with torch.autocast("cpu", dtype):
@@ -135,16 +156,20 @@ def test_frozen_weights_get_no_gradient_and_others_theirs(
     assert difference(gradients_of(module, batch), stock) < 1e-5
 
 
-def test_checkpointed_gradients_equal_plain_ones(wide_model: Path) -> None:
-    module, batch = module_of(wide_model), inputs()
+@pytest.mark.parametrize("rank", [None, 4])
+def test_checkpointed_gradients_equal_plain_ones(wide_model: Path, rank: int | None) -> None:
+    module, batch = module_of(wide_model, lora_rank=rank), inputs()
     plain = gradients_of(half_of(module, torch.bfloat16), batch)
     module.zero_grad()
     again = gradients_of(half_of(module, torch.bfloat16, gradient_checkpointing=True), batch)
     assert all(torch.equal(plain[name], again[name]) for name in plain)
 
 
-def test_dropout_is_drawn_from_the_seed_in_training_alone(wide_model: Path) -> None:
-    module, batch = half_of(module_of(wide_model, dropout=0.3), torch.bfloat16), inputs()
+@pytest.mark.parametrize("knobs", [{"dropout": 0.3}, {"lora_rank": 4, "lora_dropout": 0.3}])
+def test_dropout_is_drawn_from_the_seed_in_training_alone(
+    wide_model: Path, knobs: dict[str, Any]
+) -> None:
+    module, batch = half_of(module_of(wide_model, **knobs), torch.bfloat16), inputs()
     torch.manual_seed(5)
     first = module(*batch)
     assert not torch.equal(module(*batch), first)
@@ -152,6 +177,57 @@ def test_dropout_is_drawn_from_the_seed_in_training_alone(wide_model: Path) -> N
     assert torch.equal(module(*batch), first)
     module.eval()
     assert torch.equal(module(*batch), module(*batch))
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_silence_states_are_those_of_the_stock_model(wide_model: Path, rank: int | None) -> None:
+    module = module_of(wide_model, lora_rank=rank, lora_modules=ALL)
+    expected = compute_silence_states(module.whisper)
+    half_of(module, torch.float32)
+    assert module.half_forward is not None
+    torch.testing.assert_close(module.half_forward.compute_silence_states(), expected)
+    assert module.whisper.training
+    half_of(module, torch.bfloat16).update_silence_states(module.whisper)
+    assert module.silence is not None
+    assert float((module.silence - expected).norm() / expected.norm()) < 0.01
+
+
+@pytest.mark.parametrize("knobs", [{"lora_rank": 4, "lora_modules": ALL}, {"freeze_encoder": True}])
+def test_frozen_float32_weights_stay_in_host_memory(
+    wide_model: Path, knobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the meta device computes nothing, but refuses tensors of another device
+    module, meta = module_of(wide_model, **knobs), torch.device("meta")
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # meta has none
+    names = list(module.state_dict())
+    move_trained(module, meta)
+    assert list(module.state_dict()) == names
+    for parameter in module.parameters():
+        assert parameter.device.type == ("meta" if parameter.requires_grad else "cpu")
+    module.half_forward = half = HalfForward(
+        module.whisper, torch.bfloat16, meta, freeze_encoder=module.freeze_encoder
+    )
+    half.weights.begin_update()
+    module.update_silence_states(module.whisper)
+    batch, targets = [tensor.to(meta) for tensor in inputs()], torch.zeros(9, device=meta).long()
+    module(*batch, targets=targets).sum().backward()
+    half.weights.end_update()
+    assert {value.device.type for value in half.weights.values.values()} == {"meta"}
+    whisper = replace(load_whisper(str(wide_model)), model=module.whisper)
+    copy = half_precision_copy(whisper, "bf16", meta)
+    assert {weight.device.type for weight in copy.model.parameters()} == {"meta"}
+
+
+def test_a_loaded_checkpoint_replaces_frozen_weights_too(wide_model: Path) -> None:
+    engine, batch = engine_of(wide_model, "bf16", lora_rank=4), inputs()
+    other = module_of(wide_model, lora_rank=4)
+    engine.begin_update()
+    before = engine.module(*batch)
+    engine.module.load_state_dict(other.state_dict())
+    engine.begin_update()
+    assert not torch.allclose(engine.module(*batch), before)
+    assert torch.equal(engine.module(*batch), half_of(other, torch.bfloat16)(*batch))
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def engine_of(model: Path, precision: Any, **knobs: Any) -> Engine:
@@ -168,7 +244,7 @@ def test_only_runs_in_half_precision_use_it_and_state_dicts_are_the_stock_model_
 ) -> None:
     stock = engine_of(wide_model, "no")
     assert stock.module.half_forward is None
-    assert engine_of(wide_model, "bf16", lora_rank=2).module.half_forward is None
+    assert engine_of(wide_model, "bf16", lora_rank=2).module.half_forward is not None
     assert engine_of(wide_model, "bf16", cast_once=False).module.half_forward is None
     engine = engine_of(wide_model, "bf16")
     assert engine.module.half_forward is not None
@@ -223,3 +299,13 @@ def test_a_pass_issues_a_third_of_the_operations_and_casts_no_weight() -> None:
     assert counts[True].syncs == 0
     assert counts[True].masks == 0
     assert counts[True].update_casts == 1
+
+
+def test_a_pass_with_adapters_issues_half_of_the_operations_and_casts_no_weight() -> None:
+    autocast, once = (
+        count_operations(torch.bfloat16, silence=True, autocast=cast, adapters=ALL)
+        for cast in (True, False)
+    )
+    assert once.operations <= autocast.operations / 2
+    assert once.casts <= 150
+    assert (once.syncs, once.masks, once.update_casts) == (0, 0, 1)

@@ -1,0 +1,109 @@
+"""Build the Engine: half-precision weights, or the stock model with DDP or FSDP2."""
+
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed import GradBucket, ProcessGroup
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+from data.errors import InputError
+from eval.half_precision import DTYPES
+from trainer.distributed.engine import Engine
+from trainer.distributed.fsdp import is_sharded, separate_full_model, set_reduce_dtype
+from trainer.half_precision.compiled import compile_layers
+from trainer.half_precision.forward import HalfForward
+from trainer.half_precision.four_bit import refuse_without_bitsandbytes
+from trainer.model import ModelConfig, TrainingModule
+from trainer.optimizer import OptimConfig, build_optimizer
+
+
+def build_engine(
+    accelerator: Accelerator,
+    module: TrainingModule,
+    model: ModelConfig,
+    optim: OptimConfig,
+    print_fn: Callable[[str], None],
+) -> Engine:
+    """Build the optimizer, and prepare it and the module for the launcher's distributed mode.
+
+    With half-precision weights DDP is not used: their gradients lie in one tensor, which is
+    averaged at once. The device then holds the half-precision copies of all weights, and the
+    float32 weights that are trained; frozen float32 weights stay in host memory.
+
+    Args:
+        accelerator: handles processes, device, autocast and loss scaling.
+        module: what prepare_training() returned.
+        model: its configuration.
+        optim: the optimizer's configuration.
+        print_fn: prints warnings.
+
+    Raises:
+        InputError: model.base_bits is set, and half-precision weights are not used, or bitsandbytes
+            does not work.
+    """
+    dtype, device = DTYPES.get(accelerator.mixed_precision), accelerator.device
+    stock = dtype is None or not model.cast_once or is_sharded(accelerator)
+    if model.base_bits is not None:
+        if stock or not model.lora_rank:
+            raise InputError(
+                f"model.base_bits={model.base_bits} needs model.lora_rank (such as 32), "
+                "precision=bf16 or fp16, model.cast_once, and no FSDP: change these, or remove "
+                "model.base_bits"
+            )
+        refuse_without_bitsandbytes(device)
+    if dtype is None or stock:
+        return _prepare_stock_model(accelerator, module, optim)
+    # evaluation_mode means without DDP
+    accelerator.prepare_model(module, device_placement=False, evaluation_mode=True)
+    move_trained(module, device)
+    module.half_forward = HalfForward(
+        module.whisper,
+        dtype,
+        accelerator.device,
+        four_bits=model.base_bits is not None,
+        freeze_encoder=model.frozen_encoder,
+        gradient_checkpointing=model.gradient_checkpointing,
+    )
+    # the compiler may order sums in another way at each start
+    exact = torch.are_deterministic_algorithms_enabled()
+    if model.compile or (model.compile is None and device.type == "cuda" and not exact):
+        n_mels = module.whisper.config.num_mel_bins
+        compile_layers(module.half_forward, n_mels, module.silence, print_fn)
+    weights = module.half_forward.weights
+    module.register_load_state_dict_post_hook(lambda *_: weights.cast_frozen())
+    optimizer = accelerator.prepare(build_optimizer(module, optim))
+    reduce_dtype = DTYPES.get(optim.reduce_dtype, torch.float32)
+    return Engine(accelerator, module, optimizer, weights, reduce_dtype)
+
+
+@torch.no_grad()
+def move_trained(module: nn.Module, device: torch.device) -> None:
+    """Move buffers and the weights that are trained to a device; frozen weights stay."""
+    trained = [weight for weight in module.parameters() if weight.requires_grad]
+    for tensor in (*trained, *module.buffers()):
+        if tensor.device != device:  # swapping keeps the identity of tied weights
+            moved = tensor.to(device)
+            is_weight = isinstance(tensor, nn.Parameter)
+            torch.utils.swap_tensors(tensor, nn.Parameter(moved) if is_weight else moved)
+
+
+def _prepare_stock_model(
+    accelerator: Accelerator, module: TrainingModule, optim: OptimConfig
+) -> Engine:
+    """Prepare a module without half-precision weights; for several processes with DDP or FSDP2."""
+    if is_sharded(accelerator):
+        set_reduce_dtype(accelerator, DTYPES.get(optim.reduce_dtype, torch.float32))
+    module = separate_full_model(module, accelerator)
+    model, optimizer = accelerator.prepare(module, build_optimizer(module, optim))
+    if isinstance(model, DistributedDataParallel) and optim.reduce_dtype == "bf16":
+        model.register_comm_hook(None, _all_reduce_in_bf16)
+    return Engine(accelerator, model, optimizer)
+
+
+def _all_reduce_in_bf16(group: ProcessGroup | None, bucket: GradBucket) -> Future[Tensor]:
+    """Call PyTorch's hook: by its own name DDP refuses it on a CPU, where gloo supports bf16."""
+    return bf16_compress_hook(group, bucket)  # type: ignore[arg-type]  # None: all processes
