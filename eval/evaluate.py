@@ -105,8 +105,7 @@ class Evaluator:
     def _inference_copy(self, *, true_length: bool) -> Whisper:
         """Return the model in half precision if set, with silence states at true length."""
         with explain_out_of_memory("for an evaluation's copy of the model: set precision=fp32"):
-            device = self.accelerator.device
-            whisper = half_precision_copy(self.whisper, self.precision, device)
+            whisper = half_precision_copy(self.whisper, self.precision, self.accelerator.device)
             if true_length:
                 states = compute_silence_states(whisper.model) if self.silence else None
                 set_silence_states(whisper.model, states)

@@ -17,6 +17,7 @@ from trainer.distributed.fsdp import is_sharded, separate_full_model, set_reduce
 from trainer.half_precision.compiled import compile_layers
 from trainer.half_precision.forward import HalfForward
 from trainer.half_precision.four_bit import refuse_without_bitsandbytes
+from trainer.half_precision.weights import HalfWeights
 from trainer.model import ModelConfig, TrainingModule
 from trainer.optimizer import OptimConfig, build_optimizer
 
@@ -34,18 +35,10 @@ def build_engine(
     averaged at once. The device then holds the half-precision copies of all weights, and the
     float32 weights that are trained; frozen float32 weights stay in host memory.
 
-    Args:
-        accelerator: handles processes, device, autocast and loss scaling.
-        module: what prepare_training() returned.
-        model: its configuration.
-        optim: the optimizer's configuration.
-        print_fn: prints warnings.
-
     Raises:
-        InputError: model.base_bits is set, and half-precision weights are not used, or bitsandbytes
-            does not work.
+        InputError: model.base_bits is set, and what it needs is not.
     """
-    dtype, device = DTYPES.get(accelerator.mixed_precision), accelerator.device
+    dtype = DTYPES.get(accelerator.mixed_precision)
     stock = dtype is None or not model.cast_once or is_sharded(accelerator)
     if model.base_bits is not None:
         if stock or not model.lora_rank:
@@ -54,30 +47,41 @@ def build_engine(
                 "precision=bf16 or fp16, model.cast_once, and no FSDP: change these, or remove "
                 "model.base_bits"
             )
-        refuse_without_bitsandbytes(device)
+        refuse_without_bitsandbytes(accelerator.device)
     if dtype is None or stock:
         return _prepare_stock_model(accelerator, module, optim)
     # evaluation_mode means without DDP
     accelerator.prepare_model(module, device_placement=False, evaluation_mode=True)
-    move_trained(module, device)
-    module.half_forward = HalfForward(
-        module.whisper,
-        dtype,
-        accelerator.device,
-        four_bits=model.base_bits is not None,
-        freeze_encoder=model.frozen_encoder,
-        gradient_checkpointing=model.gradient_checkpointing,
-    )
-    # the compiler may order sums in another way at each start
-    exact = torch.are_deterministic_algorithms_enabled()
-    if model.compile or (model.compile is None and device.type == "cuda" and not exact):
-        n_mels = module.whisper.config.num_mel_bins
-        compile_layers(module.half_forward, n_mels, module.silence, print_fn)
-    weights = module.half_forward.weights
-    module.register_load_state_dict_post_hook(lambda *_: weights.cast_frozen())
+    move_trained(module, accelerator.device)
+    weights = _use_half_precision(module, dtype, accelerator.device, model, print_fn)
     optimizer = accelerator.prepare(build_optimizer(module, optim))
     reduce_dtype = DTYPES.get(optim.reduce_dtype, torch.float32)
     return Engine(accelerator, module, optimizer, weights, reduce_dtype)
+
+
+def _use_half_precision(
+    module: TrainingModule,
+    dtype: torch.dtype,
+    device: torch.device,
+    config: ModelConfig,
+    print_fn: Callable[[str], None],
+) -> HalfWeights:
+    """Make a module compute from half-precision weights, and return them."""
+    forward = module.half_forward = HalfForward(
+        module.whisper,
+        dtype,
+        device,
+        four_bits=config.base_bits is not None,
+        freeze_encoder=config.frozen_encoder,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
+    # the compiler may order sums in another way at each start; it cannot compile 4 bits
+    exact = torch.are_deterministic_algorithms_enabled() or config.base_bits is not None
+    if config.compile or (config.compile is None and device.type == "cuda" and not exact):
+        n_mels = module.whisper.config.num_mel_bins
+        compile_layers(forward, n_mels, module.silence, print_fn)
+    module.register_load_state_dict_post_hook(lambda *_: forward.weights.cast_frozen())
+    return forward.weights
 
 
 @torch.no_grad()

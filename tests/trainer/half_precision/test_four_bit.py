@@ -105,7 +105,7 @@ def test_a_run_resumes_exactly_and_exports_the_original_weights_with_the_adapter
 
 
 def test_other_numbers_of_bits_are_refused() -> None:
-    with pytest.raises(InputError, match="model.base_bits must be 4 or None, got 8"):
+    with pytest.raises(InputError, match=r"model\.base_bits must be 4 or None, got 8"):
         ModelConfig(base_bits=8, lora_rank=4)
 
 
