@@ -49,13 +49,10 @@ LONG_FILES = {
     "trainer/commands/find_batch_size.py": 215,
     "trainer/commands/plan.py": 220,
     "trainer/config.py": 220,
-    "trainer/half_precision/forward.py": 250,
     "trainer/main.py": 240,
     "trainer/metrics/console.py": 250,
     "trainer/metrics/profiler.py": 210,
     "trainer/metrics/recorder.py": 245,
-    "trainer/model.py": 215,
-    "trainer/plan/memory_estimate.py": 210,
     "trainer/process/watchdog_process.py": 220,
     "trainer/validation.py": 250,
 }

@@ -27,7 +27,8 @@ class ModelConfig:
     gradient_checkpointing: bool = False
     # With bf16 or fp16, cast weights once an update, not in every pass. FSDP casts in every pass.
     cast_once: bool = True
-    compile: bool | None = None  # torch.compile layers. None: on a GPU, if not deterministic.
+    # Compile the layers with torch.compile. None does so on a GPU, unless deterministic is set.
+    compile: bool | None = None
     freeze_encoder: bool = False  # Train the decoder only.
     # Names of further modules or weights that are not trained; * stands for any letters.
     freeze: tuple[str, ...] = ()
@@ -42,7 +43,7 @@ class ModelConfig:
     lora_dropout: float = 0.0  # Dropout probability of the adapters' input.
     # Layers that get an adapter, by the ends of their names.
     lora_modules: tuple[str, ...] = ("q_proj", "v_proj")
-    # 4 holds frozen linear layers in 4 bits (QLoRA, the extra qlora), None in half precision.
+    # Bits of frozen linear layers: 4 (QLoRA, the extra qlora). None holds them in half precision.
     base_bits: int | None = None
 
     def __post_init__(self) -> None:

@@ -28,8 +28,9 @@ from trainer.metrics.wall_clock import WallClock
 from trainer.model import prepare_training
 from trainer.optimizer import optimizer_state_bytes
 from trainer.plan.benchmark import UpdateBenchmark, evaluation_seconds
+from trainer.plan.disk_space import DiskSpace, disk_space
 from trainer.plan.forward_pass_budget import fit_path, with_fitted_budget
-from trainer.plan.memory_estimate import DiskSpace, MemoryEstimator, disk_space, total_memory
+from trainer.plan.memory_estimate import MemoryEstimator, total_memory
 from trainer.plan.plan_tables import Section, show
 from trainer.plan.workload import Workload, average_update
 from trainer.publish.export import set_generation_config

@@ -18,7 +18,8 @@ from trainer.metrics.train_metrics import peak_memory
 from trainer.model import ModelConfig, TrainingModule, prepare_training
 from trainer.optimizer import OptimConfig, build_optimizer, optimizer_state_bytes
 from trainer.out_of_memory import try_largest_pass
-from trainer.plan.memory_estimate import HEAP_FACTOR, MemoryEstimator, disk_space, total_memory
+from trainer.plan.disk_space import disk_space
+from trainer.plan.memory_estimate import HEAP_FACTOR, MemoryEstimator, total_memory
 
 NONE = Path("none.json")
 LARGE = Shape(12, 1504, 60)
