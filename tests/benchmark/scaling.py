@@ -90,9 +90,9 @@ class Model:
         from transformers import WhisperForConditionalGeneration  # after data
 
         config = config_of(size, {})
-        with torch.device("meta"):
+        with torch.device("meta") as meta:
             whisper = WhisperForConditionalGeneration(config)
-        weights = HalfWeights(whisper, torch.bfloat16, head_padding=HEAD_PADDING)
+        weights = HalfWeights(whisper, torch.bfloat16, meta, head_padding=HEAD_PADDING)
         self.size, self.values = size, weights.gradient.numel()
         self.flops = WhisperFlops.from_config(config)
         self.launch = LAUNCH * OPERATIONS * (config.encoder_layers + config.decoder_layers)

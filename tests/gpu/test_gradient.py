@@ -56,7 +56,7 @@ def gradient(
     module = prepare_training(whisper, ModelConfig(silence_states=silence)).train()
     named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
     optimizer = Recorder([weight for _, weight in named], lr=1.0)
-    module.half_forward = HalfForward(module.whisper, torch.float32) if copies else None
+    module.half_forward = HalfForward(module.whisper, torch.float32, device) if copies else None
     weights = None if module.half_forward is None else module.half_forward.weights
     engine = Engine(accelerator, module, optimizer, weights)
     result = train_step(engine, [batch], tokens=sum(batch.tokens), max_norm=1e9)

@@ -49,7 +49,7 @@ class HalfLayers:
             query, key, value = projected.unbind()
         else:
             first, keys_values = projected.split([1, 2])
-            query, (key, value) = first[0], append_silence(keys_values, silence).unbind()
+            query, (key, value) = first.squeeze(0), append_silence(keys_values, silence).unbind()
         hidden = hidden + self._attend(query, key, value, layer, "out")
         return hidden + self._mlp(self.norm(hidden, layer, "final_layer_norm"), layer)
 
@@ -81,22 +81,20 @@ class HalfLayers:
 
         The projections have as many dimensions as in the bias (projections, heads, channels).
         """
-        *projections, heads, channels = layer[f"{name}.bias"].shape
-        product = self._linear(hidden, layer, name, math.prod(projections))
-        product = product.unflatten(-1, (heads, channels)).transpose(2, 3)
-        return product.unflatten(0, projections)
+        shape = layer[f"{name}.bias"].shape
+        product = self._linear(hidden, layer, name, math.prod(shape[:-2]))
+        return product.unflatten(-1, shape).movedim((0, 1), (-4, -2))
 
     def _linear(self, hidden: Tensor, layer: Values, name: str, groups: int = 1) -> Tensor:
-        """Apply groups of linear layers, and their adapters. Shape: (groups, batch, n, outputs)."""
+        """Apply groups of linear layers, and their adapters: (batch, n, groups * outputs)."""
         product = linear(hidden, layer[f"{name}.weight"], layer[f"{name}.bias"].flatten())
-        product = product.unflatten(-1, (groups, -1)).movedim(-2, 0)
         down = layer.get(f"{name}.{adapters.DOWN}")
         if self.adapters is None or down is None:
             return product
-        inputs = self.drop(hidden, self.adapters.dropout)
-        return adapters.add_adapter_outputs(
-            product, inputs, down, layer[f"{name}.{adapters.UP}"], self.adapters
-        )
+        inputs, up = self.drop(hidden, self.adapters.dropout), layer[f"{name}.{adapters.UP}"]
+        product = product.unflatten(-1, (groups, -1)).movedim(-2, 0)
+        total = adapters.add_adapter_outputs(product, inputs, down, up, self.adapters)
+        return total.movedim(0, -2).flatten(-2)
 
     def _attend(
         self,
@@ -117,13 +115,13 @@ class HalfLayers:
             is_causal=is_causal,
             scale=self.scale,
         )
-        attended = self._linear(states.transpose(1, 2).flatten(2), layer, output)[0]
+        attended = self._linear(states.transpose(1, 2).flatten(2), layer, output)
         return self.drop(attended, self.dropout)
 
     def _mlp(self, hidden: Tensor, layer: Values) -> Tensor:
-        hidden = self.activation(self._linear(hidden, layer, "fc1")[0])
+        hidden = self.activation(self._linear(hidden, layer, "fc1"))
         hidden = self.drop(hidden, self.activation_dropout)
-        return self.drop(self._linear(hidden, layer, "fc2")[0], self.dropout)
+        return self.drop(self._linear(hidden, layer, "fc2"), self.dropout)
 
     def drop(self, hidden: Tensor, probability: float) -> Tensor:
         """Apply dropout in training."""
