@@ -132,6 +132,8 @@ class HalfForward:
         positions = values["decoder.embed_positions.weight"][: ids.shape[1]]
         hidden = self.layers.drop(embedded.to(self.residual) + positions, self.layers.dropout)
         kind = "decoder.layers.cross_kv"
+        if self.gradient_checkpointing and f"{kind}.weight" in values:
+            return self._decode_with_checkpoints(hidden, encoded, silence)
         at_once = values | {f"{kind}.weight": self.weights.at_once(f"{kind}.weight")}
         pairs = self.layers.project(encoded, at_once, kind)  # of all layers in one product
         if silence is not None:
@@ -141,6 +143,25 @@ class HalfForward:
         for layer, key, value in zip(layers, keys_values[::2], keys_values[1::2], strict=True):
             hidden = self._run(self.decoder_layer, hidden, layer, key, value)
         return self.layers.norm(hidden, values, "decoder.layer_norm")
+
+    def _decode_with_checkpoints(
+        self, hidden: Tensor, encoded: Tensor, silence: Tensor | None
+    ) -> Tensor:
+        """Run the decoder's layers, each of which projects its keys and values again."""
+        layers = self.weights.layers("decoder", at_once=True)
+        behind: Any = [None] * len(layers)
+        if silence is not None:
+            behind = self._keys_values_of_silence(silence, "decoder.layers.cross_kv").unbind()
+        for layer, shared in zip(layers, behind, strict=True):
+            hidden = self._run(self._project_and_decode, hidden, layer, encoded, shared)
+        return self.layers.norm(hidden, self.weights.values, "decoder.layer_norm")
+
+    def _project_and_decode(
+        self, hidden: Tensor, layer: dict[str, Any], encoded: Tensor, silence: Tensor | None
+    ) -> Tensor:
+        pair = self.layers.project(encoded, layer, "cross_kv")
+        key, value = pair if silence is None else append_silence(pair, silence)
+        return self.decoder_layer(hidden, layer, key, value)
 
     def _run(self, layer: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """Run a layer, with gradient checkpointing if that is set."""

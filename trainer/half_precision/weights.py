@@ -109,11 +109,12 @@ class HalfWeights:
         self.gradient.zero_()
         self.cast_trained()
 
-    def layers(self, name: str) -> list[dict[str, Any]]:
+    def layers(self, name: str, *, at_once: bool = False) -> list[dict[str, Any]]:
         """Return the weights of each layer; those of linear layers are (outputs, inputs).
 
         Args:
             name: encoder or decoder.
+            at_once: include the kinds AT_ONCE, which must not be held in 4 bits.
         """
         prefix = f"{name}.layers."
         stacks: dict[str, Sequence[Weight]] = {
@@ -123,7 +124,7 @@ class HalfWeights:
         stacks = {
             kind.removeprefix(prefix): weights
             for kind, weights in {**stacks, **self.matrices}.items()
-            if kind.startswith(prefix) and not kind.startswith(AT_ONCE)
+            if kind.startswith(prefix) and (at_once or not kind.startswith(AT_ONCE))
         }
         count = len(next(iter(stacks.values())))
         return [{kind: stack[number] for kind, stack in stacks.items()} for number in range(count)]
