@@ -13,6 +13,7 @@ from data.errors import InputError
 from eval.silence_states import compute_silence_states, set_silence_states
 from eval.whisper import Whisper
 from trainer.half_precision.forward import HalfForward
+from trainer.half_precision.graphs import Inputs, PassGraphs
 from trainer.lora import add_adapters
 
 
@@ -29,6 +30,8 @@ class ModelConfig:
     cast_once: bool = True
     # Compile the layers with torch.compile. None does so on a GPU, unless deterministic is set.
     compile: bool | None = None
+    # Replay training passes as CUDA graphs, on a GPU: less time to launch small models' kernels.
+    cuda_graphs: bool = False
     freeze_encoder: bool = False  # Train the decoder only.
     # Names of further modules or weights that are not trained; * stands for any letters.
     freeze: tuple[str, ...] = ()
@@ -72,6 +75,7 @@ class TrainingModule(nn.Module):
 
     silence: Tensor | None
     half_forward: HalfForward | None = None  # None: the stock model, in Accelerate's precision
+    graphs: PassGraphs | None = None  # of training passes
 
     def __init__(self, whisper: Any, *, freeze_encoder: bool, silence: bool = True) -> None:
         """Create the module.
@@ -121,21 +125,26 @@ class TrainingModule(nn.Module):
         """
         if targets is None:
             targets = target_positions(labels)
-        compute = self.half_forward or self._logits
-        logits = compute(features, decoder_input_ids, targets, self.silence)
+        compute = self.graphs if self.graphs is not None and self.training else self.losses
+        return compute(Inputs(features, decoder_input_ids, labels, targets))
+
+    def losses(self, inputs: Inputs) -> Tensor:
+        """Compute what forward() returns, without CUDA graphs."""
+        features, ids, labels, targets = inputs
+        logits = (self.half_forward or self._logits)(features, ids, targets, self.silence)
         # sums in half precision are too inaccurate
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return nn.functional.cross_entropy(logits, labels.flatten()[targets], reduction="none")
 
     def _logits(
-        self, features: Tensor, decoder_input_ids: Tensor, targets: Tensor, silence: Tensor | None
+        self, features: Tensor, ids: Tensor, targets: Tensor, silence: Tensor | None
     ) -> Tensor:
         """Return the stock model's logits at the targets. Shape: (targets, vocabulary)."""
         set_silence_states(self.whisper, silence)  # an evaluation may have set others
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
             encoded = self.whisper.model.encoder(features)
         states: Tensor = self.whisper.model.decoder(
-            input_ids=decoder_input_ids, encoder_hidden_states=encoded[0], use_cache=False
+            input_ids=ids, encoder_hidden_states=encoded[0], use_cache=False
         ).last_hidden_state
         logits: Tensor = self.whisper.proj_out(states.flatten(0, 1)[targets])
         return logits
@@ -167,8 +176,9 @@ def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:
         )
     if not any(weight.requires_grad for weight in model.parameters()):
         raise InputError("all weights are frozen: remove names from model.freeze")
-    frozen, silence = config.frozen_encoder, config.silence_states
-    return TrainingModule(model, freeze_encoder=frozen, silence=silence)
+    return TrainingModule(
+        model, freeze_encoder=config.frozen_encoder, silence=config.silence_states
+    )
 
 
 def _set_dropout(model: nn.Module, rate: float) -> None:

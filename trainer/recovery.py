@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
-
 from data.batch import Batch, Shape
 from trainer.nonfinite import exclude_failed_updates, refuse_more_rollbacks
 from trainer.out_of_memory import reduced_limit, try_largest_pass
@@ -46,7 +44,7 @@ def shrink_passes(run: Run, shapes: Sequence[Shape], reason: str) -> None:
     # the largest; a pass with a single row cannot be made smaller
     shape = max(shapes, key=lambda shape: (shape.rows > 1, training.flops.activation_bytes(shape)))
     training.engine.discard_gradients()
-    torch.cuda.empty_cache()
+    training.engine.free_memory()
     seconds = reduced_limit(shape, training.engine.accelerator.num_processes, reason)
     training.train_loader.shrink(seconds)
     run.monitors.recorder.print(

@@ -15,6 +15,7 @@ from typing import Any
 sys.path.insert(1, str(Path(__file__).resolve().parents[2]))  # after this folder: its files
 
 import ours
+import torch
 from corpus import set_up
 from figures import Figures, median
 from measure import Knobs, Task, screen, surroundings
@@ -62,6 +63,11 @@ RUNGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("weights cast once an update (half precision)", ("--model.cast_once=True",)),
     ("layers compiled", ("--model.compile=True",)),
     ("fixed shapes", ("--data.fixed_shapes=True",)),
+    *(
+        [("training passes as CUDA graphs", ("--model.cuda_graphs=True",))]
+        if torch.cuda.is_available()
+        else []
+    ),
     ("silence behind a quarter of the updates", ("--data.trailing_silence=0.25",)),
 )
 COLUMNS = ("clips/s", "ratio", "audio-s/s", "MFU", "wait", "enc.", "dec.", "GB")

@@ -242,7 +242,10 @@ def test_passes_are_cut_until_the_rehearsal_fits(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("trainer.recovery.try_largest_pass", lambda *_: next(outcomes))
     accelerator = SimpleNamespace(device=torch.device("cuda"), num_processes=1)  # there is no GPU
     engine = SimpleNamespace(
-        model=torch.nn.Identity(), accelerator=accelerator, discard_gradients=lambda: None
+        model=torch.nn.Identity(),
+        accelerator=accelerator,
+        discard_gradients=lambda: None,
+        free_memory=lambda: None,
     )
     flops = WhisperFlops(d_model=8, encoder_layers=1, decoder_layers=1, n_mels=80, vocabulary=9)
     run: Any = SimpleNamespace(

@@ -75,14 +75,15 @@ def training_knobs(
     """Return the knobs that trained weights depend on, by their full names.
 
     Args:
-        model: all of it except gradient_checkpointing, which trades memory for time only.
+        model: all of it except gradient_checkpointing and cuda_graphs, which trade memory for time
+            only.
         optim: all of it.
         data: PLAN_KNOBS, and STREAM_KNOBS of a stream.
         steps: updates to make in total; included if the learning rate depends on them.
     """
     knobs = _knobs(model, "model.", NEW_MODEL_KNOBS)
     knobs |= _knobs(optim, "optim.", ("name", "reduce_dtype"))
-    del knobs["model.gradient_checkpointing"]
+    del knobs["model.gradient_checkpointing"], knobs["model.cuda_graphs"]
     data_keys = PLAN_KNOBS + STREAM_KNOBS if data.streaming else PLAN_KNOBS
     knobs |= {f"data.{key}": getattr(data, key) for key in data_keys}
     knobs |= {f"data.augment.{key}": value for key, value in asdict(data.augment).items()}

@@ -155,7 +155,7 @@ def fitting_batch(engine: Engine, largest: Shape, memory: PeakMemory, limit: flo
         error = try_largest_pass(engine, largest._replace(rows=rows))
         # try_largest_pass() makes two passes
         measured[rows] = memory.peak / 1e9, (time.perf_counter() - started) / 2
-        torch.cuda.empty_cache()  # does nothing without a GPU
+        engine.free_memory()
         return memory.peak if error is None else math.inf
 
     rows = search(peak, limit, largest.rows)

@@ -17,6 +17,8 @@ from trainer.distributed.fsdp import is_sharded, separate_full_model, set_reduce
 from trainer.half_precision.compiled import compile_layers
 from trainer.half_precision.forward import HalfForward
 from trainer.half_precision.four_bit import refuse_without_bitsandbytes
+from trainer.half_precision.graph_check import check_graphs
+from trainer.half_precision.graphs import PassGraphs
 from trainer.half_precision.weights import HalfWeights
 from trainer.model import ModelConfig, TrainingModule
 from trainer.optimizer import OptimConfig, build_optimizer
@@ -48,6 +50,11 @@ def build_engine(
                 "model.base_bits"
             )
         refuse_without_bitsandbytes(accelerator.device)
+    if model.cuda_graphs and (stock or model.base_bits or accelerator.device.type != "cuda"):
+        raise InputError(
+            "model.cuda_graphs=true needs a GPU, precision=bf16 or fp16, model.cast_once, no "
+            "model.base_bits and no FSDP: change these, or remove model.cuda_graphs"
+        )
     if dtype is None or stock:
         return _prepare_stock_model(accelerator, module, optim)
     # evaluation_mode means without DDP
@@ -80,8 +87,22 @@ def _use_half_precision(
     if config.compile or (config.compile is None and device.type == "cuda" and not exact):
         n_mels = module.whisper.config.num_mel_bins
         compile_layers(forward, n_mels, module.silence, print_fn)
+    if config.cuda_graphs:
+        _use_graphs(module, forward.weights, print_fn)
     module.register_load_state_dict_post_hook(lambda *_: forward.weights.cast_frozen())
     return forward.weights
+
+
+def _use_graphs(
+    module: TrainingModule, weights: HalfWeights, print_fn: Callable[[str], None]
+) -> None:
+    """Make a module replay CUDA graphs, if that gives the gradient of eager passes."""
+    config, graphs = module.whisper.config, PassGraphs(module.losses, print_fn)
+    module.train()
+    check_graphs(
+        graphs, module.losses, weights, n_mels=config.num_mel_bins, tokens=config.vocab_size
+    )
+    module.graphs = graphs
 
 
 @torch.no_grad()

@@ -111,6 +111,12 @@ class Engine:
             scaler.scale(torch.ones((), device=self.accelerator.device))  # initializes it
             scaler.update(scaler.get_scale())  # keeps the scale
 
+    def free_memory(self) -> None:
+        """Free CUDA graphs, which are captured again, and memory that PyTorch caches."""
+        if self.module.graphs is not None:
+            self.module.graphs.clear()
+        torch.cuda.empty_cache()  # does nothing without a GPU
+
     @property
     def _torch_optimizer(self) -> Any:
         """Return the torch optimizer that Accelerate's wraps."""

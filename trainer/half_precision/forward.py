@@ -166,7 +166,10 @@ class HalfForward:
     def _run(self, layer: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """Run a layer, with gradient checkpointing if that is set."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            hidden: Tensor = checkpoint(layer, *arguments, use_reentrant=False)
+            random = self.layers.has_dropout  # its state cannot be read while a graph is captured
+            hidden: Tensor = checkpoint(
+                layer, *arguments, use_reentrant=False, preserve_rng_state=random
+            )
             return hidden
         return layer(*arguments)
 

@@ -35,6 +35,8 @@ class HalfLayers:
         self.attention_dropout = layer.self_attn.dropout
         self.activation: Callable[[Tensor], Tensor] = ACT2FN[whisper.config.activation_function]
         self.adapters = adapters.adapter_config(whisper)
+        rates = (self.dropout, self.activation_dropout, self.attention_dropout)
+        self.has_dropout = any(rates) or (self.adapters is not None and self.adapters.dropout > 0)
 
     def encoder_layer(self, hidden: Tensor, layer: Values, silence: Tensor | None) -> Tensor:
         """Compute an encoder layer. Shape: (batch, positions, d_model).

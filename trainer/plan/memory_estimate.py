@@ -142,9 +142,12 @@ class MemoryEstimator:
             if storage.data_ptr() not in parameters:
                 saved[storage.data_ptr()] = storage
 
+        module: TrainingModule = self._accelerator.unwrap_model(self._model)
+        graphs, module.graphs = module.graphs, None  # a replay saves nothing
         eager = torch.compiler.set_stance("force_eager")
         with eager, torch.autograd.graph.saved_tensors_hooks(save, lambda _: torch.empty(0)):
             forward()
+        module.graphs = graphs
         return sum(storage.nbytes() for storage in saved.values())
 
 

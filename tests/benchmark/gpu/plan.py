@@ -14,6 +14,7 @@ TESTS = (
     ("resume", 80, "a deterministic run that was killed ends with the same weights, bit for bit"),
     ("memory", 85, "where a pass does not fit in memory, smaller ones go on"),
     ("compile", 85, "compiled layers give the gradient of eager ones; seconds to compile"),
+    ("graphs", 80, "passes replayed as CUDA graphs train as eager ones do"),
     ("others", 60, "every other test that needs a GPU"),
     ("fit", 60, "updates of what `trainer find-batch-size` found stay within its limit"),
     ("scoring", 45, "texts and loss of an evaluation are a CPU's, in each precision"),
@@ -24,7 +25,7 @@ TESTS = (
     ("sync", 40, "no pass waits for the GPU; where an update does"),
 )
 # size, seconds
-SPEEDS = (("small", 50), ("large-v3-turbo", 35), ("large-v3", 60))
+SPEEDS = (("small", 56), ("large-v3-turbo", 35), ("large-v3", 60))
 # size, clips an update, updates, clips of the corpus, seconds
 COMPARED = (
     ("small", 8, 128, 512, 50),

@@ -35,7 +35,7 @@ class Command:
     plan: bool = False  # show the steps and their time limits, and stop
     smoke: bool = False  # everything tiny, on a CPU: to try the program
     seconds: float = SECONDS  # no step runs longer than these allow
-    jobs: int = 6  # tests beside each other; what measures time runs alone
+    jobs: int = 7  # tests beside each other; what measures time runs alone
     model: str | None = None  # a folder with real weights, for the step `real`
     corpus: str | None = None  # a folder with real speech, for the same
     error: float | None = None  # error rate that a CPU reached on it, as a fraction

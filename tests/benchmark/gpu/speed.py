@@ -3,11 +3,12 @@
     python tests/benchmark/gpu/speed.py --size=small
 
 Clips of 5 s with random weights, made on the device: with layers compiled or not, with weights cast
-once an update or in every pass, with and without the states of silence and cuDNN's attention. A
-visit is an update of one shape: its first may have to plan kernels, its second should cost what its
-third costs.
+once an update or in every pass, with and without CUDA graphs, the states of silence and cuDNN's
+attention. A visit is an update of one shape: its first may have to plan kernels, its second should
+cost what its third costs.
 """
 
+import gc
 import statistics
 import sys
 import time
@@ -46,6 +47,8 @@ VARIANTS: tuple[tuple[str, bool, dict[str, Any]], ...] = (
     ("compiled", False, {}),
     ("cast once", False, {"compile": False}),
     ("autocast", False, {"cast_once": False}),
+    ("compiled, CUDA graphs", False, {"cuda_graphs": True}),
+    ("cast once, CUDA graphs", False, {"compile": False, "cuda_graphs": True}),
     ("compiled, no silence", False, {"silence_states": False}),
     ("compiled, cuDNN", True, {}),
 )
@@ -83,7 +86,10 @@ class Bench:
 
     def prepare(self, row: str, **knobs: Any) -> None:
         """Train the same model in another way, and record how long that takes to prepare."""
-        self.engine, began = None, time.perf_counter()
+        self.engine = None
+        gc.collect()  # a model and its graphs refer to each other
+        torch.cuda.empty_cache()
+        began = time.perf_counter()
         accelerator, config = fresh_accelerator(self.device, "bf16"), ModelConfig(**knobs)
         module = prepare_training(self.whisper, config).train()
         printed: list[str] = []

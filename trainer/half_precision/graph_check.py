@@ -1,0 +1,48 @@
+"""A check of CUDA graphs before training: replays give the gradients of eager passes."""
+
+import torch
+from torch import Tensor
+
+from trainer.half_precision.graphs import Inputs, Losses, PassGraphs
+from trainer.half_precision.weights import HalfWeights
+
+# clips, frames and tokens, all different
+SHAPES = ((3, 48, 5), (1, 48, 5))  # torch.compile compiles again for a single row
+PASSES = 3  # the first of a shape captures
+MAX_ERROR = 0.01  # of the gradient, relative to its norm: sums may be made in another order
+
+
+def check_graphs(
+    graphs: PassGraphs, compute: Losses, weights: HalfWeights, *, n_mels: int, tokens: int
+) -> None:
+    """Compare gradients of replays with those of eager passes; disable graphs if they differ.
+
+    Args:
+        graphs: of a model in training mode.
+        compute: what they capture.
+        weights: of the model; gradients are accumulated there.
+        n_mels: mel channels of the features.
+        tokens: size of the vocabulary.
+    """
+    for rows, frames, length in SHAPES:
+        for seed in range(PASSES):
+            torch.manual_seed(seed)
+            device = weights.gradient.device
+            ids, labels = torch.randint(tokens, (2, rows, length), device=device)
+            targets = torch.arange(seed, rows * length, device=device)
+            inputs = Inputs(torch.randn(rows, n_mels, frames, device=device), ids, labels, targets)
+            expected = _gradient(compute, inputs, weights, seed)
+            found = _gradient(graphs, inputs, weights, seed)
+            error = float(found.sub_(expected).norm() / expected.norm())
+            if not error <= MAX_ERROR:
+                graphs.disable(f"their gradient differs by {error:.1%} from that of eager passes")
+                return
+    graphs.clear()
+
+
+def _gradient(compute: Losses, inputs: Inputs, weights: HalfWeights, seed: int) -> Tensor:
+    """Return the gradient of a pass, with dropout of a seed."""
+    weights.begin_update()
+    torch.manual_seed(seed)
+    compute(inputs).sum().backward()
+    return weights.gradient.clone()

@@ -1,0 +1,193 @@
+"""CUDA graphs of training passes: a pass is two launches from the host, forward and backward.
+
+A small model's kernels take the GPU less time than the host takes to launch them. A graph holds
+them all, and is launched at once. It is captured for one shape, so that few shapes are needed
+(data.fixed_shapes), and always reads and writes the same memory: inputs are copied there, weights
+are cast there (HalfWeights), and the gradient is added there. Dropout is drawn from the seed of the
+update, as in eager passes.
+
+Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from eval.device import is_out_of_memory
+
+MAX_GRAPHS = 64  # shapes; later ones run eagerly
+
+
+class Inputs(NamedTuple):
+    """The inputs of a pass."""
+
+    features: Tensor  # (batch, n_mels, frames)
+    ids: Tensor  # of the decoder's input, (batch, tokens)
+    labels: Tensor  # (batch, tokens)
+    targets: Tensor  # positions of target tokens in the flattened labels, (targets,)
+
+
+Losses = Callable[[Inputs], Tensor]  # of the targets, (targets,)
+
+
+def capture(work: Callable[[], None], pool: Any) -> Callable[[], None]:
+    """Capture what some work launches, without running it; return what runs it.
+
+    Args:
+        work: always uses the same memory.
+        pool: memory that graphs share: torch.cuda.graph_pool_handle().
+    """
+    graph = torch.cuda.CUDAGraph()
+    # other threads copy batches to the GPU meanwhile: only this one must not
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        work()
+    return graph.replay
+
+
+class GraphedPass:
+    """The memory and the graphs of passes of one shape.
+
+    Every position may be a target. Those behind a pass's own targets have a gradient of 0.
+    """
+
+    losses: Tensor  # (batch * tokens,)
+
+    def __init__(self, compute: Losses, inputs: Inputs, pool: Any) -> None:
+        """Capture the graphs.
+
+        Args:
+            compute: returns the loss of each target; its backward pass accumulates gradients.
+            inputs: of a pass of this shape.
+            pool: memory that graphs share.
+        """
+        features, ids, labels, targets = inputs
+        self._inputs = Inputs(
+            torch.empty_like(features),
+            torch.empty_like(ids),
+            torch.empty_like(labels),
+            targets.new_zeros(labels.numel()),
+        )
+        self._gradient = features.new_zeros(labels.numel(), dtype=torch.float32)
+
+        def forward() -> None:
+            self.losses = compute(self._inputs)
+
+        def backward() -> None:
+            torch.autograd.backward(self.losses, self._gradient)
+            self.losses = self.losses.detach()
+
+        self._forward = capture(forward, pool)
+        self._backward = capture(backward, pool)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Return the loss of each target token. Shape: (targets,)."""
+        count = len(inputs.targets)
+        for memory, value in zip(self._inputs[:-1], inputs[:-1], strict=True):
+            memory.copy_(value)
+        self._inputs.targets.zero_()
+        self._inputs.targets[:count] = inputs.targets
+        self._forward()
+        return self.losses[:count].detach().clone()  # the next pass writes there
+
+    def backward(self, gradient: Tensor) -> None:
+        """Accumulate gradients, given that of the losses. Shape: (targets,)."""
+        self._gradient.zero_()
+        self._gradient[: len(gradient)] = gradient
+        self._backward()
+
+
+class Replay(torch.autograd.Function):
+    """A pass computed by graphs, for autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, trained: Tensor, graphed: GraphedPass, inputs: Inputs) -> Tensor:
+        """Return the loss of each target token.
+
+        Args:
+            ctx: of the backward pass.
+            trained: a tensor that requires a gradient, and gets none: without it autograd would
+                not call backward().
+            graphed: computes the pass.
+            inputs: of the pass.
+        """
+        ctx.graphed = graphed
+        return graphed.forward(inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
+        """Accumulate gradients where compute() does, not in inputs."""
+        ctx.graphed.backward(gradient)
+        return None, None, None
+
+
+class PassGraphs:
+    """Captures the passes of each shape when it first occurs, and replays them."""
+
+    def __init__(self, compute: Losses, print_fn: Callable[[str], None]) -> None:
+        """Store what computes a pass.
+
+        Args:
+            compute: returns the loss of each target. Its backward pass adds gradients to memory
+                that stays the same.
+            print_fn: prints warnings.
+        """
+        self._compute = compute
+        self._print = print_fn
+        self._graphed: dict[tuple[torch.Size, torch.Size], GraphedPass] = {}
+        self._failed: set[tuple[torch.Size, torch.Size]] = set()
+        self._pool: Any = None  # memory that all graphs share: only one of them runs at a time
+        self.enabled = True
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Return the loss of each target token, by a graph if there can be one.
+
+        Shape: (targets,).
+        """
+        graphed = self._find(inputs)
+        if graphed is None:
+            return self._compute(inputs)
+        trained = inputs.features.new_empty(0).requires_grad_()
+        losses: Tensor = Replay.apply(trained, graphed, inputs)
+        return losses
+
+    def _find(self, inputs: Inputs) -> GraphedPass | None:
+        """Return the graphs of a shape, captured if they are new; None runs the pass eagerly.
+
+        Prints a warning if capturing a shape fails for the second time. After the first failure
+        the pass that runs eagerly makes what could not be made while capturing.
+
+        Raises:
+            RuntimeError: memory ran out. All graphs are then released.
+        """
+        shape = inputs.features.shape, inputs.ids.shape
+        if shape in self._graphed or not self.enabled or len(self._graphed) == MAX_GRAPHS:
+            return self._graphed.get(shape)
+        try:
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            self._graphed[shape] = GraphedPass(self._compute, inputs, self._pool)
+        except (RuntimeError, AssertionError) as error:
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                self.clear()
+                raise
+            if shape in self._failed:
+                self.disable(str(error).strip().split("\n")[0])
+            self._failed.add(shape)
+            if not self._graphed:
+                self._pool = None  # memory without a graph cannot be used again
+        return self._graphed.get(shape)
+
+    def clear(self) -> None:
+        """Release all graphs and their memory; later passes capture them again."""
+        self._graphed.clear()
+        self._pool = None
+
+    def disable(self, reason: str) -> None:
+        """Print a warning, and run later passes eagerly."""
+        self.clear()
+        self.enabled = False
+        self._print(
+            f"warning: training runs without CUDA graphs ({reason}); model.cuda_graphs=false does "
+            "not try them"
+        )
