@@ -21,7 +21,7 @@ from trainer.half_precision.weights import HalfWeights
 
 
 class HalfForward:
-    """Computes a Whisper's hidden states and logits in half precision."""
+    """Computes a Whisper's logits, and its silence states, in half precision."""
 
     def __init__(
         self,
@@ -75,8 +75,8 @@ class HalfForward:
             silence: of compute_silence_states(), or None.
         """
         values = self.weights.values
-        behind = states_behind(silence, features.shape[-1] // FRAMES_PER_POSITION)
-        silence = None if behind is None else behind.to(self.dtype)
+        silence = states_behind(silence, features.shape[-1] // FRAMES_PER_POSITION)
+        silence = None if silence is None else silence.to(self.dtype)
         with torch.autocast(features.device.type, enabled=False):  # all is in half precision
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
                 encoded = self._encode(features, None if silence is None else silence[:-1])
@@ -87,11 +87,11 @@ class HalfForward:
     def _encode(self, features: Tensor, silence: Tensor | None) -> Tensor:
         values, hidden = self.weights.values, self._embed(features)
         layers = self.weights.layers("encoder")
-        behind: Any = [None] * len(layers)
+        keys_values: Any = [None] * len(layers)  # of silence
         if silence is not None:
-            behind = self._keys_values_of_silence(silence, "encoder.layers.qkv").unbind()
-        for layer, shared in zip(layers, behind, strict=True):
-            hidden = self._run(self.encoder_layer, hidden, layer, shared)
+            keys_values = self._keys_values_of_silence(silence, "encoder.layers.qkv").unbind()
+        for layer, of_layer in zip(layers, keys_values, strict=True):
+            hidden = self._run(self.encoder_layer, hidden, layer, of_layer)
         return self.layers.norm(hidden, values, "encoder.layer_norm")
 
     def first_encoder_layer(self, hidden: Tensor) -> Tensor:
@@ -151,11 +151,11 @@ class HalfForward:
     ) -> Tensor:
         """Run the decoder's layers, each of which projects its keys and values again."""
         layers = self.weights.layers("decoder", at_once=True)
-        behind: Any = [None] * len(layers)
+        keys_values: Any = [None] * len(layers)  # of silence
         if silence is not None:
-            behind = self._keys_values_of_silence(silence, "decoder.layers.cross_kv").unbind()
-        for layer, shared in zip(layers, behind, strict=True):
-            hidden = self._run(self._project_and_decode, hidden, layer, encoded, shared)
+            keys_values = self._keys_values_of_silence(silence, "decoder.layers.cross_kv").unbind()
+        for layer, of_layer in zip(layers, keys_values, strict=True):
+            hidden = self._run(self._project_and_decode, hidden, layer, encoded, of_layer)
         return self.layers.norm(hidden, self.weights.values, "decoder.layer_norm")
 
     def _project_and_decode(
