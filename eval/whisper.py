@@ -115,7 +115,11 @@ def load_whisper(name: str, revision: str | None = None) -> Whisper:
             f"{model.config.decoder_start_token_id} in its config: take both from the same "
             "checkpoint"
         )
-    assert model.config.max_source_positions * FRAMES_PER_POSITION == N_FRAMES
+    if model.config.max_source_positions * FRAMES_PER_POSITION != N_FRAMES:
+        raise InputError(
+            f"model {name!r}: max_source_positions is {model.config.max_source_positions} in its "
+            f"config.json; only models with {N_FRAMES // FRAMES_PER_POSITION} (30 s) are supported"
+        )
     model.model.encoder.__class__ = TrueLengthEncoder
     patch_attention(model)
     return Whisper(model=model, processor=processor, name=name)
