@@ -41,15 +41,10 @@ def compile_layers(
     forward.encoder_layer, forward.decoder_layer = (
         torch.compile(layer, dynamic=True) for layer in eager
     )
-    features = torch.zeros(ROWS, n_mels, FRAMES, device=forward.weights.gradient.device)
-    ids = torch.zeros(ROWS, TOKENS, dtype=torch.long, device=features.device)
     training = forward.whisper.training
     forward.whisper.train()  # as in training: a layer is compiled for one of the two modes
     try:
-        forward.weights.begin_update()
-        forward(
-            features, ids, torch.arange(ids.numel(), device=ids.device), silence
-        ).sum().backward()
+        _make_pass(forward, n_mels, silence)
     except Exception as error:  # compilers fail in many ways
         forward.encoder_layer, forward.decoder_layer = eager
         reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -61,3 +56,11 @@ def compile_layers(
         config.suppress_errors = True  # a variant that fails later runs eagerly, with a warning
     finally:
         forward.whisper.train(training)
+
+
+def _make_pass(forward: HalfForward, n_mels: int, silence: Tensor | None) -> None:
+    """Make a forward and backward pass of zeros."""
+    features = torch.zeros(ROWS, n_mels, FRAMES, device=forward.weights.gradient.device)
+    ids = torch.zeros(ROWS, TOKENS, dtype=torch.long, device=features.device)
+    forward.weights.begin_update()
+    forward(features, ids, torch.arange(ids.numel(), device=ids.device), silence).sum().backward()
