@@ -185,6 +185,14 @@ def test_only_runs_in_half_precision_use_it_and_state_dicts_are_the_stock_model_
     assert all(torch.equal(state[name], expected[name]) for name in expected)
 
 
+def test_without_half_precision_a_sentence_says_that_nothing_is_compiled(
+    blank_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert engine_of(blank_model, "no", compile=True).module.half_forward is None
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert "warning: model.compile has no effect on the stock model" in capsys.readouterr().out
+
+
 def test_where_compiling_fails_a_sentence_says_so_and_training_goes_on(
     wide_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
