@@ -126,6 +126,9 @@ def test_gradients_of_passes_add_up_in_float32(wide_model: Path) -> None:
         {"freeze_encoder": True},
         {"freeze": ("*.layers.0", "*.embed_positions")},
         {"freeze": ("model.decoder.embed_tokens",)},
+        {"freeze": ("*.k_proj", "*.v_proj.bias", "model.encoder.conv*")},
+        {"freeze": ("*.weight",)},
+        {"freeze": ("*.layers.0",), "lora_rank": 4, "lora_modules": ("k_proj", "fc2")},
     ],
 )
 def test_frozen_weights_get_no_gradient_and_others_theirs(
