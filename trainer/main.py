@@ -233,7 +233,7 @@ def start_logs(config: Config, run: Run, whisper: Whisper, manifest: Manifest, p
     streaming = config.data.streaming
     recorder.print(run_overview(manifest, plan, whisper.model, state, steps, streaming=streaming))
     bound = gpu_warnings(config.data, plan, run.training.flops, peak.per_second, accelerator)
-    unused = unused_knobs(config.data, config.model)
+    unused = unused_knobs(config.data, config.model, whisper.model.config)
     for warning in [*start_warnings(manifest, accelerator, whisper.model), *bound, *unused]:
         recorder.print(f"warning: {warning}")
 

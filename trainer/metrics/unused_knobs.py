@@ -2,16 +2,21 @@
 
 from collections.abc import Iterator
 
+from transformers import PreTrainedConfig
+
 from data.config import DataConfig
 from trainer.model import ModelConfig
 
 
-def unused_knobs(data: DataConfig, model: ModelConfig) -> Iterator[str]:
+def unused_knobs(
+    data: DataConfig, model: ModelConfig, architecture: PreTrainedConfig
+) -> Iterator[str]:
     """Yield a warning for each knob that has another value than its default and no effect.
 
     Args:
         data: of a run; fixed_shapes is set.
         model: of the run.
+        architecture: config of the model.
     """
     unused: dict[str, str] = {}
     if data.fixed_shapes and data.pad != "packed":
@@ -25,6 +30,11 @@ def unused_knobs(data: DataConfig, model: ModelConfig) -> Iterator[str]:
         reason = "without model.lora_rank: remove it, or set model.lora_rank"
         keys = ("lora_alpha", "lora_dropout", "lora_modules")
         yield from _changed("model", model, ModelConfig(), dict.fromkeys(keys, reason))
+    if architecture.apply_spec_augment:
+        yield (
+            "apply_spec_augment in the model's config.json has no effect: use "
+            "data.augment.time_masks and data.augment.mel_masks"
+        )
 
 
 def _changed(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import WhisperConfig
 
 from data.config import DataConfig
 from data.sampling.epoch_plan import Plan
@@ -102,5 +103,9 @@ def test_more_gpus_and_smaller_models_ask_for_more_and_clips_are_counted_in_clip
 def test_a_knob_that_was_set_and_has_no_effect_is_named(
     data: dict[str, Any], model: dict[str, Any], sentences: list[str]
 ) -> None:
-    warnings = list(unused_knobs(DataConfig(**data), ModelConfig(**model)))
+    config = WhisperConfig()
+    warnings = list(unused_knobs(DataConfig(**data), ModelConfig(**model), config))
     assert [warning.partition(":")[0] for warning in warnings] == sentences
+    config.apply_spec_augment = True
+    *_, last = unused_knobs(DataConfig(**data), ModelConfig(**model), config)
+    assert last.startswith("apply_spec_augment in the model's config.json has no effect")
