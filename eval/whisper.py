@@ -108,6 +108,18 @@ def load_whisper(name: str, revision: str | None = None) -> Whisper:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"model {name!r} cannot be loaded: {reason}") from error
+    _check_model(model, processor, name)
+    model.model.encoder.__class__ = TrueLengthEncoder
+    patch_attention(model)
+    return Whisper(model=model, processor=processor, name=name)
+
+
+def _check_model(model: Any, processor: Any, name: str) -> None:
+    """Check that tokenizer and model belong together, and the length of the encoder's input.
+
+    Raises:
+        InputError: they do not, or it is not 30 s.
+    """
     start = processor.tokenizer.get_vocab().get(START)
     if start != model.config.decoder_start_token_id:
         raise InputError(
@@ -115,10 +127,11 @@ def load_whisper(name: str, revision: str | None = None) -> Whisper:
             f"{model.config.decoder_start_token_id} in its config: take both from the same "
             "checkpoint"
         )
-    assert model.config.max_source_positions * FRAMES_PER_POSITION == N_FRAMES
-    model.model.encoder.__class__ = TrueLengthEncoder
-    patch_attention(model)
-    return Whisper(model=model, processor=processor, name=name)
+    if model.config.max_source_positions * FRAMES_PER_POSITION != N_FRAMES:
+        raise InputError(
+            f"model {name!r}: max_source_positions is {model.config.max_source_positions} in its "
+            f"config.json; only models with {N_FRAMES // FRAMES_PER_POSITION} (30 s) are supported"
+        )
 
 
 def _check_model_folder(name: str) -> None:

@@ -53,6 +53,7 @@ LONG_FILES = {
     "trainer/metrics/console.py": 250,
     "trainer/metrics/profiler.py": 210,
     "trainer/metrics/recorder.py": 245,
+    "trainer/model.py": 225,
     "trainer/process/watchdog_process.py": 220,
     "trainer/validation.py": 250,
 }

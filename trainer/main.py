@@ -36,6 +36,7 @@ from trainer.metrics.plan_check import conditions, plan_path
 from trainer.metrics.profiler import NoProfile, Profile
 from trainer.metrics.recorder import JsonlLog, NullRecorder, Recorder
 from trainer.metrics.train_metrics import TrainMetrics
+from trainer.metrics.unused_knobs import unused_knobs
 from trainer.metrics.wall_clock import WallClock
 from trainer.model import prepare_training
 from trainer.nonfinite import NonFiniteGuard
@@ -232,7 +233,8 @@ def start_logs(config: Config, run: Run, whisper: Whisper, manifest: Manifest, p
     streaming = config.data.streaming
     recorder.print(run_overview(manifest, plan, whisper.model, state, steps, streaming=streaming))
     bound = gpu_warnings(config.data, plan, run.training.flops, peak.per_second, accelerator)
-    for warning in [*start_warnings(manifest, accelerator, whisper.model), *bound]:
+    unused = unused_knobs(config.data, config.model, whisper.model.config)
+    for warning in [*start_warnings(manifest, accelerator, whisper.model), *bound, *unused]:
         recorder.print(f"warning: {warning}")
 
 

@@ -154,10 +154,11 @@ def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:
     """Set dropout, gradient checkpointing, freezing and adapters, and wrap the model.
 
     Raises:
-        InputError: a name in model.freeze or model.lora_modules matches nothing, or all weights are
-            frozen.
+        InputError: a name in model.freeze or model.lora_modules matches nothing, all weights are
+            frozen, or the model's config.json sets LayerDrop.
     """
     model = whisper.model
+    _refuse_layer_drop(whisper)
     if config.dropout is not None:
         _set_dropout(model, config.dropout)
     if config.gradient_checkpointing:
@@ -181,10 +182,24 @@ def prepare_training(whisper: Whisper, config: ModelConfig) -> TrainingModule:
     )
 
 
+def _refuse_layer_drop(whisper: Whisper) -> None:
+    """Refuse LayerDrop: passes in half precision and at true length run every layer.
+
+    Raises:
+        InputError: the model's config.json sets it.
+    """
+    for key in ("encoder_layerdrop", "decoder_layerdrop"):
+        if rate := getattr(whisper.model.config, key):
+            raise InputError(
+                f"model {whisper.name!r}: its config.json sets {key}={rate}, which this loop does "
+                "not support: set it to 0 there"
+            )
+
+
 def _set_dropout(model: nn.Module, rate: float) -> None:
     """Set the dropout probability of the modules; config.json keeps the published one."""
     for module in model.modules():
-        if isinstance(getattr(module, "dropout", None), float):
+        if isinstance(getattr(module, "dropout", None), float | int):
             module.dropout = rate  # type: ignore[assignment]  # modules declare it as a Tensor or Module
 
 

@@ -32,9 +32,12 @@ def try_largest_pass(engine: Engine, largest: Shape) -> str | None:
             engine.average_gradient()
             engine.clip_gradient(1.0)
             engine.skip_update()
+        return None
     except RuntimeError as error:
-        return out_of_memory(error)
-    return None
+        reason = out_of_memory(error)
+    # after the except block, whose traceback holds what was allocated
+    engine.discard_gradients()
+    return reason
 
 
 def _make_pass(engine: Engine, shape: Shape, *, last: bool) -> None:

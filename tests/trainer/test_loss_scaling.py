@@ -103,6 +103,19 @@ def test_running_out_of_memory_in_the_optimizer_does_not_stop_the_next_update(
     assert moved(training)
 
 
+def test_a_rehearsal_that_runs_out_of_memory_in_the_optimizer_can_be_repeated(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.optimizer.optimizer, "_init_group", full)
+        assert try_largest_pass(training.engine, Shape(2, 64, 4)) == "CUDA out of memory."
+    assert try_largest_pass(training.engine, Shape(1, 64, 4)) is None
+    assert moved(training)
+
+
 def test_an_update_may_be_discarded_before_any_loss_was_scaled(training: Training) -> None:
     training.engine.discard_gradients()
     assert training.accelerator.scaler.get_scale() == 1024.0

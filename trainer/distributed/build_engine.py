@@ -56,6 +56,11 @@ def build_engine(
             "model.base_bits and no FSDP: change these, or remove model.cuda_graphs"
         )
     if dtype is None or stock:
+        if model.compile:
+            print_fn(
+                "warning: model.compile has no effect on the stock model: it needs precision=bf16 "
+                "or fp16, model.cast_once, and no FSDP"
+            )
         return _prepare_stock_model(accelerator, module, optim)
     # evaluation_mode means without DDP
     accelerator.prepare_model(module, device_placement=False, evaluation_mode=True)

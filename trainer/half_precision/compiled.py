@@ -6,13 +6,18 @@ and sizes are dynamic, so that few of them are compiled for new shapes.
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental import _config as shape_config
 
 from trainer.half_precision.forward import HalfForward
 
 ROWS, FRAMES, TOKENS = 3, 48, 5  # of the pass that compiles; 0 and 1 would be special cases
+# of compiled variants of a layer; beyond it torch.compile runs the layer eagerly. Passes with a
+# single row, passes of 30 s, and a first layer whose input needs no gradient are variants
+MAX_VARIANTS = 32
 
 
 def compile_layers(
@@ -28,17 +33,18 @@ def compile_layers(
     """
     # torch.compile looks at it when it compiles, also later, for a pass with a single row
     warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+    # otherwise sizes that are equal in one pass, such as rows and projections, must be so in all
+    shape_config.use_duck_shape = False
+    config: Any = torch._dynamo.config
+    config.recompile_limit = MAX_VARIANTS
     eager = forward.encoder_layer, forward.decoder_layer
     forward.encoder_layer, forward.decoder_layer = (
         torch.compile(layer, dynamic=True) for layer in eager
     )
-    features = torch.zeros(ROWS, n_mels, FRAMES, device=forward.weights.gradient.device)
-    ids = torch.zeros(ROWS, TOKENS, dtype=torch.long, device=features.device)
+    training = forward.whisper.training
+    forward.whisper.train()  # as in training: a layer is compiled for one of the two modes
     try:
-        forward.weights.begin_update()
-        forward(
-            features, ids, torch.arange(ids.numel(), device=ids.device), silence
-        ).sum().backward()
+        _make_pass(forward, n_mels, silence)
     except Exception as error:  # compilers fail in many ways
         forward.encoder_layer, forward.decoder_layer = eager
         reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -46,3 +52,15 @@ def compile_layers(
             f"warning: torch.compile failed ({reason}): training goes on without it; "
             "model.compile=false does not try it"
         )
+    else:
+        config.suppress_errors = True  # a variant that fails later runs eagerly, with a warning
+    finally:
+        forward.whisper.train(training)
+
+
+def _make_pass(forward: HalfForward, n_mels: int, silence: Tensor | None) -> None:
+    """Make a forward and backward pass of zeros."""
+    features = torch.zeros(ROWS, n_mels, FRAMES, device=forward.weights.gradient.device)
+    ids = torch.zeros(ROWS, TOKENS, dtype=torch.long, device=features.device)
+    forward.weights.begin_update()
+    forward(features, ids, torch.arange(ids.numel(), device=ids.device), silence).sum().backward()

@@ -21,7 +21,7 @@ from trainer.half_precision.weights import HalfWeights
 
 
 class HalfForward:
-    """Computes a Whisper's hidden states and logits in half precision."""
+    """Computes a Whisper's logits, and its silence states, in half precision."""
 
     def __init__(
         self,
@@ -50,15 +50,18 @@ class HalfForward:
         self.residual = torch.float32 if dtype == torch.float16 else dtype
         self.freeze_encoder = freeze_encoder
         self.gradient_checkpointing = gradient_checkpointing
-        self.layers = HalfLayers(whisper, dtype)
+        encoder, decoder = whisper.model.encoder, whisper.model.decoder
+        self.layers = HalfLayers(whisper, encoder.layers[0], dtype)
+        self.decoder_layers = HalfLayers(whisper, decoder.layers[0], dtype)
+        # compile_layers() replaces both by compiled ones
         self.encoder_layer: Callable[..., Tensor] = self.layers.encoder_layer
-        self.decoder_layer: Callable[..., Tensor] = self.layers.decoder_layer  # or compiled ones
+        self.decoder_layer: Callable[..., Tensor] = self.decoder_layers.decoder_layer
         self.weights = HalfWeights(
             whisper, dtype, device, head_padding=HEAD_PADDING, four_bits=four_bits
         )
         for kind in ("encoder.layers.qkv", "decoder.layers.cross_q"):
             bias = self.weights.values[f"{kind}.bias"].detach()
-            bias[:, 0, :, self.layers.head_dim] = 1.0  # the constant channel of queries
+            bias[:, 0, :, self._layers_of(kind).head_dim] = 1.0  # the constant channel of queries
 
     def __call__(
         self, features: Tensor, ids: Tensor, targets: Tensor, silence: Tensor | None
@@ -72,8 +75,8 @@ class HalfForward:
             silence: of compute_silence_states(), or None.
         """
         values = self.weights.values
-        behind = states_behind(silence, features.shape[-1] // FRAMES_PER_POSITION)
-        silence = None if behind is None else behind.to(self.dtype)
+        silence = states_behind(silence, features.shape[-1] // FRAMES_PER_POSITION)
+        silence = None if silence is None else silence.to(self.dtype)
         with torch.autocast(features.device.type, enabled=False):  # all is in half precision
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
                 encoded = self._encode(features, None if silence is None else silence[:-1])
@@ -84,11 +87,11 @@ class HalfForward:
     def _encode(self, features: Tensor, silence: Tensor | None) -> Tensor:
         values, hidden = self.weights.values, self._embed(features)
         layers = self.weights.layers("encoder")
-        behind: Any = [None] * len(layers)
+        keys_values: Any = [None] * len(layers)  # of silence
         if silence is not None:
-            behind = self._keys_values_of_silence(silence, "encoder.layers.qkv").unbind()
-        for layer, shared in zip(layers, behind, strict=True):
-            hidden = self._run(self.encoder_layer, hidden, layer, shared)
+            keys_values = self._keys_values_of_silence(silence, "encoder.layers.qkv").unbind()
+        for layer, of_layer in zip(layers, keys_values, strict=True):
+            hidden = self._run(self.encoder_layer, hidden, layer, of_layer)
         return self.layers.norm(hidden, values, "encoder.layer_norm")
 
     def first_encoder_layer(self, hidden: Tensor) -> Tensor:
@@ -119,9 +122,8 @@ class HalfForward:
         values, hidden = self.weights.values, features.to(self.dtype)
         for name, stride in (("encoder.conv1", 1), ("encoder.conv2", 2)):
             weight, bias = values[f"{name}.weight"], values[f"{name}.bias"]
-            hidden = self.layers.activation(
-                F.conv1d(hidden, weight, bias, stride=stride, padding=1)
-            )
+            # GELU whatever the layers' activation is, as in the stock model
+            hidden = F.gelu(F.conv1d(hidden, weight, bias, stride=stride, padding=1))
         hidden = hidden.transpose(1, 2)  # (batch, positions, d_model)
         positions = values["encoder.embed_positions.weight"][: hidden.shape[1]]
         return self.layers.drop(hidden.to(self.residual) + positions, self.layers.dropout)
@@ -149,11 +151,11 @@ class HalfForward:
     ) -> Tensor:
         """Run the decoder's layers, each of which projects its keys and values again."""
         layers = self.weights.layers("decoder", at_once=True)
-        behind: Any = [None] * len(layers)
+        keys_values: Any = [None] * len(layers)  # of silence
         if silence is not None:
-            behind = self._keys_values_of_silence(silence, "decoder.layers.cross_kv").unbind()
-        for layer, shared in zip(layers, behind, strict=True):
-            hidden = self._run(self._project_and_decode, hidden, layer, encoded, shared)
+            keys_values = self._keys_values_of_silence(silence, "decoder.layers.cross_kv").unbind()
+        for layer, of_layer in zip(layers, keys_values, strict=True):
+            hidden = self._run(self._project_and_decode, hidden, layer, encoded, of_layer)
         return self.layers.norm(hidden, self.weights.values, "decoder.layer_norm")
 
     def _project_and_decode(
@@ -175,11 +177,9 @@ class HalfForward:
 
     def _keys_values_of_silence(self, states: Tensor, name: str) -> Tensor:
         """Return the keys and values of silence. Shape: (layers, 2, heads, n, channels)."""
-        values = self.weights.values
+        values, layers = self.weights.values, self._layers_of(name)
         weight, bias = self.weights.dense(f"{name}.weight")[:, -2:], values[f"{name}.bias"][:, -2:]
-        pairs = project_silence(
-            states, weight, bias, channel=self.layers.head_dim, scale=self.layers.scale
-        )
+        pairs = project_silence(states, weight, bias, channel=layers.head_dim, scale=layers.scale)
         down = values.get(f"{name}.{adapters.DOWN}")
         if self.layers.adapters is None or down is None:
             return pairs
@@ -189,3 +189,7 @@ class HalfForward:
         )
         added = adapters.adapter_keys_values(inputs, down[:, -2:], up[:, -2:])
         return torch.add(pairs, added, alpha=self.layers.adapters.scale)
+
+    def _layers_of(self, name: str) -> HalfLayers:
+        """Return the encoder's or the decoder's layers, by the name of a kind of weights."""
+        return self.layers if name.startswith("encoder.") else self.decoder_layers

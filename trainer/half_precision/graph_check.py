@@ -7,8 +7,8 @@ from trainer.half_precision.graphs import Inputs, Losses, PassGraphs
 from trainer.half_precision.weights import HalfWeights
 
 # clips, frames and tokens, all different
-SHAPES = ((3, 48, 5), (1, 48, 5))  # torch.compile compiles again for a single row
-PASSES = 3  # the first of a shape captures
+SHAPES = ((3, 48, 5), (1, 48, 5))
+PASSES = 4  # of a shape: the first is eager, the second is captured, and two more are replayed
 MAX_ERROR = 0.01  # of the gradient, relative to its norm: sums may be made in another order
 
 

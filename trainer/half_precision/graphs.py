@@ -1,7 +1,7 @@
 """CUDA graphs of training passes: a pass is two launches from the host, forward and backward.
 
 A small model's kernels take the GPU less time than the host takes to launch them. A graph holds
-them all, and is launched at once. It is captured for one shape, so that few shapes are needed
+them all, and is launched at once. It is captured for one shape, so few shapes are needed
 (data.fixed_shapes), and always reads and writes the same memory: inputs are copied there, weights
 are cast there (HalfWeights), and the gradient is added there. Dropout is drawn from the seed of the
 update, as in eager passes.
@@ -41,7 +41,9 @@ def capture(work: Callable[[], None], pool: Any) -> Callable[[], None]:
     """
     graph = torch.cuda.CUDAGraph()
     # other threads copy batches to the GPU meanwhile: only this one must not
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+    capturing = torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local")
+    # a capture that fails leaves its stream as the current one
+    with torch.cuda.stream(torch.cuda.current_stream()), capturing:
         work()
     return graph.replay
 
@@ -123,7 +125,7 @@ class Replay(torch.autograd.Function):
 
 
 class PassGraphs:
-    """Captures the passes of each shape when it first occurs, and replays them."""
+    """Captures the second pass of each shape, and replays it for later ones."""
 
     def __init__(self, compute: Losses, print_fn: Callable[[str], None]) -> None:
         """Store what computes a pass.
@@ -136,7 +138,7 @@ class PassGraphs:
         self._compute = compute
         self._print = print_fn
         self._graphed: dict[tuple[torch.Size, torch.Size], GraphedPass] = {}
-        self._failed: set[tuple[torch.Size, torch.Size]] = set()
+        self._seen: set[tuple[torch.Size, torch.Size]] = set()
         self._pool: Any = None  # memory that all graphs share: only one of them runs at a time
         self.enabled = True
 
@@ -153,10 +155,10 @@ class PassGraphs:
         return losses
 
     def _find(self, inputs: Inputs) -> GraphedPass | None:
-        """Return the graphs of a shape, captured if they are new; None runs the pass eagerly.
+        """Return the graphs of a shape, captured at its second pass; None runs the pass eagerly.
 
-        Prints a warning if capturing a shape fails for the second time. After the first failure
-        the pass that runs eagerly makes what could not be made while capturing.
+        The first pass compiles layers and loads kernels, which is not possible during a capture.
+        Graphs give their memory to it. Prints a warning if a capture fails.
 
         Raises:
             RuntimeError: memory ran out. All graphs are then released.
@@ -164,6 +166,10 @@ class PassGraphs:
         shape = inputs.features.shape, inputs.ids.shape
         if shape in self._graphed or not self.enabled or len(self._graphed) == MAX_GRAPHS:
             return self._graphed.get(shape)
+        if shape not in self._seen:
+            self._seen.add(shape)
+            self.clear()
+            return None
         try:
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             self._graphed[shape] = GraphedPass(self._compute, inputs, self._pool)
@@ -171,11 +177,7 @@ class PassGraphs:
             if isinstance(error, RuntimeError) and is_out_of_memory(error):
                 self.clear()
                 raise
-            if shape in self._failed:
-                self.disable(str(error).strip().split("\n")[0])
-            self._failed.add(shape)
-            if not self._graphed:
-                self._pool = None  # memory without a graph cannot be used again
+            self.disable(str(error).strip().split("\n")[0])
         return self._graphed.get(shape)
 
     def clear(self) -> None:

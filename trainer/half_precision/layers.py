@@ -19,14 +19,14 @@ Values = dict[str, Any]  # weights by kind: of the model, or of one layer
 class HalfLayers:
     """Computes encoder and decoder layers from the weights of one layer."""
 
-    def __init__(self, whisper: Any, dtype: torch.dtype) -> None:
-        """Read the settings of a model.
+    def __init__(self, whisper: Any, layer: Any, dtype: torch.dtype) -> None:
+        """Read the settings of a model's encoder or decoder, whose heads may differ in size.
 
         Args:
             whisper: a WhisperForConditionalGeneration, with its dropout, perhaps with adapters.
+            layer: any layer of the encoder or the decoder.
             dtype: of the computation; the residual sum may have another.
         """
-        layer = whisper.model.encoder.layers[0]
         self.whisper = whisper
         self.dtype = dtype
         self.head_dim = layer.self_attn.head_dim

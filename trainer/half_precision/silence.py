@@ -47,5 +47,5 @@ def append_silence(keys_values: Tensor, silence: Tensor) -> Tensor:
     Shapes: (…, batch, heads, n, channels) and (…, heads, m, channels) →
     (…, batch, heads, n + m, channels).
     """
-    shared = silence.unsqueeze(-4).expand(*keys_values.shape[:-2], -1, -1)
-    return torch.cat([keys_values, shared], dim=-2)
+    rows = silence.unsqueeze(-4).expand(*keys_values.shape[:-2], -1, -1)
+    return torch.cat([keys_values, rows], dim=-2)

@@ -159,7 +159,8 @@ def _accumulate(value: Tensor, total: Tensor) -> None:
     """Make backward passes add the gradient of a half-precision tensor to a float32 one."""
 
     def add(value: Tensor) -> None:
-        total.add_(value.grad)  # type: ignore[arg-type]  # a hook runs when there is a gradient
-        value.grad = None
+        # first, so that an error below leaves nothing to the next update
+        gradient, value.grad = value.grad, None
+        total.add_(gradient)  # type: ignore[arg-type]  # a hook runs when there is a gradient
 
     value.requires_grad_().register_post_accumulate_grad_hook(add)

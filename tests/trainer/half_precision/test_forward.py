@@ -126,6 +126,9 @@ def test_gradients_of_passes_add_up_in_float32(wide_model: Path) -> None:
         {"freeze_encoder": True},
         {"freeze": ("*.layers.0", "*.embed_positions")},
         {"freeze": ("model.decoder.embed_tokens",)},
+        {"freeze": ("*.k_proj", "*.v_proj.bias", "model.encoder.conv*")},
+        {"freeze": ("*.weight",)},
+        {"freeze": ("*.layers.0",), "lora_rank": 4, "lora_modules": ("k_proj", "fc2")},
     ],
 )
 def test_frozen_weights_get_no_gradient_and_others_theirs(
@@ -183,6 +186,14 @@ def test_only_runs_in_half_precision_use_it_and_state_dicts_are_the_stock_model_
     state, expected = engine.module.state_dict(), stock.module.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
+def test_without_half_precision_a_sentence_says_that_nothing_is_compiled(
+    blank_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert engine_of(blank_model, "no", compile=True).module.half_forward is None
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert "warning: model.compile has no effect on the stock model" in capsys.readouterr().out
 
 
 def test_where_compiling_fails_a_sentence_says_so_and_training_goes_on(

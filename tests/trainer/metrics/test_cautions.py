@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import WhisperConfig
 
 from data.config import DataConfig
 from data.sampling.epoch_plan import Plan
 from data.utterance import Utterance
 from trainer.metrics.console import gpu_warnings, start_warnings
 from trainer.metrics.flops import WhisperFlops
+from trainer.metrics.unused_knobs import unused_knobs
+from trainer.model import ModelConfig
 
 ACCELERATOR: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
 
@@ -70,3 +73,39 @@ def test_more_gpus_and_smaller_models_ask_for_more_and_clips_are_counted_in_clip
     assert asked(SMALL, H100, 8) == pytest.approx(8 * alone, abs=8)
     assert asked(LARGE, H100, 8) < asked(SMALL, H100, 8)
     assert asked(SMALL, H100, update_clips=8) == pytest.approx(alone / 5, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "sentences"),
+    [
+        ({"fixed_shapes": True}, {}, []),
+        ({"buckets": 8, "max_padding": 0.3, "fixed_shapes": False}, {"lora_rank": 4}, []),
+        (
+            {"buckets": 8, "token_buckets": 1, "max_padding": 0.3, "fixed_shapes": True},
+            {},
+            [
+                "data.buckets=8 has no effect with data.fixed_shapes",
+                "data.token_buckets=1 has no effect with data.fixed_shapes",
+                "data.max_padding=0.3 has no effect with data.fixed_shapes",
+            ],
+        ),
+        ({"buckets": 8, "fixed_shapes": True, "pad": "packed"}, {}, []),
+        (
+            {"trailing_silence": 0.1, "pad": "30s"},
+            {"lora_dropout": 0.1},
+            [
+                "data.trailing_silence=0.1 has no effect with data.pad=30s",
+                "model.lora_dropout=0.1 has no effect without model.lora_rank",
+            ],
+        ),
+    ],
+)
+def test_a_knob_that_was_set_and_has_no_effect_is_named(
+    data: dict[str, Any], model: dict[str, Any], sentences: list[str]
+) -> None:
+    config = WhisperConfig()
+    warnings = list(unused_knobs(DataConfig(**data), ModelConfig(**model), config))
+    assert [warning.partition(":")[0] for warning in warnings] == sentences
+    config.apply_spec_augment = True
+    *_, last = unused_knobs(DataConfig(**data), ModelConfig(**model), config)
+    assert last.startswith("apply_spec_augment in the model's config.json has no effect")
