@@ -38,23 +38,11 @@ def build_engine(
     float32 weights that are trained; frozen float32 weights stay in host memory.
 
     Raises:
-        InputError: model.base_bits is set, and what it needs is not.
+        InputError: model.base_bits or model.cuda_graphs is set, and what it needs is not.
     """
     dtype = DTYPES.get(accelerator.mixed_precision)
     stock = dtype is None or not model.cast_once or is_sharded(accelerator)
-    if model.base_bits is not None:
-        if stock or not model.lora_rank:
-            raise InputError(
-                f"model.base_bits={model.base_bits} needs model.lora_rank (such as 32), "
-                "precision=bf16 or fp16, model.cast_once, and no FSDP: change these, or remove "
-                "model.base_bits"
-            )
-        refuse_without_bitsandbytes(accelerator.device)
-    if model.cuda_graphs and (stock or model.base_bits or accelerator.device.type != "cuda"):
-        raise InputError(
-            "model.cuda_graphs=true needs a GPU, precision=bf16 or fp16, model.cast_once, no "
-            "model.base_bits and no FSDP: change these, or remove model.cuda_graphs"
-        )
+    _refuse_without_half_precision(accelerator, model, stock=stock)
     if dtype is None or stock:
         if model.compile:
             print_fn(
@@ -69,6 +57,29 @@ def build_engine(
     optimizer = accelerator.prepare(build_optimizer(module, optim))
     reduce_dtype = DTYPES.get(optim.reduce_dtype, torch.float32)
     return Engine(accelerator, module, optimizer, weights, reduce_dtype)
+
+
+def _refuse_without_half_precision(
+    accelerator: Accelerator, model: ModelConfig, *, stock: bool
+) -> None:
+    """Refuse knobs that the stock model does not support.
+
+    Raises:
+        InputError: one of them is set, and what it needs is not.
+    """
+    if model.base_bits is not None:
+        if stock or not model.lora_rank:
+            raise InputError(
+                f"model.base_bits={model.base_bits} needs model.lora_rank (such as 32), "
+                "precision=bf16 or fp16, model.cast_once, and no FSDP: change these, or remove "
+                "model.base_bits"
+            )
+        refuse_without_bitsandbytes(accelerator.device)
+    if model.cuda_graphs and (stock or model.base_bits or accelerator.device.type != "cuda"):
+        raise InputError(
+            "model.cuda_graphs=true needs a GPU, precision=bf16 or fp16, model.cast_once, no "
+            "model.base_bits and no FSDP: change these, or remove model.cuda_graphs"
+        )
 
 
 def _use_half_precision(
