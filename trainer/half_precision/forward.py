@@ -82,7 +82,7 @@ class HalfForward:
             return F.linear(hidden.flatten(0, 1)[targets], head)
 
     def _encode(self, features: Tensor, silence: Tensor | None) -> Tensor:
-        values, hidden = self.weights.values, self._embed(features)
+        values, hidden = self.weights.values, self._run(self._embed, features)
         layers = self.weights.layers("encoder")
         behind: Any = [None] * len(layers)
         if silence is not None:
