@@ -91,12 +91,6 @@ class HalfForward:
             hidden = self._run(self.encoder_layer, hidden, layer, shared)
         return self.layers.norm(hidden, values, "encoder.layer_norm")
 
-    def first_encoder_layer(self, hidden: Tensor) -> Tensor:
-        """Compute a layer without gradient checkpointing and silence states."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            layer = self.weights.layers("encoder")[0]
-            return self.layers.encoder_layer(hidden.to(self.residual), layer, None)
-
     @torch.no_grad()
     def compute_silence_states(self) -> Tensor:
         """Compute what eval.silence_states.compute_silence_states() does, in half precision."""
