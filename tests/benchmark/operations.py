@@ -31,7 +31,7 @@ from trainer.model import TrainingModule
 
 SIZE = {"d_model": 96, "encoder_ffn_dim": 384, "decoder_ffn_dim": 384, "vocab_size": 300}
 HEADS = {"encoder_attention_heads": 12, "decoder_attention_heads": 12}
-LAYERS = {"encoder_layers": 12, "decoder_layers": 12}  # of whisper-small
+LAYERS = 12  # of whisper-small's encoder, and of its decoder
 TOKENS = {"pad_token_id": 3, "bos_token_id": 3, "eos_token_id": 3, "decoder_start_token_id": 4}
 TRAINED: dict[str, tuple[str, ...]] = {
     "all weights": (),
@@ -100,7 +100,7 @@ def count_operations(
         adapters: linear layers that have a LoRA adapter, by the ends of their names; all other
             weights are then frozen. Without any, all weights are trained.
     """
-    module = _module(silence=silence)
+    module = small_module(silence=silence)
     if adapters:
         add_adapters(module.whisper, adapters, rank=4, alpha=8, dropout=0.0)
     features, ids = torch.randn(4, 80, 496), torch.randint(5, 300, (4, 24))
@@ -126,12 +126,13 @@ def count_operations(
     )
 
 
-def _module(*, silence: bool) -> TrainingModule:
-    """Return a narrow model of whisper-small's depth."""
+def small_module(*, silence: bool, layers: int = LAYERS) -> TrainingModule:
+    """Return a narrow model of whisper-small's depth, or of another one."""
     from transformers import WhisperConfig, WhisperForConditionalGeneration  # after data
 
     suppress: dict[str, Any] = {"suppress_tokens": None, "begin_suppress_tokens": None}
-    config = WhisperConfig(**SIZE, **HEADS, **LAYERS, **TOKENS, **suppress)
+    depth = {"encoder_layers": layers, "decoder_layers": layers}
+    config = WhisperConfig(**SIZE, **HEADS, **depth, **TOKENS, **suppress)
     torch.manual_seed(0)
     whisper: Any = WhisperForConditionalGeneration(config)
     whisper.model.encoder.__class__ = TrueLengthEncoder

@@ -1,4 +1,4 @@
-"""The memory that a Whisper takes on a GPU, by the estimate of `plan`, from its shapes alone.
+"""The memory that a Whisper takes on a GPU, counted as `plan` does, from its shapes alone.
 
 python -m tests.benchmark.turbo --shape small --rows 16
 python -m tests.benchmark.turbo --rank 32        # whisper-large-v3-turbo with LoRA
@@ -6,13 +6,15 @@ python -m tests.benchmark.turbo --rank 32 --bits 4 --shape large-v3        # QLo
 """
 
 import argparse
-from pathlib import Path
+from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from data.batch import Shape
 from data.log_mel import N_FRAMES
 from eval.silence_states import patch_attention
 from eval.whisper import TrueLengthEncoder, Whisper
@@ -20,18 +22,17 @@ from tests.benchmark.synthetic import SHAPES
 from trainer.distributed.build_engine import build_engine
 from trainer.half_precision.silence import HEAD_PADDING
 from trainer.half_precision.weights import HalfWeights
-from trainer.metrics.flops import whisper_flops
 from trainer.model import ModelConfig, prepare_training
 from trainer.optimizer import OptimConfig, optimizer_state_bytes
-from trainer.plan.memory_estimate import HEAP_FACTOR, MemoryEstimator
+from trainer.plan.live_memory import LiveMemory
 
 TOKENS = 64  # of a clip's text
 
 
-def shaped(shape: str, layers: tuple[int, int], device: str) -> Whisper:
+def shaped(shape: str, layers: tuple[int, int]) -> Whisper:
     """Return a model of a published shape, with so many layers of encoder and decoder.
 
-    Its weights are constants.
+    Its weights are on the meta device.
     """
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
@@ -50,10 +51,6 @@ def shaped(shape: str, layers: tuple[int, int], device: str) -> Whisper:
             vocab_size=vocabulary,
         )
         model: Any = WhisperForConditionalGeneration(config)
-    if device != "meta":
-        model.to_empty(device=device)
-        for weight in model.parameters():
-            torch.nn.init.constant_(weight, 1e-3)
     model.tie_weights()
     model.model.encoder.__class__ = TrueLengthEncoder
     patch_attention(model)
@@ -62,44 +59,71 @@ def shaped(shape: str, layers: tuple[int, int], device: str) -> Whisper:
 
 def fixed(shape: str, model: ModelConfig, optim: OptimConfig) -> float:
     """Print and return the bytes of weights, gradients and moments on the device."""
-    module = prepare_training(shaped(shape, SHAPES[shape][1:3], "meta"), model)
-    half = HalfWeights(
-        module.whisper,
-        torch.bfloat16,
-        torch.device("meta"),
-        head_padding=HEAD_PADDING,
-        four_bits=model.base_bits is not None,
-    )
+    module = prepare_training(shaped(shape, SHAPES[shape][1:3]), model)
     trained = [p for p in module.parameters() if p.requires_grad]
-    float32 = sum(p.nbytes for p in trained)
-    count = sum(p.numel() for p in module.parameters())
-    print(f"trained {float32 / 4e6:.1f} M of {count / 1e6:.1f} M")
-    gradient = half.gradient.nbytes
-    parts = {
-        "float32 weights": float32,
-        "half-precision weights": half.nbytes - gradient,
-        "gradients": gradient * 3 // 2,  # a backward pass adds one in half precision
-        "moments": optimizer_state_bytes(module, optim),
-    }
+    weights = list(module.parameters())
+    print(f"trained {_count(trained) / 1e6:.1f} M of {_count(weights) / 1e6:.1f} M")
+    parts = {"float32 weights": 4 * _count(trained if model.cast_once else weights)}
+    if model.cast_once:
+        half = HalfWeights(
+            module.whisper,
+            torch.bfloat16,
+            torch.device("meta"),
+            head_padding=HEAD_PADDING,
+            four_bits=model.base_bits is not None,
+        )
+        parts["half-precision weights"] = half.nbytes - half.gradient.nbytes
+        parts["gradients"] = half.gradient.nbytes
+    else:
+        parts["gradients"] = 4 * _count(trained)
+    parts["moments"] = optimizer_state_bytes(module, optim)
     print(", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in parts.items()))
     return sum(parts.values())
 
 
-def passes(shape: str, model: ModelConfig, layers: tuple[int, int], rows: int) -> float:
-    """Return the bytes of a pass of so many rows of 30 s."""
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def pass_bytes(shape: str, model: ModelConfig, layers: tuple[int, int], rows: int) -> int:
+    """Return the peak of the bytes that a pass of so many rows of 30 s allocates."""
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
-    whisper = shaped(shape, layers, "cpu")
-    flops = whisper_flops(whisper, model)
-    module = prepare_training(whisper, model)
-    engine = build_engine(accelerator, module, model, OptimConfig(), print)
-    engine.begin_update()
-    engine.model.train()
-    memory = MemoryEstimator(accelerator, engine.model, Path("none"), moments=0, flops=flops)
-    return (memory.peak(Shape(rows, N_FRAMES, TOKENS)) - memory.base) / HEAP_FACTOR
+    module = prepare_training(shaped(shape, layers), model)
+    # bitsandbytes does not support fake tensors, which are neither allocated nor computed
+    real = model.base_bits is not None
+    with nullcontext() if real else FakeTensorMode(allow_non_fake_inputs=True):
+        module.to_empty(device="cpu").whisper.tie_weights()
+        if model.cast_once:
+            build_engine(accelerator, module, model, OptimConfig(), print).begin_update()
+        else:  # the gradients of an earlier pass
+            for parameter in module.parameters():
+                parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        n_mels = module.train().whisper.config.num_mel_bins
+        with LiveMemory() as memory:
+            features, targets = torch.zeros(rows, n_mels, N_FRAMES), torch.arange(rows * TOKENS)
+            ids = torch.zeros(rows, TOKENS, dtype=torch.long)
+            with torch.autocast("cpu", torch.bfloat16, enabled=not model.cast_once):
+                loss = module(features, ids, ids, targets=targets).sum()
+            loss.backward()
+    return max(memory.history)
+
+
+def whole_pass(shape: str, model: ModelConfig, rows: int) -> int:
+    """Return the peak of a pass through all layers.
+
+    With 4 bits, where a real pass is made, it follows from those of one and two layers of each.
+    """
+    layers = SHAPES[shape][1:3]
+    if model.base_bits is None:
+        return pass_bytes(shape, model, layers, rows)
+    one, encoder, decoder = (
+        pass_bytes(shape, model, few, rows) for few in ((1, 1), (2, 1), (1, 2))
+    )
+    return one + (layers[0] - 1) * (encoder - one) + (layers[1] - 1) * (decoder - one)
 
 
 def main() -> None:
-    """Print the parts and their sum. Layers are alike, so one and two of each are enough."""
+    """Print the parts and their sum."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", choices=sorted(SHAPES), default="large-v3-turbo")
     parser.add_argument("--rows", type=int, default=16)
@@ -108,6 +132,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=None, help="of the frozen linear layers: 4")
     parser.add_argument("--optim", default="adamw")
     parser.add_argument("--keep", action="store_true", help="no gradient checkpointing")
+    parser.add_argument("--autocast", action="store_true", help="model.cast_once=false")
     asked = parser.parse_args()
     model = ModelConfig(
         lora_rank=asked.rank,
@@ -115,12 +140,9 @@ def main() -> None:
         base_bits=asked.bits,
         gradient_checkpointing=not asked.keep,
         silence_states=False,
+        cast_once=not asked.autocast,
     )
-    one, encoder, decoder = (
-        passes(asked.shape, model, layers, asked.rows) for layers in ((1, 1), (2, 1), (1, 2))
-    )
-    layers = SHAPES[asked.shape][1:3]
-    passed = one + (layers[0] - 1) * (encoder - one) + (layers[1] - 1) * (decoder - one)
+    passed = whole_pass(asked.shape, model, asked.rows)
     # after the passes: bitsandbytes keeps the tables of the first device that it quantized on
     held = fixed(asked.shape, model, OptimConfig(name=asked.optim))
     print(f"{asked.rows} of 30 s: {passed / 1e9:.2f} GB, in all {(held + passed) / 1e9:.2f} GB")

@@ -84,10 +84,10 @@ def adapter_keys_values(states: Tensor, down: Tensor, up: Tensor) -> Tensor:
         up: (layers, 2, heads, channels, rank).
 
     Returns:
-        Shape: (layers, 2, heads, n, channels).
+        Shape: (layers, 2, n, heads, channels).
     """
     product = states[:, None] @ down.mT @ up.flatten(2, 3).mT
-    return product.unflatten(-1, up.shape[2:4]).transpose(2, 3)
+    return product.unflatten(-1, up.shape[2:4])
 
 
 def add_adapter_outputs(

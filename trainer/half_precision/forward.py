@@ -85,7 +85,7 @@ class HalfForward:
             return F.linear(hidden.flatten(0, 1)[targets], head)
 
     def _encode(self, features: Tensor, silence: Tensor | None) -> Tensor:
-        values, hidden = self.weights.values, self._embed(features)
+        values, hidden = self.weights.values, self._run(self._embed, features)
         layers = self.weights.layers("encoder")
         keys_values: Any = [None] * len(layers)  # of silence
         if silence is not None:
@@ -93,12 +93,6 @@ class HalfForward:
         for layer, of_layer in zip(layers, keys_values, strict=True):
             hidden = self._run(self.encoder_layer, hidden, layer, of_layer)
         return self.layers.norm(hidden, values, "encoder.layer_norm")
-
-    def first_encoder_layer(self, hidden: Tensor) -> Tensor:
-        """Compute a layer without gradient checkpointing and silence states."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            layer = self.weights.layers("encoder")[0]
-            return self.layers.encoder_layer(hidden.to(self.residual), layer, None)
 
     @torch.no_grad()
     def compute_silence_states(self) -> Tensor:
@@ -137,10 +131,11 @@ class HalfForward:
         if self.gradient_checkpointing and f"{kind}.weight" in values:
             return self._decode_with_checkpoints(hidden, encoded, silence)
         at_once = values | {f"{kind}.weight": self.weights.at_once(f"{kind}.weight")}
-        pairs = self.layers.project(encoded, at_once, kind)  # of all layers in one product
+        # of all layers in one product; (layers, 2, batch, positions, heads, channels)
+        pairs = self.layers.project(encoded, at_once, kind).movedim((2, 3), (0, 1))
         if silence is not None:
             pairs = append_silence(pairs, self._keys_values_of_silence(silence, kind))
-        keys_values = pairs.flatten(0, 1).unbind()  # each (batch, heads, positions, channels)
+        keys_values = pairs.flatten(0, 1).unbind()  # each (batch, positions, heads, channels)
         layers = self.weights.layers("decoder")
         for layer, key, value in zip(layers, keys_values[::2], keys_values[1::2], strict=True):
             hidden = self._run(self.decoder_layer, hidden, layer, key, value)
@@ -161,7 +156,7 @@ class HalfForward:
     def _project_and_decode(
         self, hidden: Tensor, layer: dict[str, Any], encoded: Tensor, silence: Tensor | None
     ) -> Tensor:
-        pair = self.layers.project(encoded, layer, "cross_kv")
+        pair = self.layers.project(encoded, layer, "cross_kv").movedim(2, 0)
         key, value = pair if silence is None else append_silence(pair, silence)
         return self.decoder_layer(hidden, layer, key, value)
 
@@ -176,7 +171,7 @@ class HalfForward:
         return layer(*arguments)
 
     def _keys_values_of_silence(self, states: Tensor, name: str) -> Tensor:
-        """Return the keys and values of silence. Shape: (layers, 2, heads, n, channels)."""
+        """Return the keys and values of silence. Shape: (layers, 2, n, heads, channels)."""
         values, layers = self.weights.values, self._layers_of(name)
         weight, bias = self.weights.dense(f"{name}.weight")[:, -2:], values[f"{name}.bias"][:, -2:]
         pairs = project_silence(states, weight, bias, channel=layers.head_dim, scale=layers.scale)

@@ -44,14 +44,14 @@ class HalfLayers:
         Args:
             hidden: (batch, positions, d_model).
             layer: its weights.
-            silence: keys and values of silence, (2, heads, n, channels), or None.
+            silence: keys and values of silence, (2, n, heads, channels), or None.
         """
         projected = self.project(self.norm(hidden, layer, "self_attn_layer_norm"), layer, "qkv")
         if silence is None:
-            query, key, value = projected.unbind()
+            query, key, value = projected.unbind(2)
         else:
-            first, keys_values = projected.split([1, 2])
-            query, (key, value) = first.squeeze(0), append_silence(keys_values, silence).unbind()
+            first, pair = projected.split([1, 2], dim=2)
+            query, (key, value) = first.squeeze(2), append_silence(pair.movedim(2, 0), silence)
         hidden = hidden + self._attend(query, key, value, layer, "out")
         return hidden + self._mlp(self.norm(hidden, layer, "final_layer_norm"), layer)
 
@@ -61,14 +61,14 @@ class HalfLayers:
         Args:
             hidden: (batch, tokens, d_model).
             layer: its weights.
-            key: of cross-attention, (batch, heads, positions, channels).
+            key: of cross-attention, (batch, positions, heads, channels).
             value: alike.
         """
         normed = self.norm(hidden, layer, "self_attn_layer_norm")
-        query, own_key, own_value = self.project(normed, layer, "qkv").unbind()
+        query, own_key, own_value = self.project(normed, layer, "qkv").unbind(2)
         hidden = hidden + self._attend(query, own_key, own_value, layer, "out", is_causal=True)
         normed = self.norm(hidden, layer, "encoder_attn_layer_norm")
-        (query,) = self.project(normed, layer, "cross_q").unbind()
+        query = self.project(normed, layer, "cross_q").squeeze(2)
         hidden = hidden + self._attend(query, key, value, layer, "cross_out")
         return hidden + self._mlp(self.norm(hidden, layer, "final_layer_norm"), layer)
 
@@ -79,13 +79,12 @@ class HalfLayers:
         return F.layer_norm(hidden, shape, weight.to(dtype), bias.to(dtype)).to(self.dtype)
 
     def project(self, hidden: Tensor, layer: Values, name: str) -> Tensor:
-        """Project to heads: (batch, n, d_model) → (projections, batch, heads, n, channels).
+        """Project to heads: (batch, n, d_model) → (batch, n, projections, heads, channels).
 
         The projections have as many dimensions as in the bias (projections, heads, channels).
         """
         shape = layer[f"{name}.bias"].shape
-        product = self._linear(hidden, layer, name, math.prod(shape[:-2]))
-        return product.unflatten(-1, shape).movedim((0, 1), (-4, -2))
+        return self._linear(hidden, layer, name, math.prod(shape[:-2])).unflatten(-1, shape)
 
     def _linear(self, hidden: Tensor, layer: Values, name: str, groups: int = 1) -> Tensor:
         """Apply groups of linear layers, and their adapters: (batch, n, groups * outputs)."""
@@ -108,11 +107,14 @@ class HalfLayers:
         *,
         is_causal: bool = False,
     ) -> Tensor:
-        """Attend, and apply the output projection. Shape: (batch, n, d_model)."""
+        """Attend, and apply the output projection. Shape: (batch, n, d_model).
+
+        Queries, keys and values are (batch, n, heads, channels).
+        """
         states = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
             dropout_p=self.attention_dropout if self.whisper.training else 0.0,
             is_causal=is_causal,
             scale=self.scale,

@@ -29,7 +29,7 @@ def project_silence(
         scale: of attention logits.
 
     Returns:
-        Keys and values. Shape: (layers, 2, heads, n, channels).
+        Keys and values. Shape: (layers, 2, n, heads, channels).
     """
     logit = torch.zeros_like(bias[0])
     logit[0, :, channel] = math.log(STRIDE) / scale
@@ -38,14 +38,14 @@ def project_silence(
         states.expand(len(weight), -1, -1),
         weight.flatten(1, 3).transpose(1, 2),
     )
-    return product.unflatten(-1, bias.shape[1:]).permute(0, 2, 3, 1, 4)
+    return product.unflatten(-1, bias.shape[1:]).transpose(1, 2)
 
 
 def append_silence(keys_values: Tensor, silence: Tensor) -> Tensor:
     """Append the same positions to each row.
 
-    Shapes: (…, batch, heads, n, channels) and (…, heads, m, channels) →
-    (…, batch, heads, n + m, channels).
+    Shapes: (…, batch, n, heads, channels) and (…, m, heads, channels) →
+    (…, batch, n + m, heads, channels).
     """
-    rows = silence.unsqueeze(-4).expand(*keys_values.shape[:-2], -1, -1)
-    return torch.cat([keys_values, rows], dim=-2)
+    rows = silence.unsqueeze(-4).expand(*keys_values.shape[:-3], -1, -1, -1)
+    return torch.cat([keys_values, rows], dim=-3)

@@ -2,10 +2,11 @@
 
 Autocast casts every weight in every pass, and its gradient back: hundreds of operations a pass,
 which a GPU takes longer to start than to compute. Here the weights of one kind lie in one tensor
-for all layers. An update casts the trained ones in one operation, and each pass adds the gradient
-of a kind to float32 in one operation. Frozen weights are cast once, and may be held in 4 bits. The
-float32 weights stay those of the stock model: the optimizer changes them, and checkpoints hold
-them.
+for all layers. An update casts the trained ones in one operation. A pass adds the gradient of a
+kind to float32 in one operation. Only the matrices of linear layers, which are large, are added one
+by one, so that their gradients of all layers are never held at once. Frozen weights are cast once,
+and may be held in 4 bits. The float32 weights stay those of the stock model: the optimizer changes
+them, and checkpoints hold them.
 """
 
 import math
@@ -63,6 +64,8 @@ class HalfWeights:
         self._frozen = [place for place in places if not place[0].parameter.requires_grad]
         sizes = [math.prod(kind.shape) for kind in kinds if kind.is_trained]
         self.gradient = torch.zeros(sum(sizes), device=device)
+        # one tensor a layer, with a gradient of its own
+        self._trained_matrices: dict[str, list[Tensor]] = {}
         self._gradients = self._add_gradients([kind for kind in kinds if kind.is_trained])
         self._dtype, self._device = dtype, device
         self.cast_frozen()
@@ -77,6 +80,11 @@ class HalfWeights:
             value = self.values[kind.name]
             total = self.gradient[offset : offset + value.numel()].view(kind.shape)
             offset += value.numel()
+            if kind.outputs:
+                self._trained_matrices[kind.name] = [
+                    _accumulate(matrix.detach(), gradient)
+                    for matrix, gradient in zip(*map(kind.as_matrices, (value, total)), strict=True)
+                ]
             _accumulate(value, total)
             parts += [
                 (p.parameter, total[p.index]) for p in kind.parts if p.parameter.requires_grad
@@ -118,7 +126,7 @@ class HalfWeights:
         """
         prefix = f"{name}.layers."
         stacks: dict[str, Sequence[Weight]] = {
-            kind: self._kinds[kind].as_matrices(value).unbind()
+            kind: self._trained_matrices.get(kind) or self._kinds[kind].as_matrices(value).unbind()
             for kind, value in self.values.items()
         }
         stacks = {
@@ -155,8 +163,12 @@ class HalfWeights:
         return matrices + self.gradient.nbytes + sum(v.nbytes for v in self.values.values())
 
 
-def _accumulate(value: Tensor, total: Tensor) -> None:
-    """Make backward passes add the gradient of a half-precision tensor to a float32 one."""
+def _accumulate(value: Tensor, total: Tensor) -> Tensor:
+    """Make backward passes add the gradient of a half-precision tensor to a float32 one.
+
+    Returns:
+        The half-precision tensor.
+    """
 
     def add(value: Tensor) -> None:
         # first, so that an error below leaves nothing to the next update
@@ -164,3 +176,4 @@ def _accumulate(value: Tensor, total: Tensor) -> None:
         total.add_(gradient)  # type: ignore[arg-type]  # a hook runs when there is a gradient
 
     value.requires_grad_().register_post_accumulate_grad_hook(add)
+    return value

@@ -2,32 +2,32 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from data.batch import Shape
-from data.log_mel import FRAMES_PER_POSITION, FRAMES_PER_SECOND
+from data.log_mel import FRAMES_PER_SECOND
 from trainer.metrics.flops import WhisperFlops
 from trainer.metrics.train_metrics import peak_memory
 from trainer.model import TrainingModule
+from trainer.out_of_memory import SMALLEST_PASS
 from trainer.plan.forward_pass_budget import FittingBatch
+from trainer.plan.live_memory import LiveMemory
 from trainer.plan.workload import Update, group_by_length
 
 LENGTHS = 6  # rows of the table
-LOGITS = 3  # copies in the backward pass: the log-softmax, and two gradients
+ROWS = 2, 3  # of the passes that are measured; a single row needs fewer copies
 HEAP_FACTOR = 2.0  # of a CPU's fragmented heap after 50 updates; 1.2 to 2.0 were measured
 
 
 class MemoryEstimator:
-    """Estimates the peak memory of a pass from the activations that two small passes save.
+    """Estimates the peak memory of a pass from the tensors that two small passes allocate.
 
-    On a CPU (whisper-tiny.en and whisper-base, 1 to 32 rows of 3 to 30 s) a single pass takes 0.95
-    to 1.15 times the estimate; with gradient checkpointing up to 1.4 times.
+    What kernels allocate for themselves is not counted, and neither is fragmentation.
     """
 
     def __init__(
@@ -56,13 +56,8 @@ class MemoryEstimator:
         self._half = module.half_forward
         self.base = peak_memory(accelerator.device)  # weights; on a CPU the whole process
         self.base += moments
-        if self._half is None:
+        if self._half is None:  # otherwise the gradient is allocated
             self.base += sum(p.nbytes for p in model.parameters() if p.requires_grad)
-            head = module.whisper.proj_out.weight
-            # the tied weights of embedding and LM head have two gradients
-            self.base += head.nbytes if head.requires_grad else 0
-        else:  # the float32 gradient is allocated; a backward pass adds one in half precision
-            self.base += self._half.weights.gradient.nbytes // 2
         self._measured = _read_measurements(fit)
 
     @property
@@ -101,54 +96,34 @@ class MemoryEstimator:
         return self.base + needed * (HEAP_FACTOR if on_cpu else 1.0)
 
     def _activations(self, shape: Shape) -> float:
-        """Return the bytes of a pass's activations and logits."""
-        one, two = (self._saved_bytes(shape._replace(rows=rows)) for rows in (1, 2))
-        per_row = two - one  # the remainder are weights cast to half precision
-        logits = shape.rows * shape.tokens * self._config.vocab_size * 4
-        return one + (shape.rows - 1) * per_row + LOGITS * logits
+        """Return the peak of the bytes that a pass allocates.
 
-    def _saved_bytes(self, shape: Shape) -> int:
-        """Run a forward pass, and return the bytes that it saves for backward."""
-        device, config = self._accelerator.device, self._config
-        features = torch.zeros(shape.rows, config.num_mel_bins, shape.frames, device=device)
-        ids = torch.zeros(shape.rows, shape.tokens, dtype=torch.long, device=device)
-        saved = self._count_saved(lambda: self._model(features, ids, ids))
-        if self._flops.gradient_checkpointing:  # the backward pass recomputes a layer at a time
-            positions = shape.frames // FRAMES_PER_POSITION
-            states = torch.zeros(shape.rows, positions, config.d_model, device=device)
-            states.requires_grad_()
-            saved += self._count_saved(lambda: self._encoder_layer(states))
-        return saved
+        After each operation they are a multiple of the rows, and a constant, such as the gradient
+        of a matrix. Two small passes thus give those of a large one.
+        """
+        two, three = (self._live_bytes(shape._replace(rows=rows)) for rows in ROWS)
+        if len(two) != len(three):  # PyTorch chose other operations
+            two, three = [max(two)], [max(three)]
+        return max(a + (shape.rows - 2) * (b - a) for a, b in zip(two, three, strict=True))
 
-    def _encoder_layer(self, states: Tensor) -> None:
-        """Compute the first layer of the encoder without gradient checkpointing."""
-        if self._half is not None:
-            self._half.first_encoder_layer(states)
-            return
-        layer = self._accelerator.unwrap_model(self._model).whisper.model.encoder.layers[0]
-        layer.eval()  # in eval mode it does not checkpoint
-        with self._accelerator.autocast():
-            layer(states, None)
-        layer.train()
-
-    def _count_saved(self, forward: Callable[[], Any]) -> int:
-        """Return the bytes of the tensors that a forward saves, without parameters."""
-        copies = [] if self._half is None else list(self._half.weights.values.values())
-        parameters = {w.untyped_storage().data_ptr() for w in (*self._model.parameters(), *copies)}
-        saved: dict[int, Any] = {}  # storages by address, kept alive so that addresses stay unique
-
-        def save(tensor: Tensor) -> None:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in parameters:
-                saved[storage.data_ptr()] = storage
-
+    def _live_bytes(self, shape: Shape) -> list[int]:
+        """Make a pass, and return the bytes that it has allocated after each operation."""
+        if self._half is None:
+            self._make_pass(SMALLEST_PASS)  # allocates the gradients, which are counted in the base
         module: TrainingModule = self._accelerator.unwrap_model(self._model)
-        graphs, module.graphs = module.graphs, None  # a replay saves nothing
-        eager = torch.compiler.set_stance("force_eager")
-        with eager, torch.autograd.graph.saved_tensors_hooks(save, lambda _: torch.empty(0)):
-            forward()
+        graphs, module.graphs = module.graphs, None  # replays allocate nothing
+        with LiveMemory() as memory, torch.compiler.set_stance("force_eager"):
+            self._make_pass(shape)
         module.graphs = graphs
-        return sum(storage.nbytes() for storage in saved.values())
+        self._model.zero_grad()
+        return memory.history
+
+    def _make_pass(self, shape: Shape) -> None:
+        """Make a forward and backward pass of zeros in which every token is a target."""
+        device = self._accelerator.device
+        size = shape.rows, self._config.num_mel_bins, shape.frames
+        ids = torch.zeros(shape.rows, shape.tokens, dtype=torch.long, device=device)
+        self._model(torch.zeros(size, device=device), ids, ids).sum().backward()
 
 
 def _read_measurements(path: Path) -> list[FittingBatch]:

@@ -104,8 +104,10 @@ def test_in_half_precision_the_gradient_is_as_near_to_float32_as_autocast_s(
     assert difference(half, exact) < 1.5 * difference(autocast, exact)
 
 
-def test_gradients_of_passes_add_up_in_float32(wide_model: Path) -> None:
-    module, (features, ids, labels) = half_of(module_of(wide_model), torch.bfloat16), inputs()
+@pytest.mark.parametrize("silence", [True, False])
+def test_gradients_of_passes_add_up_in_float32(wide_model: Path, silence: bool) -> None:
+    module = half_of(module_of(wide_model, silence_states=silence), torch.bfloat16)
+    features, ids, labels = inputs()
     assert module.half_forward is not None
     for row in range(3):
         module(features[row : row + 1], ids[row : row + 1], labels[row : row + 1]).sum().backward()
@@ -116,7 +118,11 @@ def test_gradients_of_passes_add_up_in_float32(wide_model: Path) -> None:
         module(features[row : row + 1], ids[row : row + 1], labels[row : row + 1]).sum().backward()
         parts.append(module.half_forward.weights.gradient.clone())
         module.half_forward.weights.begin_update()
-    assert torch.equal(total, parts[0] + parts[1] + parts[2])
+    # a pass adds twice to the keys and values of silence, so that sums have another order
+    precision = 1e-6 if silence else 0.0
+    torch.testing.assert_close(
+        total, parts[0] + parts[1] + parts[2], rtol=precision, atol=precision
+    )
     assert not torch.equal(total, total.bfloat16().float())
 
 
