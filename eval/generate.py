@@ -25,7 +25,12 @@ from eval.fallback import (
     fallback_decision,
     seed_from_id,
 )
-from eval.generation_options import decodes_greedily, generate_options, generation_config
+from eval.generation_options import (
+    decodes_greedily,
+    generate,
+    generate_options,
+    generation_config,
+)
 from eval.greedy import GreedyDecoder
 from eval.reference_loss import ReferenceLoss
 from eval.segments import Segment, parse_timestamps
@@ -150,7 +155,7 @@ class Window:
         options |= {"return_timestamps": config.timestamps, "force_unique_generate_call": True}
         # indexing copies: generate() repeats the states in place, once a beam
         options["encoder_outputs"] = BaseModelOutput(self.states[list(indices)])
-        rows = self.whisper.model.generate(temperature=temperature, **options)
+        rows = generate(self.whisper.model, temperature=temperature, **options)
         return [row.tolist() for row in rows]
 
     def apply_fallback(self, index: int, ids: list[int]) -> list[int]:
@@ -205,7 +210,7 @@ def _transcribe_long(
         seed_from_id(batch.ids[0])
         options |= LONG_AUDIO_OPTIONS
     options["monitor_progress"] = lambda _: show_progress()  # generate() calls it once a window
-    output = whisper.model.generate(features, **options)
+    output = generate(whisper.model, input_features=features, **options)
     ended, segments = [], []
     for segment in output["segments"][0]:
         window = segment["result"]
