@@ -36,8 +36,8 @@ class GreedyDecoder:
         self.labels, self._model = whisper.labels(), model
         self._few_sizes = model.device.type == "cuda" if graphs is None else graphs
         self._capture_failed = False
-        bias = torch.zeros(model.config.vocab_size, device=model.device, dtype=model.dtype)
-        self._suppressed = _suppress(bias, getattr(config, "suppress_tokens", None))
+        none = torch.zeros(model.config.vocab_size, device=model.device, dtype=torch.bool)
+        self._suppressed = _suppress(none, getattr(config, "suppress_tokens", None))
         first = getattr(config, "begin_suppress_tokens", None)
         self._suppressed_first = _suppress(self._suppressed, first)
         self._state: DecodingState | None = None
@@ -142,10 +142,10 @@ class GreedyDecoder:
             rows: how many of its rows.
             length: of the cache that is attended to.
             position: of the tokens that are not in the cache yet. Shape: (tokens,).
-            suppressed: bias of the logits. Shape: (vocabulary,).
+            suppressed: which tokens are never decoded. Shape: (vocabulary,), bool.
         """
         end = self.labels.end_id
-        logits = self._logits(state, rows, length, position) + suppressed
+        logits = self._logits(state, rows, length, position).masked_fill(suppressed, -torch.inf)
         tokens = logits.argmax(-1).masked_fill(state.ended[:rows], end)
         state.position.copy_(position[-1:] + 1)
         state.ids[:rows].index_copy_(1, state.position, tokens[:, None])
@@ -188,8 +188,8 @@ def _attend(
     return attended
 
 
-def _suppress(bias: Tensor, tokens: Sequence[int] | None) -> Tensor:
-    """Return a bias of logits with -inf at some tokens; those beyond the vocabulary are ignored."""
-    bias = bias.clone()
-    bias[[token for token in tokens or () if 0 <= token < len(bias)]] = -torch.inf
-    return bias
+def _suppress(mask: Tensor, tokens: Sequence[int] | None) -> Tensor:
+    """Return a mask with some more tokens; those beyond the vocabulary are ignored."""
+    mask = mask.clone()
+    mask[[token for token in tokens or () if 0 <= token < len(mask)]] = True
+    return mask

@@ -147,6 +147,16 @@ def test_suppressed_tokens_are_those_of_generate(whisper: Whisper, clips: list[U
     assert all(free[prefix + 1] not in ids[prefix:] for ids in found)
 
 
+def test_a_suppressed_token_is_not_decoded_whatever_its_logit(
+    whisper: Whisper, clips: list[Utterance]
+) -> None:
+    whisper.model.generation_config.suppress_tokens = [COMMON]
+    whisper.model.model.decoder.embed_tokens.weight.data[COMMON] = torch.nan
+    found, expected = both(window_of(whisper, clips))
+    assert found == expected
+    assert all(COMMON not in ids for ids in found)
+
+
 def test_an_english_only_model_has_no_language_token(
     whisper: Whisper, clips: list[Utterance]
 ) -> None:
