@@ -122,7 +122,8 @@ class Evaluator:
         """Return the result of each utterance by id, gathered from all processes."""
         tracked = self.track if self.accelerator.is_main_process else (lambda numbers, _: numbers)
         results: list[tuple[str, DecodeResult]] = []
-        splitter, greedy = BatchSplitter(), GreedyDecoder(whisper)
+        greedy = GreedyDecoder(whisper)
+        splitter = BatchSplitter(greedy.free)
         transcribe_batch = partial(self._transcribe_batch, whisper, greedy, labelled)
         with torch.inference_mode():
             for _ in tracked(range(rounds), label):

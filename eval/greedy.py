@@ -35,13 +35,17 @@ class GreedyDecoder:
         model, config = whisper.model, whisper.model.generation_config
         self.labels, self._model = whisper.labels(), model
         self._few_sizes = model.device.type == "cuda" if graphs is None else graphs
-        self._capture_failed = False
         none = torch.zeros(model.config.vocab_size, device=model.device, dtype=torch.bool)
         self._suppressed = _suppress(none, getattr(config, "suppress_tokens", None))
         first = getattr(config, "begin_suppress_tokens", None)
         self._suppressed_first = _suppress(self._suppressed, first)
+        self.free()
+
+    def free(self) -> None:
+        """Free the memory of the last batch and the graphs. The next batch allocates its own."""
         self._state: DecodingState | None = None
         self._pool: Any = None  # memory that all graphs share
+        self._capture_failed = False  # smaller batches may leave memory for graphs
 
     def decode(
         self, states: Tensor, prefixes: Sequence[Sequence[int]], limits: Sequence[int]
