@@ -11,8 +11,9 @@ from data.errors import InputError
 class EvalConfig:
     """How audio is decoded and scored."""
 
-    # Seconds of padded audio that each process decodes together. 480 is 16 clips of 30 s.
-    batch_seconds: float = 480.0
+    # Seconds of padded audio that each process decodes together. None is what fits in the free
+    # memory of a GPU, up to 1,920, and 480 on a CPU: 16 clips of 30 s.
+    batch_seconds: float | None = None
     max_length: int = 225  # Tokens in a clip's text at most.
     # Tokens for each second of audio at most, plus 16, which ends loops. Speech has 3 to 15.
     tokens_per_second: float = 40.0
@@ -58,7 +59,7 @@ class EvalConfig:
             if getattr(self, key) < 1:
                 raise InputError(f"eval.{key} must be at least 1, got {getattr(self, key)}")
         for key in ("batch_seconds", "tokens_per_second"):
-            if not getattr(self, key) > 0:  # also true for NaN
+            if getattr(self, key) is not None and not getattr(self, key) > 0:  # also true for NaN
                 raise InputError(f"eval.{key} must be greater than 0, got {getattr(self, key)}")
         if self.max_length > 448:
             raise InputError(f"eval.max_length must be at most 448, got {self.max_length}")

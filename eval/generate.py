@@ -189,9 +189,12 @@ class Window:
         return next((i for i, token in enumerate(ids) if not first <= token <= last), len(ids))
 
     def _max_tokens(self, index: int) -> int:
-        """Return the token limit of a clip, by its seconds: a longer text is a decoding loop."""
-        limit = EXTRA_TOKENS + round(self.config.tokens_per_second * self.batch.seconds[index])
-        return min(self.config.max_length, limit)
+        return max_tokens(self.config, self.batch.seconds[index])
+
+
+def max_tokens(config: EvalConfig, seconds: float) -> int:
+    """Return the token limit of a clip, by its seconds: a longer text is a decoding loop."""
+    return min(config.max_length, EXTRA_TOKENS + round(config.tokens_per_second * seconds))
 
 
 def _transcribe_long(

@@ -93,14 +93,24 @@ class GreedyDecoder:
         length = max(START_LENGTH, 1 << (tokens - 1).bit_length())
         return min(length, int(self._model.config.max_target_positions))
 
-    def _prepare(self, states: Tensor, tokens: int) -> DecodingState:
-        """Return memory for a batch: that of the batch before, if it is large enough."""
-        rows, positions, _ = states.shape
+    def cache_shape(self, rows: int, positions: int, tokens: int) -> CacheShape:
+        """Return the size of a batch's memory.
+
+        Args:
+            rows: clips.
+            positions: of the encoder output of each.
+            tokens: of the longest text, with its prefix.
+        """
         layers, config = self._model.model.decoder.layers, self._model.config
         silence = layers[0].encoder_attn.silence_behind(positions)
         size = self._size(positions if silence is None else positions + silence.shape[1])
         size = min(size, config.max_source_positions)
-        shape = CacheShape(self._size(rows), size, self._length(tokens), size > positions)
+        return CacheShape(self._size(rows), size, self._length(tokens), size > positions)
+
+    def _prepare(self, states: Tensor, tokens: int) -> DecodingState:
+        """Return memory for a batch: that of the batch before, if it is large enough."""
+        rows, positions, _ = states.shape
+        shape = self.cache_shape(rows, positions, tokens)
         if self._state is None or not self._state.fits(shape):
             self._state = self._pool = None  # frees memory first; a pool without graphs is unusable
             self._state = allocate(self._model, shape)

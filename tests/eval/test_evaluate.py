@@ -22,9 +22,11 @@ from data.errors import InputError
 from data.log_mel import LogMel
 from data.sampling.padded_length import padded_frames
 from data.utterance import Utterance
+from eval.batch_memory import GPU_SECONDS, BatchMemory
 from eval.config import EvalConfig
 from eval.evaluate import MIN_LENGTH_RATIO, Evaluator, save
 from eval.generate import DecodeResult, encode, transcribe
+from eval.greedy import GreedyDecoder
 from eval.whisper import Whisper, load_whisper
 from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
 
@@ -180,6 +182,51 @@ def test_batches_are_as_large_as_batch_seconds_allows() -> None:
     )
     (alone,) = shares(CLIPS, 1, 0.1, true_length=True)
     assert [len(batch) for batch in alone] == [1] * len(CLIPS)
+
+
+LEAST = 50_000_000  # free bytes of the other process's GPU
+
+
+class Gpu:
+    """Processes that each have a GPU, with other free memory."""
+
+    process_index, num_processes, device = 0, 2, torch.device("cuda")
+
+
+@pytest.fixture
+def on_gpus(whisper: Whisper, monkeypatch: pytest.MonkeyPatch) -> Evaluator:
+    """Return an evaluator on two GPUs, of which this process's has more free memory."""
+    accelerator: Any = Gpu()
+    evaluator = Evaluator(
+        accelerator=accelerator, whisper=whisper, data=DataConfig(), config=EvalConfig()
+    )
+    monkeypatch.setattr("eval.evaluate.free_memory", lambda _: 10**12)
+    monkeypatch.setattr("eval.evaluate.gather_object", lambda own: [*own, LEAST])
+    return evaluator
+
+
+def test_the_gpu_with_least_memory_sizes_the_batches_of_all(on_gpus: Evaluator) -> None:
+    greedy = GreedyDecoder(on_gpus.whisper, graphs=True)
+    max_rows = on_gpus._max_rows(on_gpus.whisper, greedy, 0)
+    assert max_rows is not None
+    memory = BatchMemory(
+        whisper=on_gpus.whisper, greedy=greedy, config=EvalConfig(), label_tokens=0
+    )
+    assert 1 < max_rows(30.0) == memory.rows(30.0, LEAST) < memory.rows(30.0, 10**12)
+    clips = [replace(CLIPS[2], id=str(n)) for n in range(100)]
+    batches, _ = on_gpus.shard(clips, true_length=False, max_rows=max_rows)
+    assert {len(batch) for batch in batches[:-1]} == {max_rows(30.0)}
+
+
+def test_a_knob_or_a_cpu_leaves_memory_to_the_splitter(on_gpus: Evaluator) -> None:
+    greedy = GreedyDecoder(on_gpus.whisper, graphs=True)
+    fixed = replace(on_gpus, config=EvalConfig(batch_seconds=60.0))
+    cpu = Accelerator(cpu=True)
+    on_cpu = replace(on_gpus, accelerator=cpu)
+    for each, seconds in ((fixed, 60.0), (on_cpu, 480.0)):
+        assert each._max_rows(each.whisper, greedy, 0) is None
+        assert each.batch_seconds == seconds
+    assert on_gpus.batch_seconds == GPU_SECONDS
 
 
 def test_no_clip_is_padded_to_twice_its_length_and_more() -> None:
