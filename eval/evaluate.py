@@ -21,7 +21,7 @@ from data.config import DataConfig
 from data.dataloader import BatchPreparer, eval_batches
 from data.errors import InputError
 from data.log_mel import CHUNK_SECONDS, FRAMES_PER_SECOND
-from data.sampling.padded_length import padded_frames
+from data.sampling.padded_length import evaluation_frames
 from data.utterance import Utterance
 from eval.batch_memory import CPU_SECONDS, GPU_SECONDS, BatchMemory
 from eval.batch_splitter import BatchSplitter
@@ -36,7 +36,6 @@ from eval.reference_loss import fits_label, reference_losses
 from eval.silence_states import compute_silence_states, set_silence_states
 from eval.whisper import Whisper
 
-MIN_LENGTH_RATIO = 0.5  # of the shortest to the longest clip of a batch, padded lengths
 SCORES, UTTERANCES = "scores.json", "utterances.jsonl"  # in the folder of an evaluation
 
 Track = Callable[[range, str], Iterable[int]]  # yields the numbers of a range, drawing progress
@@ -188,9 +187,8 @@ class Evaluator:
     ) -> tuple[list[list[int]], int]:
         """Return this process's batches of indices, and the largest number of any process.
 
-        A batch holds clips of one task and similar length, since at true length a clip costs as
-        much as the longest of its batch. Batches are sorted from long to short; a clip over 30 s is
-        a batch of its own.
+        A batch holds clips of one task and one padded length, which does not depend on the other
+        clips. Batches are sorted from long to short; a clip over 30 s is a batch of its own.
 
         Args:
             utterances: of all processes.
@@ -200,7 +198,7 @@ class Evaluator:
 
         def padded_seconds(index: int) -> float:
             seconds = utterances[index].seconds
-            return padded_frames(seconds) / FRAMES_PER_SECOND if true_length else CHUNK_SECONDS
+            return evaluation_frames(seconds) / FRAMES_PER_SECOND if true_length else CHUNK_SECONDS
 
         order = sorted(range(len(utterances)), key=lambda i: -utterances[i].seconds)
         batches = [[i] for i in order if utterances[i].seconds > CHUNK_SECONDS]
@@ -214,9 +212,8 @@ class Evaluator:
                 longest = padded_seconds(rest[0])
                 most = int(budget / longest)
                 most = most if max_rows is None else min(most, max_rows(longest))
-                min_seconds = MIN_LENGTH_RATIO * longest
                 fitting = rest[: max(1, most)]
-                batches.append([i for i in fitting if padded_seconds(i) >= min_seconds])
+                batches.append([i for i in fitting if padded_seconds(i) == longest])
                 rest = rest[len(batches[-1]) :]
         return batches[self.accelerator.process_index :: processes], -(-len(batches) // processes)
 

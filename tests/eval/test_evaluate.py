@@ -20,11 +20,11 @@ from data.corpora import read
 from data.dataloader import BatchPreparer, eval_batches
 from data.errors import InputError
 from data.log_mel import LogMel
-from data.sampling.padded_length import padded_frames
+from data.sampling.padded_length import evaluation_frames, padded_frames
 from data.utterance import Utterance
 from eval.batch_memory import GPU_SECONDS, BatchMemory
 from eval.config import EvalConfig
-from eval.evaluate import MIN_LENGTH_RATIO, Evaluator, save
+from eval.evaluate import Evaluator, save
 from eval.generate import DecodeResult, encode, transcribe
 from eval.greedy import GreedyDecoder
 from eval.whisper import Whisper, load_whisper
@@ -127,13 +127,21 @@ def test_every_utterance_is_transcribed_once_and_in_order(
     assert scores.seconds > 0
 
 
-@pytest.mark.parametrize("knobs", [{"batch_seconds": 1.0}, {"batch_seconds": 3000.0}])
+@pytest.mark.parametrize("true_length", [False, True], ids=["padded", "true length"])
+@pytest.mark.parametrize("knobs", [{"batch_seconds": 1.0}, {"batch_seconds": 3000.0}, {}])
 def test_the_size_of_batches_changes_no_text(
-    knobs: dict[str, Any], evaluator: Evaluator, rows: list[Utterance]
+    knobs: dict[str, Any], true_length: bool, evaluator: Evaluator, rows: list[Utterance]
 ) -> None:
-    other = replace(evaluator, config=replace(SHORT, **knobs))
-    first, second = (each.evaluate(rows, "")[1] for each in (evaluator, other))
+    other = replace(evaluator, config=EvalConfig(max_length=SHORT.max_length, **knobs))
+    rows = [replace(u, tokens=8) for u in rows]
+    first, second = (
+        each.evaluate(rows, "", true_length=true_length, with_reference_loss=True)[1]
+        for each in (evaluator, other)
+    )
     assert [h.text for h in first] == [h.text for h in second]
+    losses = [[h.reference_loss.nll for h in each if h.reference_loss] for each in (first, second)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert len(losses[0]) == len(rows)
 
 
 def shares(
@@ -176,7 +184,7 @@ def test_batches_are_as_large_as_batch_seconds_allows() -> None:
     (padded,) = shares(CLIPS, 1, 90.0)
     assert sorted(map(len, padded)) == [1, 1, 1, 1, 3, 3]  # three clips over 30 s, and 7 windows
     (short,) = shares(CLIPS, 1, 90.0, true_length=True)
-    assert [[LENGTHS[i] for i in batch] for batch in short if len(batch) > 1] == [[8, 4, 4], [2, 1]]
+    assert [[LENGTHS[i] for i in batch] for batch in short if len(batch) > 1] == [[4, 4]]
     assert all(
         max(LENGTHS[i] for i in batch) * len(batch) <= 90 for batch in short if len(batch) > 1
     )
@@ -232,10 +240,10 @@ def test_a_knob_or_a_cpu_leaves_memory_to_the_splitter(on_gpus: Evaluator) -> No
 def test_no_clip_is_padded_to_twice_its_length_and_more() -> None:
     clips = [Utterance(id=str(n), audio="", text="", seconds=1 + n / 10) for n in range(250)]
     (short,) = shares(clips, 1, 480.0, true_length=True)
-    assert max(map(len, short)) > 40  # and they are still many together
+    assert max(map(len, short)) > 30  # and they are still many together
     for batch in short:
         edges = [padded_frames(clips[i].seconds) for i in batch]
-        assert min(edges) >= MIN_LENGTH_RATIO * max(edges)
+        assert min(edges) > 0.5 * evaluation_frames(clips[batch[0]].seconds)
 
 
 def test_a_small_set_is_spread_over_all_processes() -> None:
@@ -314,7 +322,7 @@ def test_true_length_decodes_the_output_of_the_short_encoder(
     whisper.model.eval()
     u = rows[0]
     (text,) = heard(whisper, [u], config, true_length=True)
-    frames = padded_frames(u.seconds)
+    frames = evaluation_frames(u.seconds)
     short = LogMel(whisper.n_mels)(pad_waveforms([load_audio(u)], frames))
     assert short.shape[-1] == frames < 600
     with torch.inference_mode():
@@ -361,7 +369,7 @@ def test_true_length_encodes_fewer_frames_and_scores_all_clips(
     monkeypatch.setattr("eval.evaluate.transcribe", watched)
     _, hypotheses = evaluator.evaluate(rows, "", true_length=True)
     assert [h.utterance.id for h in hypotheses] == [u.id for u in rows]
-    assert max(seen) == padded_frames(max(u.seconds for u in rows)) < 600
+    assert max(seen) == evaluation_frames(max(u.seconds for u in rows)) < 600
 
 
 def test_a_decoding_loop_ends_at_tokens_per_second(
