@@ -136,8 +136,14 @@ class GreedyDecoder:
         try:
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
-            # other threads copy batches to the GPU meanwhile: only this one must not
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            capturing = torch.cuda.graph(
+                graph,
+                pool=self._pool,
+                # other threads copy batches to the GPU meanwhile: only this one must not
+                capture_error_mode="thread_local",
+            )
+            # a capture that fails leaves its stream as the current one
+            with torch.cuda.stream(torch.cuda.current_stream()), capturing:
                 self._step(state, rows, length, state.position, self._suppressed)
         except (RuntimeError, AssertionError) as error:
             self._capture_failed = True

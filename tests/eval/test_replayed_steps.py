@@ -1,6 +1,7 @@
 """Steps that are replayed on the same tensors, as a CUDA graph does, decode what eager steps do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -76,6 +77,55 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
     monkeypatch.setattr(GreedyDecoder, "_capture", capture)
     return shapes
+
+
+class Streams:
+    """The current stream of a GPU, on which captures fail."""
+
+    def __init__(self) -> None:
+        self.current, self.captures = "default", 0
+
+    @contextmanager
+    def stream(self, stream: str) -> Iterator[None]:
+        """Make a stream the current one, as torch.cuda.stream() does."""
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextmanager
+    def graph(self, *_: Any, **__: Any) -> Iterator[None]:
+        """Change the stream, and fail without restoring it, as torch.cuda.graph() does."""
+        self.captures += 1
+        self.current = "capture"
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+        yield
+
+
+def test_after_a_capture_that_fails_decoding_goes_on_in_its_stream(
+    whisper: Whisper, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    streams = Streams()
+    fakes = {
+        "graph_pool_handle": object,
+        "CUDAGraph": object,
+        "current_stream": lambda: streams.current,
+        "stream": streams.stream,
+        "graph": streams.graph,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    states = torch.randn(ROWS, POSITIONS, whisper.model.config.d_model)
+    prefixes, decoder = [whisper.labels().prefix("en")] * ROWS, GreedyDecoder(whisper, graphs=True)
+    with torch.inference_mode():
+        decoder.decode(states, prefixes, LIMITS)
+        assert (streams.current, streams.captures) == ("default", 1)
+        decoder.free()  # as after an out-of-memory error, which may be why it failed
+        decoder.decode(states, prefixes, LIMITS)
+    assert streams.captures == 2
+    warnings = capsys.readouterr().out.splitlines()
+    assert [w[:48] for w in warnings] == ["warning: decoding runs without CUDA graphs, more"] * 2
 
 
 def change_silence(whisper: Whisper) -> None:
