@@ -6,6 +6,8 @@ from typing import Literal
 from data.config import Task
 from data.errors import InputError
 
+EXTRA_TOKENS = 16  # added to tokens_per_second × seconds, for the prefix and the shortest clips
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalConfig:
@@ -63,3 +65,7 @@ class EvalConfig:
                 raise InputError(f"eval.{key} must be greater than 0, got {getattr(self, key)}")
         if self.max_length > 448:
             raise InputError(f"eval.max_length must be at most 448, got {self.max_length}")
+
+    def max_tokens(self, seconds: float) -> int:
+        """Return the token limit of a clip, by its seconds: a longer text is a decoding loop."""
+        return min(self.max_length, EXTRA_TOKENS + round(self.tokens_per_second * seconds))

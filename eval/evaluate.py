@@ -20,10 +20,8 @@ from data.batch import Batch
 from data.config import DataConfig
 from data.dataloader import BatchPreparer, eval_batches
 from data.errors import InputError
-from data.log_mel import CHUNK_SECONDS, FRAMES_PER_SECOND
-from data.sampling.padded_length import evaluation_frames
 from data.utterance import Utterance
-from eval.batch_memory import CPU_SECONDS, GPU_SECONDS, BatchMemory
+from eval.batch_size import CPU_SECONDS, GPU_SECONDS, BatchMemory, MaxRows, group_clips
 from eval.batch_splitter import BatchSplitter
 from eval.config import EvalConfig
 from eval.device import explain_out_of_memory, free_memory
@@ -38,6 +36,7 @@ from eval.whisper import Whisper
 
 SCORES, UTTERANCES = "scores.json", "utterances.jsonl"  # in the folder of an evaluation
 
+TranscribeBatch = Callable[[Batch], list[DecodeResult]]
 Track = Callable[[range, str], Iterable[int]]  # yields the numbers of a range, drawing progress
 
 
@@ -91,7 +90,7 @@ class Evaluator:
         labelled = {u.id for u in utterances if with_reference_loss and fits_label(u, labels)}
         label_tokens = max((u.tokens for u in utterances if u.id in labelled), default=0)
         max_rows = self._max_rows(whisper, greedy, label_tokens)
-        shard, rounds = self.shard(utterances, true_length=true_length, max_rows=max_rows)
+        shard, rounds = self.shard(utterances, max_rows, true_length=true_length)
         inputs = [u if u.id in labelled else replace(u, text="") for u in utterances]
         preparer = BatchPreparer(labels, self.whisper.n_mels, self.accelerator.device)
         batches = eval_batches(
@@ -116,11 +115,7 @@ class Evaluator:
         return whisper
 
     def _transcribe(
-        self,
-        run: Callable[[Batch], list[DecodeResult]],
-        batches: Iterator[Batch],
-        rounds: int,
-        label: str,
+        self, run: TranscribeBatch, batches: Iterator[Batch], rounds: int, label: str
     ) -> dict[str, DecodeResult]:
         """Return the result of each utterance by id, gathered from all processes."""
         tracked = self.track if self.accelerator.is_main_process else (lambda numbers, _: numbers)
@@ -159,63 +154,34 @@ class Evaluator:
     @property
     def batch_seconds(self) -> float:
         """Padded audio of a batch at most, in seconds, if it fits in memory."""
-        if self.config.batch_seconds is not None:
-            return self.config.batch_seconds
-        return GPU_SECONDS if self.accelerator.device.type == "cuda" else CPU_SECONDS
+        automatic = GPU_SECONDS if self.accelerator.device.type == "cuda" else CPU_SECONDS
+        return self.config.batch_seconds or automatic
 
-    def _max_rows(
-        self, whisper: Whisper, greedy: GreedyDecoder, label_tokens: int
-    ) -> Callable[[float], int] | None:
-        """Return how many clips of some padded seconds fit in a GPU's free memory; None: no limit.
+    def _rows_in_seconds(self, longest: float) -> int:
+        return max(1, int(self.batch_seconds / longest))
 
-        The GPU with the least memory counts, since processes share their batches.
+    def _max_rows(self, whisper: Whisper, greedy: GreedyDecoder, label_tokens: int) -> MaxRows:
+        """Return what returns how many clips of some padded seconds are decoded together.
+
+        The GPU with the least free memory counts, since all processes need the same batches.
         """
-        device = self.accelerator.device
-        if self.config.batch_seconds is not None or device.type != "cuda":
-            return None
+        config, device = self.config, self.accelerator.device
+        if config.batch_seconds is not None or device.type != "cuda":
+            return self._rows_in_seconds
         memory = BatchMemory(
-            whisper=whisper, greedy=greedy, config=self.config, label_tokens=label_tokens
+            whisper=whisper, greedy=greedy, config=config, label_tokens=label_tokens
         )
         return partial(memory.rows, free=min(gather_object([free_memory(device)])))
 
     def shard(
-        self,
-        utterances: Sequence[Utterance],
-        *,
-        true_length: bool,
-        max_rows: Callable[[float], int] | None = None,
+        self, utterances: Sequence[Utterance], max_rows: MaxRows, *, true_length: bool
     ) -> tuple[list[list[int]], int]:
-        """Return this process's batches of indices, and the largest number of any process.
-
-        A batch holds clips of one task and one padded length, which does not depend on the other
-        clips. Batches are sorted from long to short; a clip over 30 s is a batch of its own.
-
-        Args:
-            utterances: of all processes.
-            true_length: clips are not padded to 30 s.
-            max_rows: how many clips of some padded seconds fit in memory; None: no limit.
-        """
-
-        def padded_seconds(index: int) -> float:
-            seconds = utterances[index].seconds
-            return evaluation_frames(seconds) / FRAMES_PER_SECOND if true_length else CHUNK_SECONDS
-
-        order = sorted(range(len(utterances)), key=lambda i: -utterances[i].seconds)
-        batches = [[i] for i in order if utterances[i].seconds > CHUNK_SECONDS]
-        short, processes = order[len(batches) :], self.accelerator.num_processes
-        budget = self.batch_seconds
-        if processes > 1:  # a small set is split into one batch for each process at least
-            budget = min(budget, sum(map(padded_seconds, short)) / processes)
-        for task in sorted({u.task for u in utterances}):
-            rest = [i for i in short if utterances[i].task == task]
-            while rest:
-                longest = padded_seconds(rest[0])
-                most = int(budget / longest)
-                most = most if max_rows is None else min(most, max_rows(longest))
-                fitting = rest[: max(1, most)]
-                batches.append([i for i in fitting if padded_seconds(i) == longest])
-                rest = rest[len(batches[-1]) :]
-        return batches[self.accelerator.process_index :: processes], -(-len(batches) // processes)
+        """Return this process's batches of indices, and the largest number of any process."""
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        batches = group_clips(
+            utterances, true_length=true_length, processes=processes, max_rows=max_rows
+        )
+        return batches[rank::processes], -(-len(batches) // processes)
 
 
 def save(folder: Path, scores: Scores, hypotheses: Sequence[Hypothesis], **facts: Any) -> None:

@@ -25,18 +25,11 @@ from eval.fallback import (
     fallback_decision,
     seed_from_id,
 )
-from eval.generation_options import (
-    decodes_greedily,
-    generate,
-    generate_options,
-    generation_config,
-)
+from eval.generation_options import decodes_greedily, generate, generate_options, generation_config
 from eval.greedy import GreedyDecoder
 from eval.reference_loss import ReferenceLoss
 from eval.segments import Segment, parse_timestamps
 from eval.whisper import Whisper
-
-EXTRA_TOKENS = 16  # added to tokens_per_second × seconds, for the prefix and the shortest clips
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,12 +182,7 @@ class Window:
         return next((i for i, token in enumerate(ids) if not first <= token <= last), len(ids))
 
     def _max_tokens(self, index: int) -> int:
-        return max_tokens(self.config, self.batch.seconds[index])
-
-
-def max_tokens(config: EvalConfig, seconds: float) -> int:
-    """Return the token limit of a clip, by its seconds: a longer text is a decoding loop."""
-    return min(config.max_length, EXTRA_TOKENS + round(config.tokens_per_second * seconds))
+        return self.config.max_tokens(self.batch.seconds[index])
 
 
 def _transcribe_long(

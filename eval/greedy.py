@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from eval.static_cache import CacheShape, DecodingState, allocate, split_heads
+from eval.static_cache import CacheShape, DecodingState, allocate, attend, split_heads
 from eval.whisper import Whisper
 
 START_LENGTH = 32  # tokens of the cache that are attended to at first; doubled for longer texts
@@ -109,8 +109,7 @@ class GreedyDecoder:
 
     def _prepare(self, states: Tensor, tokens: int) -> DecodingState:
         """Return memory for a batch: that of the batch before, if it is large enough."""
-        rows, positions, _ = states.shape
-        shape = self.cache_shape(rows, positions, tokens)
+        shape = self.cache_shape(len(states), states.shape[1], tokens)
         if self._state is None or not self._state.fits(shape):
             self._state = self._pool = None  # frees memory first; a pool without graphs is unusable
             self._state = allocate(self._model, shape)
@@ -174,7 +173,7 @@ class GreedyDecoder:
 
     def _logits(self, state: DecodingState, rows: int, length: int, position: Tensor) -> Tensor:
         """Run the decoder on the tokens at the given positions. Shape: (rows, vocabulary)."""
-        decoder, attend = self._model.model.decoder, _attend
+        decoder = self._model.model.decoder
         tokens = state.ids[:rows].index_select(1, position)
         causal_bias = state.causal_bias.index_select(0, position)[:, :length]
         hidden = decoder.embed_tokens(tokens)
@@ -192,20 +191,6 @@ class GreedyDecoder:
             hidden = hidden + layer.fc2(inner)
         logits: Tensor = self._model.proj_out(decoder.layer_norm(hidden[:, -1]))
         return logits
-
-
-def _attend(
-    attention: Any, inputs: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None
-) -> Tensor:
-    """Return the output of an attention module. Shape: (rows, tokens, d_model)."""
-    query = split_heads(attention, attention.q_proj(inputs))
-    if bias is not None:
-        bias = bias.expand(1, 1, query.shape[2], -1)
-    output = nn.functional.scaled_dot_product_attention(
-        query, keys, values, bias, scale=attention.scaling
-    )
-    attended: Tensor = attention.out_proj(output.transpose(1, 2).flatten(2))
-    return attended
 
 
 def _suppress(mask: Tensor, tokens: Sequence[int] | None) -> Tensor:

@@ -81,8 +81,7 @@ def transcribe_files(command: TranscribeCommand) -> None:
         transcriber = load_transcriber(command.model, config, command.precision)
         language = resolve_language(transcriber.whisper, command.language, command.task)
         clips = load_clips(sources, language, command.task, failures)
-        batch_seconds = command.eval.batch_seconds or BATCH_SECONDS
-        batch_size = max(1, int(batch_seconds / CHUNK_SECONDS))
+        batch_size = max(1, int((command.eval.batch_seconds or BATCH_SECONDS) / CHUNK_SECONDS))
         for transcript in transcribe_clips(transcriber, clips, batch_size):
             _output(transcript, command, with_names=len(sources) > 1)
     if failures:

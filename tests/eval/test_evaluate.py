@@ -22,7 +22,7 @@ from data.errors import InputError
 from data.log_mel import LogMel
 from data.sampling.padded_length import evaluation_frames, padded_frames
 from data.utterance import Utterance
-from eval.batch_memory import GPU_SECONDS, BatchMemory
+from eval.batch_size import GPU_SECONDS, BatchMemory
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator, save
 from eval.generate import DecodeResult, encode, transcribe
@@ -151,14 +151,16 @@ def shares(
     whisper: Any = None
     found = []
     for rank in range(world):
-        process: Any = SimpleNamespace(process_index=rank, num_processes=world)
+        cpu = torch.device("cpu")
+        process: Any = SimpleNamespace(process_index=rank, num_processes=world, device=cpu)
         evaluator = Evaluator(
             accelerator=process,
             whisper=whisper,
             data=DataConfig(),
             config=EvalConfig(batch_seconds=seconds),
         )
-        batches, rounds = evaluator.shard(utterances, true_length=true_length)
+        max_rows = evaluator._rows_in_seconds
+        batches, rounds = evaluator.shard(utterances, max_rows, true_length=true_length)
         assert len(batches) in (rounds, rounds - 1)  # every process beats as often
         found.append(batches)
     return found
@@ -216,13 +218,12 @@ def on_gpus(whisper: Whisper, monkeypatch: pytest.MonkeyPatch) -> Evaluator:
 def test_the_gpu_with_least_memory_sizes_the_batches_of_all(on_gpus: Evaluator) -> None:
     greedy = GreedyDecoder(on_gpus.whisper, graphs=True)
     max_rows = on_gpus._max_rows(on_gpus.whisper, greedy, 0)
-    assert max_rows is not None
     memory = BatchMemory(
         whisper=on_gpus.whisper, greedy=greedy, config=EvalConfig(), label_tokens=0
     )
     assert 1 < max_rows(30.0) == memory.rows(30.0, LEAST) < memory.rows(30.0, 10**12)
     clips = [replace(CLIPS[2], id=str(n)) for n in range(100)]
-    batches, _ = on_gpus.shard(clips, true_length=False, max_rows=max_rows)
+    batches, _ = on_gpus.shard(clips, max_rows, true_length=False)
     assert {len(batch) for batch in batches[:-1]} == {max_rows(30.0)}
 
 
@@ -232,8 +233,8 @@ def test_a_knob_or_a_cpu_leaves_memory_to_the_splitter(on_gpus: Evaluator) -> No
     cpu = Accelerator(cpu=True)
     on_cpu = replace(on_gpus, accelerator=cpu)
     for each, seconds in ((fixed, 60.0), (on_cpu, 480.0)):
-        assert each._max_rows(each.whisper, greedy, 0) is None
         assert each.batch_seconds == seconds
+        assert each._max_rows(each.whisper, greedy, 0)(30.0) == seconds / 30.0
     assert on_gpus.batch_seconds == GPU_SECONDS
 
 
