@@ -71,7 +71,9 @@ def batch_of(rows: int, seconds: float) -> Batch:
 
 def peak_bytes(work: Callable[[], object]) -> int:
     """Return the most bytes that were allocated at a time."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as profiler:
         work()
     assert profiler.profiler is not None
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
