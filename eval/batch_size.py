@@ -13,7 +13,7 @@ from eval.greedy import GreedyDecoder
 from eval.static_cache import CacheShape
 from eval.whisper import Whisper
 
-CPU_SECONDS = 480.0  # of padded audio in a batch. A CPU gains nothing from more: 16 windows of 30 s
+CPU_SECONDS = 480.0  # of padded audio in a batch: 16 windows of 30 s, as the usual guides decode
 # A larger batch makes a clip's share of a decoding step about a tenth cheaper at best. The step
 # reads the keys and values of all clips, and the decoder's weights once: in half precision, at
 # 1,920 s, 3.5 GB and 0.3 GB with whisper-small, and 16 GB and 1.8 GB with large-v3
@@ -22,6 +22,7 @@ GPU_SECONDS = 1920.0
 # and an H100 does 295 in the time that it takes to read a byte (989 TFLOP/s, 3.35 TB/s)
 GPU_ROWS = 256
 USED_SHARE = 0.8  # of free memory. Fragments, workspaces of libraries and other kernels need some
+PREFIX_TOKENS = 4  # start, language, task, no timestamps
 
 # bytes, as measured on a CPU (tests/eval/test_batch_size.py)
 FRAME_BYTES = 4700  # of computing the features of a frame: spectrum and power, in float32
@@ -118,7 +119,8 @@ class BatchMemory:
         config, wide = model.config, model.config.d_model * model.dtype.itemsize
         frames = round(seconds * FRAMES_PER_SECOND)
         positions = frames // FRAMES_PER_POSITION
-        shape = self.greedy.cache_shape(rows, positions, self.config.max_tokens(seconds))
+        tokens = PREFIX_TOKENS + self.config.max_tokens(seconds)
+        shape = self.greedy.cache_shape(rows, positions, tokens)
         mels, labels = frames * config.num_mel_bins, self.label_tokens
         held = 4 * mels + positions * wide * beams
         phases = (

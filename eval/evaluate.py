@@ -161,7 +161,7 @@ class Evaluator:
         return max(1, int(self.batch_seconds / longest))
 
     def _max_rows(self, whisper: Whisper, greedy: GreedyDecoder, label_tokens: int) -> MaxRows:
-        """Return what returns how many clips of some padded seconds are decoded together.
+        """Return a function that gives the number of clips of a padded length to decode together.
 
         The GPU with the least free memory counts, since all processes need the same batches.
         """

@@ -170,6 +170,13 @@ def test_what_takes_more_memory_leaves_room_for_fewer_clips(memory: BatchMemory)
     assert [each.rows(30.0, free) < 16 for each in more] == [True] * 3
 
 
+def test_the_tokens_before_a_text_are_in_the_cache_too(memory: BatchMemory) -> None:
+    for limit, tokens in ((252, 256), (253, 448)):  # the sizes that a cache has
+        each = replace(memory, config=EvalConfig(max_length=limit))
+        whole = replace(memory, config=EvalConfig(max_length=tokens - 4))
+        assert each.bytes(1, 30.0) == whole.bytes(1, 30.0)
+
+
 @pytest.mark.parametrize(("fraction", "free"), [(1.0, 50), (0.5, 30)])
 def test_memory_that_the_allocator_caches_is_free(
     fraction: float, free: int, monkeypatch: pytest.MonkeyPatch
