@@ -103,7 +103,7 @@ def evaluate_twice(whisper: Whisper, greedy: GreedyDecoder, rows: int, seconds: 
 @pytest.mark.parametrize(
     ("shape", "dtype", "rows", "seconds"),
     [
-        (TINY_EN, torch.float32, 1, 24.0),
+        (TINY_EN, torch.float32, 1, 15.04),
         (TINY_EN, torch.bfloat16, 6, 2.4),
         (BASE, torch.bfloat16, 2, 5.12),
     ],
@@ -144,7 +144,7 @@ def memory(blank_model: Path) -> BatchMemory:
     )
 
 
-@pytest.mark.parametrize("seconds", [0.96, 8.0, 30.0])
+@pytest.mark.parametrize("seconds", [0.96, 30.0])
 def test_the_largest_power_of_two_that_fits_is_taken(memory: BatchMemory, seconds: float) -> None:
     for rows in (2, 16):
         needed = memory.bytes(rows, seconds) / USED_SHARE
