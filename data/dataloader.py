@@ -19,7 +19,7 @@ from data.labels import LabelEncoder
 from data.lazy_manifest import indices_of
 from data.log_mel import N_FRAMES, LogMel
 from data.sampling.bucketed_sampler import BucketedBatchSampler, SampleSpec
-from data.sampling.padded_length import padded_frames
+from data.sampling.padded_length import evaluation_frames
 from data.utterance import Utterance
 from data.worker_crashes import KILLS, WorkerWatch, resilient_batches
 
@@ -198,7 +198,7 @@ def unlabelled_batch(
 
 def _frames_of(utterances: Sequence[Utterance], *, true_length: bool) -> int:
     """Return the padded length of an evaluation batch, in frames."""
-    return padded_frames(max(u.seconds for u in utterances)) if true_length else N_FRAMES
+    return evaluation_frames(max(u.seconds for u in utterances)) if true_length else N_FRAMES
 
 
 def _batches(

@@ -9,6 +9,7 @@
     greedy                greedy decoding of a batch, a CUDA graph a token
     static_cache          keys, values and token ids of a batch that is decoded greedily
     generation_options    options of transformers' generate(), and when it is used
+    batch_size            which clips are decoded together, and how many fit in memory
     batch_splitter        smaller batches after an out-of-memory error
     fallback              when a clip is decoded again
     segments              timestamp tokens → segments with start and end

@@ -15,8 +15,13 @@ from eval.generate import DecodeResult
 class BatchSplitter:
     """Halves a batch after an out-of-memory error, and later batches that are larger than it."""
 
-    def __init__(self) -> None:
-        """Start without a limit."""
+    def __init__(self, free_memory: Callable[[], None]) -> None:
+        """Start without a limit.
+
+        Args:
+            free_memory: frees what earlier batches left, before a batch is tried again.
+        """
+        self._free_memory = free_memory
         self._seconds = float("inf")  # padded audio of a batch at most
 
     def run(self, work: Callable[[Batch], list[DecodeResult]], batch: Batch) -> list[DecodeResult]:
@@ -41,6 +46,7 @@ class BatchSplitter:
 
     def _lower_limit(self, batch: Batch, reason: str) -> None:
         clips, seconds = len(batch.ids), batch.shape.seconds
+        self._free_memory()
         if clips == 1:
             raise InputError(
                 f"out of memory in an evaluation batch of 1 clip, which cannot be split ({reason}):"

@@ -6,13 +6,16 @@ from typing import Literal
 from data.config import Task
 from data.errors import InputError
 
+EXTRA_TOKENS = 16  # added to tokens_per_second × seconds, for the prefix and the shortest clips
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalConfig:
     """How audio is decoded and scored."""
 
-    # Seconds of padded audio that each process decodes together. 480 is 16 clips of 30 s.
-    batch_seconds: float = 480.0
+    # Seconds of padded audio that each process decodes together. None is what fits in the free
+    # memory of a GPU, up to 1,920, and 480 on a CPU: 16 clips of 30 s.
+    batch_seconds: float | None = None
     max_length: int = 225  # Tokens in a clip's text at most.
     # Tokens for each second of audio at most, plus 16, which ends loops. Speech has 3 to 15.
     tokens_per_second: float = 40.0
@@ -58,7 +61,11 @@ class EvalConfig:
             if getattr(self, key) < 1:
                 raise InputError(f"eval.{key} must be at least 1, got {getattr(self, key)}")
         for key in ("batch_seconds", "tokens_per_second"):
-            if not getattr(self, key) > 0:  # also true for NaN
+            if getattr(self, key) is not None and not getattr(self, key) > 0:  # also true for NaN
                 raise InputError(f"eval.{key} must be greater than 0, got {getattr(self, key)}")
         if self.max_length > 448:
             raise InputError(f"eval.max_length must be at most 448, got {self.max_length}")
+
+    def max_tokens(self, seconds: float) -> int:
+        """Return the token limit of a clip, by its seconds: a longer text is a decoding loop."""
+        return min(self.max_length, EXTRA_TOKENS + round(self.tokens_per_second * seconds))

@@ -1,4 +1,4 @@
-"""Device and precision: Accelerate's settings, CUDA kernels, and out-of-memory errors."""
+"""Device and precision: Accelerate's settings, CUDA kernels, memory, out-of-memory errors."""
 
 import os
 from collections.abc import Iterator
@@ -41,6 +41,17 @@ def out_of_memory(error: RuntimeError) -> str:
     if not is_out_of_memory(error):
         raise error
     return str(error).strip().split("\n")[0]
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes of a GPU that can be allocated, with those that PyTorch's allocator caches.
+
+    A limit that torch.cuda.set_per_process_memory_fraction() sets is kept.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    allowed = round(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved
+    return min(free, allowed) + reserved - torch.cuda.memory_allocated(device)
 
 
 @contextmanager

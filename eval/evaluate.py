@@ -20,12 +20,11 @@ from data.batch import Batch
 from data.config import DataConfig
 from data.dataloader import BatchPreparer, eval_batches
 from data.errors import InputError
-from data.log_mel import CHUNK_SECONDS, FRAMES_PER_SECOND
-from data.sampling.padded_length import padded_frames
 from data.utterance import Utterance
+from eval.batch_size import CPU_SECONDS, GPU_SECONDS, BatchMemory, MaxRows, group_clips
 from eval.batch_splitter import BatchSplitter
 from eval.config import EvalConfig
-from eval.device import explain_out_of_memory
+from eval.device import explain_out_of_memory, free_memory
 from eval.generate import DecodeResult, encode, transcribe
 from eval.greedy import GreedyDecoder
 from eval.half_precision import half_precision_copy
@@ -35,9 +34,9 @@ from eval.reference_loss import fits_label, reference_losses
 from eval.silence_states import compute_silence_states, set_silence_states
 from eval.whisper import Whisper
 
-MIN_LENGTH_RATIO = 0.5  # of the shortest to the longest clip of a batch, padded lengths
 SCORES, UTTERANCES = "scores.json", "utterances.jsonl"  # in the folder of an evaluation
 
+TranscribeBatch = Callable[[Batch], list[DecodeResult]]
 Track = Callable[[range, str], Iterable[int]]  # yields the numbers of a range, drawing progress
 
 
@@ -86,16 +85,20 @@ class Evaluator:
         started = time.perf_counter()
         training = self.whisper.model.training
         self.whisper.model.eval()
-        whisper = self._inference_copy(true_length=true_length)
-        shard, rounds = self.shard(utterances, true_length=true_length)
-        labels = self.whisper.labels()
+        whisper, labels = self._inference_copy(true_length=true_length), self.whisper.labels()
+        greedy = GreedyDecoder(whisper)
         labelled = {u.id for u in utterances if with_reference_loss and fits_label(u, labels)}
+        label_tokens = max((u.tokens for u in utterances if u.id in labelled), default=0)
+        max_rows = self._max_rows(whisper, greedy, label_tokens)
+        shard, rounds = self.shard(utterances, max_rows, true_length=true_length)
         inputs = [u if u.id in labelled else replace(u, text="") for u in utterances]
         preparer = BatchPreparer(labels, self.whisper.n_mels, self.accelerator.device)
         batches = eval_batches(
             inputs, self.data, preparer, shard, true_length=true_length, load=load_audio
         )
-        results = self._transcribe(whisper, batches, rounds, label, labelled)
+        transcribe_batch = partial(self._transcribe_batch, whisper, greedy, labelled)
+        run = partial(BatchSplitter(greedy.free).run, transcribe_batch)
+        results = self._transcribe(run, batches, rounds, label)
         self.whisper.model.train(training)
         seconds = time.perf_counter() - started
         hypotheses = [Hypothesis.of(u, results[u.id]) for u in utterances]
@@ -112,18 +115,11 @@ class Evaluator:
         return whisper
 
     def _transcribe(
-        self,
-        whisper: Whisper,
-        batches: Iterator[Batch],
-        rounds: int,
-        label: str,
-        labelled: Set[str],
+        self, run: TranscribeBatch, batches: Iterator[Batch], rounds: int, label: str
     ) -> dict[str, DecodeResult]:
         """Return the result of each utterance by id, gathered from all processes."""
         tracked = self.track if self.accelerator.is_main_process else (lambda numbers, _: numbers)
         results: list[tuple[str, DecodeResult]] = []
-        splitter, greedy = BatchSplitter(), GreedyDecoder(whisper)
-        transcribe_batch = partial(self._transcribe_batch, whisper, greedy, labelled)
         with torch.inference_mode():
             for _ in tracked(range(rounds), label):
                 self.heartbeat()
@@ -136,7 +132,7 @@ class Evaluator:
                         f"{first.audio}: {first.reason} ({first.detail}): the file could be read "
                         "when the run began; restore it, or start a new run without it"
                     )
-                results += zip(batch.ids, splitter.run(transcribe_batch, batch), strict=True)
+                results += zip(batch.ids, run(batch), strict=True)
         self.heartbeat()  # other processes may be slower: NCCL's gather waits ten minutes at most
         self.pause_watchdog()
         return dict(gather_object(results))
@@ -155,35 +151,37 @@ class Evaluator:
             for name, result, loss in zip(batch.ids, results, losses, strict=True)
         ]
 
-    def shard(
-        self, utterances: Sequence[Utterance], *, true_length: bool
-    ) -> tuple[list[list[int]], int]:
-        """Return this process's batches of indices, and the largest number of any process.
+    @property
+    def batch_seconds(self) -> float:
+        """Padded audio of a batch at most, in seconds, if it fits in memory."""
+        automatic = GPU_SECONDS if self.accelerator.device.type == "cuda" else CPU_SECONDS
+        return self.config.batch_seconds or automatic
 
-        A batch holds clips of one task and similar length, since at true length a clip costs as
-        much as the longest of its batch. Batches are sorted from long to short; a clip over 30 s is
-        a batch of its own.
+    def _rows_in_seconds(self, longest: float) -> int:
+        return max(1, int(self.batch_seconds / longest))
+
+    def _max_rows(self, whisper: Whisper, greedy: GreedyDecoder, label_tokens: int) -> MaxRows:
+        """Return a function that gives the number of clips of a padded length to decode together.
+
+        The GPU with the least free memory counts, since all processes need the same batches.
         """
+        config, device = self.config, self.accelerator.device
+        if config.batch_seconds is not None or device.type != "cuda":
+            return self._rows_in_seconds
+        memory = BatchMemory(
+            whisper=whisper, greedy=greedy, config=config, label_tokens=label_tokens
+        )
+        return partial(memory.rows, free=min(gather_object([free_memory(device)])))
 
-        def padded_seconds(index: int) -> float:
-            seconds = utterances[index].seconds
-            return padded_frames(seconds) / FRAMES_PER_SECOND if true_length else CHUNK_SECONDS
-
-        order = sorted(range(len(utterances)), key=lambda i: -utterances[i].seconds)
-        batches = [[i] for i in order if utterances[i].seconds > CHUNK_SECONDS]
-        short, processes = order[len(batches) :], self.accelerator.num_processes
-        budget = self.config.batch_seconds
-        if processes > 1:  # a small set is split into one batch for each process at least
-            budget = min(budget, sum(map(padded_seconds, short)) / processes)
-        for task in sorted({u.task for u in utterances}):
-            rest = [i for i in short if utterances[i].task == task]
-            while rest:
-                longest = padded_seconds(rest[0])
-                fitting = rest[: max(1, int(budget / longest))]
-                min_seconds = MIN_LENGTH_RATIO * longest
-                batches.append([i for i in fitting if padded_seconds(i) >= min_seconds])
-                rest = rest[len(batches[-1]) :]
-        return batches[self.accelerator.process_index :: processes], -(-len(batches) // processes)
+    def shard(
+        self, utterances: Sequence[Utterance], max_rows: MaxRows, *, true_length: bool
+    ) -> tuple[list[list[int]], int]:
+        """Return this process's batches of indices, and the largest number of any process."""
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        batches = group_clips(
+            utterances, true_length=true_length, processes=processes, max_rows=max_rows
+        )
+        return batches[rank::processes], -(-len(batches) // processes)
 
 
 def save(folder: Path, scores: Scores, hypotheses: Sequence[Hypothesis], **facts: Any) -> None:

@@ -31,7 +31,7 @@ from eval.fallback import (
     NO_SPEECH_THRESHOLD,
     TEMPERATURES,
 )
-from eval.generate import EXTRA_TOKENS, DecodeResult
+from eval.generate import DecodeResult
 from eval.metrics.hypothesis import Hypothesis
 from eval.metrics.scores import Scores, score
 from eval.segments import Segment
@@ -104,10 +104,8 @@ class FasterWhisperModel:
         """
         config = self.config
         long = u.seconds > CHUNK_SECONDS
-        timed, max_tokens = config.timestamps or long, config.max_length
-        if not long:
-            limit = EXTRA_TOKENS + round(config.tokens_per_second * u.seconds)
-            max_tokens = min(max_tokens, limit)
+        timed = config.timestamps or long
+        max_tokens = config.max_length if long else config.max_tokens(u.seconds)
         max_tokens = min(max_tokens, MAX_TOKENS // 2)
         prefix = (3 if self.multilingual else 1) + (not timed)
         segments, _ = self.model.transcribe(

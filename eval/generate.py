@@ -25,13 +25,11 @@ from eval.fallback import (
     fallback_decision,
     seed_from_id,
 )
-from eval.generation_options import decodes_greedily, generate_options, generation_config
+from eval.generation_options import decodes_greedily, generate, generate_options, generation_config
 from eval.greedy import GreedyDecoder
 from eval.reference_loss import ReferenceLoss
 from eval.segments import Segment, parse_timestamps
 from eval.whisper import Whisper
-
-EXTRA_TOKENS = 16  # added to tokens_per_second × seconds, for the prefix and the shortest clips
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +148,7 @@ class Window:
         options |= {"return_timestamps": config.timestamps, "force_unique_generate_call": True}
         # indexing copies: generate() repeats the states in place, once a beam
         options["encoder_outputs"] = BaseModelOutput(self.states[list(indices)])
-        rows = self.whisper.model.generate(temperature=temperature, **options)
+        rows = generate(self.whisper.model, temperature=temperature, **options)
         return [row.tolist() for row in rows]
 
     def apply_fallback(self, index: int, ids: list[int]) -> list[int]:
@@ -184,9 +182,7 @@ class Window:
         return next((i for i, token in enumerate(ids) if not first <= token <= last), len(ids))
 
     def _max_tokens(self, index: int) -> int:
-        """Return the token limit of a clip, by its seconds: a longer text is a decoding loop."""
-        limit = EXTRA_TOKENS + round(self.config.tokens_per_second * self.batch.seconds[index])
-        return min(self.config.max_length, limit)
+        return self.config.max_tokens(self.batch.seconds[index])
 
 
 def _transcribe_long(
@@ -205,7 +201,7 @@ def _transcribe_long(
         seed_from_id(batch.ids[0])
         options |= LONG_AUDIO_OPTIONS
     options["monitor_progress"] = lambda _: show_progress()  # generate() calls it once a window
-    output = whisper.model.generate(features, **options)
+    output = generate(whisper.model, input_features=features, **options)
     ended, segments = [], []
     for segment in output["segments"][0]:
         window = segment["result"]

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from eval.static_cache import CacheShape, DecodingState, allocate, split_heads
+from eval.static_cache import CacheShape, DecodingState, allocate, attend, split_heads
 from eval.whisper import Whisper
 
 START_LENGTH = 32  # tokens of the cache that are attended to at first; doubled for longer texts
@@ -35,13 +35,17 @@ class GreedyDecoder:
         model, config = whisper.model, whisper.model.generation_config
         self.labels, self._model = whisper.labels(), model
         self._few_sizes = model.device.type == "cuda" if graphs is None else graphs
-        self._capture_failed = False
-        bias = torch.zeros(model.config.vocab_size, device=model.device, dtype=model.dtype)
-        self._suppressed = _suppress(bias, getattr(config, "suppress_tokens", None))
+        none = torch.zeros(model.config.vocab_size, device=model.device, dtype=torch.bool)
+        self._suppressed = _suppress(none, getattr(config, "suppress_tokens", None))
         first = getattr(config, "begin_suppress_tokens", None)
         self._suppressed_first = _suppress(self._suppressed, first)
+        self.free()
+
+    def free(self) -> None:
+        """Free the memory of the last batch and the graphs. The next batch allocates its own."""
         self._state: DecodingState | None = None
         self._pool: Any = None  # memory that all graphs share
+        self._capture_failed = False  # smaller batches may leave memory for graphs
 
     def decode(
         self, states: Tensor, prefixes: Sequence[Sequence[int]], limits: Sequence[int]
@@ -89,14 +93,23 @@ class GreedyDecoder:
         length = max(START_LENGTH, 1 << (tokens - 1).bit_length())
         return min(length, int(self._model.config.max_target_positions))
 
-    def _prepare(self, states: Tensor, tokens: int) -> DecodingState:
-        """Return memory for a batch: that of the batch before, if it is large enough."""
-        rows, positions, _ = states.shape
+    def cache_shape(self, rows: int, positions: int, tokens: int) -> CacheShape:
+        """Return the size of a batch's memory.
+
+        Args:
+            rows: clips.
+            positions: of the encoder output of each.
+            tokens: of the longest text, with its prefix.
+        """
         layers, config = self._model.model.decoder.layers, self._model.config
         silence = layers[0].encoder_attn.silence_behind(positions)
         size = self._size(positions if silence is None else positions + silence.shape[1])
         size = min(size, config.max_source_positions)
-        shape = CacheShape(self._size(rows), size, self._length(tokens), size > positions)
+        return CacheShape(self._size(rows), size, self._length(tokens), size > positions)
+
+    def _prepare(self, states: Tensor, tokens: int) -> DecodingState:
+        """Return memory for a batch: that of the batch before, if it is large enough."""
+        shape = self.cache_shape(len(states), states.shape[1], tokens)
         if self._state is None or not self._state.fits(shape):
             self._state = self._pool = None  # frees memory first; a pool without graphs is unusable
             self._state = allocate(self._model, shape)
@@ -122,8 +135,14 @@ class GreedyDecoder:
         try:
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
-            # other threads copy batches to the GPU meanwhile: only this one must not
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            capturing = torch.cuda.graph(
+                graph,
+                pool=self._pool,
+                # other threads copy batches to the GPU meanwhile: only this one must not
+                capture_error_mode="thread_local",
+            )
+            # a capture that fails leaves its stream as the current one
+            with torch.cuda.stream(torch.cuda.current_stream()), capturing:
                 self._step(state, rows, length, state.position, self._suppressed)
         except (RuntimeError, AssertionError) as error:
             self._capture_failed = True
@@ -142,10 +161,10 @@ class GreedyDecoder:
             rows: how many of its rows.
             length: of the cache that is attended to.
             position: of the tokens that are not in the cache yet. Shape: (tokens,).
-            suppressed: bias of the logits. Shape: (vocabulary,).
+            suppressed: which tokens are never decoded. Shape: (vocabulary,), bool.
         """
         end = self.labels.end_id
-        logits = self._logits(state, rows, length, position) + suppressed
+        logits = self._logits(state, rows, length, position).masked_fill(suppressed, -torch.inf)
         tokens = logits.argmax(-1).masked_fill(state.ended[:rows], end)
         state.position.copy_(position[-1:] + 1)
         state.ids[:rows].index_copy_(1, state.position, tokens[:, None])
@@ -154,7 +173,7 @@ class GreedyDecoder:
 
     def _logits(self, state: DecodingState, rows: int, length: int, position: Tensor) -> Tensor:
         """Run the decoder on the tokens at the given positions. Shape: (rows, vocabulary)."""
-        decoder, attend = self._model.model.decoder, _attend
+        decoder = self._model.model.decoder
         tokens = state.ids[:rows].index_select(1, position)
         causal_bias = state.causal_bias.index_select(0, position)[:, :length]
         hidden = decoder.embed_tokens(tokens)
@@ -174,22 +193,8 @@ class GreedyDecoder:
         return logits
 
 
-def _attend(
-    attention: Any, inputs: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None
-) -> Tensor:
-    """Return the output of an attention module. Shape: (rows, tokens, d_model)."""
-    query = split_heads(attention, attention.q_proj(inputs))
-    if bias is not None:
-        bias = bias.expand(1, 1, query.shape[2], -1)
-    output = nn.functional.scaled_dot_product_attention(
-        query, keys, values, bias, scale=attention.scaling
-    )
-    attended: Tensor = attention.out_proj(output.transpose(1, 2).flatten(2))
-    return attended
-
-
-def _suppress(bias: Tensor, tokens: Sequence[int] | None) -> Tensor:
-    """Return a bias of logits with -inf at some tokens; those beyond the vocabulary are ignored."""
-    bias = bias.clone()
-    bias[[token for token in tokens or () if 0 <= token < len(bias)]] = -torch.inf
-    return bias
+def _suppress(mask: Tensor, tokens: Sequence[int] | None) -> Tensor:
+    """Return a mask with some more tokens; those beyond the vocabulary are ignored."""
+    mask = mask.clone()
+    mask[[token for token in tokens or () if 0 <= token < len(mask)]] = True
+    return mask

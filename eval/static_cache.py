@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eval.silence_states import silence_bias
 
@@ -150,6 +150,20 @@ def allocate(model: Any, shape: CacheShape) -> DecodingState:
 def split_heads(attention: Any, states: Tensor) -> Tensor:
     """Split heads: (rows, tokens, d_model) → (rows, heads, tokens, head_dim)."""
     return states.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+
+
+def attend(
+    attention: Any, inputs: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Return the output of an attention module. Shape: (rows, tokens, d_model)."""
+    query = split_heads(attention, attention.q_proj(inputs))
+    if bias is not None:
+        bias = bias.expand(1, 1, query.shape[2], -1)
+    output = nn.functional.scaled_dot_product_attention(
+        query, keys, values, bias, scale=attention.scaling
+    )
+    attended: Tensor = attention.out_proj(output.transpose(1, 2).flatten(2))
+    return attended
 
 
 def _project(attention: Any, projection: Any, states: Tensor, target: Tensor) -> None:

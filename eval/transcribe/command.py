@@ -27,6 +27,7 @@ from eval.transcribe.transcriber import (
 )
 from eval.whisper import Whisper
 
+BATCH_SECONDS = 480.0  # decoded together by default: texts are shown when their batch ends
 MAX_NAMED = 5  # failures that the error message lists
 
 
@@ -80,7 +81,7 @@ def transcribe_files(command: TranscribeCommand) -> None:
         transcriber = load_transcriber(command.model, config, command.precision)
         language = resolve_language(transcriber.whisper, command.language, command.task)
         clips = load_clips(sources, language, command.task, failures)
-        batch_size = max(1, int(command.eval.batch_seconds / CHUNK_SECONDS))
+        batch_size = max(1, int((command.eval.batch_seconds or BATCH_SECONDS) / CHUNK_SECONDS))
         for transcript in transcribe_clips(transcriber, clips, batch_size):
             _output(transcript, command, with_names=len(sources) > 1)
     if failures:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,12 @@ from data.config import DataConfig
 from data.corpora import read
 from data.errors import InputError
 from data.utterance import Utterance
+from eval import static_cache
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
 from eval.generate import encode
+from eval.greedy import GreedyDecoder
+from eval.static_cache import CacheShape, DecodingState
 from eval.whisper import Whisper, load_whisper
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -85,6 +89,27 @@ def test_a_batch_that_does_not_fit_is_halved(
         "allocate 2.00 GiB.): batches over 60 s of padded audio are now split; set "
         "eval.batch_seconds=60, so that no attempt fails",
     ]
+
+
+def test_a_half_allocates_less_memory_than_the_batch_that_did_not_fit(
+    evaluator: Evaluator, clips: list[Utterance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allocated: list[int] = []
+
+    def allocate(model: Any, shape: CacheShape) -> DecodingState:
+        allocated.append(shape.rows)
+        return static_cache.allocate(model, shape)
+
+    def fail(self: GreedyDecoder, state: DecodingState, rows: int, *rest: Any) -> None:
+        if rows > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        step(self, state, rows, *rest)
+
+    step = GreedyDecoder._step
+    monkeypatch.setattr("eval.greedy.allocate", allocate)
+    monkeypatch.setattr(GreedyDecoder, "_step", fail)
+    evaluator.evaluate(clips[:6], "test")
+    assert allocated == [6, 3, 1, 2]
 
 
 def test_a_single_clip_that_does_not_fit_is_an_input_error(

@@ -20,11 +20,13 @@ from data.corpora import read
 from data.dataloader import BatchPreparer, eval_batches
 from data.errors import InputError
 from data.log_mel import LogMel
-from data.sampling.padded_length import padded_frames
+from data.sampling.padded_length import evaluation_frames, padded_frames
 from data.utterance import Utterance
+from eval.batch_size import GPU_SECONDS, BatchMemory
 from eval.config import EvalConfig
-from eval.evaluate import MIN_LENGTH_RATIO, Evaluator, save
+from eval.evaluate import Evaluator, save
 from eval.generate import DecodeResult, encode, transcribe
+from eval.greedy import GreedyDecoder
 from eval.whisper import Whisper, load_whisper
 from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
 
@@ -125,13 +127,21 @@ def test_every_utterance_is_transcribed_once_and_in_order(
     assert scores.seconds > 0
 
 
-@pytest.mark.parametrize("knobs", [{"batch_seconds": 1.0}, {"batch_seconds": 3000.0}])
+@pytest.mark.parametrize("true_length", [False, True], ids=["padded", "true length"])
+@pytest.mark.parametrize("knobs", [{"batch_seconds": 1.0}, {"batch_seconds": 3000.0}, {}])
 def test_the_size_of_batches_changes_no_text(
-    knobs: dict[str, Any], evaluator: Evaluator, rows: list[Utterance]
+    knobs: dict[str, Any], true_length: bool, evaluator: Evaluator, rows: list[Utterance]
 ) -> None:
-    other = replace(evaluator, config=replace(SHORT, **knobs))
-    first, second = (each.evaluate(rows, "")[1] for each in (evaluator, other))
+    other = replace(evaluator, config=EvalConfig(max_length=SHORT.max_length, **knobs))
+    rows = [replace(u, tokens=8) for u in rows]
+    first, second = (
+        each.evaluate(rows, "", true_length=true_length, with_reference_loss=True)[1]
+        for each in (evaluator, other)
+    )
     assert [h.text for h in first] == [h.text for h in second]
+    losses = [[h.reference_loss.nll for h in each if h.reference_loss] for each in (first, second)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert len(losses[0]) == len(rows)
 
 
 def shares(
@@ -141,14 +151,16 @@ def shares(
     whisper: Any = None
     found = []
     for rank in range(world):
-        process: Any = SimpleNamespace(process_index=rank, num_processes=world)
+        cpu = torch.device("cpu")
+        process: Any = SimpleNamespace(process_index=rank, num_processes=world, device=cpu)
         evaluator = Evaluator(
             accelerator=process,
             whisper=whisper,
             data=DataConfig(),
             config=EvalConfig(batch_seconds=seconds),
         )
-        batches, rounds = evaluator.shard(utterances, true_length=true_length)
+        max_rows = evaluator._rows_in_seconds
+        batches, rounds = evaluator.shard(utterances, max_rows, true_length=true_length)
         assert len(batches) in (rounds, rounds - 1)  # every process beats as often
         found.append(batches)
     return found
@@ -174,7 +186,7 @@ def test_batches_are_as_large_as_batch_seconds_allows() -> None:
     (padded,) = shares(CLIPS, 1, 90.0)
     assert sorted(map(len, padded)) == [1, 1, 1, 1, 3, 3]  # three clips over 30 s, and 7 windows
     (short,) = shares(CLIPS, 1, 90.0, true_length=True)
-    assert [[LENGTHS[i] for i in batch] for batch in short if len(batch) > 1] == [[8, 4, 4], [2, 1]]
+    assert [[LENGTHS[i] for i in batch] for batch in short if len(batch) > 1] == [[4, 4]]
     assert all(
         max(LENGTHS[i] for i in batch) * len(batch) <= 90 for batch in short if len(batch) > 1
     )
@@ -182,13 +194,57 @@ def test_batches_are_as_large_as_batch_seconds_allows() -> None:
     assert [len(batch) for batch in alone] == [1] * len(CLIPS)
 
 
+LEAST = 50_000_000  # free bytes of the other process's GPU
+
+
+class Gpu:
+    """Processes that each have a GPU, with other free memory."""
+
+    process_index, num_processes, device = 0, 2, torch.device("cuda")
+
+
+@pytest.fixture
+def on_gpus(whisper: Whisper, monkeypatch: pytest.MonkeyPatch) -> Evaluator:
+    """Return an evaluator on two GPUs, of which this process's has more free memory."""
+    accelerator: Any = Gpu()
+    evaluator = Evaluator(
+        accelerator=accelerator, whisper=whisper, data=DataConfig(), config=EvalConfig()
+    )
+    monkeypatch.setattr("eval.evaluate.free_memory", lambda _: 10**12)
+    monkeypatch.setattr("eval.evaluate.gather_object", lambda own: [*own, LEAST])
+    return evaluator
+
+
+def test_the_gpu_with_least_memory_sizes_the_batches_of_all(on_gpus: Evaluator) -> None:
+    greedy = GreedyDecoder(on_gpus.whisper, graphs=True)
+    max_rows = on_gpus._max_rows(on_gpus.whisper, greedy, 0)
+    memory = BatchMemory(
+        whisper=on_gpus.whisper, greedy=greedy, config=EvalConfig(), label_tokens=0
+    )
+    assert 1 < max_rows(30.0) == memory.rows(30.0, LEAST) < memory.rows(30.0, 10**12)
+    clips = [replace(CLIPS[2], id=str(n)) for n in range(100)]
+    batches, _ = on_gpus.shard(clips, max_rows, true_length=False)
+    assert {len(batch) for batch in batches[:-1]} == {max_rows(30.0)}
+
+
+def test_a_knob_or_a_cpu_leaves_memory_to_the_splitter(on_gpus: Evaluator) -> None:
+    greedy = GreedyDecoder(on_gpus.whisper, graphs=True)
+    fixed = replace(on_gpus, config=EvalConfig(batch_seconds=60.0))
+    cpu = Accelerator(cpu=True)
+    on_cpu = replace(on_gpus, accelerator=cpu)
+    for each, seconds in ((fixed, 60.0), (on_cpu, 480.0)):
+        assert each.batch_seconds == seconds
+        assert each._max_rows(each.whisper, greedy, 0)(30.0) == seconds / 30.0
+    assert on_gpus.batch_seconds == GPU_SECONDS
+
+
 def test_no_clip_is_padded_to_twice_its_length_and_more() -> None:
     clips = [Utterance(id=str(n), audio="", text="", seconds=1 + n / 10) for n in range(250)]
     (short,) = shares(clips, 1, 480.0, true_length=True)
-    assert max(map(len, short)) > 40  # and they are still many together
+    assert max(map(len, short)) > 30  # and they are still many together
     for batch in short:
         edges = [padded_frames(clips[i].seconds) for i in batch]
-        assert min(edges) >= MIN_LENGTH_RATIO * max(edges)
+        assert min(edges) > 0.5 * evaluation_frames(clips[batch[0]].seconds)
 
 
 def test_a_small_set_is_spread_over_all_processes() -> None:
@@ -267,7 +323,7 @@ def test_true_length_decodes_the_output_of_the_short_encoder(
     whisper.model.eval()
     u = rows[0]
     (text,) = heard(whisper, [u], config, true_length=True)
-    frames = padded_frames(u.seconds)
+    frames = evaluation_frames(u.seconds)
     short = LogMel(whisper.n_mels)(pad_waveforms([load_audio(u)], frames))
     assert short.shape[-1] == frames < 600
     with torch.inference_mode():
@@ -314,7 +370,7 @@ def test_true_length_encodes_fewer_frames_and_scores_all_clips(
     monkeypatch.setattr("eval.evaluate.transcribe", watched)
     _, hypotheses = evaluator.evaluate(rows, "", true_length=True)
     assert [h.utterance.id for h in hypotheses] == [u.id for u in rows]
-    assert max(seen) == padded_frames(max(u.seconds for u in rows)) < 600
+    assert max(seen) == evaluation_frames(max(u.seconds for u in rows)) < 600
 
 
 def test_a_decoding_loop_ends_at_tokens_per_second(

@@ -16,9 +16,9 @@ from data.dataloader import BatchPreparer, eval_batches
 from data.errors import InputError
 from data.labels import END, LAST_TIME
 from data.utterance import Utterance
-from eval.config import EvalConfig
+from eval.config import EXTRA_TOKENS, EvalConfig
 from eval.fallback import FallbackDecision, compression_ratio, fallback_decision
-from eval.generate import EXTRA_TOKENS, DecodeResult, Window, encode, transcribe
+from eval.generate import DecodeResult, Window, encode, transcribe
 from eval.whisper import Whisper, load_whisper
 from trainer.commands.tiny_model import TinyModelConfig, make_tiny_model
 

@@ -147,6 +147,16 @@ def test_suppressed_tokens_are_those_of_generate(whisper: Whisper, clips: list[U
     assert all(free[prefix + 1] not in ids[prefix:] for ids in found)
 
 
+def test_a_suppressed_token_is_not_decoded_whatever_its_logit(
+    whisper: Whisper, clips: list[Utterance]
+) -> None:
+    whisper.model.generation_config.suppress_tokens = [COMMON]
+    whisper.model.model.decoder.embed_tokens.weight.data[COMMON] = torch.nan
+    found, expected = both(window_of(whisper, clips))
+    assert found == expected
+    assert all(COMMON not in ids for ids in found)
+
+
 def test_an_english_only_model_has_no_language_token(
     whisper: Whisper, clips: list[Utterance]
 ) -> None:
@@ -201,6 +211,55 @@ def test_an_option_of_the_model_changes_its_texts(whisper: Whisper, clips: list[
     plain = transcribe(whisper, window.batch, CONFIG, window.states)
     whisper.model.generation_config.no_repeat_ngram_size = 2
     assert transcribe(whisper, window.batch, CONFIG, window.states) != plain
+
+
+def test_an_end_token_of_the_model_ends_its_texts(whisper: Whisper, clips: list[Utterance]) -> None:
+    window, config = window_of(whisper, clips), whisper.model.generation_config
+    end = whisper.labels().end_id
+    (free, *_), _ = both(window)
+    plain = transcribe(whisper, window.batch, CONFIG, window.states)
+    config.eos_token_id = [end]
+    assert decodes_greedily(whisper, CONFIG)
+    config.eos_token_id = [end, free[len(whisper.labels().prefix("en")) + 1]]
+    (found, *_), (first, *_) = transcribe(whisper, window.batch, CONFIG, window.states), plain
+    assert found.tokens < first.tokens
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"decoder_start_token_id": 1},
+        {"no_timestamps_token_id": 1},
+        {"lang_to_id": {"<|en|>": 1}},
+        {"task_to_id": {"transcribe": 1}},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_generate_decodes_where_a_prefix_is_unlike_that_of_labels(
+    whisper: Whisper, changed: dict[str, Any]
+) -> None:
+    config = whisper.model.generation_config
+    for name in changed:
+        own, unlike = getattr(config, name), changed[name]
+        setattr(config, name, {**own, **unlike} if isinstance(own, dict) else unlike)
+        assert not decodes_greedily(whisper, CONFIG)
+        setattr(config, name, None)  # generate() would fail without languages and tasks
+        assert decodes_greedily(whisper, CONFIG)
+
+
+@pytest.mark.parametrize("knobs", [{"num_beams": 2}, {}])
+def test_limits_and_thresholds_are_those_of_the_knobs(
+    whisper: Whisper, clips: list[Utterance], knobs: dict[str, Any]
+) -> None:
+    window, config = window_of(whisper, clips[:3]), replace(CONFIG, **knobs)
+    plain = transcribe(whisper, window.batch, config, window.states)
+    own = whisper.model.generation_config
+    own.max_new_tokens = 3
+    own.no_speech_threshold, own.logprob_threshold = 1e-9, 0.0
+    own.compression_ratio_threshold = 0.01
+    assert transcribe(whisper, window.batch, config, window.states) == plain
+    assert (own.max_new_tokens, own.no_speech_threshold) == (3, 1e-9)
+    assert whisper.model.generation_config is own
 
 
 @pytest.mark.parametrize("forced", ["usual", "other"])

@@ -116,4 +116,4 @@ def test_a_batch_is_encoded_once(
         encoder, "forward", lambda *a, f=encoder.forward, **k: calls.append(1) or f(*a, **k)
     )
     costs(evaluator, rows)
-    assert len(calls) == evaluator.shard(rows, true_length=False)[1]
+    assert len(calls) == evaluator.shard(rows, evaluator._rows_in_seconds, true_length=False)[1]

@@ -9,6 +9,7 @@ from torch import Tensor
 from data.config import DataConfig
 from data.log_mel import SAMPLE_RATE
 from data.utterance import Utterance
+from eval.batch_size import BatchMemory
 from eval.config import EvalConfig
 from eval.evaluate import Evaluator
 from eval.greedy import GreedyDecoder
@@ -83,6 +84,41 @@ def test_texts_and_loss_of_an_evaluation_are_those_of_a_cpu(
     assert texts > CLIPS // 3, f"too few texts to compare: {texts} of {CLIPS} clips"
     if precision == "no":  # two tokens may be as likely as each other
         assert same >= CLIPS - 1, f"expected {CLIPS} texts to be the same, found {same}"
+
+
+@pytest.mark.parametrize("true_length", [False, True], ids=["padded", "true length"])
+def test_a_batch_takes_no_more_memory_than_is_estimated(
+    true_length: bool, gpu: torch.device
+) -> None:
+    whisper = random_whisper("nano" if smoke() else "small", gpu)
+    whisper.model.to(torch.bfloat16).eval()
+    tokens, seconds = 40, 7.52  # of a label, and one of the padded lengths at true length
+    utterances = [
+        Utterance(id=str(i), audio="", text="one", tokens=tokens, seconds=seconds, language="en")
+        for i in range(4 * CLIPS)
+    ]
+    padded = seconds if true_length else 30.0
+    evaluator = Evaluator(
+        accelerator=fresh_accelerator(gpu, "no"),
+        whisper=whisper,
+        data=DataConfig(workers=0),
+        config=EvalConfig(batch_seconds=CLIPS * padded, max_length=24),
+    )
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    evaluator.evaluate(
+        utterances, "", true_length=true_length, with_reference_loss=True, load_audio=sound
+    )
+    taken = torch.cuda.max_memory_allocated() - before
+    greedy = GreedyDecoder(whisper)  # after evaluate(), which has set the silence states
+    memory = BatchMemory(
+        whisper=whisper, greedy=greedy, config=evaluator.config, label_tokens=tokens
+    )
+    estimate = memory.bytes(CLIPS, padded)
+    length = "true length" if true_length else "padded"
+    record(f"memory, {length}", clips=CLIPS, taken_gb=taken / 1e9, estimate_gb=estimate / 1e9)
+    assert taken <= estimate, f"expected {estimate / 1e9} GB at most, found {taken / 1e9}"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])

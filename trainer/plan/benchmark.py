@@ -173,7 +173,7 @@ def _window_seconds(
         ordered: what would be scored, by length; the batch is taken from its middle.
         true_length: encode clips at their own length.
     """
-    size = min(len(ordered), max(1, int(evaluator.config.batch_seconds / CHUNK_SECONDS)))
+    size = min(len(ordered), max(1, int(evaluator.batch_seconds / CHUNK_SECONDS)))
     sample = ordered[(len(ordered) - size) // 2 :][:size]
     evaluator.evaluate(sample[:1], "warm-up", true_length=true_length)
     began = time.perf_counter()
