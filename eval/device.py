@@ -1,9 +1,9 @@
 """Device and precision: Accelerate's settings, CUDA kernels, memory, out-of-memory errors."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -123,3 +123,22 @@ def build_evaluation_accelerator(precision: str) -> Accelerator:
     """
     set_up_cuda()
     return Accelerator(mixed_precision=mixed_precision(precision), cpu=on_cpu())
+
+
+def capture_graph(work: Callable[[], None], pool: Any) -> torch.cuda.CUDAGraph:
+    """Capture a CUDA graph of what some work launches, without running it.
+
+    Args:
+        work: reads and writes the same memory each time.
+        pool: memory that graphs share: torch.cuda.graph_pool_handle().
+
+    Raises:
+        RuntimeError: it cannot be captured, or memory ran out.
+    """
+    graph = torch.cuda.CUDAGraph()
+    # other threads copy batches to the GPU meanwhile: only this one must not
+    capturing = torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local")
+    # a capture that fails leaves its stream as the current one
+    with torch.cuda.stream(torch.cuda.current_stream()), capturing:
+        work()
+    return graph

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eval.device import capture_graph
 from eval.static_cache import CacheShape, DecodingState, allocate, attend, split_heads
 from eval.whisper import Whisper
 
@@ -134,22 +135,15 @@ class GreedyDecoder:
         """Return a CUDA graph of a step, or None if capturing fails."""
         try:
             self._pool = self._pool or torch.cuda.graph_pool_handle()
-            graph = torch.cuda.CUDAGraph()
-            capturing = torch.cuda.graph(
-                graph,
-                pool=self._pool,
-                # other threads copy batches to the GPU meanwhile: only this one must not
-                capture_error_mode="thread_local",
+            return capture_graph(
+                lambda: self._step(state, rows, length, state.position, self._suppressed),
+                self._pool,
             )
-            # a capture that fails leaves its stream as the current one
-            with torch.cuda.stream(torch.cuda.current_stream()), capturing:
-                self._step(state, rows, length, state.position, self._suppressed)
         except (RuntimeError, AssertionError) as error:
             self._capture_failed = True
             reason = str(error).strip().split("\n")[0]
             print(f"warning: decoding runs without CUDA graphs, more slowly ({reason})")
             return None
-        return graph
 
     def _step(
         self, state: DecodingState, rows: int, length: int, position: Tensor, suppressed: Tensor

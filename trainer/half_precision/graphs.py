@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from eval.device import is_out_of_memory
+from eval.device import capture_graph, is_out_of_memory
 
 MAX_GRAPHS = 64  # shapes; later ones run eagerly
 
@@ -30,22 +30,6 @@ class Inputs(NamedTuple):
 
 
 Losses = Callable[[Inputs], Tensor]  # of the targets, (targets,)
-
-
-def capture(work: Callable[[], None], pool: Any) -> Callable[[], None]:
-    """Capture what some work launches, without running it; return what runs it.
-
-    Args:
-        work: always uses the same memory.
-        pool: memory that graphs share: torch.cuda.graph_pool_handle().
-    """
-    graph = torch.cuda.CUDAGraph()
-    # other threads copy batches to the GPU meanwhile: only this one must not
-    capturing = torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local")
-    # a capture that fails leaves its stream as the current one
-    with torch.cuda.stream(torch.cuda.current_stream()), capturing:
-        work()
-    return graph.replay
 
 
 class GraphedPass:
@@ -80,8 +64,8 @@ class GraphedPass:
             torch.autograd.backward(self.losses, self._gradient)
             self.losses = self.losses.detach()
 
-        self._forward = capture(forward, pool)
-        self._backward = capture(backward, pool)
+        self._forward = capture_graph(forward, pool)
+        self._backward = capture_graph(backward, pool)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Return the loss of each target token. Shape: (targets,)."""
@@ -90,14 +74,14 @@ class GraphedPass:
             memory.copy_(value)
         self._inputs.targets.zero_()
         self._inputs.targets[:count] = inputs.targets
-        self._forward()
+        self._forward.replay()
         return self.losses[:count].detach().clone()  # the next pass writes there
 
     def backward(self, gradient: Tensor) -> None:
         """Accumulate gradients, given that of the losses. Shape: (targets,)."""
         self._gradient.zero_()
         self._gradient[: len(gradient)] = gradient
-        self._backward()
+        self._backward.replay()
 
 
 class Replay(torch.autograd.Function):

@@ -6,6 +6,7 @@ tests/gpu/test_graphs.py captures graphs.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,19 +37,20 @@ class Captures:
         self.count = 0
         self.errors: list[Exception] = []
 
-    def __call__(self, work: Work, pool: Any) -> Work:
-        """Return what does the work."""
+    def __call__(self, work: Work, pool: Any) -> SimpleNamespace:
+        """Return what does the work when it is replayed."""
         if self.errors:
             raise self.errors.pop(0)
         self.count += 1
-        return torch.enable_grad()(work)  # replays are in an autograd function, captures not
+        # replays are in an autograd function, captures are not
+        return SimpleNamespace(replay=torch.enable_grad()(work))
 
 
 @pytest.fixture
 def captures(monkeypatch: pytest.MonkeyPatch) -> Captures:
     """Replace capturing."""
     found = Captures()
-    monkeypatch.setattr(graphs, "capture", found)
+    monkeypatch.setattr(graphs, "capture_graph", found)
     monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: (0, 1))
     return found
 
@@ -229,18 +231,18 @@ def test_the_check_before_training_finds_replays_that_are_wrong(
             graphs.GraphedPass, "backward", lambda self, gradient: accumulate(self, 1.1 * gradient)
         )
     else:
-        monkeypatch.setattr(graphs, "capture", _with_its_own_seed)
+        monkeypatch.setattr(graphs, "capture_graph", _with_its_own_seed)
     assert not checked(module).enabled
     assert "without CUDA graphs (their gradient differs by" in capsys.readouterr().out
 
 
-def _with_its_own_seed(work: Work, pool: Any) -> Work:
+def _with_its_own_seed(work: Work, pool: Any) -> SimpleNamespace:
     @torch.enable_grad()
     def replay() -> None:
         torch.manual_seed(99)
         work()
 
-    return replay
+    return SimpleNamespace(replay=replay)
 
 
 @pytest.fixture
