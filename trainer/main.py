@@ -16,7 +16,6 @@ from data.errors import plain_errors
 from data.manifest import Manifest
 from data.sampling.epoch_plan import Plan
 from eval.evaluate import Evaluator
-from eval.main_process import run_on_main_process
 from eval.whisper import Whisper, load_whisper
 from trainer.checkpoint.fixed_knobs import refuse_changed_knobs
 from trainer.checkpoint.manager import Checkpoints
@@ -47,7 +46,7 @@ from trainer.publish.export import set_generation_config
 from trainer.publish.uploader import HubUploader
 from trainer.recovery import explain_stop, fit_passes_in_memory, save_on_exit
 from trainer.resume import fixed_knobs, resume, retry_best_export, with_fixed_shapes
-from trainer.run import Monitors, Run, Saving, Training
+from trainer.run import Monitors, Run, Saving, Training, num_steps
 from trainer.run_dir import freeze_corpus, open_run_dir, write_settings
 from trainer.state import TrainState
 from trainer.train_loader import build_train_loader
@@ -107,7 +106,7 @@ def build(config: Config, heartbeat: Heartbeat) -> Run:
     )
     set_generation_config(whisper, manifest.train)
     plan = Plan.from_utterances(manifest.train, config.data, config.seed)
-    steps = num_steps(config, plan, accelerator)
+    steps = num_steps(config.loop, plan, accelerator)
     knobs = fixed_knobs(config, manifest, steps)
     if saved is not None:
         refuse_changed_knobs(saved, knobs, config.accept)
@@ -133,13 +132,6 @@ def build(config: Config, heartbeat: Heartbeat) -> Run:
     )
     start_logs(config, run, whisper, manifest, plan)
     return run
-
-
-def num_steps(config: Config, plan: Plan, accelerator: Accelerator) -> int:
-    """Return the number of updates to make in total."""
-    if config.loop.max_steps is not None:
-        return config.loop.max_steps
-    return run_on_main_process(accelerator, lambda: plan.num_updates(config.loop.epochs))
 
 
 def build_monitors(

@@ -4,10 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from accelerate import Accelerator
+
 from data.batch import Batch
 from data.dataloader import TrainLoader
 from data.errors import InputError
+from data.sampling.epoch_plan import Plan
 from data.streaming.stream_train_loader import StreamTrainLoader
+from eval.main_process import run_on_main_process
 from trainer.checkpoint.manager import Checkpoints
 from trainer.distributed.engine import Engine
 from trainer.distributed.fsdp import FullModel
@@ -140,3 +144,10 @@ def ensure_saved(run: Run) -> bool:
     if not checkpoints.is_saved(run.state.step):
         save(run)
     return checkpoints.is_saved(run.state.step)
+
+
+def num_steps(config: LoopConfig, plan: Plan, accelerator: Accelerator) -> int:
+    """Return the number of updates to make in total."""
+    if config.max_steps is not None:
+        return config.max_steps
+    return run_on_main_process(accelerator, lambda: plan.num_updates(config.epochs))

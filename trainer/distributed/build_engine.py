@@ -98,9 +98,10 @@ def _use_half_precision(
         freeze_encoder=config.frozen_encoder,
         gradient_checkpointing=config.gradient_checkpointing,
     )
-    # the compiler may order sums in another way at each start; it cannot compile 4 bits
-    exact = torch.are_deterministic_algorithms_enabled() or config.base_bits is not None
-    if config.compile or (config.compile is None and device.type == "cuda" and not exact):
+    # the compiler may order sums in another way at each start
+    exact = torch.are_deterministic_algorithms_enabled()
+    wanted = config.compile or (config.compile is None and device.type == "cuda" and not exact)
+    if wanted and config.base_bits is None:  # it cannot compile 4 bits
         n_mels = module.whisper.config.num_mel_bins
         compile_layers(forward, n_mels, module.silence, print_fn)
     if config.cuda_graphs:

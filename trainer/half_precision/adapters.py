@@ -109,5 +109,6 @@ def add_adapter_outputs(
     states = F.linear(inputs, down.reshape(groups * config.rank, -1))
     states = states.flatten(0, 1).unflatten(-1, (groups, config.rank)).transpose(0, 1)
     up = up.reshape(groups, -1, config.rank).transpose(1, 2)
-    total = torch.baddbmm(product.flatten(1, 2), states, up, alpha=config.scale)
+    # not baddbmm: compiled for one number of positions, it fails with another (PyTorch 2.13)
+    total = torch.add(product.flatten(1, 2), states @ up, alpha=config.scale)
     return total.unflatten(1, inputs.shape[:2])

@@ -46,11 +46,7 @@ class HalfWeights:
             head_padding: channels of zeros added to each head where there may be silence states.
             four_bits: hold frozen matrices of layers in 4 bits.
         """
-        kinds = list(kinds_of(whisper, head_padding))
-        kinds += adapter_kinds(whisper, kinds)
-        assert {id(part.parameter) for kind in kinds for part in kind.parts} == {
-            id(parameter) for parameter in whisper.parameters()
-        }
+        kinds = _all_kinds(whisper, head_padding)
         self._kinds = {kind.name: kind for kind in kinds}
         self._four_bit = [k for k in kinds if four_bits and k.outputs and not k.is_trained]
         self.matrices: dict[str, list[FourBitMatrix]] = {}  # of layers; one for kinds AT_ONCE
@@ -161,6 +157,16 @@ class HalfWeights:
         """Return the bytes of the copies and the gradient."""
         matrices = sum(m.nbytes for layers in self.matrices.values() for m in layers)
         return matrices + self.gradient.nbytes + sum(v.nbytes for v in self.values.values())
+
+
+def _all_kinds(whisper: Any, head_padding: int) -> list[Kind]:
+    """Return the kinds of weights of a model and its adapters, which hold each parameter once."""
+    kinds = list(kinds_of(whisper, head_padding))
+    kinds += adapter_kinds(whisper, kinds)
+    assert {id(part.parameter) for kind in kinds for part in kind.parts} == {
+        id(parameter) for parameter in whisper.parameters()
+    }
+    return kinds
 
 
 def _accumulate(value: Tensor, total: Tensor) -> Tensor:

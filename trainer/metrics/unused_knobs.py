@@ -30,6 +30,8 @@ def unused_knobs(
         reason = "without model.lora_rank: remove it, or set model.lora_rank"
         keys = ("lora_alpha", "lora_dropout", "lora_modules")
         yield from _changed("model", model, ModelConfig(), dict.fromkeys(keys, reason))
+    elif model.base_bits is not None and model.compile:
+        yield "model.compile=True has no effect with model.base_bits: remove one of the two"
     if architecture.apply_spec_augment:
         yield (
             "apply_spec_augment in the model's config.json has no effect: use "

@@ -91,6 +91,11 @@ def test_more_gpus_and_smaller_models_ask_for_more_and_clips_are_counted_in_clip
         ),
         ({"buckets": 8, "fixed_shapes": True, "pad": "packed"}, {}, []),
         (
+            {},
+            {"lora_rank": 4, "base_bits": 4, "compile": True},
+            ["model.compile=True has no effect with model.base_bits"],
+        ),
+        (
             {"trailing_silence": 0.1, "pad": "30s"},
             {"lora_dropout": 0.1},
             [
