@@ -149,10 +149,8 @@ def test_a_rehearsal_tells_what_does_not_fit(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(TrainingModule, "forward", full)
-    assert (
-        try_largest_pass(Engine(accelerator, module, None), Shape(2, 64, 9))
-        == "CUDA out of memory."
-    )
+    engine = Engine(accelerator, module, build_optimizer(module, OptimConfig()))
+    assert try_largest_pass(engine, Shape(2, 64, 9)) == "CUDA out of memory."
 
 
 @pytest.mark.parametrize("sign", SIGNS)

@@ -14,7 +14,9 @@ from torch.fx.experimental import _config as shape_config
 
 from trainer.half_precision.forward import HalfForward
 
-ROWS, FRAMES, TOKENS = 3, 48, 5  # of the pass that compiles; 0 and 1 would be special cases
+# rows, frames and tokens of the trial passes; 0 and 1 would be special cases. The first pass
+# compiles, and the second shows whether what was compiled takes other sizes
+TRIALS = ((3, 48, 5), (4, 64, 7))
 # of compiled variants of a layer; beyond it torch.compile runs the layer eagerly. Passes with a
 # single row, passes of 30 s, and a first layer whose input needs no gradient are variants
 MAX_VARIANTS = 32
@@ -23,7 +25,7 @@ MAX_VARIANTS = 32
 def compile_layers(
     forward: HalfForward, n_mels: int, silence: Tensor | None, print_fn: Callable[[str], None]
 ) -> None:
-    """Compile the layers, and run a pass; if that fails, print why and keep them as they were.
+    """Compile the layers, and run passes; if one fails, print why and keep them as they were.
 
     Args:
         forward: computes the passes.
@@ -44,7 +46,10 @@ def compile_layers(
     training = forward.whisper.training
     forward.whisper.train()  # as in training: a layer is compiled for one of the two modes
     try:
-        _make_pass(forward, n_mels, silence)
+        for rows, frames, tokens in TRIALS:
+            device = forward.weights.gradient.device
+            features = torch.zeros(rows, n_mels, frames, device=device)
+            _make_pass(forward, features, tokens, silence)
     except Exception as error:  # compilers fail in many ways
         forward.encoder_layer, forward.decoder_layer = eager
         reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -58,9 +63,8 @@ def compile_layers(
         forward.whisper.train(training)
 
 
-def _make_pass(forward: HalfForward, n_mels: int, silence: Tensor | None) -> None:
-    """Make a forward and backward pass of zeros."""
-    features = torch.zeros(ROWS, n_mels, FRAMES, device=forward.weights.gradient.device)
-    ids = torch.zeros(ROWS, TOKENS, dtype=torch.long, device=features.device)
+def _make_pass(forward: HalfForward, features: Tensor, tokens: int, silence: Tensor | None) -> None:
+    """Make a forward and backward pass in which every token is a target."""
+    ids = torch.zeros(len(features), tokens, dtype=torch.long, device=features.device)
     forward.weights.begin_update()
     forward(features, ids, torch.arange(ids.numel(), device=ids.device), silence).sum().backward()
