@@ -73,3 +73,25 @@ def inputs(rows: int, frames: int = 208, tokens: int = 7) -> tuple[Tensor, Tenso
     torch.manual_seed(0)
     ids = torch.randint(0, 200, (rows, tokens))
     return torch.randn(rows, 80, frames), ids, ids
+
+
+def test_layers_that_fail_with_another_size_are_not_compiled(
+    blank_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile_for_one_size(layer: Callable[..., Tensor], dynamic: bool) -> Any:
+        sizes: set[tuple[int, ...]] = set()
+
+        def compiled(hidden: Tensor, *rest: Any) -> Tensor:
+            sizes.add(tuple(hidden.shape))
+            assert len(sizes) == 1, f"expected size {min(sizes)}, {dynamic}"
+            return layer(hidden, *rest)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compile_for_one_size)
+    module, failed = half_of(module_of(blank_model), torch.float32), list[str]()
+    assert module.half_forward is not None
+    compile_layers(module.half_forward, 80, module.silence, failed.append)
+    (sentence,) = failed
+    assert sentence.startswith("warning: torch.compile failed (expected size")
+    assert module.half_forward.encoder_layer == module.half_forward.layers.encoder_layer
