@@ -7,7 +7,6 @@ python -m tests.benchmark.turbo --rank 32 --bits 4 --shape large-v3        # QLo
 
 import argparse
 from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -29,15 +28,11 @@ from trainer.plan.live_memory import LiveMemory
 TOKENS = 64  # of a clip's text
 
 
-def shaped(shape: str, layers: tuple[int, int]) -> Whisper:
-    """Return a model of a published shape, with so many layers of encoder and decoder.
-
-    Its weights are on the meta device.
-    """
+def shaped(shape: str) -> Whisper:
+    """Return a model of a published shape, with weights on the meta device."""
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-    width, _, _, heads, mels, vocabulary = SHAPES[shape]
-    encoder_layers, decoder_layers = layers
+    width, encoder_layers, decoder_layers, heads, mels, vocabulary = SHAPES[shape]
     with torch.device("meta"):
         config = WhisperConfig(
             d_model=width,
@@ -59,7 +54,7 @@ def shaped(shape: str, layers: tuple[int, int]) -> Whisper:
 
 def fixed(shape: str, model: ModelConfig, optim: OptimConfig) -> float:
     """Print and return the bytes of weights, gradients and moments on the device."""
-    module = prepare_training(shaped(shape, SHAPES[shape][1:3]), model)
+    module = prepare_training(shaped(shape), model)
     trained = [p for p in module.parameters() if p.requires_grad]
     weights = list(module.parameters())
     print(f"trained {_count(trained) / 1e6:.1f} M of {_count(weights) / 1e6:.1f} M")
@@ -85,13 +80,11 @@ def _count(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
-def pass_bytes(shape: str, model: ModelConfig, layers: tuple[int, int], rows: int) -> int:
+def pass_bytes(shape: str, model: ModelConfig, rows: int) -> int:
     """Return the peak of the bytes that a pass of so many rows of 30 s allocates."""
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
-    module = prepare_training(shaped(shape, layers), model)
-    # bitsandbytes does not support fake tensors, which are neither allocated nor computed
-    real = model.base_bits is not None
-    with nullcontext() if real else FakeTensorMode(allow_non_fake_inputs=True):
+    module = prepare_training(shaped(shape), model)
+    with FakeTensorMode(allow_non_fake_inputs=True):  # nothing is allocated or computed
         module.to_empty(device="cpu").whisper.tie_weights()
         if model.cast_once:
             build_engine(accelerator, module, model, OptimConfig(), print).begin_update()
@@ -106,20 +99,6 @@ def pass_bytes(shape: str, model: ModelConfig, layers: tuple[int, int], rows: in
                 loss = module(features, ids, ids, targets=targets).sum()
             loss.backward()
     return max(memory.history)
-
-
-def whole_pass(shape: str, model: ModelConfig, rows: int) -> int:
-    """Return the peak of a pass through all layers.
-
-    With 4 bits, where a real pass is made, it follows from those of one and two layers of each.
-    """
-    layers = SHAPES[shape][1:3]
-    if model.base_bits is None:
-        return pass_bytes(shape, model, layers, rows)
-    one, encoder, decoder = (
-        pass_bytes(shape, model, few, rows) for few in ((1, 1), (2, 1), (1, 2))
-    )
-    return one + (layers[0] - 1) * (encoder - one) + (layers[1] - 1) * (decoder - one)
 
 
 def main() -> None:
@@ -142,9 +121,11 @@ def main() -> None:
         silence_states=False,
         cast_once=not asked.autocast,
     )
-    passed = whole_pass(asked.shape, model, asked.rows)
-    # after the passes: bitsandbytes keeps the tables of the first device that it quantized on
     held = fixed(asked.shape, model, OptimConfig(name=asked.optim))
+    if asked.bits is not None:  # bitsandbytes does not support fake tensors
+        print(f"without a pass {held / 1e9:.2f} GB")
+        return
+    passed = pass_bytes(asked.shape, model, asked.rows)
     print(f"{asked.rows} of 30 s: {passed / 1e9:.2f} GB, in all {(held + passed) / 1e9:.2f} GB")
 
 

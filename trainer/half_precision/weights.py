@@ -60,8 +60,6 @@ class HalfWeights:
         self._frozen = [place for place in places if not place[0].parameter.requires_grad]
         sizes = [math.prod(kind.shape) for kind in kinds if kind.is_trained]
         self.gradient = torch.zeros(sum(sizes), device=device)
-        # one tensor a layer, with a gradient of its own
-        self._trained_matrices: dict[str, list[Tensor]] = {}
         self._gradients = self._add_gradients([kind for kind in kinds if kind.is_trained])
         self._dtype, self._device = dtype, device
         self.cast_frozen()
@@ -71,6 +69,8 @@ class HalfWeights:
 
     def _add_gradients(self, kinds: Sequence[Kind]) -> list[tuple[nn.Parameter, Tensor]]:
         """Make backward passes add to the gradient; return the part of each trained parameter."""
+        # one tensor a layer, with a gradient of its own
+        self._trained_matrices: dict[str, list[Tensor]] = {}
         parts, offset = [], 0
         for kind in kinds:
             value = self.values[kind.name]
