@@ -93,22 +93,19 @@ def adapter_keys_values(states: Tensor, down: Tensor, up: Tensor) -> Tensor:
 def add_adapter_outputs(
     product: Tensor, inputs: Tensor, down: Tensor, up: Tensor, config: AdapterConfig
 ) -> Tensor:
-    """Add the output of adapters to that of their base layers.
+    """Add the output of groups of adapters to that of their base layers.
 
     Args:
-        product: of the base layers, (groups, batch, n, outputs).
+        product: of the base layers, (batch, n, groups * outputs).
         inputs: of all of them, after dropout, (batch, n, inputs).
         down: (groups, rank, inputs), in any shape of that size.
         up: (groups, outputs, rank), in any shape of that size.
         config: of the adapters.
 
     Returns:
-        The sum. Shape: (groups, batch, n, outputs).
+        The sum. Shape: (batch, n, groups * outputs).
     """
-    groups = len(product)
-    states = F.linear(inputs, down.reshape(groups * config.rank, -1))
-    states = states.flatten(0, 1).unflatten(-1, (groups, config.rank)).transpose(0, 1)
-    up = up.reshape(groups, -1, config.rank).transpose(1, 2)
-    # not baddbmm: compiled for one number of positions, it fails with another (PyTorch 2.13)
-    total = torch.add(product.flatten(1, 2), states @ up, alpha=config.scale)
-    return total.unflatten(1, inputs.shape[:2])
+    states = F.linear(inputs, down.reshape(-1, inputs.shape[-1])).unflatten(-1, (-1, config.rank))
+    up = up.reshape(states.shape[-2], -1, config.rank)
+    added = torch.einsum("bngr,gor->bngo", states, up)
+    return torch.add(product, added.flatten(-2), alpha=config.scale)

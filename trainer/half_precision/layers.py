@@ -93,9 +93,7 @@ class HalfLayers:
         if self.adapters is None or down is None:
             return product
         inputs, up = self.drop(hidden, self.adapters.dropout), layer[f"{name}.{adapters.UP}"]
-        product = product.unflatten(-1, (groups, -1)).movedim(-2, 0)
-        total = adapters.add_adapter_outputs(product, inputs, down, up, self.adapters)
-        return total.movedim(0, -2).flatten(-2)
+        return adapters.add_adapter_outputs(product, inputs, down, up, self.adapters)
 
     def _attend(
         self,

@@ -222,9 +222,12 @@ def test_where_compiling_fails_a_sentence_says_so_and_training_goes_on(
 
 
 @pytest.mark.slow  # a minute of a C++ compiler
+@pytest.mark.parametrize("rank", [None, 4])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_compiled_layers_give_the_same_gradient(wide_model: Path, checkpointing: bool) -> None:
-    module, batch = half_of(module_of(wide_model), torch.float32), inputs()
+def test_compiled_layers_give_the_same_gradient(
+    wide_model: Path, checkpointing: bool, rank: int | None
+) -> None:
+    module, batch = half_of(module_of(wide_model, lora_rank=rank), torch.float32), inputs()
     assert module.half_forward is not None
     module.half_forward.gradient_checkpointing = checkpointing
     eager = gradients_of(module, batch)
