@@ -89,7 +89,8 @@ class HalfForward:
         layers = self.weights.layers("encoder")
         keys_values: Any = [None] * len(layers)  # of silence
         if silence is not None:
-            keys_values = self._keys_values_of_silence(silence, "encoder.layers.qkv").unbind()
+            of_layers = self._keys_values_of_silence(silence, "encoder.layers.qkv").unbind()
+            keys_values = self.weights.detach_frozen("encoder", of_layers)
         for layer, of_layer in zip(layers, keys_values, strict=True):
             hidden = self._run(self.encoder_layer, hidden, layer, of_layer)
         return self.layers.norm(hidden, values, "encoder.layer_norm")

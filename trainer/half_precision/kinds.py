@@ -108,3 +108,14 @@ def _stacked(name: str, parameters: Sequence[nn.Parameter]) -> Kind:
     shape = tuple(parameters[0].shape)
     parts = [Part(parameter, (number,), shape) for number, parameter in enumerate(parameters)]
     return Kind(name, (len(parameters), *shape), parts, outputs=len(shape) - 1)
+
+
+def trained_layers(kinds: Sequence[Kind]) -> set[tuple[str, Any]]:
+    """Return the layers in which a weight is trained: encoder or decoder, and the number."""
+    return {
+        (kind.name.split(".")[0], part.index[0])
+        for kind in kinds
+        if ".layers." in kind.name
+        for part in kind.parts
+        if part.parameter.requires_grad
+    }

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from trainer.half_precision.adapters import adapter_kinds
 from trainer.half_precision.four_bit import FourBitMatrix
-from trainer.half_precision.kinds import Kind, Part, kinds_of
+from trainer.half_precision.kinds import Kind, Part, kinds_of, trained_layers
 
 Weight = Tensor | FourBitMatrix
 AT_ONCE = "decoder.layers.cross_kv."  # kinds of which all layers are used at once
@@ -48,6 +48,7 @@ class HalfWeights:
         """
         kinds = _all_kinds(whisper, head_padding)
         self._kinds = {kind.name: kind for kind in kinds}
+        self._trained_layers = trained_layers(kinds)
         self._four_bit = [k for k in kinds if four_bits and k.outputs and not k.is_trained]
         self.matrices: dict[str, list[FourBitMatrix]] = {}  # of layers; one for kinds AT_ONCE
         self.values = {
@@ -126,12 +127,26 @@ class HalfWeights:
             for kind, value in self.values.items()
         }
         stacks = {
-            kind.removeprefix(prefix): weights
+            kind.removeprefix(prefix): self.detach_frozen(name, weights)
             for kind, weights in {**stacks, **self.matrices}.items()
             if kind.startswith(prefix) and (at_once or not kind.startswith(AT_ONCE))
         }
         count = len(next(iter(stacks.values())))
         return [{kind: stack[number] for kind, stack in stacks.items()} for number in range(count)]
+
+    def detach_frozen(self, name: str, weights: Sequence[Any]) -> list[Any]:
+        """Detach tensors of layers in which nothing is trained: backward passes end there.
+
+        Args:
+            name: encoder or decoder.
+            weights: one of each layer.
+        """
+        return [
+            weight.detach()
+            if isinstance(weight, Tensor) and (name, number) not in self._trained_layers
+            else weight
+            for number, weight in enumerate(weights)
+        ]
 
     def at_once(self, name: str) -> Weight:
         """Return the weights (outputs, inputs) of all layers of a kind."""

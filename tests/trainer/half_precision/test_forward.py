@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.batch import IGNORE_INDEX
 from eval.whisper import load_whisper
-from tests.benchmark.operations import Counts, count_operations
+from tests.benchmark.operations import Counts, OperationCounter, count_operations
 from trainer.distributed.build_engine import build_engine
 from trainer.distributed.engine import Engine
 from trainer.half_precision.compiled import compile_layers
@@ -145,6 +145,20 @@ def test_frozen_weights_get_no_gradient_and_others_theirs(
     module.zero_grad()
     half_of(module, torch.float32, freeze_encoder=module.freeze_encoder)
     assert difference(gradients_of(module, batch), stock) < 1e-5
+
+
+def test_backward_passes_end_at_the_first_trained_layer(wide_model: Path) -> None:
+    frozen = ("model.encoder.conv*", "model.encoder.embed_positions", "model.encoder.layers.0")
+    batch = inputs()
+
+    def products(freeze: tuple[str, ...]) -> int:
+        module = half_of(module_of(wide_model, freeze=freeze), torch.float32)
+        counter, loss = OperationCounter(), module(*batch).sum()
+        counter.count(loss.backward)
+        return sum(count for name, count in counter.counts.items() if "mm" in name)
+
+    in_a_layer = 8  # two of each linear layer: query, key and value are one
+    assert products(()) - products(frozen) >= in_a_layer
 
 
 @pytest.mark.parametrize("rank", [None, 4])
