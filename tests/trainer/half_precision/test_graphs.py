@@ -56,9 +56,9 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> Captures:
 
 
 @pytest.fixture
-def module(wide_model: Path) -> TrainingModule:
+def module(blank_model: Path) -> TrainingModule:
     """Return a module in half precision that replays graphs."""
-    found = half_of(module_of(wide_model, dropout=0.1), torch.bfloat16)
+    found = half_of(module_of(blank_model, dropout=0.1), torch.bfloat16)
     found.graphs = PassGraphs(found.losses, print)
     return found
 

@@ -12,7 +12,10 @@ from tests.trainer.metrics.test_phase_time import event, launched, phase
 from trainer.metrics.phase_time import communication_milliseconds, phase_milliseconds
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "precision",
+    ["bf16", pytest.param("fp32", marks=pytest.mark.slow)],  # the latter is DDP
+)
 def test_on_two_processes_it_is_in_the_table_and_in_metrics_jsonl(
     trainer: Any, tmp_path: Path, precision: str
 ) -> None:

@@ -1,6 +1,6 @@
 """Count the kernels of a forward and backward pass whose layers are compiled, on a CPU.
 
-    python -m tests.benchmark.kernels --out=kernels.json
+    python -m tests.benchmark.compiled_kernels --out=kernels.json
 
 The model is that of tests.benchmark.operations. A GPU's compiler may fuse in another way.
 """
