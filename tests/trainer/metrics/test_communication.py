@@ -12,10 +12,7 @@ from tests.trainer.metrics.test_phase_time import event, launched, phase
 from trainer.metrics.phase_time import communication_milliseconds, phase_milliseconds
 
 
-@pytest.mark.parametrize(
-    "precision",
-    ["bf16", pytest.param("fp32", marks=pytest.mark.slow)],  # the latter is DDP
-)
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_on_two_processes_it_is_in_the_table_and_in_metrics_jsonl(
     trainer: Any, tmp_path: Path, precision: str
 ) -> None:
