@@ -136,9 +136,13 @@ def capture_graph(work: Callable[[], None], pool: Any) -> torch.cuda.CUDAGraph:
         RuntimeError: it cannot be captured, or memory ran out.
     """
     graph = torch.cuda.CUDAGraph()
-    # other threads copy batches to the GPU meanwhile: only this one must not
+    # another thread may pin memory meanwhile: only this one must not
     capturing = torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local")
-    # a capture that fails leaves its stream as the current one
-    with torch.cuda.stream(torch.cuda.current_stream()), capturing:
-        work()
+    try:
+        # a capture that fails leaves its stream as the current one
+        with torch.cuda.stream(torch.cuda.current_stream()), capturing:
+            work()
+    except RuntimeError as error:
+        # where work() fails, ending the capture may fail too, which would hide the cause
+        raise error.__context__ or error from None
     return graph

@@ -118,6 +118,7 @@ def evaluate_and_save(run: Run) -> None:
 def evaluate(run: Run) -> None:
     """Evaluate dev, and export the model if it is the best so far and its checkpoint is on disk."""
     state, validation = run.state, run.validation
+    run.training.engine.free_memory()
     run.training.full_model.refresh()
     error, better = validation.evaluate_dev(state)
     on_disk = better and ensure_saved(run)

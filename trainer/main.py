@@ -80,6 +80,7 @@ def train_and_evaluate(run: Run, stop: StopSignal) -> None:
         with save_on_exit(run):
             fit_passes_in_memory(run)
             train(run)
+        run.training.engine.free_memory()
         run.training.full_model.refresh()
         retry_best_export(checkpoints, run.state, validation, run.training.full_model)
         checkpoints.wait_for_copy()  # before the best model's weights replace the last ones

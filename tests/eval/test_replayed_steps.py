@@ -1,7 +1,7 @@
 """Steps that are replayed on the same tensors, as a CUDA graph does, decode what eager steps do."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from eval.device import capture_graph
 from eval.greedy import GreedyDecoder
 from eval.silence_states import compute_silence_states, set_silence_states
 from eval.static_cache import DecodingState
@@ -126,6 +127,26 @@ def test_after_a_capture_that_fails_decoding_goes_on_in_its_stream(
     assert streams.captures == 2
     warnings = capsys.readouterr().out.splitlines()
     assert [w[:48] for w in warnings] == ["warning: decoding runs without CUDA graphs, more"] * 2
+
+
+def test_the_error_of_a_capture_that_fails_is_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def capturing(*_: Any, **__: Any) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            raise RuntimeError(
+                "CUDA error: operation failed due to a previous error during capture"
+            )
+
+    def work() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    fakes = {"CUDAGraph": object, "current_stream": object, "stream": nullcontext}
+    for name, fake in {**fakes, "graph": capturing}.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    with pytest.raises(torch.OutOfMemoryError):
+        capture_graph(work, None)
 
 
 def change_silence(whisper: Whisper) -> None:

@@ -89,7 +89,11 @@ def _use_half_precision(
     config: ModelConfig,
     print_fn: Callable[[str], None],
 ) -> HalfWeights:
-    """Make a module compute from half-precision weights, and return them."""
+    """Make a module compute from half-precision weights, and return them.
+
+    Raises:
+        InputError: CUDA graphs, gradient checkpointing and dropout do not go together.
+    """
     forward = module.half_forward = HalfForward(
         module.whisper,
         dtype,
@@ -105,6 +109,11 @@ def _use_half_precision(
         n_mels = module.whisper.config.num_mel_bins
         compile_layers(forward, n_mels, module.silence, print_fn)
     if config.cuda_graphs:
+        if config.gradient_checkpointing and forward.layers.has_dropout:
+            raise InputError(
+                "model.cuda_graphs=true with model.gradient_checkpointing=true cannot draw dropout "
+                "again in the backward pass: remove one of the two, or dropout"
+            )
         _use_graphs(module, forward.weights, print_fn)
     module.register_load_state_dict_post_hook(lambda *_: forward.weights.cast_frozen())
     return forward.weights

@@ -112,7 +112,10 @@ class Engine:
             scaler.update(scaler.get_scale())  # keeps the scale
 
     def free_memory(self) -> None:
-        """Free CUDA graphs, which are captured again, and memory that PyTorch caches."""
+        """Free CUDA graphs, which are captured again, and memory that PyTorch caches.
+
+        Evaluations cannot use the memory of graphs.
+        """
         if self.module.graphs is not None:
             self.module.graphs.clear()
         torch.cuda.empty_cache()  # does nothing without a GPU

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from eval.device import capture_graph, is_out_of_memory
 
-MAX_GRAPHS = 64  # shapes; later ones run eagerly
+MAX_SHAPES = 64  # more are not few; their graphs would take too much memory
 
 
 class Inputs(NamedTuple):
@@ -29,13 +29,19 @@ class Inputs(NamedTuple):
     targets: Tensor  # positions of target tokens in the flattened labels, (targets,)
 
 
+def all_targets(inputs: Inputs) -> Inputs:
+    """Return inputs in which every position is a target."""
+    labels = inputs.labels
+    return inputs._replace(targets=torch.arange(labels.numel(), device=labels.device))
+
+
 Losses = Callable[[Inputs], Tensor]  # of the targets, (targets,)
 
 
 class GraphedPass:
-    """The memory and the graphs of passes of one shape.
+    """The memory and the graphs of passes of one shape, in which every position is a target.
 
-    Every position may be a target. Those behind a pass's own targets have a gradient of 0.
+    Those that are no targets of a pass have a gradient of 0.
     """
 
     losses: Tensor  # (batch * tokens,)
@@ -48,14 +54,8 @@ class GraphedPass:
             inputs: of a pass of this shape.
             pool: memory that graphs share.
         """
-        features, ids, labels, targets = inputs
-        self._inputs = Inputs(
-            torch.empty_like(features),
-            torch.empty_like(ids),
-            torch.empty_like(labels),
-            targets.new_zeros(labels.numel()),
-        )
-        self._gradient = features.new_zeros(labels.numel(), dtype=torch.float32)
+        self._inputs = all_targets(Inputs(*map(torch.empty_like, inputs)))
+        self._gradient = torch.zeros_like(self._inputs.targets, dtype=torch.float32)
 
         def forward() -> None:
             self.losses = compute(self._inputs)
@@ -69,18 +69,15 @@ class GraphedPass:
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Return the loss of each target token. Shape: (targets,)."""
-        count = len(inputs.targets)
         for memory, value in zip(self._inputs[:-1], inputs[:-1], strict=True):
             memory.copy_(value)
-        self._inputs.targets.zero_()
-        self._inputs.targets[:count] = inputs.targets
         self._forward.replay()
-        return self.losses[:count].detach().clone()  # the next pass writes there
+        return self.losses.detach()[inputs.targets]  # a copy: the next pass writes there
 
-    def backward(self, gradient: Tensor) -> None:
-        """Accumulate gradients, given that of the losses. Shape: (targets,)."""
+    def backward(self, targets: Tensor, gradient: Tensor) -> None:
+        """Accumulate gradients, given that of the losses. Shapes: (targets,)."""
         self._gradient.zero_()
-        self._gradient[: len(gradient)] = gradient
+        self._gradient[targets] = gradient
         self._backward.replay()
 
 
@@ -98,13 +95,13 @@ class Replay(torch.autograd.Function):
             graphed: computes the pass.
             inputs: of the pass.
         """
-        ctx.graphed = graphed
+        ctx.graphed, ctx.targets = graphed, inputs.targets
         return graphed.forward(inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
         """Accumulate gradients where compute() does, not in inputs."""
-        ctx.graphed.backward(gradient)
+        ctx.graphed.backward(ctx.targets, gradient)
         return None, None, None
 
 
@@ -148,11 +145,13 @@ class PassGraphs:
             RuntimeError: memory ran out. All graphs are then released.
         """
         shape = inputs.features.shape, inputs.ids.shape
-        if shape in self._graphed or not self.enabled or len(self._graphed) == MAX_GRAPHS:
+        if shape in self._graphed or not self.enabled:
             return self._graphed.get(shape)
         if shape not in self._seen:
             self._seen.add(shape)
             self.clear()
+            if len(self._seen) > MAX_SHAPES:
+                self.disable(f"passes have more than {MAX_SHAPES} shapes without data.fixed_shapes")
             return None
         try:
             self._pool = self._pool or torch.cuda.graph_pool_handle()
@@ -166,6 +165,8 @@ class PassGraphs:
 
     def clear(self) -> None:
         """Release all graphs and their memory; later passes capture them again."""
+        if self._graphed and torch.cuda.is_available():
+            torch.cuda.synchronize()  # PyTorch waits for captures' stream only, not for replays
         self._graphed.clear()
         self._pool = None
 

@@ -112,9 +112,11 @@ class MemoryEstimator:
             self._make_pass(SMALLEST_PASS)  # allocates the gradients, which are counted in the base
         module: TrainingModule = self._accelerator.unwrap_model(self._model)
         graphs, module.graphs = module.graphs, None  # replays allocate nothing
-        with LiveMemory() as memory, torch.compiler.set_stance("force_eager"):
-            self._make_pass(shape)
-        module.graphs = graphs
+        try:
+            with LiveMemory() as memory, torch.compiler.set_stance("force_eager"):
+                self._make_pass(shape)
+        finally:
+            module.graphs = graphs
         self._model.zero_grad()
         return memory.history
 

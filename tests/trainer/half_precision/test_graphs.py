@@ -175,17 +175,21 @@ def test_out_of_memory_releases_all_graphs_and_the_smaller_pass_is_captured(
     assert captures.count == 4
 
 
-def test_more_shapes_than_the_limit_run_eagerly(
-    module: TrainingModule, captures: Captures, monkeypatch: pytest.MonkeyPatch
+def test_with_more_shapes_than_the_limit_a_sentence_says_so_and_passes_run_eagerly(
+    module: TrainingModule,
+    captures: Captures,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(graphs, "MAX_GRAPHS", 1)
-    batches = [inputs(0), inputs(1, rows=2)]
+    monkeypatch.setattr(graphs, "MAX_SHAPES", 1)
+    batches = [inputs(0), inputs(0), inputs(1, rows=2)]
     losses, gradient = eager(module, batches)
-    for _ in range(3):
+    for _ in range(2):
         found, accumulated = passes(module, batches)
         assert torch.equal(found, losses)
         assert torch.equal(accumulated, gradient)
     assert captures.count == 2
+    assert "(passes have more than 1 shapes without data.fixed_shapes)" in capsys.readouterr().out
 
 
 def checked(module: TrainingModule) -> PassGraphs:
@@ -228,7 +232,9 @@ def test_the_check_before_training_finds_replays_that_are_wrong(
     elif wrong == "gradient":
         accumulate = graphs.GraphedPass.backward
         monkeypatch.setattr(
-            graphs.GraphedPass, "backward", lambda self, gradient: accumulate(self, 1.1 * gradient)
+            graphs.GraphedPass,
+            "backward",
+            lambda self, targets, gradient: accumulate(self, targets, 1.1 * gradient),
         )
     else:
         monkeypatch.setattr(graphs, "capture_graph", _with_its_own_seed)
