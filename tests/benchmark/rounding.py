@@ -1,12 +1,18 @@
 """Measure how far rounding moves the gradient: under autocast, and with half-precision weights.
 
     python -m tests.benchmark.rounding
+    python -m tests.benchmark.rounding --model=FOLDER --corpus=FOLDER --language=en
 
 Models have random weights and a small width; the error grows with the depth. Some channels of the
-input of the first layer may be large, as in trained models.
+input of the first layer may be large, as in trained models. With --model the gradients are those of
+a trained model on passes of 3 or 4 clips of a corpus.
 """
 
-from itertools import product
+import argparse
+import tempfile
+from collections.abc import Iterator
+from itertools import islice, product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,32 +20,75 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from data.batch import target_positions
+from data.batch import Position, target_positions
+from data.config import DataConfig
+from data.dataloader import BatchPreparer, train_batches
+from data.manifest import build_manifest
+from data.sampling.bucketed_sampler import BucketedBatchSampler
+from data.sampling.epoch_plan import Plan
 from eval.silence_states import patch_attention
-from eval.whisper import TrueLengthEncoder
+from eval.whisper import TrueLengthEncoder, load_whisper
 from tests.benchmark.operations import HEADS, SIZE, TOKENS
 from trainer.half_precision.forward import HalfForward
-from trainer.model import TrainingModule
+from trainer.half_precision.graphs import Inputs
+from trainer.model import ModelConfig, TrainingModule, prepare_training
 
 DEPTHS = (2, 12, 24)  # layers of encoder and decoder each; whisper-small has 12, medium 24
 LARGE = (0.0, 100.0)  # added to LARGE_CHANNELS channels of the input of the first layer
 LARGE_CHANNELS = 2
+PASSES = 5  # of a trained model
 INIT_STD = 0.05  # of the weights, so that layers change the residual sum
 
 
 def main() -> None:
     """Print the table."""
-    table = Table("layers", "large channels", "autocast", "residual bf16", "residual fp32")
-    for depth, large in product(DEPTHS, LARGE):
-        module, batch = build(depth, large), inputs()
-        exact = gradient(module, batch)
-        with torch.autocast("cpu", torch.bfloat16):
-            errors = [error(gradient(module, batch), exact)]
-        for residual in (torch.bfloat16, torch.float32):
-            errors.append(error(half_gradient(module, batch, residual), exact))
-            module.half_forward = None
-        table.add_row(f"{depth} + {depth}", str(large), *(f"{share:.2%}" for share in errors))
+    parser = argparse.ArgumentParser()
+    for name in ("--model", "--corpus", "--language"):
+        parser.add_argument(name)
+    asked = parser.parse_args()
+    table = Table("", "autocast", "residual bf16", "residual fp32")
+    if asked.model:
+        found = torch.tensor([errors(*each) for each in passes(**vars(asked))])
+        found = torch.cat([found, found.mean(0, keepdim=True)])
+        names = [*(f"pass {number}" for number in range(1, len(found))), "mean"]
+        for name, row in zip(names, found.tolist(), strict=True):
+            table.add_row(name, *(f"{share:.2%}" for share in row))
+    else:
+        for depth, large in product(DEPTHS, LARGE):
+            row = errors(build(depth, large), inputs())
+            name = f"{depth} + {depth} layers, large values {large:.0f}"
+            table.add_row(name, *(f"{share:.2%}" for share in row))
     Console().print(table)
+
+
+def errors(module: TrainingModule, batch: Inputs) -> list[float]:
+    """Return the errors under autocast, and with a residual sum in bf16 and in float32."""
+    exact = gradient(module, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [error(gradient(module, batch), exact)]
+    for residual in (torch.bfloat16, torch.float32):
+        found.append(error(half_gradient(module, batch, residual), exact))
+        module.half_forward = None
+    return found
+
+
+def passes(model: str, corpus: str, language: str) -> Iterator[tuple[TrainingModule, Inputs]]:
+    """Yield a trained model and some passes of a corpus."""
+    whisper = load_whisper(model)
+    config = DataConfig(
+        corpus=(corpus,), language=(language,), update_clips=4, workers=0, fixed_shapes=False
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        manifest, _ = build_manifest(config, whisper.labels(), Path(folder) / "scan", show=False)
+    module = prepare_training(whisper, ModelConfig()).train()
+    sampler = BucketedBatchSampler(
+        Plan.from_utterances(manifest.train, config, seed=0), config, updates=0
+    )
+    preparer = BatchPreparer(whisper.labels(), whisper.n_mels, torch.device("cpu"))
+    loader = train_batches(manifest.train, config, preparer, sampler)
+    whole = (b for b in loader.start(Position(0, 0), 10 * PASSES) if len(b.ids) >= 3)
+    for batch in islice(whole, PASSES):
+        yield module, Inputs(batch.features, batch.decoder_input_ids, batch.labels, batch.targets)
 
 
 def build(depth: int, large: float) -> TrainingModule:
@@ -60,15 +109,15 @@ def build(depth: int, large: float) -> TrainingModule:
     return TrainingModule(whisper, freeze_encoder=False).train()
 
 
-def inputs() -> tuple[Tensor, Tensor]:
-    """Return features of three clips and their token ids."""
-    return torch.randn(3, 80, 208), torch.randint(5, 300, (3, 12))
+def inputs() -> Inputs:
+    """Return features of three clips, and random tokens."""
+    ids = torch.randint(5, 300, (3, 12))
+    return Inputs(torch.randn(3, 80, 208), ids, ids, target_positions(ids))
 
 
-def gradient(module: TrainingModule, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def gradient(module: TrainingModule, batch: Inputs) -> dict[str, Tensor]:
     """Return the gradient of a pass, and clear it."""
-    features, ids = batch
-    module(features, ids, ids, targets=target_positions(ids)).sum().backward()
+    module.losses(batch).sum().backward()
     if module.half_forward is not None:
         module.half_forward.weights.end_update()
     found = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
@@ -77,7 +126,7 @@ def gradient(module: TrainingModule, batch: tuple[Tensor, Tensor]) -> dict[str, 
 
 
 def half_gradient(
-    module: TrainingModule, batch: tuple[Tensor, Tensor], residual: torch.dtype
+    module: TrainingModule, batch: Inputs, residual: torch.dtype
 ) -> dict[str, Tensor]:
     """Return the gradient in bf16 with half-precision weights.
 

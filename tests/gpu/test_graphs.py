@@ -11,7 +11,7 @@ from torch import Tensor
 from data.batch import Batch
 from eval.whisper import Whisper
 from trainer.distributed.build_engine import build_engine
-from trainer.model import ModelConfig, prepare_training
+from trainer.model import ModelConfig, TrainingModule, prepare_training
 from trainer.optimizer import OptimConfig
 from trainer.step import reseed, train_step
 
@@ -38,6 +38,13 @@ def passes(whisper: Whisper, device: torch.device, update: int) -> list[Batch]:
     return made
 
 
+@torch.no_grad()
+def double_weights(module: TrainingModule) -> None:
+    """Multiply all weights by 2."""
+    for weight in module.parameters():
+        weight.mul_(2)
+
+
 def trained(
     device: torch.device, precision: str, *, cuda_graphs: bool, **knobs: Any
 ) -> tuple[list[float], Tensor]:
@@ -61,9 +68,7 @@ def trained(
         result = train_step(engine, batches, tokens=tokens, max_norm=1e9)
         losses.append(float(result.loss) / tokens)
         if update == UPDATES - 3:
-            with torch.no_grad():
-                for weight in module.parameters():
-                    weight.mul_(2)
+            double_weights(module)
     assert module.graphs is None or module.graphs.enabled, printed
     assert not printed
     assert module.half_forward is not None
