@@ -23,6 +23,7 @@ from torch import Tensor
 from data.batch import Position, target_positions
 from data.config import DataConfig
 from data.dataloader import BatchPreparer, train_batches
+from data.errors import plain_errors
 from data.manifest import build_manifest
 from data.sampling.bucketed_sampler import BucketedBatchSampler
 from data.sampling.epoch_plan import Plan
@@ -148,4 +149,5 @@ def error(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with plain_errors():
+        main()

@@ -1,6 +1,7 @@
 """With fp16 the GradScaler works after an update that was skipped."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +90,23 @@ def test_an_update_whose_clips_all_failed_moves_nothing_and_the_next_one_is_made
     assert training.accelerator.scaler.get_scale() == 1024.0
 
 
-def test_running_out_of_memory_in_the_optimizer_does_not_stop_the_next_update(
-    training: Training, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def full_in_the_optimizer(training: Training, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let memory run out in the optimizer's step."""
+
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     with monkeypatch.context() as patched:
         patched.setattr(training.optimizer.optimizer, "_init_group", full)
-        with pytest.raises(torch.OutOfMemoryError):
-            training.update()
+        yield
+
+
+def test_running_out_of_memory_in_the_optimizer_does_not_stop_the_next_update(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with full_in_the_optimizer(training, monkeypatch), pytest.raises(torch.OutOfMemoryError):
+        training.update()
     training.engine.discard_gradients()
     assert moved(training)
 
@@ -106,11 +114,7 @@ def test_running_out_of_memory_in_the_optimizer_does_not_stop_the_next_update(
 def test_a_rehearsal_that_runs_out_of_memory_in_the_optimizer_can_be_repeated(
     training: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(training.optimizer.optimizer, "_init_group", full)
+    with full_in_the_optimizer(training, monkeypatch):
         assert try_largest_pass(training.engine, Shape(2, 64, 4)) == "CUDA out of memory."
     assert try_largest_pass(training.engine, Shape(1, 64, 4)) is None
     assert moved(training)
